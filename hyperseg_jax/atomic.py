@@ -37,7 +37,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a temporary path with the same file name on the same disk, which is renamed to `path` on exit.
+    """Yields a temporary path with the same file name on the same disk; the file written there is renamed to `path` on exit.
 
     After an exception, or if the temporary file was not written or was deleted, `path` is unchanged and the temporary file is
     removed. Concurrent writers are allowed: the last one wins. An OSError names `path`.
@@ -71,14 +71,16 @@ def check_replaceable(folder: pathlib.Path, outputs: Iterable[str], sources: Ite
 
 @contextlib.contextmanager
 def atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder on the same disk, which replaces `folder` on exit. After an exception the temporary folder is
-    removed and `folder` is unchanged, likewise if the temporary folder was removed or replaced meanwhile. An OSError names
-    `folder` or a path in it."""
+    """Yields a temporary folder on the same disk, which replaces `folder` on exit.
+
+    After an exception the temporary folder is removed and `folder` is unchanged. Raises OSError, which names `folder` or a path
+    in it, if writing fails or if another process has removed or replaced the temporary folder.
+    """
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _temporary_folder(folder) as (new, before):
         new.mkdir()
-        with _same_folder(new, folder):
+        with _check_not_replaced(new, folder):
             yield new
         while True:
             if folder.exists():
@@ -96,15 +98,18 @@ def atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def _same_folder(new: pathlib.Path, folder: pathlib.Path) -> Iterator[None]:
-    """Raises OSError if the temporary folder `new` of `folder` is another one at the end, since files in it were lost."""
-    handle = os.open(new, os.O_RDONLY | os.O_DIRECTORY)
+def _check_not_replaced(temporary: pathlib.Path, folder: pathlib.Path) -> Iterator[None]:
+    """Raises OSError, naming `folder`, if its temporary folder was removed or replaced during the body, so that files are
+    lost."""
+    handle = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), os.lstat(new)):
+            if os.path.samestat(os.fstat(handle), os.lstat(temporary)):
                 return
-        raise FileNotFoundError(errno.ENOENT, "its temporary folder was removed while it was written", str(folder))
+        raise FileNotFoundError(
+            errno.ENOENT, "its temporary folder was removed by another process; run the command again", str(folder)
+        )
     finally:
         os.close(handle)
 
@@ -119,15 +124,17 @@ def scratch_folder() -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def _temporary_folder(path: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
-    """Yields (path of the new content, path for the old content) in a hidden folder next to `path`.
+    """Yields (path for the new content, path for the old content) in a new hidden folder next to `path`, and removes the folder
+    on exit.
 
-    An flock on the hidden folder marks it as in use; the system releases it when the process ends in any way.
+    An flock on the hidden folder marks it as in use; the system releases the lock when the process ends in any way. Also
+    removes stale hidden folders next to `path`, once per process.
     """
     if (parent := path.parent.absolute()) not in _swept:
         _swept.add(parent)
         remove_stale(parent)
     try:
-        part, handle = _locked(parent, path.name)
+        part, handle = _create_locked_folder(parent, path.name)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     try:
@@ -143,8 +150,8 @@ def _temporary_folder(path: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathli
         os.close(handle)
 
 
-def _locked(parent: pathlib.Path, name: str) -> tuple[pathlib.Path, int]:
-    """Creates a hidden folder and returns it with the file descriptor that holds its lock."""
+def _create_locked_folder(parent: pathlib.Path, name: str) -> tuple[pathlib.Path, int]:
+    """Creates a hidden folder for the content of `name`. Returns it and the file descriptor that holds its lock."""
     while True:
         part = pathlib.Path(tempfile.mkdtemp(prefix=f".{name[:40]}.hyperseg-{_HOST}-", dir=parent))
         try:
@@ -172,8 +179,8 @@ def remove_tree(folder: pathlib.Path) -> None:
 
 
 def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields the folder and everything in it, each folder before its content. Links are not followed. Iterative, since folders
-    may be nested deeper than Python's recursion limit."""
+    """Yields the folder and all paths in it, at any depth, each folder before its content. Links are not followed. Not
+    recursive, since folders may be nested deeper than Python's recursion limit."""
     stack = [folder]
     while stack:
         path = stack.pop()
@@ -184,7 +191,8 @@ def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def remove_stale(folder: pathlib.Path) -> None:
-    """Removes temporary folders of killed processes: those of this machine that are not locked, those of others after a day."""
+    """Removes the temporary folders of killed processes in `folder`: of this machine if they are not locked, of other machines
+    after a day. Ignores errors."""
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             if _PART.match(name):
@@ -193,6 +201,7 @@ def remove_stale(folder: pathlib.Path) -> None:
 
 
 def _remove_if_stale(part: pathlib.Path) -> None:
+    """Removes a temporary folder if its process was killed, after moving back the old content if there is no new one."""
     handle = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         if os.fstat(handle).st_uid != os.geteuid():

@@ -50,8 +50,8 @@ AXES = {
 }
 
 
-def check(names: tuple[str | None, ...]) -> tuple[str | None, ...]:
-    """Returns the names unchanged. Raises ValueError listing unknown names."""
+def check_axis_names(names: tuple[str | None, ...]) -> tuple[str | None, ...]:
+    """Returns the names unchanged. Raises ValueError if one is neither None nor a logical axis."""
     unknown = [name for name in names if name is not None and name not in AXES]
     if unknown:
         raise ValueError(f"unknown logical axis {unknown}; add it to hyperseg_jax/axes.py or use one of {sorted(AXES)}")
@@ -59,23 +59,23 @@ def check(names: tuple[str | None, ...]) -> tuple[str | None, ...]:
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """Applies a sharding constraint to an activation by its logical axes; without a mesh or rules, returns x unchanged.
+    """Applies a sharding constraint to an activation. Without an active mesh, returns x unchanged.
 
-    A dimension that is not divisible by its mesh axes is not sharded, with a warning. Raises ValueError if the batch dimension
-    is not divisible.
+    names: the logical axis of each dimension. A dimension that is not divisible by its mesh axes is not sharded, with a
+    warning. Raises ValueError if the batch dimension is not divisible.
     """
     if x.ndim != len(names):
-        raise ValueError(f"constrain: array of {x.ndim} dimensions {x.shape} got {len(names)} names {names}")
-    check(names)
+        raise ValueError(f"constrain: an array of shape {x.shape} got {len(names)} axis names {names}; give {x.ndim}")
+    check_axis_names(names)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    spec = list(resolve(names))
+    spec = list(to_mesh_axes(names))
     for k, (name, axis) in enumerate(zip(names, spec, strict=True)):
         parts = num_shards(axis, mesh)
         if x.shape[k] % parts:
             if name == "batch":
-                raise ValueError(f"a batch of {x.shape[k]} rows cannot be split over {parts} devices ({axis})")
+                raise ValueError(f"a batch of {x.shape[k]} rows cannot be split over {parts} devices ({axis}); give a multiple")
             warnings.warn(f"{name} of {x.shape[k]} is not divisible by {parts} ({axis}) and is not sharded", stacklevel=2)
             spec[k] = None
     return jax.lax.with_sharding_constraint(x, P(*spec))
@@ -90,13 +90,14 @@ def map_shards(function: Callable[..., Any], *names: tuple[str | None, ...], out
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return function
-    specs = tuple(map(resolve, names))
-    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=resolve(out), check_vma=False)
+    specs = tuple(map(to_mesh_axes, names))
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=to_mesh_axes(out), check_vma=False)
 
 
-def resolve(names: Sequence[str | None], rules: Sequence[tuple[str, Any]] | None = None) -> P:
-    """Returns the mesh axes of logical axes, under `rules` or the active ones (nn.logical_axis_rules)."""
-    spec = nn.logical_to_mesh_axes(check(tuple(names)), rules)
+def to_mesh_axes(names: Sequence[str | None], rules: Sequence[tuple[str, Any]] | None = None) -> P:
+    """Returns the PartitionSpec with the mesh axes of these logical axes, according to `rules`, by default the active ones
+    (nn.logical_axis_rules)."""
+    spec = nn.logical_to_mesh_axes(check_axis_names(tuple(names)), rules)
     return P() if spec is None else spec
 
 
@@ -107,4 +108,4 @@ def num_shards(axis: str | tuple[str, ...] | None, mesh: Any) -> int:
 
 def named(init: nn.initializers.Initializer, *names: str | None) -> nn.initializers.Initializer:
     """Returns an initializer whose parameters carry logical axis names."""
-    return nn.with_logical_partitioning(init, check(names))
+    return nn.with_logical_partitioning(init, check_axis_names(names))

@@ -26,60 +26,62 @@ MAX_DIFFERENCES = 4
 """Maximum number of differing fields that a message lists."""
 
 
-def describe_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Describes the fields in which two flat configs (values by path) differ; "" if they are equal. Both may come from
-    untrusted files."""
-    differing = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+def describe_differences(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """Describes, for a message, the fields in which two configs differ; "" if they are equal.
+
+    saved, given: {path of the field: value} of an existing run and of this one. Both may come from untrusted files.
+    """
+    differing = [key for key in sorted(saved.keys() | given.keys()) if saved.get(key) != given.get(key)]
     messages = [
-        f"{escaped(key.replace('/', '.'))}: {escaped_value(there.get(key))} there, {escaped_value(here.get(key))} here"
+        f"{escaped(key.replace('/', '.'))}: {escaped_value(saved.get(key))} saved, {escaped_value(given.get(key))} given"
         for key in differing[:MAX_DIFFERENCES]
     ]
     more = [f"{len(differing) - MAX_DIFFERENCES} more"] if len(differing) > MAX_DIFFERENCES else []
     return "; ".join(messages + more)
 
 
-def folder() -> pathlib.Path:
+def shipped_folder() -> pathlib.Path:
     """Returns the folder of the shipped configs: inside the package in a wheel, at the top level in a checkout."""
     packed = PACKAGE / "configs"
     return packed if packed.is_dir() else PACKAGE.parent / "configs"
 
 
-def shipped() -> list[str]:
+def shipped_names() -> list[str]:
     """Returns the names of the shipped configs."""
-    return sorted(path.stem for path in folder().glob("*.py") if not path.stem.startswith("_"))
+    return sorted(path.stem for path in shipped_folder().glob("*.py") if not path.stem.startswith("_"))
 
 
-def find(name: str) -> pathlib.Path:
+def find_file(name: str) -> pathlib.Path:
     """Returns the path of a config file, given its path or the name of a shipped config ("tiny", "tiny.py",
-    "configs/tiny.py")."""
+    "configs/tiny.py"). Raises UserError if there is none."""
     path = pathlib.Path(name)
     if path.is_file():
         return path
-    shipped_file = folder() / f"{path.stem}.py"
+    shipped_file = shipped_folder() / f"{path.stem}.py"
     if shipped_file.is_file():
         return shipped_file
-    raise UserError(f"--config {name}: no such file or shipped config; shipped configs are {', '.join(shipped())}")
+    raise UserError(f"--config {name}: no such file or shipped config; give a file, or one of {', '.join(shipped_names())}")
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
-    """Loads a config, applies overrides ("train.steps=10"), fills in default limits, and checks all fields. The file is the
-    user's own code and is executed.
+    """Loads a config, applies overrides ("train.steps=10"), fills in default limits, and checks all fields. Executes the config
+    file, which is code of the user.
 
     name: "hyperseg_3b:v5e-16" calls get_config("v5e-16").
     """
-    config = _run(name)
+    config = _execute_file(name)
     limits_block = config.get("limits", {})
     if isinstance(limits_block, Mapping | ml_collections.ConfigDict):
         with config.unlocked():
             config.limits = limits.block() | dict(limits_block)
     for override in overrides:
-        _override(config, override)
-    check(config, f"--config {name}: " if not overrides else "")
+        _apply_override(config, override)
+    check_fields(config, f"--config {name}: " if not overrides else "")
     return config
 
 
-def check(config: Any, where: str) -> None:
-    """Raises UserError for the first invalid field. where: prefix of the message."""
+def check_fields(config: Any, where: str) -> None:
+    """Raises UserError for the first invalid field of a config. where: prefix of the message."""
     fields = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
     system = fields.get("system")
     if problem := next(renamed_fields.problems(fields), ""):
@@ -92,16 +94,17 @@ def check(config: Any, where: str) -> None:
 def known_fields(system: str) -> dict[str, Any]:
     """Returns all fields of the shipped configs of a system, with example values that show their types. For a system without
     shipped configs, returns the fields common to all systems."""
-    all_configs = [_run(name).to_dict() for name in shipped()]
+    all_configs = [_execute_file(name).to_dict() for name in shipped_names()]
     system_configs = [fields for fields in all_configs if fields["system"] == system]
     if system_configs:
-        return config_fields.merge(*system_configs)
-    return config_fields.common_fields(config_fields.merge(*all_configs))
+        return config_fields.merge_schemas(*system_configs)
+    return config_fields.common_fields(config_fields.merge_schemas(*all_configs))
 
 
-def _run(name: str) -> ml_collections.ConfigDict:
+def _execute_file(name: str) -> ml_collections.ConfigDict:
+    """Executes a config file and returns the result of its get_config()."""
     file, _, argument = (name, "", "") if pathlib.Path(name).is_file() else name.partition(":")
-    path = find(file)
+    path = find_file(file)
     try:
         get_config = runpy.run_path(str(path), run_name=f"hyperseg_config_{path.stem}")["get_config"]
         if argument and not inspect.signature(get_config).parameters:
@@ -116,12 +119,13 @@ def _run(name: str) -> ml_collections.ConfigDict:
         ) from error
 
 
-def _override(config: ml_collections.ConfigDict, text: str) -> None:
+def _apply_override(config: ml_collections.ConfigDict, text: str) -> None:
+    """Sets one field in place, given as "train.steps=10". Raises UserError if it does not exist or has another type."""
     key, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--config.{escaped(text)}: give a value, as in --config.{escaped(text)}=1")
     if not key.isprintable():
-        raise UserError(f"--config.{escaped(key)}: no such field; use a field name of the config")
+        raise UserError(f"--config.{escaped(key)}: the field name has unprintable characters; remove them")
     *parents, leaf = key.split(".")
     node: Any = config
     for depth, part in enumerate((*parents, leaf)):
@@ -134,11 +138,11 @@ def _override(config: ml_collections.ConfigDict, text: str) -> None:
             raise UserError(f"--config.{key}: unknown config key {part!r}; {hint}")
         if depth < len(parents):
             node = node[part]
-    parsed, current = _value(key, value), node[leaf]
+    parsed, current = _parse_value(key, value), node[leaf]
     if problem := next(config_fields.name_problems(f"--config.{key}", parsed), ""):
         raise UserError(problem)
     if isinstance(current, ml_collections.ConfigDict):
-        _check_block(key, parsed, current)
+        _check_block_override(key, parsed, current)
     elif parsed is None and current is not None:
         raise UserError(f"--config.{key}={escaped(value)}: the field takes {type(current).__name__}, not None")
     try:
@@ -150,8 +154,8 @@ def _override(config: ml_collections.ConfigDict, text: str) -> None:
         raise UserError(f"--config.{key}={escaped(value)}: the field takes {expected}, not {type(parsed).__name__}") from error
 
 
-def _value(key: str, text: str) -> Any:
-    """Parses a Python literal; any other text is returned as a string."""
+def _parse_value(key: str, text: str) -> Any:
+    """Parses the value of an override as a Python literal; returns any other text unchanged. key: the field, for messages."""
     try:
         return ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError):
@@ -160,8 +164,11 @@ def _value(key: str, text: str) -> Any:
         raise UserError(f"--config.{key}={escaped(text)}: is nested too deeply; give a plain value") from error
 
 
-def _check_block(key: str, value: Any, current: ml_collections.ConfigDict) -> None:
-    """Raises UserError unless a block is replaced by one with the same fields. Blocks of tasks may have any names."""
+def _check_block_override(key: str, value: Any, current: ml_collections.ConfigDict) -> None:
+    """Raises UserError unless `value`, which replaces the block `current`, is a dict with all of its fields.
+
+    A block is a nested dict of fields, such as `train`. Blocks with user-defined field names (`data.tasks`) may lack fields.
+    """
     if not isinstance(value, dict):
         raise UserError(
             f"--config.{key}: is a block; set one of its fields, as in --config.{key}.NAME=VALUE ({', '.join(current)})"

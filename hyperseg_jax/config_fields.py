@@ -1,5 +1,7 @@
 """Validates config fields: each must have the type that it has in the shipped configs, and numbers must be within bounds.
 
+A block is a nested dict of fields, such as `train` or `data.tasks.referring`.
+
 Configs of the command line are checked before any work begins; configs in model folders, which are untrusted, are checked
 before anything is built from them.
 """
@@ -99,10 +101,10 @@ NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 
 
 def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
-    """Yields an error message with the fix for each invalid field.
+    """Yields an error message for each invalid field of a config.
 
-    known: all fields of the configs of this system (see `merge`). Blocks that depend on the system are only checked if they
-    are in `known`.
+    known: all fields that configs of this system may have, with example values (see `merge_schemas`). Blocks that depend on the
+    system are only checked if they are in `known`.
     """
     yield from name_problems("", config)
     yield from _block_problems("", config, known)
@@ -119,33 +121,35 @@ def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[st
             yield from _task_problems(f"data.tasks.{name}", name, task, sizes)
 
 
-def merge(*configs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the union of the fields of several configs, and "sizes", the union of the size fields of their tasks. The first
-    config with a field determines its type."""
+def merge_schemas(*configs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of several configs in one nested dict, with example values that determine their types: those of the
+    first config that has the field. "sizes" contains the size fields of all their tasks."""
     blocks = [task for config in configs for task in config["data"]["tasks"].values()]
     empty: dict[str, Any] = {}
-    task_fields = functools.reduce(_merge, blocks, empty)
+    task_fields = functools.reduce(_merge_fields, blocks, empty)
     sizes = {name: value for name, value in task_fields.items() if name not in (*TASK_FIELDS, "train", "val")}
-    return functools.reduce(_merge, configs, empty) | {"sizes": sizes}
+    return functools.reduce(_merge_fields, configs, empty) | {"sizes": sizes}
 
 
 def common_fields(known: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields that the configs of all systems have."""
+    """Returns the part of `known` that does not depend on the system. known: result of `merge_schemas`."""
     data = {name: value for name, value in known["data"].items() if name not in SYSTEM_DATA_FIELDS}
     return {name: value for name, value in known.items() if name not in (*SYSTEM_BLOCKS, "sizes")} | {"data": data}
 
 
-def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_fields(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `first` with the fields that only `second` has, in nested blocks as well."""
     merged = dict(first)
     for name, value in second.items():
         existing = merged.setdefault(name, value)
         if isinstance(existing, Mapping) and isinstance(value, Mapping):
-            merged[name] = _merge(existing, value)
+            merged[name] = _merge_fields(existing, value)
     return merged
 
 
 def name_problems(path: str, value: Any) -> Iterator[str]:
-    """Yields an error message for each invalid field name, in nested blocks and lists at any depth."""
+    """Yields an error message for each invalid field name in a value, in nested blocks and lists as well. path: field of the
+    value, "" for a whole config."""
     members = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
     for name, inner in members:
         if isinstance(value, Mapping) and not (isinstance(name, str) and NAME.fullmatch(name)):
@@ -155,6 +159,7 @@ def name_problems(path: str, value: Any) -> Iterator[str]:
 
 
 def _block_problems(path: str, block: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
+    """Yields an error message for each invalid field of a block. Unknown fields are errors in `model` only."""
     for name, value in block.items():
         field_path = f"{path}.{name}" if path else name
         if field_path in UNCHECKED_BLOCKS:
@@ -167,7 +172,7 @@ def _block_problems(path: str, block: Mapping[str, Any], known: Mapping[str, Any
 
 
 def _field_problems(path: str, name: str, value: Any, example: Any) -> Iterator[str]:
-    """example: a valid value of the same type."""
+    """Yields an error message for each invalid part of a value. example: a valid value of the field."""
     if isinstance(example, Mapping):
         if isinstance(value, Mapping):
             yield from _block_problems(path, value, example)
@@ -205,7 +210,8 @@ def _value_problem(name: str, value: Any, example: Any) -> str:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether the text can be encoded as a path: lone surrogates may only stand for bytes that are not UTF-8."""
+    """Returns whether the text can be encoded as a path. Python represents bytes of paths that are not UTF-8 as surrogates;
+    other surrogates cannot be encoded."""
     with contextlib.suppress(UnicodeEncodeError):
         return text.encode("utf-8", "surrogateescape") is not None
     return False
@@ -218,13 +224,14 @@ def _is_regex(text: str) -> bool:
 
 
 def _task_problems(path: str, name: Any, task: Any, sizes: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yields an error message for each invalid field of a task. sizes: the size fields of the system; None: not checked."""
     if len(name) > 100:
         yield f"data.tasks: the task name {escaped_value(name)} is too long; give at most 100 characters"
     elif not isinstance(task, Mapping):
         yield f"{path} = {escaped_value(task)}: give a block of fields"
     else:
         if "reader" not in task:
-            yield f"{path}: lacks reader; give its name"
+            yield f"{path}: has no field reader; add the name of a reader"
         for field, value in task.items():
             if field in ("train", "val"):
                 if not (value is None or isinstance(value, Mapping)):

@@ -1,4 +1,4 @@
-"""Exceptions caused by the user's input, printed as one line without a traceback (exit code 2)."""
+"""Exceptions caused by the user's input, which commands print as one line without a traceback (exit code 2)."""
 
 EXIT_EXCEPTIONS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 """Exceptions that end a process or a generator and are not errors. Every other exception may be an error, even if it is not
@@ -6,7 +6,7 @@ an Exception: panics of native code derive from BaseException."""
 
 
 class UserError(ValueError):
-    """Invalid input. The message names the file or field and the fix; commands print it as one line."""
+    """Invalid input. The message names the file or field and the fix, in one line."""
 
 
 class HostLost(UserError):

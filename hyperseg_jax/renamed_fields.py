@@ -21,9 +21,9 @@ READERS: Mapping[str, str] = {
     "coco_marks": "coco_visual_prompts",
     "spoken_frames": "referring_frames",
 }
-
-
+"""{old name: new name} of readers."""
 FLAGS: Mapping[str, str] = {"--pictures": "--images"}
+"""{old name: new name} of command-line options."""
 
 
 def new_name(path: str) -> str:
@@ -36,33 +36,34 @@ def new_name(path: str) -> str:
 
 def problems(config: Mapping[str, Any]) -> Iterator[str]:
     """Yields an error message for each field or reader that has an old name."""
-    for path, _, name, new in _renamed(config):
+    for path, _, name, new in _find_renamed(config):
         yield f"{'.'.join((*path, name))}: was renamed to {'.'.join((*path, new))}; use the new name"
-    for path, task in _tasks(config):
+    for path, task in _find_tasks(config):
         if (reader := task["reader"]) in READERS:
             yield f"{'.'.join(path)}.reader = {reader!r}: was renamed to {READERS[reader]!r}; use the new name"
 
 
 def migrate(config: dict[str, Any]) -> dict[str, Any]:
     """Renames old fields and readers in place, in a config that an earlier version wrote into a model folder or workdir."""
-    for _, block, name, new in list(_renamed(config)):
+    for _, block, name, new in list(_find_renamed(config)):
         value = block.pop(name)
         block.setdefault(new, value)
-    for _, task in _tasks(config):
+    for _, task in _find_tasks(config):
         task["reader"] = READERS.get(task["reader"], task["reader"])
     return config
 
 
-def _renamed(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any, str, str]]:
-    """Yields (path of the block, block, old name, new name) of each field with an old name."""
+def _find_renamed(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any, str, str]]:
+    """Yields (path of the block, block, old name, new name) for each field of a config that has an old name."""
     for old, new in FIELDS.items():
         *blocks, name = old.split(".")
-        for path, block in _blocks(config, tuple(blocks)):
+        for path, block in _find_blocks(config, tuple(blocks)):
             if name in block:
                 yield path, block, name, new
 
 
-def _blocks(config: Any, parts: tuple[str, ...], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _find_blocks(config: Any, parts: tuple[str, ...], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yields (path, block) for each block that matches `parts`, where * matches any name. path: path of `config` itself."""
     if not isinstance(config, Mapping):
         return
     if not parts:
@@ -70,10 +71,11 @@ def _blocks(config: Any, parts: tuple[str, ...], path: tuple[str, ...] = ()) -> 
         return
     names = [name for name in config if isinstance(name, str)] if parts[0] == "*" else [parts[0]]
     for name in names:
-        yield from _blocks(config.get(name), parts[1:], (*path, name))
+        yield from _find_blocks(config.get(name), parts[1:], (*path, name))
 
 
-def _tasks(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for path, task in _blocks(config, ("data", "tasks", "*")):
+def _find_tasks(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yields (path, block) for each task that names a reader."""
+    for path, task in _find_blocks(config, ("data", "tasks", "*")):
         if isinstance(task.get("reader"), str):
             yield path, task

@@ -46,7 +46,7 @@ class Pyramid:
 
 
 class Source(enum.IntEnum):
-    """The embedding source of a token position."""
+    """What a token position holds: the origin of its embedding."""
 
     PADDING = 0
     TEXT = 1
@@ -67,8 +67,9 @@ class Layout:
     each prompt in a sequence of its own.
 
     text_ids: token ids at TEXT, EXPRESSION and CLASS positions, 0 elsewhere.
-    source: a Source. index: index of the position within its source, from 0.
-    segment: pooling segment: 1 for the expression, the class or region number from 1, 0 elsewhere.
+    source: a Source. index: index of the position among the positions with this source, from 0.
+    segment: number of the group of positions that are pooled into one embedding: 1 for the expression, k for class or region k
+        (from 1), 0 elsewhere.
     labels: target token of this position (not shifted), -100 where there is no target.
     mask: True where other positions may attend to this one.
     prompt: prompt number from 1; 0 at positions that all prompts share.
@@ -85,7 +86,7 @@ class Layout:
     position: Int[Array, "*B L"]
 
     def part(self, start: int, stop: int | None = None) -> Layout:
-        """Returns the positions start..stop of a batch of layouts."""
+        """Returns the token positions from start (included) to stop (excluded) of a batch of layouts."""
         part: Layout = jax.tree.map(lambda field: field[:, start:stop], self)
         return part
 
@@ -151,16 +152,18 @@ class Region:
             )
         if self.kind not in KINDS:
             raise UserError(f"a region has the kind {str(self.kind)[:40]!r}; use one of {', '.join(KINDS)}")
-        points, boxes = _coordinates("points", self.points, 3), _coordinates("boxes", self.boxes, 4)
+        points, boxes = _check_coordinates("points", self.points, 3), _check_coordinates("boxes", self.boxes, 4)
         if len(self.scribbles) > _MAX_POINTS:
             raise UserError(f"a region has {len(self.scribbles)} scribbles; give {_MAX_POINTS} at most")
-        scribbles = tuple(_coordinates("scribbles", line, 2) for line in self.scribbles)
+        scribbles = tuple(_check_coordinates("scribbles", line, 2) for line in self.scribbles)
         if not np.isin(points[:, 2], (0, 1)).all():
-            raise UserError("the third number of a point must be 1 (positive) or 0 (negative); found another number")
+            raise UserError("a point of a region has an invalid third number; give 1 (positive) or 0 (negative)")
         if (boxes[:, :2] > boxes[:, 2:]).any():
-            raise UserError("a box of a region must be left, top, right, bottom; found a box with swapped sides")
-        if not all(map(len, scribbles)) or sum(map(len, scribbles)) > _MAX_POINTS:
-            raise UserError(f"each scribble of a region needs a vertex, and all together at most {_MAX_POINTS} vertices")
+            raise UserError("a box of a region has left > right or top > bottom; give left, top, right, bottom")
+        if not all(map(len, scribbles)):
+            raise UserError("a scribble of a region is empty; give at least one vertex")
+        if (vertices := sum(map(len, scribbles))) > _MAX_POINTS:
+            raise UserError(f"the scribbles of a region have {vertices} vertices; give {_MAX_POINTS} at most")
         if sum(float(np.abs(np.diff(line, axis=0)).sum()) for line in scribbles) > _MAX_LENGTH:
             raise UserError(f"the scribbles of a region are longer than {_MAX_LENGTH:.0f} pixels; give fewer vertices")
         for name, value in (("points", points), ("boxes", boxes), ("scribbles", scribbles)):
@@ -168,11 +171,12 @@ class Region:
 
     @classmethod
     def from_point(cls, x: float, y: float) -> Region:
-        """Creates a region from a point on the object."""
+        """Creates a region from a point on the object, in pixels."""
         return cls("point", points=np.array([[x, y, 1]]))
 
     @classmethod
     def from_box(cls, left: float, top: float, right: float, bottom: float) -> Region:
+        """Creates a region from a box around the object, in pixels."""
         return cls("box", boxes=np.array([[left, top, right, bottom]]))
 
     @classmethod
@@ -186,12 +190,13 @@ class Region:
         return cls(kind, mask=np.asarray(mask, bool), radius=radius)
 
 
-def _coordinates(what: str, values: Any, columns: int) -> np.ndarray:
-    """Returns coordinates in pixels as float64 [N, columns]. Raises UserError if they are invalid."""
+def _check_coordinates(what: str, values: Any, columns: int) -> np.ndarray:
+    """Returns coordinates of a region as float64 [N, columns]. Raises UserError if they are invalid. what: their name in
+    messages."""
     try:
         array = np.asarray(values, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"the {what} of a region are not numbers; correct them") from error
+        raise UserError(f"the {what} of a region are not numbers; give {columns} numbers for each row") from error
     if not array.size:
         return np.zeros((0, columns))
     if array.ndim != 2 or array.shape[1] != columns or len(array) > _MAX_POINTS:
@@ -223,7 +228,7 @@ class Prompt:
     ignore: pixels that all metrics ignore; None if every pixel counts.
     crowds: the ignored pixels that are crowds of a class (panoptic), with their crowd_labels.
     areas: area of each mask in pixels according to the annotations (COCO: of the polygons); () if they have none.
-    others: further objects of the video that no prompt refers to but scores count (video).
+    others: further objects of the video, to which no prompt refers but which some scores count (video).
     foreground: the union of all objects of the video, referred to or not (video), for the robustness score of ReVOS.
     group: a tag for grouped scores: "attribute", "relation", "plural", "absent", "counting", ...
     key: the benchmark's id of the question (question_id, image_id, index), which its evaluation server expects.
@@ -285,8 +290,7 @@ class Prediction:
     scores: N numbers in 0..1; () if there are none.
     names: N strings, the text or class that each mask was predicted for; () if there are none.
     texts: the generated text: one, or one for each region of the prompt.
-    classes: class probabilities of tracking candidates.
-    embeddings: appearance embeddings of tracking candidates.
+    classes, embeddings: class probabilities and appearance embeddings of the masks, if they are candidates for tracking.
     ious: for each object, its IoU after each click (interactive segmentation).
     """
 

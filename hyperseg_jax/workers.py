@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def without_ctrl_c() -> Iterator[None]:
-    """Blocks SIGINT in the processes and threads that this thread starts inside, from their very start."""
+def block_ctrl_c_in_children() -> Iterator[None]:
+    """Makes processes and threads that this thread starts in the body ignore Ctrl-C: they inherit its blocked SIGINT."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
     try:
         yield
@@ -20,13 +20,14 @@ def without_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end_with_parent() -> None:
-    """Called in a worker: exits the worker when its parent dies. Workers of a killed parent would otherwise wait forever."""
+def exit_with_parent() -> None:
+    """Starts a thread that exits this worker process when its parent dies. Otherwise, workers of a killed parent wait
+    forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+    threading.Thread(target=_wait_and_exit, args=(parent,), daemon=True).start()
 
 
-def _exit_after(parent: multiprocessing.process.BaseProcess) -> None:
+def _wait_and_exit(parent: multiprocessing.process.BaseProcess) -> None:
     parent.join()
     os._exit(1)

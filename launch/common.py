@@ -1,4 +1,4 @@
-"""What the launch scripts share: arguments, the command of a run, how they print, and how they end on bad input."""
+"""Code that all launch scripts share: their arguments, the training command, YAML output, and errors of one line."""
 
 from __future__ import annotations
 
@@ -16,39 +16,40 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SOURCES = ("hyperseg_jax", "configs", "setup.py", "pyproject.toml", "README.md")  # what an installation needs of the checkout
-
-
-UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of letters, breaks of lines and paragraphs
+SOURCES = ("hyperseg_jax", "configs", "setup.py", "pyproject.toml", "README.md")  # files of the checkout to install on hosts
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control characters, surrogates, line and paragraph separators
 
 
 class LaunchError(Exception):
-    """Bad input or a missing program: one line that names the fix, exit code 2."""
+    """Invalid input or a missing program. The script prints the message as one line and exits with code 2."""
 
 
 class Mount:
-    """`gs://BUCKET=/PATH`: a bucket shown as a folder on every host."""
+    """The value gs://BUCKET=/PATH of --mount: a bucket that is mounted as a folder on every host."""
 
     def __init__(self, text: str):
         match = re.fullmatch(r"gs://([a-z0-9][a-z0-9._-]+)/?=(/[\w./-]*\w)/?", text)
         if not match:
-            raise argparse.ArgumentTypeError(f"{text!r} is not of the form gs://BUCKET=/PATH")
+            raise argparse.ArgumentTypeError(f"{text!r}: give gs://BUCKET=/PATH")
         self.bucket, self.path = match.groups()
 
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
-    """CONFIG, WORKDIR, --name and --dry-run, described by the script's docstring; scripts add their own options."""
-    made = argparse.ArgumentParser(
+def make_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Returns a parser of CONFIG, WORKDIR, --name and --dry-run, to which each script adds its own options.
+
+    doc: docstring of the script, shown by --help.
+    """
+    result = argparse.ArgumentParser(
         description=doc,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="--config.x.y=value changes one field of the config.",
     )
-    made.add_argument("config", metavar="CONFIG", help="a config file, or the name of a shipped one (tiny)")
-    made.add_argument("workdir", metavar="WORKDIR", help="folder or bucket of the run; the same command resumes it")
-    made.add_argument("--name", help="name of the run or job (default: from WORKDIR)")
-    made.add_argument("--dry-run", action="store_true", help="print the commands without running them")
-    return made
+    result.add_argument("config", metavar="CONFIG", help="a config file, or the name of a shipped one (tiny)")
+    result.add_argument("workdir", metavar="WORKDIR", help="folder or bucket of the run; the same command resumes it")
+    result.add_argument("--name", help="name of the run or job (default: from WORKDIR)")
+    result.add_argument("--dry-run", action="store_true", help="print the commands without running them")
+    return result
 
 
 def add_mounts(options: argparse.ArgumentParser) -> None:
@@ -62,38 +63,44 @@ def add_mounts(options: argparse.ArgumentParser) -> None:
     )
 
 
-def parse(options: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """The parsed arguments; `overrides` holds each --config.x.y=value, `name` fits clusters. Unknown options exit with 2."""
+def parse_arguments(options: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parses the arguments. Invalid ones exit with code 2.
+
+    Adds `overrides`, the list of all --config.x.y=value, and fills in `name`, which is checked to be valid as a job name.
+    """
     for text in arguments:
         if any(unicodedata.category(letter) in UNPRINTABLE for letter in text):
             raise LaunchError(f"{text!a}: has a character that cannot be printed, such as a line break; remove it")
-    overrides = [text for text in arguments if text.startswith("--config.")]  # argparse would split values with spaces
+    overrides = [
+        text for text in arguments if text.startswith("--config.")
+    ]  # argparse reads a value with spaces as two arguments
     parsed = options.parse_args([text for text in arguments if not text.startswith("--config.")])
     for text in overrides:
         if "=" not in text:
-            options.error(f"{text}: write {text}=value, as one word")
+            options.error(f"{text}: give a value, as in {text}=1")
     parsed.overrides = overrides
-    parsed.name = parsed.name or _name(parsed.workdir)
-    # Kubernetes and TPUs take lower case; a JobSet's pods add a suffix to the name, and 63 letters are their limit.
+    parsed.name = parsed.name or _default_name(parsed.workdir)
+    # Kubernetes and Cloud TPU require lower case. Pods append a suffix to the name of a JobSet, and may have 63 characters.
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", parsed.name):
-        options.error(f"--name {parsed.name}: use a-z, 0-9 and -, a letter first, 40 at most")
+        options.error(f"--name {parsed.name}: give at most 40 characters of a-z, 0-9 and -, starting with a letter")
     return parsed
 
 
-def _name(workdir: str) -> str:
+def _default_name(workdir: str) -> str:
     words = re.sub(r"[^a-z0-9]+", "-", workdir.rstrip("/").rsplit("/", 1)[-1].lower())
     return f"hyperseg-{words.strip('-') or 'run'}"[:40].rstrip("-")
 
 
 def train_command(parsed: argparse.Namespace, python: str = "python") -> list[str]:
-    """The one command that every way of starting runs, on each host."""
+    """Returns the training command, which all launch scripts run on each host."""
     return [python, "-m", "hyperseg_jax.train", "--config", parsed.config, "--workdir", parsed.workdir, *parsed.overrides]
 
 
-def guarded(command: Sequence[str]) -> str:
-    """Shell text that runs a command, passes SIGTERM on, waits for it to save, and then ends with 143.
+def script_with_stop_status(command: Sequence[str]) -> str:
+    """Returns a shell script that runs a command and exits with its status, or with 143 after SIGTERM.
 
-    Training that is told to stop saves and ends with 0; whoever watches must not take that for a finished run.
+    On SIGTERM, training saves a checkpoint and exits with 0, which a cluster would take for a finished run. The script
+    therefore forwards SIGTERM, waits for the command to save, and exits with 143.
     """
     return (
         "stopped=\n"
@@ -105,70 +112,80 @@ def guarded(command: Sequence[str]) -> str:
     )
 
 
-def check_config(config: str) -> str:
-    """CONFIG as the hosts see it: a shipped name, or a path from the root of this checkout."""
+def config_path_on_hosts(config: str) -> str:
+    """Returns CONFIG as given on the hosts: the name of a shipped config, or a path relative to the checkout.
+
+    Raises LaunchError if a file does not exist, or is not in a folder that is copied to the hosts.
+    """
     if not config.endswith(".py"):
         return config
     path = pathlib.Path(config).resolve()
     if not path.is_file():
-        raise LaunchError(f"CONFIG {config}: no such file")
+        raise LaunchError(f"CONFIG {config}: no such file; give a config file, or the name of a shipped config")
     if not any(path.is_relative_to(ROOT / source) for source in SOURCES):
-        raise LaunchError(f"CONFIG {config}: only {ROOT / 'configs'} travels to the hosts; put the file there")
+        raise LaunchError(f"CONFIG {config}: is not copied to the hosts; move the file to {ROOT / 'configs'}")
     return str(path.relative_to(ROOT))
 
 
-def in_bucket(workdir: str) -> bool:
+def is_bucket_path(workdir: str) -> bool:
+    """Returns whether this is gs://BUCKET/PATH."""
     return re.match(r"gs://[^/]+/.", workdir) is not None
 
 
 def check_workdir(workdir: str, mounts: Sequence[Mount]) -> None:
-    """A workdir that outlives the machine: in a bucket, or below a mount of one."""
+    """Raises LaunchError unless the workdir is in a bucket or a mounted bucket: the disk of a host is lost with the host."""
     folder = pathlib.PurePosixPath(workdir)
-    if in_bucket(workdir) or any(folder.is_relative_to(mount.path) for mount in mounts):
+    if is_bucket_path(workdir) or any(folder.is_relative_to(mount.path) for mount in mounts):
         return
-    raise LaunchError(f"WORKDIR {workdir}: the disk of a preempted host is lost; give gs://BUCKET/PATH, or a path in a --mount")
+    raise LaunchError(
+        f"WORKDIR {workdir}: would be lost with the disk of a preempted host; give gs://BUCKET/PATH, or a path below a --mount"
+    )
 
 
-def require(program: str, advice: str) -> None:
+def require_program(program: str, advice: str) -> None:
+    """Raises LaunchError if a program is not installed. advice: how to install it."""
     if not shutil.which(program):
         raise LaunchError(f"{program} is not installed; {advice}")
 
 
-def show(command: Sequence[str]) -> None:
+def print_command(command: Sequence[str]) -> None:
     print(shlex.join(command), flush=True)
 
 
-def call(command: Sequence[str], text: str | None = None) -> int:
-    """Shows a command, runs it with `text` as its input, and gives its exit status."""
-    show(command)
+def run_command(command: Sequence[str], text: str | None = None) -> int:
+    """Prints a command, runs it with `text` as its standard input, and returns its exit status."""
+    print_command(command)
     return subprocess.run(command, input=text, text=True, check=False).returncode
 
 
 def yaml_text(value: Any, indent: int = 0) -> str:
-    """Maps, lists, text, integers and booleans as YAML, in the order given; texts of several lines as blocks."""
+    """Formats nested mappings and lists of strings, integers and booleans as YAML, in the given order."""
     pad, lines = "  " * indent, []
     keyed = isinstance(value, Mapping)
-    entries = [(f"{_scalar(key)}:", one) for key, one in value.items()] if keyed else [("-", one) for one in value]
-    for lead, one in entries:
-        if isinstance(one, str) and "\n" in one:
-            lines += [f"{pad}{lead} |", *(f"{pad}  {line}" for line in one.rstrip("\n").split("\n"))]
-        elif isinstance(one, (Mapping, list)) and one:
-            inner = yaml_text(one, indent + 1)
+    entries = [(f"{_yaml_scalar(key)}:", item) for key, item in value.items()] if keyed else [("-", item) for item in value]
+    for lead, item in entries:
+        if isinstance(item, str) and "\n" in item:  # a literal block
+            lines += [f"{pad}{lead} |", *(f"{pad}  {line}" for line in item.rstrip("\n").split("\n"))]
+        elif isinstance(item, (Mapping, list)) and item:
+            inner = yaml_text(item, indent + 1)
             lines.append(f"{pad}{lead} {inner.strip()}" if lead == "-" else f"{pad}{lead}\n{inner.rstrip()}")
         else:
-            lines.append(f"{pad}{lead} {_scalar(one)}")
+            lines.append(f"{pad}{lead} {_yaml_scalar(item)}")
     return "\n".join(lines) + "\n"
 
 
-def _scalar(value: Any) -> str:
-    """Plain where no reader of YAML could take it for anything else, quoted as in JSON otherwise."""
+def _yaml_scalar(value: Any) -> str:
+    """Formats a scalar: a string without quotes if it can only be read as a string, all other values as JSON."""
     plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z/~][\w./~-]*", value)
-    word = plain and value.lower() not in ("true", "false", "yes", "no", "on", "off", "null", "y", "n", "~")
-    return value if word else json.dumps(value)
+    is_unambiguous = plain and value.lower() not in ("true", "false", "yes", "no", "on", "off", "null", "y", "n", "~")
+    return value if is_unambiguous else json.dumps(value)
 
 
 def main(run: Callable[[Sequence[str]], int]) -> None:
-    """Runs a script; LaunchError is one line and exit code 2. SIGTERM ends a script as Ctrl-C does."""
+    """Runs a script and exits with the status that `run` returns; after a LaunchError with code 2 and one line.
+
+    SIGTERM ends the script like Ctrl-C.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt, also where Ctrl-C is ignored
     try:
         status = run(sys.argv[1:])

@@ -2,9 +2,9 @@
 
   python launch/gke.py CONFIG gs://BUCKET/RUN --type v5e-16 --image IMAGE [--slices N] [--spot] [--config.x.y=value ...]
 
-The cluster has the JobSet controller and a node pool for each slice; --dry-run shows how to make one. IMAGE has this package
-installed, with its extras tpu and cloud, in the folder that holds configs/. A preempted or evicted host restarts all hosts, as
-often as it happens, and the run goes on from WORKDIR; other failures restart them --restarts times.
+The cluster needs the JobSet controller and a node pool for each slice; --dry-run prints the command that creates one. IMAGE is
+a container image with this package and its extras tpu and cloud installed; its working directory contains configs/. All hosts
+restart whenever a host is preempted or evicted, and up to --restarts times after other failures; the run resumes from WORKDIR.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import common
 import slices
 
 
-def manifest(parsed: argparse.Namespace) -> dict[str, Any]:
-    """The JobSet: one job a slice, one pod a host."""
-    piece = slices.get(parsed.type)
+def job_set(parsed: argparse.Namespace) -> dict[str, Any]:
+    """Returns the JobSet: one job per slice, one pod per host."""
+    piece = slices.find_slice(parsed.type)
     selector = {"cloud.google.com/gke-tpu-accelerator": piece.label, "cloud.google.com/gke-tpu-topology": piece.topology}
     mounts = [{"name": "shared-memory", "mountPath": "/dev/shm"}]
     volumes: list[dict[str, Any]] = [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}]  # for the data workers
@@ -32,7 +32,7 @@ def manifest(parsed: argparse.Namespace) -> dict[str, Any]:
         attributes = {"bucketName": mount.bucket, "mountOptions": "implicit-dirs"}
         volumes.append({"name": f"bucket-{k}", "csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}})
     pod: dict[str, Any] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 300}
-    if piece.hosts > 1:  # the hosts' own network, as GKE advises between slices
+    if piece.hosts > 1:  # the network of the hosts, which GKE recommends for traffic between slices
         pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     if parsed.service_account:
         pod["serviceAccountName"] = parsed.service_account
@@ -45,7 +45,7 @@ def manifest(parsed: argparse.Namespace) -> dict[str, Any]:
         {
             "name": "train",
             "image": parsed.image,
-            "command": ["bash", "-c", escaped(common.guarded(common.train_command(parsed)))],
+            "command": ["bash", "-c", escape_dollars(common.script_with_stop_status(common.train_command(parsed)))],
             "ports": [{"containerPort": 8471}, {"containerPort": 8080}],  # between TPU hosts, between slices
             "resources": {"limits": {"google.com/tpu": piece.chips}},
             "volumeMounts": mounts,
@@ -57,14 +57,14 @@ def manifest(parsed: argparse.Namespace) -> dict[str, Any]:
         "completions": piece.hosts,
         "completionMode": "Indexed",
         "backoffLimit": 0,
-        # A pod that was preempted or evicted fails the job for this reason, which the rule below tells from other failures.
+        # If a pod was preempted or evicted, the job fails with the reason PodFailurePolicy, which the rule below matches.
         "podFailurePolicy": {
             "rules": [{"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
         },
         "template": {**({"metadata": {"annotations": {"gke-gcsfuse/volumes": "true"}}} if parsed.mount else {}), "spec": pod},
     }
     metadata: dict[str, Any] = {"name": parsed.name, "namespace": parsed.namespace}
-    if piece.hosts > 1:  # a slice of several hosts is a node pool of its own
+    if piece.hosts > 1:  # each slice of several hosts has its own node pool
         metadata["annotations"] = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
     rule = {"name": "preempted", "action": "RestartJobSetAndIgnoreMaxRestarts", "onJobFailureReasons": ["PodFailurePolicy"]}
     policy = {"maxRestarts": parsed.restarts, "restartStrategy": "BlockingRecreate", "rules": [rule]}
@@ -77,14 +77,14 @@ def manifest(parsed: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def escaped(text: str) -> str:
-    """As Kubernetes reads a command: it takes $$ for $, and $(NAME) for a variable."""
+def escape_dollars(text: str) -> str:
+    """Escapes dollar signs in a command for Kubernetes, which replaces $(NAME) by a variable and $$ by $."""
     return re.sub(r"\$(?=[$(])", "$$", text)
 
 
-def node_pool(parsed: argparse.Namespace) -> list[str]:
-    """The command that makes a node pool for one slice."""
-    piece = slices.get(parsed.type)
+def node_pool_command(parsed: argparse.Namespace) -> list[str]:
+    """Returns the command that creates a node pool for one slice."""
+    piece = slices.find_slice(parsed.type)
     return [
         "gcloud",
         "container",
@@ -101,17 +101,19 @@ def node_pool(parsed: argparse.Namespace) -> list[str]:
     ]
 
 
-def ended(kubectl: Sequence[str], name: str) -> str:
-    """Completed, Failed, or nothing while it runs or where there is none."""
+def end_state(kubectl: Sequence[str], name: str) -> str:
+    """Returns the final state of a JobSet, Completed or Failed; "" if it is still running or does not exist."""
     command = [*kubectl, "get", "jobset", name, "--ignore-not-found", "--output=jsonpath={.status.terminalState}"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False)
-    if shown.returncode:
-        raise common.LaunchError(f"kubectl cannot see jobset {name}: {' '.join(shown.stderr.split())}")
-    return shown.stdout.strip()
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise common.LaunchError(
+            f"kubectl cannot read jobset {name} ({' '.join(result.stderr.split())}); check the cluster and your permissions"
+        )
+    return result.stdout.strip()
 
 
 def run(arguments: Sequence[str]) -> int:
-    options = common.parser(__doc__)
+    options = common.make_parser(__doc__)
     options.add_argument("--type", required=True, help="v5e-16, v5p-128, ...")
     options.add_argument("--image", required=True, help="container image with this package installed")
     options.add_argument("--slices", type=int, default=1, help="number of slices in one run, connected by the network")
@@ -122,32 +124,34 @@ def run(arguments: Sequence[str]) -> int:
     options.add_argument("--wait", action="store_true", help="return when the run has ended, with its status")
     options.add_argument("--poll", type=float, default=30.0, help="seconds between status checks, with --wait")
     common.add_mounts(options)
-    parsed = common.parse(options, arguments)
-    piece = slices.get(parsed.type)
+    parsed = common.parse_arguments(options, arguments)
+    piece = slices.find_slice(parsed.type)
     if parsed.slices < 1 or (parsed.slices > 1 and piece.hosts == 1):
-        raise common.LaunchError(f"--slices {parsed.slices}: GKE joins slices of several hosts only; {piece.name} has one")
-    parsed.config = common.check_config(parsed.config)
+        raise common.LaunchError(
+            f"--slices {parsed.slices}: must be at least 1, and 1 for {piece.name}, which has a single host"
+        )
+    parsed.config = common.config_path_on_hosts(parsed.config)
     common.check_workdir(parsed.workdir, parsed.mount)
-    text = common.yaml_text(manifest(parsed))
+    text = common.yaml_text(job_set(parsed))
     kubectl = ["kubectl", f"--namespace={parsed.namespace}"]
     apply, delete = [*kubectl, "apply", "--filename=-"], [*kubectl, "delete", "jobset", parsed.name]
     if parsed.dry_run:
-        print(f"# a node pool for each slice: {shlex.join(node_pool(parsed))}")
+        print(f"# a node pool for each slice: {shlex.join(node_pool_command(parsed))}")
         print(text, end="")
-        common.show(apply)
+        common.print_command(apply)
         return 0
-    common.require("kubectl", "see https://kubernetes.io/docs/tasks/tools")
-    if ended(kubectl, parsed.name):  # one that has ended does not start again by being applied
-        common.call(delete)
-    if status := common.call(apply, text):
+    common.require_program("kubectl", "see https://kubernetes.io/docs/tasks/tools")
+    if end_state(kubectl, parsed.name):  # applying a finished JobSet again would not start it
+        common.run_command(delete)
+    if status := common.run_command(apply, text):
         return status
     label, count = f"jobset.sigs.k8s.io/jobset-name={parsed.name}", parsed.slices * piece.hosts
-    print("its output:")
-    common.show([*kubectl, "logs", "--follow", "--prefix", f"--selector={label}", f"--max-log-requests={count}"])
+    print("to follow its output:")
+    common.print_command([*kubectl, "logs", "--follow", "--prefix", f"--selector={label}", f"--max-log-requests={count}"])
     print("to stop it:")
-    common.show(delete)
+    common.print_command(delete)
     while parsed.wait:
-        if state := ended(kubectl, parsed.name):
+        if state := end_state(kubectl, parsed.name):
             print(f"{parsed.name}: {state}")
             return 0 if state == "Completed" else 1
         time.sleep(parsed.poll)

@@ -1,9 +1,9 @@
-"""Trains on this machine. The same line goes on where a stopped or killed run left off.
+"""Trains on this machine. The same command resumes a stopped or killed run.
 
   python launch/local.py CONFIG WORKDIR [--processes N] [--dry-run] [--config.x.y=value ...]
 
-Several devices in one process: --config.train.preset=data. --processes N starts N processes that form one run, as N hosts of a
-pod would. PYTHON names another interpreter.
+--config.train.preset=data uses several devices in one process. --processes N starts N processes that form one run, like N hosts
+of a pod. The environment variable PYTHON selects another interpreter.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def environments(processes: int, cpu_devices: int | None) -> list[dict[str, str]]:
-    """What each process finds in its environment besides this one's."""
+def process_environments(processes: int, cpu_devices: int | None) -> list[dict[str, str]]:
+    """Returns the environment variables to add for each process.
+
+    cpu_devices: number of virtual CPU devices of each process; None: trains on the default devices.
+    """
     devices = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(cpu_devices)} if cpu_devices else {}
     if processes == 1:
         return [devices]
@@ -44,7 +47,8 @@ def environments(processes: int, cpu_devices: int | None) -> list[dict[str, str]
     ]
 
 
-def _copy(process: subprocess.Popen[bytes], prefix: bytes) -> None:
+def _copy_output(process: subprocess.Popen[bytes], prefix: bytes) -> None:
+    """Copies the output of a process to standard output, with a prefix before each line. Runs in a thread."""
     assert process.stdout is not None
     for line in process.stdout:
         sys.stdout.buffer.write(prefix + line.rstrip(b"\n") + b"\n")
@@ -63,7 +67,9 @@ def run_processes(command: Sequence[str], environments: Sequence[Mapping[str, st
         )
         for extra in environments
     ]
-    copies = [threading.Thread(target=_copy, args=(process, f"{name}.{k}| ".encode())) for k, process in enumerate(running)]
+    copies = [
+        threading.Thread(target=_copy_output, args=(process, f"{name}.{k}| ".encode())) for k, process in enumerate(running)
+    ]
     for copy in copies:
         copy.start()
 
@@ -91,19 +97,19 @@ def run_processes(command: Sequence[str], environments: Sequence[Mapping[str, st
 
 
 def run(arguments: Sequence[str]) -> int:
-    options = common.parser(__doc__)
+    options = common.make_parser(__doc__)
     options.add_argument("--processes", type=int, default=1, help="number of processes (default: 1)")
     options.add_argument(
         "--cpu-devices", type=int, help="train on the CPU, with this number of virtual devices in each process"
     )
     options.add_argument("--grace", type=float, default=30.0, help="seconds between SIGTERM and SIGKILL once one has failed")
-    parsed = common.parse(options, arguments)
+    parsed = common.parse_arguments(options, arguments)
     if parsed.processes < 1 or (parsed.cpu_devices is not None and parsed.cpu_devices < 1):
-        raise common.LaunchError("--processes and --cpu-devices count from 1")
+        raise common.LaunchError(f"--processes {parsed.processes}, --cpu-devices {parsed.cpu_devices}: must be at least 1")
     command = common.train_command(parsed, os.environ.get("PYTHON", sys.executable))
-    extras = environments(parsed.processes, parsed.cpu_devices)
+    extras = process_environments(parsed.processes, parsed.cpu_devices)
     for extra in extras:
-        common.show([*(["env"] if extra else []), *(f"{key}={value}" for key, value in extra.items()), *command])
+        common.print_command([*(["env"] if extra else []), *(f"{key}={value}" for key, value in extra.items()), *command])
     if parsed.dry_run:
         return 0
     if parsed.processes == 1:

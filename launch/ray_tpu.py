@@ -1,10 +1,10 @@
-"""Trains on a TPU slice of a Ray cluster: one actor a host, all of one slice.
+"""Trains on one TPU slice of a Ray cluster, with one actor on each of its hosts.
 
   python launch/ray_tpu.py CONFIG gs://BUCKET/RUN --type v5e-16 [--address http://HEAD:8265] [--config.x.y=value ...]
 
-With --address this checkout is sent to the cluster and started there as a Ray job, which outlives this machine; without, the
-script itself is the driver, on a host of the cluster. The hosts have this package's requirements installed. When a host is lost
-or fails, all are ended and started again, on a slice that is whole, up to --retries times; the run goes on from WORKDIR.
+With --address, this checkout is uploaded to the cluster and this script runs there as a Ray job, independent of this machine.
+Without it, the script must run on a host of the cluster. The hosts need the dependencies of this package. When a host is lost
+or fails, all are stopped and restarted on a complete slice, up to --retries times; the run resumes from WORKDIR.
 """
 
 from __future__ import annotations
@@ -21,26 +21,27 @@ from typing import Any
 import common
 import slices
 
-GRACE = 300.0  # seconds to save in
+GRACE = 300.0  # seconds for saving a checkpoint between SIGTERM and SIGKILL
 
 
 class Host:
-    """Lives on one host of the slice."""
+    """The actor on one host of the slice. It runs the training as a subprocess."""
 
     process: subprocess.Popen[bytes] | None = None
 
-    def pod(self) -> str | None:
-        """The slice that this host belongs to; each of its hosts has one resource of that name."""
+    def slice_name(self) -> str | None:
+        """Returns the name of the slice of this host. Each host of the slice has one Ray resource of this name."""
         from ray.util.tpu import get_current_pod_name
 
         return get_current_pod_name()
 
     def train(self, command: Sequence[str]) -> int:
+        """Runs the training with the Python of this actor, and returns its exit status."""
         self.process = subprocess.Popen([sys.executable, *command[1:]], start_new_session=True)
         return self.process.wait()
 
     def stop(self, grace: float) -> None:
-        """SIGTERM, time to save, then SIGKILL."""
+        """Stops the training with SIGTERM, and with SIGKILL if it still runs after `grace` seconds."""
         if self.process is None or self.process.poll() is not None:
             return
         os.killpg(self.process.pid, signal.SIGTERM)
@@ -50,20 +51,24 @@ class Host:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
-def requests(piece: slices.Slice, pod: str) -> list[dict[str, float]]:
-    """What each host's actor takes: all chips of the host, worker 0 the mark of its slice, the others the slice by name."""
+def actor_resources(piece: slices.Slice, pod: str) -> list[dict[str, float]]:
+    """Returns the Ray resources of each host's actor: all chips of the host, and a resource that selects the slice.
+
+    The first actor takes the "head" resource, which only host 0 of a slice has; the others take the resource named after its
+    slice. pod: name of the slice.
+    """
     head = {f"TPU-{piece.accelerator}-head": 1.0, "TPU": float(piece.chips)}
     return [head, *({pod: 1.0, "TPU": float(piece.chips)} for _ in range(piece.hosts - 1))]
 
 
-def attempt(ray: Any, piece: slices.Slice, command: Sequence[str]) -> int:
-    """One start on all hosts of one slice: the first status that is not zero, 255 where a host was lost, else zero."""
+def run_once(ray: Any, piece: slices.Slice, command: Sequence[str]) -> int:
+    """Runs the training once, on all hosts of a slice. Returns the first non-zero exit status, 255 if a host was lost, or 0."""
     actor = ray.remote(Host)
-    options = {"max_concurrency": 2, "num_cpus": 1}  # stop() beside train()
-    hosts = [actor.options(resources=requests(piece, "")[0], **options).remote()]
+    options = {"max_concurrency": 2, "num_cpus": 1}  # stop() runs while train() waits
+    hosts = [actor.options(resources=actor_resources(piece, "")[0], **options).remote()]
     try:
-        pod = ray.get(hosts[0].pod.remote())
-        hosts += [actor.options(resources=wanted, **options).remote() for wanted in requests(piece, pod)[1:]]
+        pod = ray.get(hosts[0].slice_name.remote())
+        hosts += [actor.options(resources=wanted, **options).remote() for wanted in actor_resources(piece, pod)[1:]]
         waiting = [host.train.remote(command) for host in hosts]
         while waiting:
             done, waiting = ray.wait(waiting)
@@ -79,8 +84,8 @@ def attempt(ray: Any, piece: slices.Slice, command: Sequence[str]) -> int:
             ray.kill(host)
 
 
-def submission(address: str, arguments: Sequence[str]) -> list[str]:
-    """The command that starts this script in the cluster, without --address."""
+def submit_command(address: str, arguments: Sequence[str]) -> list[str]:
+    """Returns the command that uploads this checkout and runs this script with `arguments` as a Ray job of the cluster."""
     return [
         "ray",
         "job",
@@ -95,14 +100,14 @@ def submission(address: str, arguments: Sequence[str]) -> list[str]:
 
 
 def run(arguments: Sequence[str]) -> int:
-    options = common.parser(__doc__)
+    options = common.make_parser(__doc__)
     options.add_argument("--type", required=True, help="v5e-16, v5p-128, ...")
-    options.add_argument("--address", help="a cluster's job server, http://HEAD:8265")
+    options.add_argument("--address", help="address of the cluster's job server, http://HEAD:8265")
     options.add_argument("--retries", type=int, default=10, help="restarts after a lost or failed host (default: 10)")
     options.add_argument("--pause", type=float, default=30.0, help="seconds between restarts")
-    parsed = common.parse(options, arguments)
-    piece = slices.get(parsed.type)
-    parsed.config = common.check_config(parsed.config)
+    parsed = common.parse_arguments(options, arguments)
+    piece = slices.find_slice(parsed.type)
+    parsed.config = common.config_path_on_hosts(parsed.config)
     common.check_workdir(parsed.workdir, ())
     command = common.train_command(parsed)
     if parsed.address:
@@ -115,14 +120,14 @@ def run(arguments: Sequence[str]) -> int:
             f"--pause={parsed.pause}",
             *parsed.overrides,
         ]
-        submit = submission(parsed.address, rest)
+        submit = submit_command(parsed.address, rest)
         if parsed.dry_run:
-            common.show(submit)
+            common.print_command(submit)
             return 0
-        common.require("ray", "pip install 'ray[default]'")
-        return common.call(submit)
+        common.require_program("ray", "pip install 'ray[default]'")
+        return common.run_command(submit)
     if parsed.dry_run:
-        for k, wanted in enumerate(requests(piece, "SLICE")):
+        for k, wanted in enumerate(actor_resources(piece, "SLICE")):
             print(f"# actor {k}: {' '.join(f'{key}={count:g}' for key, count in wanted.items())}")
             print(shlex.join(command))
         return 0
@@ -131,13 +136,13 @@ def run(arguments: Sequence[str]) -> int:
     except ImportError:
         raise common.LaunchError("ray is not installed; pip install 'ray[default]'") from None
     ray.init(address="auto", namespace=parsed.name)
-    status = attempt(ray, piece, command)
+    status = run_once(ray, piece, command)
     for left in reversed(range(parsed.retries)):
-        if status in (0, 2):  # the end, or bad input, which nothing mends
+        if status in (0, 2):  # finished, or invalid input, for which a restart does not help
             break
-        print(f"{parsed.name}: ended with status {status}; starting again, {left} more times after that", flush=True)
+        print(f"{parsed.name}: exited with status {status}; restarting; restarts left: {left}", flush=True)
         time.sleep(parsed.pause)
-        status = attempt(ray, piece, command)
+        status = run_once(ray, piece, command)
     return status
 
 

@@ -1,7 +1,7 @@
-"""The TPU slices that runs are started on, by the name that people use: v5e-16, v5p-128, ...
+"""The TPU slices by name: v5e-16, v5p-128, ...
 
-v5e and v6e are named by chips, v4 and v5p by TensorCores, two a chip. Facts from Google's pages on each generation (topologies,
-VMs), "Plan TPUs in GKE" (machine types, node labels) and "TPU software versions" (images), as of 2026:
+The number counts chips for v5e and v6e, and TensorCores, two per chip, for v4 and v5p. Sources, as of 2026: Google's
+pages on each generation (topologies, VMs), "Plan TPUs in GKE" (machine types, node labels), "TPU software versions" (images):
 https://cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,runtimes}, https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus
 """
 
@@ -15,11 +15,13 @@ from common import LaunchError
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    accelerator: str  # what gcloud, SkyPilot and Ray call it before the size
+    """A TPU generation: its names in several tools, and its slices."""
+
+    accelerator: str  # accelerator type of gcloud, SkyPilot and Ray, without the size
     label: str  # cloud.google.com/gke-tpu-accelerator
-    machine: str  # GKE machine type, before the number of chips a host
+    machine: str  # GKE machine type, without the number of chips per host
     image: str  # TPU VM software version
-    cores: int  # TensorCores a chip in names
+    cores: int  # number of TensorCores per chip that the name counts
     topologies: tuple[str, ...]
 
 
@@ -78,19 +80,21 @@ GENERATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
+    """A TPU slice: its size, and its names in several tools."""
+
     name: str  # v5e-16
     topology: str  # 4x4
     hosts: int  # VMs, one process on each
-    chips: int  # on one host
+    chips: int  # number of chips of one host
     accelerator: str  # v5litepod-16: the accelerator type of gcloud
     label: str
     machine: str  # ct5lp-hightpu-4t
     image: str
 
 
-def _slice(name: str, generation: Generation, topology: str) -> Slice:
+def _make_slice(name: str, generation: Generation, topology: str) -> Slice:
     total = math.prod(int(side) for side in topology.split("x"))
-    # Slices of up to 8 chips of v5e and v6e are one VM; all others have 4 chips on each.
+    # v5e and v6e slices of up to 8 chips have a single host; all others have hosts of 4 chips.
     chips = min(total, 8) if generation.cores == 1 and total <= 8 else 4
     size = total * generation.cores
     return Slice(
@@ -106,15 +110,17 @@ def _slice(name: str, generation: Generation, topology: str) -> Slice:
 
 
 SLICES = {
-    made.name: made
+    piece.name: piece
     for name, generation in GENERATIONS.items()
     for topology in generation.topologies
-    for made in [_slice(name, generation, topology)]
+    for piece in [_make_slice(name, generation, topology)]
 }
 
 
-def get(name: str) -> Slice:
-    """The slice of a name; LaunchError lists the known ones."""
+def find_slice(name: str) -> Slice:
+    """Returns the slice of this name. Raises LaunchError listing all names if it is unknown."""
     if name not in SLICES:
-        raise LaunchError(f"--type {name}: no such TPU slice; known: {', '.join(SLICES)} (v4 and v5p count two cores a chip)")
+        raise LaunchError(
+            f"--type {name}: no such TPU slice; use one of {', '.join(SLICES)} (v4 and v5p count two cores per chip)"
+        )
     return SLICES[name]

@@ -1,10 +1,10 @@
-"""Trains on a Slurm cluster: one process a host.
+"""Trains on a Slurm cluster, with one process per host.
 
   python launch/slurm.py CONFIG WORKDIR --nodes 4 --time 24:00:00 [--gpus 8] [--setup LINE] [--config.x.y=value ...]
 
-LINE enters the environment with this package, as in ". env/bin/activate".
-WORKDIR is in a bucket or, as an absolute path, on a file system that all hosts share. The run saves before its time is over and
-is queued again, as it is after a host has failed; it goes on from WORKDIR each time.
+LINE is a shell command that activates the environment of this package, as in ". env/bin/activate". WORKDIR is in a bucket, or
+an absolute path on a file system that all hosts share. The run saves before its time limit and is queued again, also after a
+host has failed; each time it resumes from WORKDIR.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from collections.abc import Sequence
 import common
 
 
-def script(parsed: argparse.Namespace) -> str:
-    """What sbatch gets. USR1 comes to the script alone, which tells the hosts to save and then queues the job again."""
+def batch_script(parsed: argparse.Namespace) -> str:
+    """Returns the batch script for sbatch. Before the time limit, Slurm sends SIGUSR1 to this script only,
+    which makes all hosts save and then queues the job again."""
     options = {
         "job-name": parsed.name,
         "nodes": parsed.nodes,
@@ -55,7 +56,7 @@ def script(parsed: argparse.Namespace) -> str:
 
 
 def run(arguments: Sequence[str]) -> int:
-    options = common.parser(__doc__)
+    options = common.make_parser(__doc__)
     options.add_argument("--nodes", type=int, default=1, help="hosts (default: 1)")
     options.add_argument(
         "--time", required=True, help="time limit of one job, in Slurm's format: 24:00:00; the run resumes in further jobs"
@@ -68,22 +69,24 @@ def run(arguments: Sequence[str]) -> int:
     options.add_argument("--output", default="%x-%j.log", help="log file (default: NAME-JOB.log)")
     options.add_argument("--save-seconds", type=int, default=300, help="seconds before the time limit at which the run saves")
     options.add_argument("--wait", action="store_true", help="return when the job has ended, with its status")
-    parsed = common.parse(options, arguments)
+    parsed = common.parse_arguments(options, arguments)
     if parsed.nodes < 1:
         raise common.LaunchError(f"--nodes {parsed.nodes}: must be at least 1")
-    if not parsed.workdir.startswith("/") and not common.in_bucket(parsed.workdir):
+    if not parsed.workdir.startswith("/") and not common.is_bucket_path(parsed.workdir):
         raise common.LaunchError(f"WORKDIR {parsed.workdir}: give gs://BUCKET/PATH, or an absolute path that all hosts share")
     if parsed.config.endswith(".py"):
         if not pathlib.Path(parsed.config).is_file():
-            raise common.LaunchError(f"CONFIG {parsed.config}: no such file")
+            raise common.LaunchError(
+                f"CONFIG {parsed.config}: no such file; give a config file, or the name of a shipped config"
+            )
         parsed.config = str(pathlib.Path(parsed.config).resolve())
-    command, text = ["sbatch", *(["--wait"] if parsed.wait else [])], script(parsed)
+    command, text = ["sbatch", *(["--wait"] if parsed.wait else [])], batch_script(parsed)
     if parsed.dry_run:
         print(text, end="")
-        common.show(command)
+        common.print_command(command)
         return 0
-    common.require("sbatch", "start this on a login node of the cluster")
-    return common.call(command, text)
+    common.require_program("sbatch", "run this script on a login node of the cluster")
+    return common.run_command(command, text)
 
 
 if __name__ == "__main__":

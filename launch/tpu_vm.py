@@ -1,10 +1,10 @@
-"""Trains on Cloud TPU VMs through gcloud: creates the slice, installs this checkout on every host, runs, watches.
+"""Trains on Cloud TPU VMs through gcloud: creates the slice, installs this checkout on all hosts, trains, and restarts.
 
   python launch/tpu_vm.py CONFIG gs://BUCKET/RUN --type v5e-16 --zone us-west4-a [--queued] [--spot] [--config.x.y=value ...]
 
-A slice that is preempted is deleted and created again, and the run goes on from WORKDIR. The slice is deleted when the run has
-ended well, unless --keep; it stays when the run fails. Ctrl-C stops the run with a checkpoint and leaves the slice; the same
-line goes on. This script must stay up to watch: start it in tmux, or on a small VM.
+A preempted slice is deleted and created again, and the run resumes from WORKDIR. The slice is deleted after a successful run,
+unless --keep is given, and kept after a failed one. Ctrl-C saves a checkpoint, stops the run and keeps the slice; the same
+command resumes. This script must run all the time: start it in tmux, or on a small VM.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import slices
 
 FOLDER = "hyperseg_jax"  # in the home folder of each host
 UP, GONE = ("READY", "ACTIVE"), ("PREEMPTED", "TERMINATED", "STOPPED", "SUSPENDED", "FAILED")  # GONE: delete and create again
-UNREACHABLE = "unreachable"  # gcloud got no answer: says nothing about the slice
-RUNNING = "'^[^ ]*python -m hyperseg_jax[.]train'"  # not the shell whose text names it
-STOP = (  # with time for a checkpoint
+UNREACHABLE = "unreachable"  # gcloud got no answer; the state of the slice is unknown
+# Matches the training process, but not a shell whose command contains this pattern.
+RUNNING = "'^[^ ]*python -m hyperseg_jax[.]train'"
+STOP = (  # shell script that stops training on a host, after up to 300 s for saving a checkpoint
     f"pkill -TERM -f {RUNNING}\n"
     f"for second in $(seq 300); do pgrep -f {RUNNING} >/dev/null || break; sleep 1; done\n"
     f"pkill -KILL -f {RUNNING}\n"
@@ -36,13 +37,13 @@ class Tpu:
     """The gcloud commands for one slice (a TPU VM), or for one queued resource of one or several slices."""
 
     def __init__(self, parsed: argparse.Namespace):
-        self.name, self.parsed, self.slice = parsed.name, parsed, slices.get(parsed.type)
+        self.name, self.parsed, self.slice = parsed.name, parsed, slices.find_slice(parsed.type)
         self.group = ["gcloud", "compute", "tpus", "queued-resources" if parsed.queued else "tpu-vm"]
         self.place = [f"--zone={parsed.zone}", *([f"--project={parsed.project}"] if parsed.project else [])]
         self.everywhere = ["--worker=all", *(["--node=all"] if parsed.queued else [])]
         self.answered = False
 
-    def create(self) -> list[str]:
+    def create_command(self) -> list[str]:
         parsed, image = self.parsed, self.parsed.image or self.slice.image
         flags = [f"--accelerator-type={self.slice.accelerator}"]
         if parsed.queued:
@@ -52,7 +53,7 @@ class Tpu:
             flags += [f"--version={image}"]
         flags += [f"--{word}" for word in ("spot", "reserved") if getattr(parsed, word)]
         flags += [f"--service-account={parsed.service_account}"] if parsed.service_account else []
-        # The rights are the service account's; without this scope a VM may not use those that it has on the bucket.
+        # The service account determines the permissions; without this scope, the VM may not use those on the bucket.
         return [
             *self.group,
             "create",
@@ -62,40 +63,48 @@ class Tpu:
             "--scopes=https://www.googleapis.com/auth/cloud-platform",
         ]
 
-    def delete(self) -> list[str]:
-        force = ["--force"] if self.parsed.queued else []  # with its nodes
+    def delete_command(self) -> list[str]:
+        force = ["--force"] if self.parsed.queued else []  # deletes its nodes as well
         return [*self.group, "delete", self.name, *self.place, *force, "--quiet"]
 
-    def describe(self) -> list[str]:
+    def describe_command(self) -> list[str]:
         field = "state.state" if self.parsed.queued else "state"
         return [*self.group, "describe", self.name, *self.place, f"--format=value({field})"]
 
-    def copy(self, path: str) -> list[str]:
+    def copy_command(self, path: str) -> list[str]:
         return [*self.group, "scp", path, f"{self.name}:{FOLDER}.tar.gz", *self.place, *self.everywhere]
 
-    def ssh(self, command: str) -> list[str]:
+    def ssh_command(self, command: str) -> list[str]:
         return [*self.group, "ssh", self.name, *self.place, *self.everywhere, f"--command={command}"]
 
     def state(self) -> str | None:
-        """READY (or ACTIVE), another state of the published enumerations, UNREACHABLE, or None where there is no such slice."""
-        shown = subprocess.run(self.describe(), capture_output=True, text=True, check=False)
-        missing = "NOT_FOUND" in shown.stderr
-        if shown.returncode and not missing:
-            reason = " ".join(shown.stderr.split())
-            if not self.answered:  # wrong rights or a wrong zone rather than a bad line
-                raise common.LaunchError(f"gcloud cannot look for {self.name}: {reason}")
-            print(f"gcloud cannot see {self.name} now: {reason}", file=sys.stderr, flush=True)
+        """Returns the state of the slice as reported by gcloud, such as READY; None if there is no such slice, UNREACHABLE if
+        gcloud fails. Raises LaunchError if gcloud has never succeeded."""
+        result = subprocess.run(self.describe_command(), capture_output=True, text=True, check=False)
+        missing = "NOT_FOUND" in result.stderr
+        if result.returncode and not missing:
+            reason = " ".join(result.stderr.split())
+            if not self.answered:  # probably missing permissions or a wrong zone, not a network failure
+                raise common.LaunchError(
+                    f"gcloud cannot read the state of {self.name} ({reason}); check --zone, --project and your permissions"
+                )
+            print(
+                f"gcloud cannot read the state of {self.name} at the moment ({reason}); trying again",
+                file=sys.stderr,
+                flush=True,
+            )
             return UNREACHABLE
         self.answered = True
-        return None if missing else shown.stdout.strip()
+        return None if missing else result.stdout.strip()
 
 
-def pack(path: str) -> list[str]:
+def pack_command(path: str) -> list[str]:
     return ["tar", "-czf", path, "-C", str(common.ROOT), "--exclude=__pycache__", *common.SOURCES]
 
 
-def install(mounts: Sequence[common.Mount]) -> str:
-    """Shell text for one host. The hosts' own Python is 3.10; uv brings 3.11."""
+def install_script(mounts: Sequence[common.Mount]) -> str:
+    """Returns the shell script that installs the package and mounts the buckets on a host. Its system Python is 3.10, so uv
+    installs 3.11."""
     lines = [
         "set -e",
         f"rm -rf {FOLDER} && mkdir {FOLDER} && tar -xzf {FOLDER}.tar.gz -C {FOLDER}",
@@ -121,23 +130,26 @@ def install(mounts: Sequence[common.Mount]) -> str:
     return "\n".join(lines)
 
 
-def start(parsed: argparse.Namespace) -> str:
-    """Shell text for one host: ends what an earlier start left running there, then trains."""
+def start_script(parsed: argparse.Namespace) -> str:
+    """Returns the shell script that stops an earlier training on a host, if one is still running, and trains."""
     enter = f"export PATH=~/hyperseg_env/bin:$PATH\ncd {FOLDER} || exit 1\n"
-    return STOP + enter + common.guarded(common.train_command(parsed))
+    return STOP + enter + common.script_with_stop_status(common.train_command(parsed))
 
 
 def install_everywhere(tpu: Tpu) -> bool:
+    """Copies this checkout to all hosts and installs it. Returns whether that succeeded."""
     with tempfile.TemporaryDirectory() as folder:
         archive = str(pathlib.Path(folder) / f"{FOLDER}.tar.gz")
-        subprocess.run(pack(archive), check=True)
-        return not common.call(tpu.copy(archive)) and not common.call(tpu.ssh(install(tpu.parsed.mount)))
+        subprocess.run(pack_command(archive), check=True)
+        return not common.run_command(tpu.copy_command(archive)) and not common.run_command(
+            tpu.ssh_command(install_script(tpu.parsed.mount))
+        )
 
 
-def train(tpu: Tpu, poll: float) -> int:
-    """Runs on all hosts; gives the status, or 255 as soon as the slice is no longer up (ssh may hang for long then)."""
-    command = tpu.ssh(start(tpu.parsed))
-    common.show(command)
+def train_once(tpu: Tpu, poll: float) -> int:
+    """Trains on all hosts. Returns the exit status, or 255 as soon as the slice is not up anymore, as ssh may then hang."""
+    command = tpu.ssh_command(start_script(tpu.parsed))
+    common.print_command(command)
     process = subprocess.Popen(command)
     try:
         while True:
@@ -147,86 +159,97 @@ def train(tpu: Tpu, poll: float) -> int:
                 if tpu.state() not in (*UP, UNREACHABLE):
                     return 255
     except KeyboardInterrupt:
-        print(f"stopping the run; {tpu.name} stays, the same command goes on", flush=True)
-        common.call(tpu.ssh(STOP))
+        print(f"stopping the run; {tpu.name} is kept, and the same command resumes", flush=True)
+        common.run_command(tpu.ssh_command(STOP))
         raise
     finally:
         if process.poll() is None:
             process.kill()
 
 
-def watch(tpu: Tpu, retries: int, poll: float) -> int:
-    """Brings the run to its end through preemptions; gives up after `retries` failures in a row that are no preemption.
+def run_to_end(tpu: Tpu, retries: int, poll: float) -> int:
+    """Creates the slice and trains, again after each preemption, until the run ends. Returns the exit status.
 
-    Once the slice has been up, creating it again is tried without end. Status 2 of training is bad input: nothing mends that.
+    Gives up after more than `retries` consecutive failures other than preemption, and after status 2 of training, which means
+    invalid input. Once the slice has been up, failures to create it again do not count.
     """
     failures, been_up = 0, False
     while failures <= retries:
         state = tpu.state()
         if state in UP:
             been_up = True
-            status = train(tpu, poll) if install_everywhere(tpu) else 1
+            status = train_once(tpu, poll) if install_everywhere(tpu) else 1
             still = tpu.state()
             if status == 2 or (status == 0 and still in UP):
                 return status
             failures = failures + 1 if still in UP else 0
         elif state is None or state in GONE:
             if state:
-                print(f"{tpu.name} is {state}; creating it again, the run goes on from {tpu.parsed.workdir}", flush=True)
-            failed = (state and common.call(tpu.delete())) or common.call(tpu.create()) or state == "FAILED"
+                print(f"{tpu.name} is {state}; creating it again; the run resumes from {tpu.parsed.workdir}", flush=True)
+            failed = (
+                (state and common.run_command(tpu.delete_command()))
+                or common.run_command(tpu.create_command())
+                or state == "FAILED"
+            )
             failures += bool(failed) and not been_up
         time.sleep(poll)
-    print(f"error: {failures} failures in a row", file=sys.stderr)
+    print(f"error: {failures} consecutive failures; see the output above", file=sys.stderr)
     return 1
 
 
-def dry_run(tpu: Tpu) -> None:
+def print_dry_run(tpu: Tpu) -> None:
+    """Prints the commands of a run without running them."""
     archive = f"{FOLDER}.tar.gz"
-    common.show(tpu.create())
+    common.print_command(tpu.create_command())
     print(f"# until it is {'ACTIVE' if tpu.parsed.queued else 'READY'}:")
-    common.show(tpu.describe())
-    for command in (pack(archive), tpu.copy(archive), tpu.ssh(install(tpu.parsed.mount)), tpu.ssh(start(tpu.parsed))):
-        common.show(command)
+    common.print_command(tpu.describe_command())
+    for command in (
+        pack_command(archive),
+        tpu.copy_command(archive),
+        tpu.ssh_command(install_script(tpu.parsed.mount)),
+        tpu.ssh_command(start_script(tpu.parsed)),
+    ):
+        common.print_command(command)
     kept = " (kept)" if tpu.parsed.keep else ""
-    print(f"# when it is one of {', '.join(GONE)}: delete, and from the top; when the run has ended{kept}:")
+    print(f"# if its state is one of {', '.join(GONE)}: delete, and start over; when the run has ended{kept}:")
     if not tpu.parsed.keep:
-        common.show(tpu.delete())
+        common.print_command(tpu.delete_command())
 
 
 def run(arguments: Sequence[str]) -> int:
-    options = common.parser(__doc__)
+    options = common.make_parser(__doc__)
     options.add_argument("--type", required=True, help="v5e-16, v5p-128, ...")
     options.add_argument("--zone", required=True)
-    options.add_argument("--project", help="default: gcloud's")
+    options.add_argument("--project", help="Google Cloud project (default: that of gcloud)")
     options.add_argument("--queued", action="store_true", help="wait for capacity as a queued resource")
     options.add_argument(
         "--slices", type=int, default=1, help="number of slices in one run, connected by the network; needs --queued"
     )
     options.add_argument("--spot", action="store_true", help="cheaper, and may be preempted at any time")
-    options.add_argument("--reserved", action="store_true", help="from a reservation")
+    options.add_argument("--reserved", action="store_true", help="use a reservation")
     options.add_argument("--service-account", help="e-mail of the service account of the hosts")
     options.add_argument("--image", help="TPU VM software version (default: by type)")
     options.add_argument("--retries", type=int, default=3, help="consecutive restarts after failures other than preemption")
     options.add_argument("--poll", type=float, default=30.0, help="seconds between checks of the slice's state")
     options.add_argument("--keep", action="store_true", help="keep the slice after the run has ended")
     common.add_mounts(options)
-    parsed = common.parse(options, arguments)
+    parsed = common.parse_arguments(options, arguments)
     if parsed.slices < 1 or (parsed.slices > 1 and not parsed.queued):
-        raise common.LaunchError(f"--slices {parsed.slices}: several slices come as one queued resource; add --queued")
+        raise common.LaunchError(f"--slices {parsed.slices}: must be at least 1, and several slices require --queued")
     if parsed.spot and parsed.reserved:
         raise common.LaunchError("--spot and --reserved exclude each other; leave one out")
-    parsed.config = common.check_config(parsed.config)
+    parsed.config = common.config_path_on_hosts(parsed.config)
     common.check_workdir(parsed.workdir, parsed.mount)
     tpu = Tpu(parsed)
     if parsed.dry_run:
-        dry_run(tpu)
+        print_dry_run(tpu)
         return 0
-    common.require("gcloud", "see https://cloud.google.com/sdk/docs/install")
-    status = watch(tpu, parsed.retries, parsed.poll)
+    common.require_program("gcloud", "see https://cloud.google.com/sdk/docs/install")
+    status = run_to_end(tpu, parsed.retries, parsed.poll)
     if status == 0 and not parsed.keep:
-        return common.call(tpu.delete())
+        return common.run_command(tpu.delete_command())
     if status:
-        print(f"to delete it: {shlex.join(tpu.delete())}", file=sys.stderr)
+        print(f"to delete it: {shlex.join(tpu.delete_command())}", file=sys.stderr)
     return status
 
 

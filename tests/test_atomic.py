@@ -219,7 +219,7 @@ def test_a_folder_removed_during_writing_is_an_error(tmp_path, gone):
     target.mkdir()
     (target / "a").write_text("before")
     with (
-        pytest.raises(OSError, match="its temporary folder was removed while it was written") as excinfo,
+        pytest.raises(OSError, match="its temporary folder was removed by another process") as excinfo,
         atomic_folder(target) as part,
     ):
         (part / "a").write_text("lost")

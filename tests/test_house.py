@@ -20,7 +20,7 @@ from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten, unflatten
 
 PACKAGE = pathlib.Path(hyperseg_jax.__file__).parent
-CONFIGS = sorted(path.stem for path in configs.folder().glob("*.py") if not path.stem.startswith("_"))
+CONFIGS = sorted(path.stem for path in configs.shipped_folder().glob("*.py") if not path.stem.startswith("_"))
 MANIFEST = pathlib.Path(__file__).parent / "golden" / "hyperseg" / "full_manifest.json"
 HEAVY = ("torch", "tensorflow", "transformers", "jax", "flax", "orbax", "grain", "matplotlib")
 FORBIDDEN = {"eval", "exec", "pickle.load", "pickle.loads", "torch.load", "yaml.load", "yaml.unsafe_load", "marshal.load"}
@@ -85,8 +85,8 @@ def test_the_published_size_has_the_published_names():
     assert len(ours) == 1636
 
 
-def test_files_are_short():
-    roots = (PACKAGE, configs.folder(), *(PACKAGE.parent / name for name in ("tests", "launch", "benchmarks")))
+def test_files_have_at_most_500_lines():
+    roots = (PACKAGE, configs.shipped_folder(), *(PACKAGE.parent / name for name in ("tests", "launch", "benchmarks")))
     lengths = {path: len(path.read_text().splitlines()) for root in roots for path in root.rglob("*.py")}
     assert {root.name for root in roots} <= {part for path in lengths for part in path.parts}
     assert not {str(path): count for path, count in lengths.items() if count > 500}
@@ -149,7 +149,7 @@ def test_imports_of_notebooks_benchmarks_and_configs_exist():
 
 
 def test_files_named_in_documents_exist():
-    """Checks paths in backticks that start with a folder of the repository or a room."""
+    """Checks paths in backticks that start with a folder of the repository or of the package."""
     root = PACKAGE.parent
     tops = {path.name for path in root.iterdir() if path.is_dir()} | {path.name for path in PACKAGE.iterdir() if path.is_dir()}
     missing = []

@@ -64,7 +64,7 @@ def test_old_names_in_config_files_are_reported():
     fields = configs.load("tiny").to_dict()
     fields["optimizer"]["groups"] = fields["optimizer"].pop("param_groups")
     with pytest.raises(UserError, match=r"mine: optimizer\.groups: was renamed to optimizer\.param_groups; use the new name"):
-        configs.check(fields, "mine: ")
+        configs.check_fields(fields, "mine: ")
 
 
 def test_model_folders_of_earlier_versions_load(tmp_path):

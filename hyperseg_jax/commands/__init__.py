@@ -1,7 +1,7 @@
 """Command-line interface: one module for each subcommand of `hyperseg`.
 
 Entry point
-    main.py    parses the arguments, runs the subcommand, prints errors of the input as one line
+    main.py    parses the arguments, runs the subcommand, prints errors caused by the user's input as one line
     script.py  process setup: closed or full output streams, Ctrl-C and SIGTERM
 
 Models

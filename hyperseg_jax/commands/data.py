@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 BUILT = "built"
-"""The name of `hyperseg data build` output in place of a benchmark name."""
+"""Given in place of a benchmark name, stands for the output of `hyperseg data build`."""
 SAMPLING_OPTIONS = ("max_classes", "frames", "sampling", "reach")
-"""Sampling options, which are set when a build is read, not when it is written."""
+"""Reader options that sample prompts or frames. They are set when a build is read, not when it is written."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,10 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    {"toy": _toy, "samples": _samples, "check": _check, "build": _build}[parsed.what](parsed)
+    {"toy": _write_toy, "samples": _write_samples, "check": _check_benchmark, "build": _build_benchmark}[parsed.what](parsed)
 
 
-def _toy(parsed: argparse.Namespace) -> None:
+def _write_toy(parsed: argparse.Namespace) -> None:
     from hyperseg_jax import toy
 
     for name in ("train", "val", "clips"):
@@ -96,23 +96,27 @@ def _toy(parsed: argparse.Namespace) -> None:
     )
 
 
-def _samples(parsed: argparse.Namespace) -> None:
+def _write_samples(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.toy.samples import write_samples
 
     write_samples(parsed.out)
     log(Console(stderr=True), f"{parsed.out}: wrote a sample of each benchmark")
 
 
-def _splits(requested: Sequence[str] | None, available: Sequence[str], name: str) -> Sequence[str]:
-    """Returns the requested splits, or all available ones if none are requested."""
+def _choose_splits(requested: Sequence[str] | None, available: Sequence[str], name: str) -> Sequence[str]:
+    """Returns the requested splits, or all available ones if none are requested. Raises UserError if one is not available.
+
+    name: of the benchmark, for messages.
+    """
     for split in requested or ():
         if split not in available:
-            raise UserError(f"--split {split}: {name} has the splits {', '.join(available)}")
+            raise UserError(f"--split {split}: {name} has no such split; use one of {', '.join(available)}")
     return requested or available
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
+def _progress_bars() -> Iterator[Progress]:
+    """Shows progress bars on stderr during the body."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -120,7 +124,8 @@ def _progress() -> Iterator[Progress]:
         yield progress
 
 
-def _check(parsed: argparse.Namespace) -> None:
+def _check_benchmark(parsed: argparse.Namespace) -> None:
+    """Reads all records of a benchmark and prints a table and the problems. Exits with code 1 if there are problems."""
     from rich.table import Table
 
     from hyperseg_jax.datasets import built, files, layouts
@@ -130,15 +135,15 @@ def _check(parsed: argparse.Namespace) -> None:
         raise UserError(f"--show {parsed.show}: give zero or more")
     open_split: Any
     if parsed.name == BUILT:
-        splits = _splits(parsed.split, built.splits(parsed.root), parsed.root)
+        splits = _choose_splits(parsed.split, built.splits(parsed.root), parsed.root)
         open_split = functools.partial(built.open_checked, parsed.root)
     else:
         layout = layouts.find_layout(parsed.name)
-        splits = _splits(parsed.split, layout.splits, parsed.name)
+        splits = _choose_splits(parsed.split, layout.splits, parsed.name)
         files.existing_folder(parsed.root)
         open_split = functools.partial(layout.open, parsed.root)
     reports: dict[str, Report] = {}
-    with _progress() as progress:
+    with _progress_bars() as progress:
         for split in splits:
             bar = progress.add_task(cell(f"{parsed.name} {split}"), total=None)
             advance = functools.partial(progress.update, bar)
@@ -166,20 +171,21 @@ def _check(parsed: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
-def _build(parsed: argparse.Namespace) -> None:
+def _build_benchmark(parsed: argparse.Namespace) -> None:
+    """Writes the splits of a benchmark as ArrayRecord shards."""
     from hyperseg_jax.datasets import files, layouts
     from hyperseg_jax.datasets.builds.build import Plan, build
     from hyperseg_jax.datasets.builds.store import Store
 
     layout = layouts.find_layout(parsed.name)
-    splits = _splits(parsed.split, layout.splits, parsed.name)
-    options = dict(_option(text) for text in parsed.option)
+    splits = _choose_splits(parsed.split, layout.splits, parsed.name)
+    options = dict(_parse_option(text) for text in parsed.option)
     for split in splits:
         layout.check_options(f"--option: the reader of {parsed.name}", split, options)
     if parsed.workers < 1:
         raise UserError(f"--workers {parsed.workers}: give at least 1")
     root = files.existing_folder(parsed.root)
-    with _progress() as progress:
+    with _progress_bars() as progress:
         for split in splits:
             settings = {"name": parsed.name, "split": split, "options": options, "files": layout.sizes(root, split)}
             plan = Plan(settings, parsed.shard_size, parsed.long_edge, parsed.skip_bad)
@@ -193,11 +199,12 @@ def _build(parsed: argparse.Namespace) -> None:
             log(progress.console, line)
 
 
-def _option(text: str) -> tuple[str, Any]:
-    """Parses "sentences=joined" or "prompts_per_example=4": the value as JSON, as True, False or None, or as a string."""
+def _parse_option(text: str) -> tuple[str, Any]:
+    """Parses an --option as (name, value), such as "prompts_per_example=4". The value is JSON, True, False, None, or else a
+    string."""
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise UserError(f"--option {text}: give NAME=VALUE")
+        raise UserError(f"--option {text}: give NAME=VALUE, as in prompts_per_example=4")
     if name in SAMPLING_OPTIONS:
         raise UserError(f"--option {text}: set {name} when the build is read, not when it is written (docs/data.md)")
     try:

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     many.add_argument("--benchmarks", help="comma-separated, such as refcoco,reasonseg,coco_panoptic (docs/metrics.md)")
     many.add_argument(
         "--config",
-        help=f"sizes, tokenizer, mesh: a config file, or a shipped config: {', '.join(configs.shipped())}",
+        help=f"sizes, tokenizer, mesh: a config file, or a shipped config: {', '.join(configs.shipped_names())}",
     )
     many.add_argument("--checkpoint", help="a workdir, a model folder, or a shipped model, matching the config")
     many.add_argument(
@@ -69,15 +69,19 @@ def run(parsed: argparse.Namespace) -> None:
             parsed.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--out {parsed.out}: cannot be written ({error.strerror}); give another folder") from error
-        check_out(parsed.out, (), ("scores.json", "predictions.png"))
+        check_output_paths(parsed.out, (), ("scores.json", "predictions.png"))
     if parsed.benchmarks is not None:
-        if parsed.model or parsed.tasks or not (parsed.config and parsed.checkpoint):
-            raise UserError("--benchmarks requires --config and --checkpoint, and excludes --model and --tasks")
-        from hyperseg_jax.commands.evaluate_benchmarks import on_benchmarks
+        if parsed.model or parsed.tasks:
+            raise UserError("--benchmarks excludes --model and --tasks; remove them, and give the model as --checkpoint")
+        if not (parsed.config and parsed.checkpoint):
+            raise UserError("--benchmarks requires --config and --checkpoint; give both")
+        from hyperseg_jax.commands.evaluate_benchmarks import evaluate_benchmarks
 
-        on_benchmarks(parsed)
-    elif not parsed.model or parsed.config or parsed.checkpoint:
-        raise UserError("give --model, or --benchmarks with --config and --checkpoint")
+        evaluate_benchmarks(parsed)
+    elif parsed.config or parsed.checkpoint:
+        raise UserError("--config and --checkpoint require --benchmarks; add it, or give only --model")
+    elif not parsed.model:
+        raise UserError("no model to evaluate; give --model, or --benchmarks with --config and --checkpoint")
     elif parsed.overrides:
         override = printing.escaped(parsed.overrides[0])
         raise UserError(
@@ -85,11 +89,12 @@ def run(parsed: argparse.Namespace) -> None:
             "--data-root"
         )
     else:
-        _on_own_tasks(parsed)
+        _evaluate_own_tasks(parsed)
 
 
-def check_out(out: pathlib.Path, folders: Iterable[str], files: Iterable[str]) -> None:
-    """Raises UserError if one of these files or folders cannot be written below --out. Called before the evaluation starts."""
+def check_output_paths(out: pathlib.Path, folders: Iterable[str], files: Iterable[str]) -> None:
+    """Raises UserError if one of these files or folders cannot be written into the folder --out, because something else has its
+    name or it is a link out of --out. Called before the evaluation, which may take hours."""
     for name in folders:
         with naming(out):
             paths.join_inside(out, name)
@@ -100,7 +105,8 @@ def check_out(out: pathlib.Path, folders: Iterable[str], files: Iterable[str]) -
             raise UserError(f"--out {out}: {name} is a folder, but a file is written there; remove it, or give another folder")
 
 
-def _on_own_tasks(parsed: argparse.Namespace) -> None:
+def _evaluate_own_tasks(parsed: argparse.Namespace) -> None:
+    """Evaluates a model on the validation sets of the tasks in its config, and prints a table of scores."""
     from hyperseg_jax.data import sources
     from hyperseg_jax.evaluation.text_controls import referring_with_controls
     from hyperseg_jax.evaluation.validation import Evaluation, evaluate
@@ -114,7 +120,7 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
     config = model.config.copy_and_resolve_references()
     requested = [name.strip() for name in parsed.tasks.split(",")] if parsed.tasks else list(config.data.tasks)
     if unknown := [name for name in requested if name not in config.data.tasks]:
-        raise UserError(f"--tasks {', '.join(unknown)}: not in the model's config; it has {', '.join(config.data.tasks)}")
+        raise UserError(f"--tasks {', '.join(unknown)}: not in the model's config; use some of {', '.join(config.data.tasks)}")
     where, config_root = printing.one_line(folder / "config.json"), config.data.get("root", "")
     if config_root and not parsed.data_root:
         raise UserError(
@@ -128,7 +134,7 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
     tasks = sources.build(config, systems.get(config.system), console=console, for_training=False, split=parsed.split)
     tasks = {name: tasks[name] for name in requested if name in tasks}
     if not tasks:
-        raise UserError(f"--split {parsed.split}: {', '.join(requested)} has no such split; remove the option")
+        raise UserError(f"--split {parsed.split}: no such split of {', '.join(requested)}; remove the option")
     with Progress(console=console) as progress:
         bars = {name: progress.add_task(printing.cell(name), total=None) for name in tasks}
         evaluation = evaluate(

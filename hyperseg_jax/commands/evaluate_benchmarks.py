@@ -15,7 +15,7 @@ from rich.table import Table
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.atomic import write_text
-from hyperseg_jax.commands.evaluate import check_out
+from hyperseg_jax.commands.evaluate import check_output_paths
 from hyperseg_jax.data import sources
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import benchmark_run, benchmarks
@@ -32,10 +32,10 @@ from hyperseg_jax.weights import model_folder
 
 PARTIAL = "partial"  # folder of partial results below --out
 WRITING = 24 * 3600
-"""Timeout in seconds of the other hosts while the first host writes files: PNGs of a submission may take hours."""
+"""Seconds that the other hosts wait while the first host writes files: the images of a submission may take hours."""
 
 
-def on_benchmarks(parsed: argparse.Namespace) -> None:
+def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
     """Evaluates a checkpoint on the requested benchmarks and prints a table of scores; --out also writes result files."""
     config = configs.load(parsed.config, parsed.overrides)
     apply_block(config.get("limits", {}), parsed.limits)
@@ -49,9 +49,9 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
         for name, line in chosen.items():
             benchmarks.check_task(name, line, config)
         if parsed.out:
-            check_out(parsed.out, (PARTIAL, *chosen), (f"{name}.png" for name in chosen))
+            check_output_paths(parsed.out, (PARTIAL, *chosen), (f"{name}.png" for name in chosen))
             for name in chosen:
-                _check_submission(parsed.out / name)
+                _check_submission_paths(parsed.out / name)
         folder = model_folder.find(parsed.checkpoint)
         root = parsed.data_root or config.data.root
         if not root:
@@ -64,20 +64,20 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
         states = parsed.out / PARTIAL if parsed.out else None
         if states and hosts.is_primary():
             states.mkdir(exist_ok=True)
-        asked = {"config": config.to_json(sort_keys=True), "checkpoint": _stamp(folder), "root": str(root)}
+        run_settings = {"config": config.to_json(sort_keys=True), "checkpoint": _identify_checkpoint(folder), "root": str(root)}
         scores: dict[str, dict[str, float]] = {}
-        with placement.use(mesh), _bars(console) as bars:
+        with placement.use(mesh), _progress_bars(console) as bars:
             lines = {name: bars.add_task(name, total=len(task.val or ())) for name, task in tasks.items()}
             for name, task in tasks.items():
                 state_file = states / f"{name}.json" if states else None
-                progress = functools.partial(_advance, bars, lines[name])
+                progress = functools.partial(_update_bar, bars, lines[name])
                 result = benchmark_run.run(
                     engine,
                     chosen[name],
                     task,
                     rules=parsed.rules,
                     limit=parsed.limit,
-                    settings=asked,
+                    settings=run_settings,
                     batch_size=parsed.batch_size,
                     state_file=state_file,
                     workers=config.data.workers,
@@ -92,7 +92,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
                     result.cases.save_sheet(parsed.out / f"{name}.png", examples)
                     if writer := WRITERS.get(chosen[name].submission):
                         (parsed.out / name).mkdir(exist_ok=True)
-                        submission = _submission(writer, parsed.out / name, result, examples, state_file)
+                        submission = _write_submission(writer, parsed.out / name, result, examples, state_file)
                         log(console, f"submission for the evaluation server: {submission}")
                 if parsed.out:
                     hosts.exchange(f"the files of {name}", seconds=WRITING)
@@ -111,17 +111,17 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
     hosts.shut_down()
 
 
-def _check_submission(folder: pathlib.Path) -> None:
-    """Raises UserError if the submission files cannot replace the existing files."""
-    check_out(folder, (), (f"submission{end}" for end in (".zip", ".json", ".xlsx")))
+def _check_submission_paths(folder: pathlib.Path) -> None:
+    """Raises UserError if files or folders in the output folder of a benchmark are in the way of a submission."""
+    check_output_paths(folder, (), (f"submission{end}" for end in (".zip", ".json", ".xlsx")))
     coco_panoptic.check(folder / "submission")
 
 
-def _submission(
+def _write_submission(
     writer: Any, folder: pathlib.Path, result: benchmark_run.PartialResults, examples: Any, state_file: Any
 ) -> pathlib.Path:
-    """Writes the submission for an evaluation server. Raises UserError if predictions of an earlier run, read from
-    `state_file`, are invalid."""
+    """Writes the submission for an evaluation server and returns its path. Raises UserError if predictions that an interrupted
+    run has saved to `state_file` are invalid."""
     try:
         return writer(folder, [row for *_, row in result.rows], examples)
     except (ValueError, TypeError, LookupError, ArithmeticError, MemoryError) as error:
@@ -135,8 +135,8 @@ def load_engine(
     config: ml_collections.ConfigDict, system: systems.System, folder: pathlib.Path, mesh: placement.Placement
 ) -> Engine:
     """Loads the weights of a model folder onto the mesh. Raises UserError if they do not match the config."""
-    shardings = placement.shardings(system.boxed_shapes(config), mesh)
-    params = model_folder.load_params(folder, placement.abstract_arrays(system.shapes(config), shardings))
+    shardings = placement.parameter_shardings(system.boxed_shapes(config), mesh)
+    params = model_folder.load_params(folder, placement.add_shardings(system.shapes(config), shardings))
     return Engine.from_system(system, config, params, mesh.batch)
 
 
@@ -152,21 +152,21 @@ def scores_table(scores: Mapping[str, Mapping[str, float]], rules: str) -> Table
 
 
 def score_text(metric: str, value: float) -> str:
-    """Formats a score: counts and numbers of clicks unchanged, fractions in percent."""
+    """Formats a score: fractions in percent; counts and numbers of clicks (noc@) unchanged."""
     if metric in ("count", "classes"):
         return f"{value:.0f}"
     return f"{value:.2f}" if metric.startswith("noc@") else f"{100 * value:.2f}"
 
 
-def _stamp(folder: pathlib.Path) -> list[Any]:
-    """Returns the identity of a checkpoint: path, size and modification time."""
+def _identify_checkpoint(folder: pathlib.Path) -> list[Any]:
+    """Returns path, size and modification time of the weights file, by which a resumed evaluation recognizes its checkpoint."""
     stat = (folder / "model.safetensors").stat()
     return [str(folder.resolve()), stat.st_size, stat.st_mtime_ns]
 
 
-def _advance(bars: Progress, line: TaskID, done: int, count: int) -> None:
+def _update_bar(bars: Progress, line: TaskID, done: int, count: int) -> None:
     bars.update(line, completed=done, total=count)
 
 
-def _bars(console: Console) -> Progress:
+def _progress_bars(console: Console) -> Progress:
     return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--print-table", action="store_true", help="print our and the authors' parameter names, and exit")
     parser.add_argument(
-        "--config", help=f"with --print-table: a config file, or a shipped config: {', '.join(configs.shipped())}"
+        "--config", help=f"with --print-table: a config file, or a shipped config: {', '.join(configs.shipped_names())}"
     )
 
 
@@ -43,7 +43,7 @@ def run(parsed: argparse.Namespace) -> None:
     console = Console()
     if parsed.print_table:
         if not (parsed.config or parsed.workdir):
-            raise UserError("--print-table: give --config, or a WORKDIR")
+            raise UserError("--print-table needs a config; give --config or a WORKDIR")
         config = (
             configs.load(parsed.config, parsed.overrides)
             if parsed.config
@@ -53,11 +53,13 @@ def run(parsed: argparse.Namespace) -> None:
             print(printable(line))
         return
     if parsed.config or parsed.overrides:
-        raise UserError("--config is only valid with --print-table; an export uses the config of its WORKDIR")
+        raise UserError(
+            "--config is only valid with --print-table, as an export uses the config of its WORKDIR; remove --config"
+        )
     if not parsed.workdir:
-        raise UserError("give the WORKDIR to export, or --print-table with --config")
+        raise UserError("nothing to export; give a WORKDIR, or --print-table with --config")
     if parsed.out is None and not pathlib.Path(parsed.workdir).is_dir():
-        raise UserError(f"{parsed.workdir} is a shipped model; give the output folder with --out")
+        raise UserError(f"{parsed.workdir}: is not a local folder; give the output folder with --out")
     out = parsed.out or pathlib.Path(parsed.workdir) / f"export-{parsed.part or parsed.format}"
     report = exporting.export_weights(
         parsed.workdir, out, format=parsed.format, part=parsed.part, dtype=parsed.dtype, strict_authors=parsed.strict_authors

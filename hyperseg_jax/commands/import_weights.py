@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file or folder, a gs:// path, or a Hugging Face name (owner/name)",
     )
     parser.add_argument(
-        "--config", required=True, help=f"config of the model: a file, or a shipped config: {', '.join(configs.shipped())}"
+        "--config",
+        required=True,
+        help=f"config of the model: a file, or a shipped config: {', '.join(configs.shipped_names())}",
     )
     parser.add_argument("--system", help="the expected system of the config; fails if it has another one")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="the output model folder")
@@ -43,7 +45,9 @@ def run(parsed: argparse.Namespace) -> None:
     config = configs.load(parsed.config, parsed.overrides)
     apply_block(config.get("limits", {}), parsed.limits)
     if parsed.system not in (None, config.system):
-        raise UserError(f"--system {parsed.system}: the system of {parsed.config} is {config.system}")
+        raise UserError(
+            f"--system {parsed.system}: the system of {parsed.config} is {config.system}; give the right config, or no --system"
+        )
     paths = [fetch(source) for source in parsed.sources]
     report = import_weights(paths, config, parsed.out, dtype=parsed.dtype, tokenizer=parsed.tokenizer)
     console = Console()

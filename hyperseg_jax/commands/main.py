@@ -49,7 +49,8 @@ WRITTEN = ("--workdir", "--out")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the console script, or, with arguments, a single command within a larger process."""
+    """Runs the command line. arguments: without the program name; None: takes those of the process, sets up its streams and
+    signals (see `script`), and ends the process."""
     if arguments is None:
         with script():
             return main(sys.argv[1:])
@@ -84,11 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if unknown:
             raise UserError(f"unknown argument {unknown[0]}; see hyperseg {parsed.verb} --help")
         if overrides and not hasattr(parsed, "config"):
-            raise UserError(f"hyperseg {parsed.verb} takes no --config overrides")
+            raise UserError(f"--config.{escaped(overrides[0])}: hyperseg {parsed.verb} takes no --config overrides; remove it")
         prompt = getattr(parsed, "text", None)  # a text prompt may contain anything
         if web := next((text for text in arguments if WEB_ADDRESS.match(text) and text != prompt), None):
             raise UserError(f"{web}: web addresses are not supported; download the file, and give its path")
-        allowed = [value for name in IN_BUCKETS for value in _strings(getattr(parsed, name, None))]
+        allowed = [value for name in IN_BUCKETS for value in _list_strings(getattr(parsed, name, None))]
         for text in arguments:
             if (url := BUCKET.match(text)) and text != prompt and url[1] not in allowed:
                 stores.check_local(url[1])
@@ -118,11 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error, OSError) and error.filename is not None:  # such as a full disk or missing permissions
             _print_error(f"{os.fsdecode(error.filename)}: {error.strerror}; --traceback shows where the error occurred")
             raise SystemExit(2) from None
-        _print_error(_internal_error(error))
+        _print_error(_internal_error_message(error))
         raise SystemExit(1) from None
 
 
-def _strings(value: Any) -> list[str]:
+def _list_strings(value: Any) -> list[str]:
     """Returns the strings of an argument with one or more values."""
     return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
 
@@ -142,7 +143,8 @@ def _split_limits(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _parse_limits(parsed: argparse.Namespace, settings: Sequence[str]) -> Mapping[str, Any]:
-    """Parses NAME=VALUE settings of limits. Commands that train or plan also get them as config overrides."""
+    """Parses NAME=VALUE settings of limits and returns {name: value}. For train, sweep and plan, also adds them to the config
+    overrides."""
     values: dict[str, Any] = {}
     for text in settings:
         name, equals, value = text.partition("=")
@@ -159,7 +161,8 @@ def _parse_limits(parsed: argparse.Namespace, settings: Sequence[str]) -> Mappin
     return parsed.limits
 
 
-def _internal_error(error: BaseException) -> str:
+def _internal_error_message(error: BaseException) -> str:
+    """Returns the message for an unexpected exception."""
     message = f"{type(error).__name__}: {escaped(first_line(error))}"
     return f"internal error of hyperseg, not caused by your input ({message}); --traceback shows where; please report it"
 

@@ -14,7 +14,9 @@ from hyperseg_jax.untrusted.printing import cell, log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, help=f"a config file, or a shipped config: {', '.join(configs.shipped())}")
+    parser.add_argument(
+        "--config", required=True, help=f"a config file, or a shipped config: {', '.join(configs.shipped_names())}"
+    )
     parser.add_argument("--topology", required=True, help="the TPU slice: generation and chips along each side (v5e:4x4)")
     parser.add_argument("--task", action="append", help="a task of the config; repeatable; default: all")
     parser.epilog = (
@@ -32,14 +34,14 @@ def run(parsed: argparse.Namespace) -> None:
     config = configs.load(parsed.config, parsed.overrides)
     apply_block(config.get("limits", {}))
     console = Console()
-    devices = topologies.devices(parsed.topology)
+    devices = topologies.slice_devices(parsed.topology)
     title = cell(f"{parsed.config} on {parsed.topology}")
     table = Table("task", "examples per chip", "peak GB per chip", "upper bound", "fits", title=title)
     problems: list[str] = []
     messages: dict[str, None] = {}  # unique messages, in order
     for task in parsed.task or sources.programs(config):
         with console.status(f"compiling the {task} step"):
-            plan = planning.plan(config, task, devices)
+            plan = planning.compile_step(config, task, devices)
         mesh = " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
         memory = [f"{n / 1e9:.2f}" for n in (plan.memory.peak, plan.memory.needed)] if plan.memory else ["-", "-"]
         messages[f"preset {plan.preset}: {mesh}"] = None

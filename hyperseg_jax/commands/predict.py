@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    _check(parsed)
+    _check_options(parsed)
     from hyperseg_jax.data.video_files import image_files, is_video, read_frames
     from hyperseg_jax.predictors.model import load, read_image
 
@@ -72,16 +72,16 @@ def run(parsed: argparse.Namespace) -> None:
     # Reads the first frame before the model, so that invalid input fails without the slow loading of the model.
     frames = read_frames(parsed.image) if has_frames else iter([read_image(parsed.image)])
     frame = next(frames)
-    names = _stems(parsed.image, image_files(parsed.image) if parsed.image.is_dir() else [])
-    regions, labels = _regions(parsed.point, parsed.box, parsed.scribble, frame.shape[:2])
+    names = _output_stems(parsed.image, image_files(parsed.image) if parsed.image.is_dir() else [])
+    regions, labels = _parse_regions(parsed.point, parsed.box, parsed.scribble, frame.shape[:2])
     model = load(parsed.model)
     report: dict = {"model": str(parsed.model), "image": str(parsed.image)}
-    with _results(parsed.out, parsed.image) as out:
+    with _replace_results(parsed.out, parsed.image) as out:
         if has_frames:
             rows = []
             predictions = model.segment_video(itertools.chain([frame], frames), parsed.text, no_target_threshold=absent)
             for (name, stem), (frame, predicted) in zip(names, predictions, strict=False):
-                rows.append({"frame": name, "segments": _write(out, stem, frame, predicted)})
+                rows.append({"frame": name, "segments": _write_images(out, stem, frame, predicted)})
             report |= {"text": parsed.text, "frames": rows}
             summary = f"{len(rows)} frames, {parsed.text!r} found in {sum(bool(row['segments']) for row in rows)}"
         else:
@@ -89,18 +89,18 @@ def run(parsed: argparse.Namespace) -> None:
                 predicted = model.segment(frame, parsed.text, no_target_threshold=absent, reasoning=parsed.reasoning)
                 report["text"] = parsed.text
             elif parsed.classes is not None:
-                predicted = model.segment_classes(frame, _names(parsed.classes), stuff=_names(parsed.stuff))
-                report["classes"] = _names(parsed.classes) + _names(parsed.stuff)
+                predicted = model.segment_classes(frame, _split_names(parsed.classes), stuff=_split_names(parsed.stuff))
+                report["classes"] = _split_names(parsed.classes) + _split_names(parsed.stuff)
             else:
                 predicted = model.segment_regions(frame, regions, labels=labels)
-            report["segments"] = _write(out, next(names)[1], frame, predicted)
+            report["segments"] = _write_images(out, next(names)[1], frame, predicted)
             summary = "; ".join(f"{s.label} ({s.mask.mean():.1%} of the image, score {s.score:.2f})" for s in predicted)
         (out / "result.json").write_text(strict_json.dumps(report))
     log(console, f"found: {summary or 'no matching object'}\nwrote {parsed.out}/")
 
 
-def _check(parsed: argparse.Namespace) -> None:
-    """Validates the options before any file is read."""
+def _check_options(parsed: argparse.Namespace) -> None:
+    """Raises UserError for invalid combinations of options, before any file is read."""
     has_regions = bool(parsed.point or parsed.box or parsed.scribble)
     if sum((parsed.text is not None, parsed.classes is not None, has_regions)) != 1:
         raise UserError("give exactly one kind of prompt: a text, or --classes, or --point / --box / --scribble")
@@ -111,12 +111,12 @@ def _check(parsed: argparse.Namespace) -> None:
     if parsed.reasoning and parsed.text is None:
         raise UserError("--reasoning requires a text; give the question")
     if not parsed.image.exists():
-        raise UserError(f"{parsed.image}: no such file or folder")
+        raise UserError(f"{parsed.image}: no such file or folder; give an image, a video, or a folder of frames")
 
 
-def _stems(image: pathlib.Path, frames: list[pathlib.Path]) -> Iterator[tuple[str, str]]:
-    """Returns an iterator over (name, file stem of the results) of the image or of all frames. Frames of a video file are
-    numbered from 0, without end. Raises UserError if a file name is too long."""
+def _output_stems(image: pathlib.Path, frames: list[pathlib.Path]) -> Iterator[tuple[str, str]]:
+    """Returns an iterator over (name, stem of the output file names) of the image or of each frame. frames: files of a folder
+    of frames, or []. Frames of a video file are numbered from 0, without end. Raises UserError if a file name is too long."""
     from hyperseg_jax.data.video_files import is_video
 
     if is_video(image) and not frames:
@@ -130,7 +130,8 @@ def _stems(image: pathlib.Path, frames: list[pathlib.Path]) -> Iterator[tuple[st
     return iter(names)
 
 
-def _write(out: pathlib.Path, stem: str, frame: np.ndarray, segments: Prediction) -> list[dict]:
+def _write_images(out: pathlib.Path, stem: str, frame: np.ndarray, segments: Prediction) -> list[dict]:
+    """Writes the masks and the overlay of a frame as PNG files. Returns the entry of each mask in result.json."""
     rows = []
     for k, segment in enumerate(segments, 1):
         name = f"{stem}_mask{k}.png" if len(segments) > 1 else f"{stem}_mask.png"
@@ -141,9 +142,9 @@ def _write(out: pathlib.Path, stem: str, frame: np.ndarray, segments: Prediction
 
 
 @contextlib.contextmanager
-def _results(out: pathlib.Path, image: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder that atomically replaces `out`. Earlier results are replaced; a folder with any other files, or
-    with the input `image`, raises UserError."""
+def _replace_results(out: pathlib.Path, image: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a temporary folder for the results, which atomically replaces `out` on exit. Raises UserError if `out` contains
+    anything but results of an earlier run, or the input `image`."""
     folder = pathlib.Path(os.path.realpath(out))  # follows a link given by the user
     if folder == pathlib.Path.cwd():
         raise UserError(f"--out {out}: is the current directory; give a separate folder")
@@ -155,42 +156,49 @@ def _results(out: pathlib.Path, image: pathlib.Path) -> Iterator[pathlib.Path]:
         raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); give another folder") from error
 
 
-def _names(text: str | None) -> list[str]:
+def _split_names(text: str | None) -> list[str]:
+    """Splits a comma-separated list of class names."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
-def _regions(
+def _parse_regions(
     points: list[str], boxes: list[str], scribbles: list[str], size: tuple[int, int]
 ) -> tuple[list[Region], list[str]]:
-    """Parses points, boxes and scribbles in an image of this (height, width). Returns the regions and their labels."""
+    """Parses the values of --point, --box and --scribble for an image of this (height, width). Returns the regions and the text
+    that labels each in the results. Boxes are clipped to the image."""
     regions, labels = [], []
     for text in points:
-        (point,) = _coordinates("--point", text, 2, size)
+        (point,) = _parse_coordinates("--point", text, 2, size)
         regions.append(Region.from_point(*point))
         labels.append(f"point {text}")
     for text in boxes:
-        x0, y0, x1, y1 = _numbers("--box", text, 4)
+        x0, y0, x1, y1 = _parse_numbers("--box", text, 4)
         left, right, top, bottom = min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1)
         if not shares_area((left, top, right, bottom), size) or left == right or top == bottom:
-            raise UserError(f"--box {text}: has no area inside {_extent(size)}")
+            raise UserError(
+                f"--box {text}: has no area inside {_describe_size(size)}; give two opposite corners of a box in it"
+            )
         regions.append(Region.from_box(max(left, 0), max(top, 0), min(right, size[1]), min(bottom, size[0])))
         labels.append(f"box {text}")
     for text in scribbles:
-        regions.append(Region.from_scribble(_coordinates("--scribble", text, max(4, 2 * (text.count(",") // 2 + 1)), size)))
+        regions.append(
+            Region.from_scribble(_parse_coordinates("--scribble", text, max(4, 2 * (text.count(",") // 2 + 1)), size))
+        )
         labels.append(f"scribble {text}")
     return regions, labels
 
 
-def _coordinates(flag: str, text: str, count: int, size: tuple[int, int]) -> list[list[float]]:
-    """Parses [x, y] coordinates. Raises UserError if one is outside the image."""
-    numbers = _numbers(flag, text, count)
+def _parse_coordinates(flag: str, text: str, count: int, size: tuple[int, int]) -> list[list[float]]:
+    """Parses `count` numbers as a list of [x, y]. Raises UserError if one is outside the image. flag: for messages."""
+    numbers = _parse_numbers(flag, text, count)
     coordinates = [numbers[k : k + 2] for k in range(0, count, 2)]
     if not all(0 <= x < size[1] and 0 <= y < size[0] for x, y in coordinates):
-        raise UserError(f"{flag} {text}: not inside {_extent(size)}")
+        raise UserError(f"{flag} {text}: is not inside {_describe_size(size)}; give coordinates in it")
     return coordinates
 
 
-def _numbers(flag: str, text: str, count: int) -> list[float]:
+def _parse_numbers(flag: str, text: str, count: int) -> list[float]:
+    """Parses `count` comma-separated numbers. flag: for messages."""
     try:
         numbers = [float(number) for number in text.split(",")]
     except ValueError:
@@ -200,5 +208,5 @@ def _numbers(flag: str, text: str, count: int) -> list[float]:
     return numbers
 
 
-def _extent(size: tuple[int, int]) -> str:
+def _describe_size(size: tuple[int, int]) -> str:
     return f"the image of {size[1]} x {size[0]} pixels (x, y from the top left)"

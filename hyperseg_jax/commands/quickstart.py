@@ -23,7 +23,7 @@ from hyperseg_jax.untrusted import paths, printing
 from hyperseg_jax.untrusted.bad_file import naming
 
 FEWEST = 4
-"""Minimum number of images, so that there is an example of every kind of prompt."""
+"""Minimum of --images, so that there is an example of every kind of prompt."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     if parsed.images < FEWEST or parsed.steps < 0:
-        raise UserError(f"--images {parsed.images} --steps {parsed.steps}: give at least {FEWEST} images and 0 steps")
+        raise UserError(f"--images {parsed.images} --steps {parsed.steps}: give at least --images {FEWEST} and --steps 0")
     began, console = time.monotonic(), Console(stderr=True)
-    log = lambda text: printing.log(console, f"[{_clock(began)}] {text}")
+    log = lambda text: printing.log(console, f"[{_elapsed_time(began)}] {text}")
     page = Page("hyperseg_jax: a first look")
     page.text(
         "A small but complete HyperSeg model, trained on drawings of shapes, segments held-out images by text, and is then "
@@ -65,13 +65,15 @@ def run(parsed: argparse.Namespace) -> None:
         f'hyperseg predict --model {fine_tuned} image.jpg "the pink heart"\n'
         "hyperseg train --config configs/tiny.py --workdir my_run\nhyperseg train --help"
     )
-    page.text(f"The whole quickstart took {_clock(began)} (minutes:seconds).")
+    page.text(f"The whole quickstart took {_elapsed_time(began)} (minutes:seconds).")
     page.save(parsed.out / "index.html")
     log(f"done; open {parsed.out / 'index.html'}")
 
 
 def draw_worlds(folder: pathlib.Path, images: int, log: Callable[[str], None]) -> pathlib.Path:
-    """Generates two toy datasets with seeds that no training used: known colours and shapes, and the held-out ones."""
+    """Generates two toy datasets in `folder`, with a seed that no training used: "known" with the colours and shapes of the
+    training data of the shipped model, "new" with those that were excluded from it. images: size of each validation split.
+    Returns `folder`."""
     from hyperseg_jax import toy
 
     log("generating images that the model has never seen")
@@ -91,7 +93,7 @@ def draw_worlds(folder: pathlib.Path, images: int, log: Callable[[str], None]) -
 
 
 def open_tasks(config: Any, console: Console) -> dict[str, Any]:
-    """Opens the fine-tuning tasks; their validation splits are the evaluation sets."""
+    """Opens the tasks of the fine-tuning config, by name. Their validation splits are the evaluation sets."""
     from hyperseg_jax.data import sources
     from hyperseg_jax.systems import system as systems
 
@@ -100,22 +102,24 @@ def open_tasks(config: Any, console: Console) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSet:
-    """A task whose validation split is evaluated."""
+    """The first `images` validation examples of a task."""
 
     name: str
     task: Any
     images: int
 
-    def controls(self, model: Any, log: Callable[[str], None]) -> Any:
-        """Evaluates a model on the validation split, with control scores for predictions that ignore the text."""
+    def evaluate_with_controls(self, model: Any, log: Callable[[str], None]) -> Any:
+        """Evaluates a model on the examples. Returns its scores, and those of controls that show whether it uses the text:
+        shuffled expressions, and predictions that ignore the text."""
         from hyperseg_jax.evaluation.text_controls import referring_with_controls
 
         return referring_with_controls(model.engine, self.task, limit=self.images, log=log)
 
 
 def show_held_out(page: Page, model: Any, known: EvaluationSet, log: Callable[[str], None]) -> None:
+    """Adds to the report: scores and predictions of the shipped model for text prompts on held-out images."""
     log("segmenting held-out images by text (the first call compiles, which takes a while)")
-    controls = known.controls(model, log)
+    controls = known.evaluate_with_controls(model, log)
     log(
         f"referring cIoU: {controls.ciou:.2f}   (shuffled expressions: {controls.shuffled_ciou:.2f}, "
         f"best baseline that ignores the text: {controls.blind_ciou:.2f})"
@@ -132,7 +136,7 @@ def show_held_out(page: Page, model: Any, known: EvaluationSet, log: Callable[[s
 
 
 def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
-    """Segments one image by a class list, and three by visual prompts."""
+    """Adds to the report: predictions for a class list on one image, and for a visual prompt on each of three images."""
     from hyperseg_jax import toy
 
     example = toy.open_reader(world, "panoptic", "val", max_classes=8)[0]
@@ -167,6 +171,7 @@ def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
 
 
 def show_clip(page: Page, model: Any, world: pathlib.Path, log: Callable[[str], None]) -> None:
+    """Adds to the report: predictions for a text prompt on each frame of a video."""
     from hyperseg_jax import toy
 
     log("segmenting a video, frame by frame")
@@ -191,12 +196,13 @@ def fine_tune(
     console: Console,
     log: Callable[[str], None],
 ) -> pathlib.Path:
-    """Fine-tunes with an interruption halfway, and reports the scores before and after. Returns the workdir."""
+    """Fine-tunes the shipped model, stopping and resuming halfway, and adds the scores before and after to the report. Returns
+    the workdir."""
     from hyperseg_jax.predictors.model import Model
     from hyperseg_jax.training.loop import train
 
     log("evaluating on the held-out concepts: the colour pink and the shape heart")
-    old_before, new_before = known.controls(tiny, log), new.controls(tiny, log)
+    old_before, new_before = known.evaluate_with_controls(tiny, log), new.evaluate_with_controls(tiny, log)
     steps = config.train.steps
     log(f"fine-tuning for {steps} steps with LoRA; stops once halfway to demonstrate resuming")
     began = time.monotonic()
@@ -205,7 +211,7 @@ def fine_tune(
     train(config, workdir, console=console)
     minutes = (time.monotonic() - began) / 60
     tuned = Model.load(workdir)
-    old_after, new_after = known.controls(tuned, log), new.controls(tuned, log)
+    old_after, new_after = known.evaluate_with_controls(tuned, log), new.evaluate_with_controls(tuned, log)
     rows = [
         ("held-out colour and shape", new_before.ciou, new_after.ciou),
         ("known colours and shapes", old_before.ciou, old_after.ciou),
@@ -224,22 +230,23 @@ def fine_tune(
         ("referring cIoU", "before", "after", "change"),
         [(what, f"{b:.2f}", f"{a:.2f}", f"{a - b:+.2f}") for what, b, a in rows],
     )
-    page.image(before_and_after(tiny, tuned, new), "Target, prediction before, prediction after fine-tuning.")
+    page.image(draw_comparison(tiny, tuned, new), "Target, prediction before, prediction after fine-tuning.")
     page.image(workdir / "loss.png", "Training loss of the fine-tuning.")
     return workdir
 
 
-def before_and_after(tiny: Any, tuned: Any, new: EvaluationSet, count: int = 8) -> np.ndarray:
-    """Draws rows of (target, prediction before, prediction after) for one expression with a target per image."""
+def draw_comparison(base_model: Any, tuned_model: Any, dataset: EvaluationSet, count: int = 8) -> np.ndarray:
+    """Draws (target, prediction of base_model, prediction of tuned_model) for `count` images that have an expression with a
+    held-out colour or shape and a target for it."""
     tiles: list[np.ndarray] = []
-    for index in range(len(new.task.val)):
-        example = new.task.val[index]
+    for index in range(len(dataset.task.val)):
+        example = dataset.task.val[index]
         prompt = next((p for p in example.prompts if len(p.masks) and any(w in p.text for w in ("pink", "heart"))), None)
         if prompt is None:
             continue
         frame = example.frames[0]
         panels = [overlay(frame, [mask[0] for mask in prompt.masks])]
-        panels += [draw_segments(frame, model.segment(frame, prompt.text)) for model in (tiny, tuned)]
+        panels += [draw_segments(frame, model.segment(frame, prompt.text)) for model in (base_model, tuned_model)]
         tiles.append(caption(_side_by_side(panels), prompt.text))
         if len(tiles) == count:
             break
@@ -247,11 +254,13 @@ def before_and_after(tiny: Any, tuned: Any, new: EvaluationSet, count: int = 8) 
 
 
 def _side_by_side(panels: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
+    """Joins images of equal height in a row, with white gaps between them."""
     white = np.full((panels[0].shape[0], gap, 3), 255, np.uint8)
     parts = [part for panel in panels for part in (white, panel)][1:]
     return np.concatenate(parts, axis=1)
 
 
-def _clock(began: float) -> str:
+def _elapsed_time(began: float) -> str:
+    """Returns the time since `began` (time.monotonic) as minutes:seconds."""
     minutes, seconds = divmod(int(time.monotonic() - began), 60)
     return f"{minutes}:{seconds:02d}"

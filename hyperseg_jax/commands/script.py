@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 
-class _Out(io.FileIO):
-    """Standard output. Raises a write error only once, with "standard output" as its file name, to exit with one line."""
+class _Stdout(io.FileIO):
+    """Standard output. Only the first write error is raised, with "standard output" as its file name; later writes are dropped,
+    so that the process can exit with one line."""
 
     failure: OSError | None = None
 
@@ -27,7 +28,7 @@ class _Out(io.FileIO):
         return len(data)
 
 
-class _Err(io.FileIO):
+class _Stderr(io.FileIO):
     """Standard error. Write errors are ignored."""
 
     def write(self, data: Any) -> int:
@@ -38,11 +39,11 @@ class _Err(io.FileIO):
 
 
 class _Terminated(KeyboardInterrupt):
-    """Raised on SIGTERM: handled as Ctrl-C, with another exit code."""
+    """Raised on SIGTERM. Handled like Ctrl-C, but exits with another code."""
 
 
 class _Signals:
-    """A signal handler that records the received signal; 0 if none was received."""
+    """A signal handler that records the received signal (0: none yet) and raises KeyboardInterrupt."""
 
     received: int = 0
 
@@ -52,19 +53,20 @@ class _Signals:
 
     @property
     def code(self) -> int:
+        """The exit code of a process that was ended by this signal."""
         return 128 + self.received
 
 
 @contextlib.contextmanager
 def script() -> Iterator[None]:
-    """Runs a command as the whole process, and exits.
+    """Runs the body as the only command of this process, and always ends with SystemExit or an exception of the body.
 
     Ctrl-C and SIGTERM exit with one line at any moment, after half-written files were removed. A closed or full standard output
     exits with one line and code 2, a broken pipe silently with code 1. A closed or full standard error is ignored.
     """
     out = _open_streams()
     signals = _Signals()
-    _install(signals)
+    _install_handlers(signals)
     try:
         code: Any = 0
         try:
@@ -98,9 +100,12 @@ def _print_error(text: str) -> None:
     print(f"error: {text}", file=sys.stderr)
 
 
-def _open_streams() -> _Out:
-    """Wraps the standard streams, and reserves the descriptors 1 and 2 if they are closed: otherwise the next opened file would
-    get such a descriptor, and output of libraries would be written into it."""
+def _open_streams() -> _Stdout:
+    """Replaces sys.stdout and sys.stderr by streams with our handling of write errors, and returns the raw standard output.
+
+    Also opens descriptors 0 to 2 if they are closed: otherwise the next opened file would get descriptor 1 or 2, and output of
+    libraries would be written into it.
+    """
     while True:
         number = os.open(os.devnull, os.O_RDONLY)  # writing to it fails, as to a closed stream
         if number >= 2:
@@ -113,21 +118,22 @@ def _open_streams() -> _Out:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError):
             stream.flush()
-    out, err = _Out(1, "w", closefd=False), _Err(2, "w", closefd=False)
-    sys.stdout, sys.stderr = _text(out, sys.stdout), _text(err, sys.stderr)
+    out, err = _Stdout(1, "w", closefd=False), _Stderr(2, "w", closefd=False)
+    sys.stdout, sys.stderr = _text_stream(out, sys.stdout), _text_stream(err, sys.stderr)
     return out
 
 
-def _text(raw: io.FileIO, before: Any) -> io.TextIOWrapper:
-    """Returns a text stream on `raw` with the settings of the previous stream, which may be None."""
-    settings = {name: getattr(before, name, None) for name in ("encoding", "errors", "line_buffering")}
-    by_line = settings["line_buffering"] or getattr(before, "write_through", False)
+def _text_stream(raw: io.FileIO, previous: Any) -> io.TextIOWrapper:
+    """Returns a text stream that writes to `raw`, with encoding, error handling and buffering of the previous stream, which may
+    be None."""
+    settings = {name: getattr(previous, name, None) for name in ("encoding", "errors", "line_buffering")}
+    by_line = settings["line_buffering"] or getattr(previous, "write_through", False)
     return io.TextIOWrapper(
         io.BufferedWriter(raw), settings["encoding"] or "utf-8", settings["errors"] or "backslashreplace", None, by_line
     )
 
 
-def _install(signals: _Signals) -> None:
+def _install_handlers(signals: _Signals) -> None:
     """Installs the signal handlers. Signals that are ignored, as under nohup, stay ignored."""
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         if signal.getsignal(number) == usual:
@@ -135,7 +141,7 @@ def _install(signals: _Signals) -> None:
     default_hook = sys.unraisablehook
 
     def resend_signal(unraisable: Any) -> None:
-        """Sends the signal again if its exception was raised where it cannot propagate, as in a finalizer."""
+        """Sends the signal again if its KeyboardInterrupt was raised where it cannot propagate, as in a finalizer."""
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             default_hook(unraisable)
         elif signals.received:
@@ -147,7 +153,8 @@ def _install(signals: _Signals) -> None:
 
 
 def _exit_immediately_on_signals() -> None:
-    """Makes signals exit at once. Called when the command is done, and only exit handlers of libraries are left to run."""
+    """Makes later signals end the process at once, without cleanup. Called after the command, when only exit handlers of
+    libraries remain to run."""
 
     def die(number: int, _: Any) -> None:
         os.write(2, b"error: stopped\n")

@@ -30,25 +30,23 @@ BACKENDS = ("local", "ray", *launchers.BACKENDS)
 
 
 class _InOrder(argparse.Action):
-    """Keeps --grid, --zip and --chain in the order they were given."""
+    """Appends --grid, --zip and --chain to one list, in the order in which they are given."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
         namespace.sets = [*namespace.sets, (self.option_strings[0], values)]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, help=f"a config file, or a shipped config: {', '.join(configs.shipped())}")
+    parser.add_argument(
+        "--config", required=True, help=f"a config file, or a shipped config: {', '.join(configs.shipped_names())}"
+    )
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("sweep"), help="the sweep folder; an existing sweep is resumed"
     )
-    c_order_chunks: dict[str, Any] = {"dest": "sets", "action": _InOrder, "default": []}
-    parser.add_argument("--grid", nargs="+", metavar="FIELD=A,B", help="all combinations of the values", **c_order_chunks)
-    parser.add_argument(
-        "--zip", nargs="+", metavar="FIELD=A,B", help="first values together, then second values", **c_order_chunks
-    )
-    parser.add_argument(
-        "--chain", nargs=0, help="starts another set of trials, to be run after the previous one", **c_order_chunks
-    )
+    in_order: dict[str, Any] = {"dest": "sets", "action": _InOrder, "default": []}
+    parser.add_argument("--grid", nargs="+", metavar="FIELD=A,B", help="all combinations of the values", **in_order)
+    parser.add_argument("--zip", nargs="+", metavar="FIELD=A,B", help="first values together, then second values", **in_order)
+    parser.add_argument("--chain", nargs=0, help="starts another set of trials, to be run after the previous one", **in_order)
     parser.add_argument("--metric", help="TASK/NAME of validation, or train/NAME; default: referring/ciou, else train/loss")
     parser.add_argument("--mode", choices=("max", "min"), help="whether higher or lower is better; default: min for train/")
     parser.add_argument("--backend", choices=BACKENDS, default="local", help="how the trials are run")
@@ -78,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Sweep:
-    """A sweep as specified on the command line. configs: one for each trial."""
+    """A sweep as specified on the command line. base: config without the varied fields. configs: config of each trial."""
 
     parsed: argparse.Namespace
     base: ml_collections.ConfigDict
@@ -93,17 +91,17 @@ def run(parsed: argparse.Namespace) -> None:
     log = functools.partial(printing.log, console)
     base = configs.load(parsed.config, parsed.overrides)
     apply_block(base.get("limits", {}))
-    metric = _metric(parsed, base)
-    sweep = _Sweep(parsed, base, metric, *_trials(parsed), log)
-    start = _starter(sweep)
-    _check_score(sweep, console)
+    metric = _parse_metric(parsed, base)
+    sweep = _Sweep(parsed, base, metric, *_make_trials(parsed), log)
+    start = _prepare_backend(sweep)
+    _check_metric_is_written(sweep, console)
     if parsed.dry_run:
         return
-    _open(parsed.out, base, trials=sweep.trials)
+    _open_sweep_folder(parsed.out, base, trials=sweep.trials)
     start()
-    rows = results.collect(sweep.trials, metric)
-    results.save(rows, metric, parsed.out)
-    Console().print(results.table(rows, metric))
+    rows = results.collect_rows(sweep.trials, metric)
+    results.save_results(rows, metric, parsed.out)
+    Console().print(results.results_table(rows, metric))
     written = [parsed.out / name for name in ("results.json", "results.png") if (parsed.out / name).exists()]
     log(f"wrote {' and '.join(map(str, written))}")
     failed = [row.trial for row in rows if row.status == "failed"]
@@ -114,23 +112,23 @@ def run(parsed: argparse.Namespace) -> None:
         )
 
 
-def _metric(parsed: argparse.Namespace, base: ml_collections.ConfigDict) -> Metric:
-    """Parses --metric. Raises UserError if the config has no such task, before hours of training."""
+def _parse_metric(parsed: argparse.Namespace, base: ml_collections.ConfigDict) -> Metric:
+    """Returns the metric of --metric and --mode, or the default one. Raises UserError if the config does not have its task."""
     default = "referring/ciou" if "referring" in base.data.tasks else "train/loss"
     metric = Metric.parse(parsed.metric or default, parsed.mode)
     if metric.task not in ("train", *base.data.tasks):
         raise UserError(
-            f"--metric {metric}: {parsed.config} has no task {metric.task}; it has {', '.join(base.data.tasks)}; "
-            "train/NAME is a training metric"
+            f"--metric {metric}: {parsed.config} has no task {metric.task}; use one of "
+            f"{', '.join(base.data.tasks)}, or train for a training metric"
         )
     return metric
 
 
-def _check_score(sweep: _Sweep, console: Console) -> None:
-    """Raises UserError if no run of this config writes the metric, before hours of training.
+def _check_metric_is_written(sweep: _Sweep, console: Console) -> None:
+    """Raises UserError, before hours of training, if training with these configs does not write the metric.
 
-    The kind of prompts of a task is determined from its validation records; if these are on other machines, the scores of all
-    kinds of prompts are accepted.
+    The scores of a task depend on the kind of its prompts, which is read from its validation records. If these may be on other
+    machines (all backends but local), the scores of all kinds of prompts are accepted.
     """
     from hyperseg_jax.data import sources  # imported late, as the two below, since it imports JAX
     from hyperseg_jax.evaluation import score_names
@@ -164,8 +162,9 @@ def _check_score(sweep: _Sweep, console: Console) -> None:
         score_names.check_score(field, metric.name, score_names.validation_scores(kind))
 
 
-def _trials(parsed: argparse.Namespace) -> tuple[list[Trial], list[ml_collections.ConfigDict]]:
-    """Returns all trials and their configs. Raises UserError if a field is not in the config or has another type."""
+def _make_trials(parsed: argparse.Namespace) -> tuple[list[Trial], list[ml_collections.ConfigDict]]:
+    """Returns the trials of --grid, --zip and --chain, and the config of each. Raises UserError if a varied field is not in the
+    config or a value has another type."""
     config_name, (file, colon, argument) = parsed.config, parsed.config.partition(":")
     if pathlib.Path(file).is_file() and parsed.backend not in launchers.BACKENDS:  # Ray workers have another working directory
         config_name = f"{pathlib.Path(file).absolute()}{colon}{argument}"
@@ -183,41 +182,44 @@ def _trials(parsed: argparse.Namespace) -> tuple[list[Trial], list[ml_collection
     return trials, trial_configs
 
 
-def _starter(sweep: _Sweep) -> Callable[[], None]:
-    """Checks the options of the chosen backend and returns a function that runs the trials; --dry-run prints their commands."""
+def _prepare_backend(sweep: _Sweep) -> Callable[[], None]:
+    """Raises UserError for options that the chosen backend does not have. Returns a function that runs the trials on it. With
+    --dry-run, also prints the command of each trial."""
     parsed, trials, log = sweep.parsed, sweep.trials, sweep.log
     backend = parsed.backend
     if parsed.asha is not None and backend != "ray":
         raise UserError(f"--asha: --backend {backend} has no early stopping; use --backend ray, which also runs on one machine")
-    if parsed.per_trial is not None and (backend in launchers.BACKENDS or parsed.per_trial < 1):
-        raise UserError(
-            f"--per-trial {parsed.per_trial}: give at least 1; not valid with gke and slurm, where a trial is a job"
-        )
+    if parsed.per_trial is not None and backend in launchers.BACKENDS:
+        raise UserError(f"--per-trial: not valid with {backend}, where a trial is a job; set its size with --launch")
+    if parsed.per_trial is not None and parsed.per_trial < 1:
+        raise UserError(f"--per-trial {parsed.per_trial}: give at least 1")
     if parsed.resubmit and backend not in launchers.BACKENDS:
-        raise UserError(f"--resubmit: only valid with gke and slurm; --backend {backend} resumes by itself")
+        raise UserError(f"--resubmit: only valid with gke and slurm; remove it, as --backend {backend} resumes by itself")
     if parsed.launch and backend not in launchers.BACKENDS:
-        raise UserError(f"--launch: only valid with gke and slurm; --backend {backend} uses no launch script")
+        raise UserError(f"--launch: only valid with gke and slurm; remove it, as --backend {backend} uses no launch script")
     if backend in launchers.BACKENDS:
         try:
             options = shlex.split(parsed.launch)
         except ValueError as error:
             raise UserError(f"--launch {printing.escaped(parsed.launch)}: {error}; correct the quotes") from error
-        _show(parsed, [launchers.command(trial, backend, options) for trial in trials])
-        return lambda: launchers.run(trials, backend, options, resubmit=parsed.resubmit, log=log)
-    _show(parsed, [trial.command() for trial in trials])
+        _print_commands(parsed, [launchers.submit_command(trial, backend, options) for trial in trials])
+        return lambda: launchers.submit_trials(trials, backend, options, resubmit=parsed.resubmit, log=log)
+    _print_commands(parsed, [trial.command() for trial in trials])
     if backend == "local":
-        return lambda: _run_here(trials, parsed.per_trial, log)
+        return lambda: _run_locally(trials, parsed.per_trial, log)
     return lambda: _run_on_ray(sweep)
 
 
-def _show(parsed: argparse.Namespace, commands: Sequence[Sequence[str]]) -> None:
+def _print_commands(parsed: argparse.Namespace, commands: Sequence[Sequence[str]]) -> None:
+    """With --dry-run, prints the commands."""
     if parsed.dry_run:
         for command in commands:
             print(printing.printable(shlex.join(command)))
 
 
-def _run_here(trials: Sequence[Trial], per_trial: int | None, log: Callable[[str], None]) -> None:
-    shares = devices.shares(*devices.detect(), per_trial)
+def _run_locally(trials: Sequence[Trial], per_trial: int | None, log: Callable[[str], None]) -> None:
+    """Runs the trials on equal shares of the devices of this machine. per_trial: devices per trial; None: the default."""
+    shares = devices.split_devices(*devices.detect_devices(), per_trial)
     log(f"{len(trials)} trials, {min(len(shares), len(trials))} at a time: {'; '.join(map(str, shares))}")
     local.run(trials, shares, log=log)
 
@@ -231,16 +233,16 @@ def _run_on_ray(sweep: _Sweep) -> None:
         grace = parsed.asha or min(config.train.eval_every for config in sweep.configs)
         steps = max(trial.steps for trial in trials)
         if not 1 <= grace <= steps:
-            raise UserError(f"--asha {grace}: give 1 to {steps}, the steps of a trial")
+            raise UserError(f"--asha {grace}: give 1 to {steps}, the number of steps of a trial")
         if parsed.asha_factor <= 1:
             raise UserError(f"--asha-factor {parsed.asha_factor}: give more than 1")
         asha = ray_tune.Asha(grace, parsed.asha_factor)
     ray_tune.run(trials, sweep.metric, parsed.out / RAY, per_trial=parsed.per_trial, asha=asha, log=sweep.log)
 
 
-def _open(out: pathlib.Path, base: ml_collections.ConfigDict, trials: Sequence[Trial]) -> None:
-    """Creates the sweep folder and writes sweep.json, or checks that an existing sweep.json has the same config. Also checks
-    that no output folder is a link out of the sweep folder."""
+def _open_sweep_folder(out: pathlib.Path, base: ml_collections.ConfigDict, trials: Sequence[Trial]) -> None:
+    """Creates the sweep folder and writes sweep.json with the config. Raises UserError if the folder contains a sweep of
+    another config, or a link out of the folder in place of an output folder."""
     with naming(out):
         for name in (RAY, TRIALS, *(f"{TRIALS}/{trial.name}" for trial in trials)):
             paths.join_inside(out, name)
@@ -252,8 +254,8 @@ def _open(out: pathlib.Path, base: ml_collections.ConfigDict, trials: Sequence[T
             raise UserError(f"{path}: {reason(error)}; give another --out") from error
         if not isinstance(saved_config, dict):
             raise UserError(f"{path}: is not a sweep file; give another --out")
-        there, here = (flatten({**fields, "limits": {}}) for fields in (saved_config, config))  # limits may change on resume
-        if difference := configs.describe_differences(there, here):
+        saved, given = (flatten({**fields, "limits": {}}) for fields in (saved_config, config))  # limits may change on resume
+        if difference := configs.describe_differences(saved, given):
             raise UserError(f"--out {out}: contains a sweep of another config ({difference}); give another --out")
     try:
         (out / TRIALS).mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,9 @@ from hyperseg_jax.untrusted.printing import log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, help=f"a config file, or a shipped config: {', '.join(configs.shipped())}")
+    parser.add_argument(
+        "--config", required=True, help=f"a config file, or a shipped config: {', '.join(configs.shipped_names())}"
+    )
     parser.add_argument(
         "--workdir", required=True, help="folder or bucket (gs://name/run) of the run; an existing run is resumed"
     )

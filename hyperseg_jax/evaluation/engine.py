@@ -198,7 +198,7 @@ def predictions(
     Every batch has `batch_size` rows, rounded up for the mesh. All examples of a batch take as many steps and prompts as the
     largest one, so that all hosts run the same programs; missing examples are padded with the queries of another example.
     """
-    size = engine.feed.size(batch_size)
+    size = engine.feed.divisible_size(batch_size)
     rows = engine.feed.rows(size)
     filler_protocol: Any = functools.lru_cache(maxsize=1)(
         lambda processor: _first_protocol(task.name, processor, examples, protocol)

@@ -16,13 +16,15 @@ from hyperseg_jax.untrusted import paths, stores
 from hyperseg_jax.untrusted.bad_file import BadFile, naming
 
 BYTES = 4096
-"""Maximum number of bytes that are read from a file."""
+"""Maximum number of bytes that are read from a lock file."""
 SETTLE = 2.0
-"""Seconds after which two concurrent writers of one file see which write came last, in stores without exclusive creation."""
+"""In stores without exclusive creation: seconds from writing a file to reading it back, to see which of several concurrent
+    writers was the last one."""
 
 
 class Files(Protocol):
-    """Small numbered text files; each number can be created only once."""
+    """Small text files with numbers as names. create: returns False if the number already exists. age: seconds since the last
+    change of a file."""
 
     def numbers(self) -> list[int]: ...
     def read(self, number: int) -> str: ...
@@ -48,7 +50,7 @@ class _LocalFiles:
         self._folder = folder
 
     def _path(self, number: int) -> pathlib.Path:
-        return self._folder / _name(number)
+        return self._folder / _file_name(number)
 
     def numbers(self) -> list[int]:
         """Returns the sorted file numbers. Raises UserError if one is a folder or a link."""
@@ -56,10 +58,10 @@ class _LocalFiles:
             return []
         with os.scandir(self._folder) as entries:
             is_invalid = {entry.name: entry.is_symlink() or entry.is_dir() for entry in entries}
-        for name in _numbered(is_invalid):
+        for name in _numbered_names(is_invalid):
             if is_invalid[name]:
                 raise UserError(f"{self._folder / name}: is a folder or a link in a lock; remove it if no run is active there")
-        return _numbers(is_invalid)
+        return _sorted_numbers(is_invalid)
 
     def read(self, number: int) -> str:
         """Returns the text of a file; "" if it was removed or is just being created."""
@@ -71,7 +73,7 @@ class _LocalFiles:
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             with self._path(number).open("xb") as file:
-                file.write(_padded(text))
+                file.write(_pad(text))
         except FileExistsError:
             return False
         except OSError:
@@ -82,7 +84,7 @@ class _LocalFiles:
     def write(self, number: int, text: str) -> None:
         """Overwrites a file in place with the same length, which works even on a full disk. The file must exist."""
         with self._path(number).open("r+b", buffering=0) as file:
-            file.write(_padded(text))
+            file.write(_pad(text))
 
     def remove(self, number: int) -> None:
         self._path(number).unlink(missing_ok=True)
@@ -112,12 +114,12 @@ class _StoreFiles:
         self._has_exclusive_create = not is_racy and "mode" in inspect.signature(pipe).parameters
 
     def _path(self, number: int) -> str:
-        return f"{self._folder}/{_name(number)}"
+        return f"{self._folder}/{_file_name(number)}"
 
     def numbers(self) -> list[int]:
         self._fs.invalidate_cache()
         try:
-            return _numbers([path.rsplit("/", 1)[-1] for path in self._fs.ls(self._folder, detail=False)])
+            return _sorted_numbers([path.rsplit("/", 1)[-1] for path in self._fs.ls(self._folder, detail=False)])
         except FileNotFoundError:
             return []
 
@@ -129,7 +131,7 @@ class _StoreFiles:
 
     def create(self, number: int, text: str) -> bool:
         """Creates a file and returns whether it is ours, determined by reading it back: if the client retried a successful
-        request, the store reports a conflict although this process created the file."""
+        request, the store reports a conflict although this process has created the file."""
         failure: Exception | None = None
         if self._has_exclusive_create:
             try:
@@ -166,17 +168,19 @@ class _StoreFiles:
             return 0.0
 
 
-def _name(number: int) -> str:
+def _file_name(number: int) -> str:
     return f"{number:08d}"
 
 
-def _numbers(names: Iterable[str]) -> list[int]:
-    return sorted(map(int, _numbered(names)))
+def _sorted_numbers(names: Iterable[str]) -> list[int]:
+    """Returns the numbers among these file names, sorted; other names are ignored."""
+    return sorted(map(int, _numbered_names(names)))
 
 
-def _numbered(names: Iterable[str]) -> list[str]:
+def _numbered_names(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.isascii() and name.isdigit() and 0 < len(name) <= 18]
 
 
-def _padded(text: str) -> bytes:
+def _pad(text: str) -> bytes:
+    """Encodes a text with a fixed length, so that a file can be overwritten in place."""
     return text.encode().ljust(BYTES // 4)

@@ -17,8 +17,9 @@ from hyperseg_jax.untrusted.printing import escaped
 class Holder:
     """The owner of a lock, as recorded in the lock file.
 
-    machine: unique id of the machine. began: start time of the process, which distinguishes it from later processes with the
-    same id. beats: number of heartbeats so far. free: the owner has released the lock.
+    token: unique id of this lock object. machine: unique id of the machine. process: process id. began: start time of the
+    process, which distinguishes it from later processes with the same id. since: creation time, for messages. beats: number of
+    heartbeats so far. free: the owner has released the lock.
     """
 
     token: str
@@ -31,9 +32,10 @@ class Holder:
     free: bool = False
 
     @classmethod
-    def me(cls) -> Holder:
+    def this_process(cls) -> Holder:
+        """Creates the record of this process as the owner."""
         since = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        return cls(uuid.uuid4().hex, socket.gethostname(), _machine(), os.getpid(), _began(os.getpid()) or "", since)
+        return cls(uuid.uuid4().hex, socket.gethostname(), _machine_id(), os.getpid(), _start_time(os.getpid()) or "", since)
 
     @classmethod
     def parse(cls, text: str) -> Holder | None:
@@ -48,20 +50,21 @@ class Holder:
         return holder if is_valid else None
 
     def text(self) -> str:
+        """Returns the content of a lock file, which `parse` reads."""
         return json.dumps(dataclasses.asdict(self))
 
     def __str__(self) -> str:
         return f"process {self.process} on {escaped(self.host)}, since {escaped(self.since)}"
 
-    def lives(self) -> bool | None:
+    def is_alive(self) -> bool | None:
         """Returns whether the process of the holder is alive; None if it cannot be determined from this machine."""
-        if self.machine != _machine():
+        if self.machine != _machine_id():
             return None
-        began = _began(self.process)
+        began = _start_time(self.process)
         return None if began == "" else began == self.began
 
 
-def _machine() -> str:
+def _machine_id() -> str:
     """Returns a unique id of this machine, or of this container if it has its own process ids."""
     try:
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -70,7 +73,7 @@ def _machine() -> str:
         return socket.gethostname()
 
 
-def _began(process: int) -> str | None:
+def _start_time(process: int) -> str | None:
     """Returns the start time of a process of this machine in clock ticks since boot; None if there is no such process, "" if
     the process exists but its start time is unknown."""
     try:

@@ -14,10 +14,11 @@ from hyperseg_jax.errors import UserError
 
 @contextlib.contextmanager
 def process_lock(path: pathlib.Path, *, wait: bool) -> Iterator[bool]:
-    """Holds an flock on a lock file, which the system releases when the process ends in any way. Yields whether it is held.
+    """Holds an flock on a lock file during the body, and yields whether it is held. The system releases it when the process
+    ends in any way.
 
-    wait: waits until the lock is free; otherwise yields False immediately if another process holds it. Raises UserError if
-    `path` is a link or not a regular file.
+    wait: waits until the lock is free; otherwise yields False immediately if another process holds it. On a file system
+    without locks, yields True without a lock. Raises UserError if `path` is a link or not a regular file.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)

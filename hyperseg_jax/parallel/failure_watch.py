@@ -1,7 +1,7 @@
-"""Tells all processes of a run that one of them has failed, so that they end with one line.
+"""Tells all processes of a run that one of them has failed, so that all exit with one line.
 
-Without it, the coordination service of JAX would notice the missing process later and abort the others, with a native stack
-trace. A process that is killed or loses its network can tell nobody, and the others are aborted.
+Without it, the coordination service of JAX notices the missing process later, and aborts the other processes with a native
+stack trace. This still happens if a process is killed or loses its network connection, as it cannot announce its failure.
 """
 
 from __future__ import annotations
@@ -13,30 +13,34 @@ from typing import Any
 
 FOLDER = "hyperseg/failed/"
 INTERVAL, GRACE = 1.0, 3.0
-"""Seconds between two looks, and seconds that this process has to fail by itself, for its own reason."""
+"""Seconds between two polls, and seconds from noticing a failure of another process to ending this one, in which this process
+may fail by itself with a better message."""
 
 
 class FailureWatch:
-    """Looks for failures of other processes, in a thread."""
+    """A thread that polls for failures of other processes and ends this process after one. Started on creation."""
 
     def __init__(self, client: Any, end: Callable[[int, str], None]) -> None:
-        """client: of the coordination service. end: ends this process, given the process that failed and what it told."""
+        """client: of the coordination service of JAX. end: called in the thread to end this process, with the id of the failed
+        process and the text that it has announced."""
         self._client, self._end, self._stopped = client, end, threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="failure watch")
+        self._thread = threading.Thread(target=self._poll_failures, daemon=True, name="failure watch")
         self._thread.start()
 
-    def tell(self, process: int, text: str) -> None:
-        """Tells the others that this process has failed, and stops looking."""
+    def announce_failure(self, process: int, text: str) -> None:
+        """Announces to the other processes that this one has failed, and stops polling. process: id of this process. text:
+        passed to `end` of the others."""
         self._stopped.set()
         with contextlib.suppress(Exception):  # the service may be gone
             self._client.key_value_set(f"{FOLDER}{process}", text)
 
     def stop(self) -> None:
-        """Stops looking. After that the client may be shut down."""
+        """Stops the thread and waits for it. Must be called before the client is shut down."""
         self._stopped.set()
         self._thread.join()
 
-    def _run(self) -> None:
+    def _poll_failures(self) -> None:
+        """Runs in the thread."""
         while not self._stopped.wait(INTERVAL):
             try:
                 failed = self._client.key_value_dir_get(FOLDER)

@@ -29,18 +29,19 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """Feeds batches. sharding: of batches along their first axis; None leaves it to jit, in a single process."""
+    """Transfers batches between this process and its devices. sharding: sharding of batches along their first axis; None in a
+    single process whose batches are placed by jit."""
 
     sharding: Sharding | None = None
 
-    def size(self, at_least: int) -> int:
-        """Returns the smallest batch size of at least `at_least` rows that the sharding divides evenly."""
+    def divisible_size(self, at_least: int) -> int:
+        """Returns the smallest batch size that is not below `at_least` and that the sharding divides evenly."""
         if self.sharding is None:
             return at_least
-        parts = next(n for n in range(1, self.sharding.num_devices + 1) if self._divides(n))
+        parts = next(n for n in range(1, self.sharding.num_devices + 1) if self._is_divisible(n))
         return -(-at_least // parts) * parts
 
-    def _divides(self, size: int) -> bool:
+    def _is_divisible(self, size: int) -> bool:
         try:
             cast(Sharding, self.sharding).shard_shape((size,))
         except ValueError:
@@ -48,11 +49,14 @@ class Feed:
         return True
 
     def rows(self, batch_size: int) -> Rows:
-        """Returns this process's rows of a batch. Raises UserError if it has none."""
+        """Returns which rows of a global batch lie on the devices of this process. Raises UserError if there are none, or if
+        the batch size cannot be divided evenly."""
         if self.sharding is None:
             return Rows(batch_size, tuple(range(batch_size)), (True,) * batch_size)
-        if not self._divides(batch_size):
-            raise UserError(f"train.batch_size = {batch_size}: give a multiple of {self.size(1)}, the batch shards of the mesh")
+        if not self._is_divisible(batch_size):
+            raise UserError(
+                f"train.batch_size = {batch_size}: give a multiple of {self.divisible_size(1)}, the number of batch shards"
+            )
         holders: dict[int, set[int]] = {}
         device: Any
         for device, (index, *_) in self.sharding.devices_indices_map((batch_size,)).items():
@@ -67,8 +71,8 @@ class Feed:
         return Rows(batch_size, indices, tuple(min(holders[row]) == process for row in indices))
 
     def put(self, batch: Any, rows: Rows | None = None) -> Any:
-        """Returns global arrays from this process's rows of a batch (NumPy), in order. rows: result of `rows`, required with a
-        sharding."""
+        """Returns the global arrays of a batch. batch: nested NumPy arrays with the rows of this process, in order. rows:
+        result of `rows`. Without a sharding, returns the batch unchanged."""
         if (sharding := self.sharding) is None or rows is None:
             return batch
         # The rows of a host need not be contiguous: chips are ordered by the topology of a slice, not by host.
@@ -84,8 +88,8 @@ class Feed:
         return jax.tree.map(to_global, batch)
 
     def map_shards(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Returns function(rows, replicated) mapped over the devices, each with its own rows; outputs are sharded like
-        `rows`."""
+        """Wraps function(batch, replicated) in jax.shard_map: each device runs it on its own rows of the batch and on all of
+        `replicated`. Its outputs are sharded like a batch. Without a sharding, returns the function unchanged."""
         if self.sharding is None:
             return function
         sharding = cast(NamedSharding, self.sharding)

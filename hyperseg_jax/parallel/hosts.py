@@ -46,8 +46,8 @@ class Timeouts:
 
 
 class _ProcessGroup:
-    """Global state of this module: timeouts, names of all processes, number of barriers so far, and the watch over failures of
-    the others."""
+    """Global state of this module: timeouts, names of all processes by id, number of barriers so far, and the thread that
+    watches for failures of other processes."""
 
     timeouts = Timeouts()
     names: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ def join(
         coordinator, processes, process_id = detected[0], detected[1], detected[2]
         if None in (coordinator, processes, process_id):
             if any(value is not None for value in explicit):
-                raise UserError("give --coordinator HOST:PORT, --process-id and --processes together, or none of them")
+                raise UserError("give all of --coordinator HOST:PORT, --process-id and --processes, or none of them")
             return
     if processes == 1:
         return
@@ -94,18 +94,19 @@ def join(
         heartbeat_timeout_seconds=int(timeouts.heartbeat),
         shutdown_timeout_seconds=int(timeouts.barrier),
     )
-    _group.watch = FailureWatch(_client(), _end_with)
+    _group.watch = FailureWatch(_client(), _exit_after_failure_of)
 
 
 def _read_integer(variable: str) -> int | None:
+    """Returns the value of an environment variable, None if it is not set."""
     text = os.environ.get(variable)
     if text is not None and not text.isdigit():
-        raise UserError(f"{variable}={text}: give a whole number")
+        raise UserError(f"{variable}={text}: give a whole number, or unset it")
     return None if text is None else int(text)
 
 
 def _client() -> Any:
-    """Returns the client of the coordination service."""
+    """Returns the client of JAX's coordination service; None in a single process."""
     return distributed.global_state.client
 
 
@@ -115,15 +116,15 @@ def is_primary() -> bool:
 
 
 def process_name(process: int) -> str:
-    """Returns the name of a process in messages: its id and its host."""
+    """Returns the id of a process with its host name, if known, for messages."""
     return f"{process} ({_group.names[process]})" if process < len(_group.names) else str(process)
 
 
 def exchange(what: str, text: str = "", *, seconds: float | None = None) -> list[str]:
     """Returns the texts of all processes, in the order of their ids (all-gather). Acts as a barrier.
 
-    All processes must make the same calls in the same order. what: the purpose, for messages. seconds: timeout, hosts.barrier
-    by default. Raises HostLost, naming the processes that do not arrive in time.
+    All processes must make the same calls in the same order. what: the purpose, for messages. seconds: timeout, by default
+    hosts.barrier of the config. Raises HostLost, naming the processes that do not arrive in time.
     """
     count, process, client = jax.process_count(), jax.process_index(), _client()
     if count == 1:
@@ -148,7 +149,7 @@ def exchange(what: str, text: str = "", *, seconds: float | None = None) -> list
 
 
 def exchange_long(what: str, text: str) -> list[str]:
-    """Like `exchange`, for texts of any length, which are compressed and sent in chunks."""
+    """Like `exchange`, for texts of any length: compresses them and sends them in chunks."""
     if jax.process_count() == 1:
         return [text]
     packed = base64.b85encode(zlib.compress(text.encode())).decode()
@@ -159,8 +160,8 @@ def exchange_long(what: str, text: str) -> list[str]:
 
 
 def combine_failures(what: str, failure: str = "", *, seconds: float | None = None) -> str:
-    """Returns the failures of all processes in one line, "" if there are none, so that either all processes continue or none.
-    seconds: see exchange."""
+    """Exchanges the failures of all processes and returns the same line with all of them on each process, "" if there are none.
+    So either all processes continue or none. All must call it. failure: of this process, or "". what, seconds: see exchange."""
     failures = exchange(what, failure, seconds=seconds)
     if len(failures) == 1:
         return failure
@@ -168,12 +169,13 @@ def combine_failures(what: str, failure: str = "", *, seconds: float | None = No
 
 
 def reached_stop(step: int) -> bool:
-    """Returns whether all processes stop after this step, because one got SIGTERM. All must call it at every step."""
+    """Returns whether all processes must stop after this step, because one of them got SIGTERM. All processes must call it at
+    every step. Always False in a single process."""
     return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
 
 
 def shut_down() -> None:
-    """Waits for all processes and leaves the run. All processes must call it."""
+    """Waits until all processes have called it, then disconnects from the coordination service."""
     if jax.process_count() > 1:
         with exit_on_error():
             exchange("the end")
@@ -184,9 +186,12 @@ def shut_down() -> None:
 
 @contextlib.contextmanager
 def exit_on_error() -> Iterator[None]:
-    """In a multi-process run, prints an error of the body, tells it to the other processes and exits with code 1, or 2 for bad
-    input. The others exit as well, with one line and the same code; of a process that could not tell, they notice within
-    hosts.heartbeat, and JAX aborts them."""
+    """In a multi-process run: after an error in the body, prints it, announces it to the other processes and exits, with code 2
+    for invalid input and 1 otherwise. In a single process, errors propagate.
+
+    The other processes exit with one line and the same code. If this process is killed and cannot announce its failure, JAX
+    aborts them after the timeout hosts.heartbeat.
+    """
     try:
         yield
     except BaseException as error:
@@ -196,22 +201,24 @@ def exit_on_error() -> Iterator[None]:
         line = f"{type(error).__name__}: {error}".splitlines()[0] if not isinstance(error, UserError) else str(error)
         code, line = 2 if is_input else 1, printable(line)
         if _group.watch is not None:
-            _group.watch.tell(jax.process_index(), f"{code} {line}")
+            _group.watch.announce_failure(jax.process_index(), f"{code} {line}")
         if not isinstance(error, UserError):
             traceback.print_exc()
         hint = ""
         if isinstance(error, jax.errors.JaxRuntimeError):  # a lost connection
             hint = "; another host may have failed; rerun the command on all hosts to resume from the newest checkpoint"
-        _exit(code, f"{line}{hint}")
+        _print_and_exit(code, f"{line}{hint}")
 
 
-def _end_with(failed: int, told: str) -> None:
-    """Ends this process because another one has failed. told: its exit code and what it printed."""
-    code, _, line = told.partition(" ")
-    _exit(int(code), f"process {process_name(failed)} has failed: {line}")
+def _exit_after_failure_of(failed: int, announcement: str) -> None:
+    """Exits because process `failed` has failed, with its exit code. announcement: the exit code and error line of that
+    process."""
+    code, _, line = announcement.partition(" ")
+    _print_and_exit(int(code), f"process {process_name(failed)} has failed: {line}")
 
 
-def _exit(code: int, line: str) -> NoReturn:
+def _print_and_exit(code: int, line: str) -> NoReturn:
+    """Prints an error line, waits until the other failing processes have printed theirs, and ends this process."""
     print(f"error: process {process_name(jax.process_index())}: {line}", file=sys.stderr, flush=True)
     with contextlib.suppress(Exception):  # all can print their errors before any exits
         _client().wait_at_barrier("hyperseg/ending", 10_000)

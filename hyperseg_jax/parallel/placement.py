@@ -25,8 +25,11 @@ Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """A mesh and its rules, (logical axis, mesh axes or None) in order of priority. min_size: parameters with fewer elements
-    are replicated."""
+    """How the arrays of a run are placed on its devices.
+
+    preset: its name. rules: (logical axis, mesh axes or None) in order of priority. min_size: parameters with fewer elements
+    are replicated.
+    """
 
     preset: str
     mesh: Any  # a Mesh, or an AbstractMesh if only shapes are needed
@@ -35,13 +38,13 @@ class Placement:
 
     @property
     def replicated(self) -> NamedSharding:
-        """The replicated sharding."""
+        """The sharding of arrays of which each device has a copy."""
         return NamedSharding(self.mesh, P())
 
     @property
     def batch(self) -> NamedSharding:
         """The sharding of batches, along their first axis."""
-        return NamedSharding(self.mesh, axes.resolve(("batch",), self.rules))
+        return NamedSharding(self.mesh, axes.to_mesh_axes(("batch",), self.rules))
 
     @property
     def batch_shards(self) -> int:
@@ -52,18 +55,18 @@ class Placement:
 def make(
     preset: str, sizes: Mapping[str, int] | None = None, *, devices: Sequence[Any] | None = None, adapters: bool = False
 ) -> Placement:
-    """Returns the mesh of a preset (or "auto") over the devices, by default all devices of the run.
+    """Builds the mesh of a preset (or "auto") over the devices, by default all devices of the run.
 
-    sizes: overrides of mesh axis sizes; 0 keeps the size of the preset. adapters: see presets.choose.
+    sizes: {mesh axis: size}, replaces sizes of the preset; 0 keeps that of the preset. adapters: see presets.choose_preset.
     Raises UserError if the product of the sizes is not the number of devices, and for "single" in a run of several processes.
     """
     devices = list(jax.devices() if devices is None else devices)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    preset, chosen = presets.choose(preset, devices[0].device_kind, len(devices), slices, adapters)
-    shape = resolve(preset, {**chosen, **{name: size for name, size in (sizes or {}).items() if size}}, len(devices))
+    preset, chosen = presets.choose_preset(preset, devices[0].device_kind, len(devices), slices, adapters)
+    shape = mesh_shape(preset, {**chosen, **{name: size for name, size in (sizes or {}).items() if size}}, len(devices))
     if preset == "single":
         if jax.process_count() > 1:
-            why = f"uses one device, and this run has {jax.process_count()} processes"
+            why = f"uses one device, but this run has {jax.process_count()} processes"
             raise UserError(f"train.preset = 'single': {why}; add --config.train.preset=data, or use one process")
         devices = devices[:1]
     outer = presets.PRESETS[preset].slices
@@ -79,22 +82,23 @@ def make(
         arranged = mesh_utils.create_device_mesh(tuple(shape.values()), devices, allow_split_physical_axes=True)
     else:
         arranged = np.asarray(devices).reshape(tuple(shape.values()))
-    return Placement(preset, Mesh(arranged, tuple(shape), axis_types=(AxisType.Auto,) * len(shape)), rules(preset, shape))
+    return Placement(preset, Mesh(arranged, tuple(shape), axis_types=(AxisType.Auto,) * len(shape)), axis_rules(preset, shape))
 
 
-def abstract(preset: str, sizes: Mapping[str, int], devices: int) -> Placement:
-    """Returns a placement without devices, for shapes only."""
-    shape = resolve(preset, sizes, devices)
+def abstract_placement(preset: str, sizes: Mapping[str, int], devices: int) -> Placement:
+    """Returns a placement on an abstract mesh, for computing shardings of shapes without devices. devices: their number."""
+    shape = mesh_shape(preset, sizes, devices)
     mesh = jax.sharding.AbstractMesh(tuple(shape.values()), tuple(shape), axis_types=(AxisType.Auto,) * len(shape))
-    return Placement(preset, mesh, rules(preset, shape))
+    return Placement(preset, mesh, axis_rules(preset, shape))
 
 
-def resolve(preset: str, sizes: Mapping[str, int], devices: int) -> dict[str, int]:
-    """Returns {mesh axis: size} of a preset on this number of devices."""
+def mesh_shape(preset: str, sizes: Mapping[str, int], devices: int) -> dict[str, int]:
+    """Returns {mesh axis: size} of a preset on this number of devices. sizes: replace those of the preset. Raises UserError if
+    an axis is not one of the preset or the product is not the number of devices."""
     shape = dict(presets.PRESETS[preset].mesh)
     unknown = [name for name in sizes if name not in shape]
     if unknown:
-        raise UserError(f"train.mesh.{unknown[0]}: preset {preset} has the axes {', '.join(shape)}; use another train.preset")
+        raise UserError(f"train.mesh.{unknown[0]}: preset {preset} has only {', '.join(shape)}; use another train.preset")
     shape.update(sizes)
     fixed = math.prod(size for size in shape.values() if size != -1)
     shape = {name: max(1, devices // fixed) if size == -1 else size for name, size in shape.items()}
@@ -106,8 +110,9 @@ def resolve(preset: str, sizes: Mapping[str, int], devices: int) -> dict[str, in
     return shape
 
 
-def rules(preset: str, shape: Mapping[str, int]) -> Rules:
-    """Returns the rules of the preset for the axes of its mesh, then all other logical axes, which are not sharded."""
+def axis_rules(preset: str, shape: Mapping[str, int]) -> Rules:
+    """Returns the rule of every logical axis: those of the preset first, restricted to the mesh axes in `shape`; then all other
+    logical axes, which are not sharded."""
     result: dict[str, str | tuple[str, ...] | None] = {}
     for axis, over in presets.PRESETS[preset].rules:
         mesh_axes = tuple(name for name in over if name in shape)
@@ -118,35 +123,37 @@ def rules(preset: str, shape: Mapping[str, int]) -> Rules:
 
 @contextlib.contextmanager
 def use(placed: Placement) -> Iterator[None]:
-    """Activates the mesh and its rules, so that constrain() takes effect."""
+    """Activates the mesh and its rules during the body, so that axes.constrain() takes effect."""
     with jax.set_mesh(placed.mesh), nn.logical_axis_rules(placed.rules):
         yield
 
 
-def spec_of(names: Sequence[str | None], shape: Sequence[int], placed: Placement) -> P:
-    """Returns the PartitionSpec of a parameter. A dimension that its mesh axes do not divide is not sharded."""
+def partition_spec(names: Sequence[str | None], shape: Sequence[int], placed: Placement) -> P:
+    """Returns the PartitionSpec of a parameter with these logical axis names. Small parameters, and dimensions that their mesh
+    axes do not divide evenly, are not sharded."""
     if math.prod(shape) < placed.min_size:
         return P()
-    spec = axes.resolve(names, placed.rules)
+    spec = axes.to_mesh_axes(names, placed.rules)
     result = [axis if n % axes.num_shards(axis, placed.mesh) == 0 else None for n, axis in zip(shape, spec, strict=True)]
     while result and result[-1] is None:  # JAX distinguishes P() from P(None)
         result.pop()
     return P(*result)
 
 
-def shardings(boxed: Any, placed: Placement) -> Any:
-    """Returns the sharding of each parameter. boxed: parameters with their axis names (the shapes of a system's `init`)."""
+def parameter_shardings(boxed: Any, placed: Placement) -> Any:
+    """Returns the tree of shardings of parameters. boxed: nested shapes of the parameters with their logical axis names
+    (system.boxed_shapes)."""
 
     def sharding(leaf: Any) -> NamedSharding:
         names = leaf.names if isinstance(leaf, nn.LogicallyPartitioned) else (None,) * leaf.ndim
         shape = leaf.value.shape if isinstance(leaf, nn.LogicallyPartitioned) else leaf.shape
-        return NamedSharding(placed.mesh, spec_of(names, shape, placed))
+        return NamedSharding(placed.mesh, partition_spec(names, shape, placed))
 
     return jax.tree.map(sharding, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
 
 
-def abstract_arrays(abstract: Any, shardings: Any) -> Any:
-    """Adds shardings to shapes and types. shardings: a tree of shardings, or a single one for all leaves."""
+def add_shardings(abstract: Any, shardings: Any) -> Any:
+    """Returns nested shapes and types with shardings added. shardings: one for each leaf, or a single one for all leaves."""
     if isinstance(shardings, NamedSharding):
         single = shardings
         shardings = jax.tree.map(lambda _: single, abstract)

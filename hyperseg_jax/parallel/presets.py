@@ -23,14 +23,15 @@ MESH_AXES = {
 @dataclasses.dataclass(frozen=True)
 class Preset:
     """A way to shard a run. mesh: {mesh axis: size}; -1 uses the remaining devices. rules: (logical axis, mesh axes); logical
-    axes without a rule are not sharded. slices: the mesh axis whose outer part spans slices, over the data-center network."""
+    axes without a rule are not sharded. slices: the mesh axis that is divided among TPU slices, whose
+    communication goes over the data-center network."""
 
     mesh: Mapping[str, int]
     rules: tuple[tuple[str, tuple[str, ...]], ...] = ()
     slices: str = ""
 
     def __post_init__(self) -> None:
-        axes.check(tuple(axis for axis, _ in self.rules))
+        axes.check_axis_names(tuple(axis for axis, _ in self.rules))
         unknown = {name for name in (*self.mesh, *(n for _, over in self.rules for n in over)) if name not in MESH_AXES}
         if unknown:
             raise ValueError(f"unknown mesh axes {sorted(unknown)}; use some of {', '.join(MESH_AXES)}")
@@ -74,10 +75,11 @@ GENERATIONS = {
 }
 
 
-def choose(name: str, device_kind: str, devices: int, slices: int, adapters: bool) -> tuple[str, dict[str, int]]:
-    """Returns (preset, sizes of its axes) for train.preset; "auto" selects the default for these devices.
+def choose_preset(name: str, device_kind: str, devices: int, slices: int, adapters: bool) -> tuple[str, dict[str, int]]:
+    """Returns (preset, {mesh axis: size to override}) for train.preset. "auto" selects the default for these devices.
 
-    adapters: whether LoRA adapters are trained on a frozen base model.
+    device_kind: Device.device_kind of JAX. devices: total number. slices: number of TPU slices. adapters: whether LoRA adapters
+    are trained on a frozen base model.
     """
     if name != "auto":
         if name not in PRESETS:

@@ -1,4 +1,5 @@
-"""Table of the shardings of all parameters. Flags large replicated ones in presets that shard the width of the model."""
+"""Table of the shardings of all parameters. Flags large parameters that are replicated although the preset shards
+parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ LARGE = 4.0  # MB; larger parameters should not be replicated in presets that sh
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One parameter. megabytes: 1e6 bytes per device. flagged: whether it should be sharded but is replicated."""
+    """One parameter. spec: mesh axes of each dimension, as text. megabytes: memory per device, in 1e6 bytes. flagged: it is
+    large and replicated, although the preset shards parameters."""
 
     path: str
     shape: tuple[int, ...]
@@ -27,8 +29,8 @@ class Row:
     flagged: bool
 
 
-def rows(abstract: Mapping[str, Any], placed: Placement) -> list[Row]:
-    """Returns one row for each leaf of nested shapes with shardings."""
+def sharding_rows(abstract: Mapping[str, Any], placed: Placement) -> list[Row]:
+    """Returns one row for each parameter. abstract: nested shapes with shardings."""
     shards_parameters = dict(placed.rules)["embed"] is not None
     result = []
     for path, leaf in flatten(abstract).items():
@@ -39,7 +41,7 @@ def rows(abstract: Mapping[str, Any], placed: Placement) -> list[Row]:
                 path,
                 leaf.shape,
                 str(leaf.dtype),
-                _spec(leaf.sharding.spec),
+                _format_spec(leaf.sharding.spec),
                 megabytes,
                 shards_parameters and replicated and megabytes > LARGE,
             )
@@ -47,9 +49,9 @@ def rows(abstract: Mapping[str, Any], placed: Placement) -> list[Row]:
     return result
 
 
-def lines(rows: list[Row], placed: Placement) -> list[str]:
-    """Returns the rows as text: the mesh, then one line with a count for equal blocks (layers_0, layers_1, ...), then the
-    sum."""
+def format_rows(rows: list[Row], placed: Placement) -> list[str]:
+    """Formats the rows as lines of text: the mesh, then one line for each parameter, with a count for equal parameters of
+    numbered blocks (layers_0, layers_1, ...), then the total memory per device."""
     sizes = " x ".join(f"{name} {size}" for name, size in placed.mesh.shape.items())
     merged = [dataclasses.replace(row, path=re.sub(r"_\d+/", "_*/", row.path)) for row in rows]
     width = max(len(row.path) for row in merged)
@@ -58,17 +60,17 @@ def lines(rows: list[Row], placed: Placement) -> list[str]:
     ]
     for row, count in collections.Counter(merged).items():
         result.append(
-            f"{count:3} x {row.path:{width}}  {_shape(row):>20}  {row.type:8}  {row.megabytes:9.3f} MB  {row.spec}"
+            f"{count:3} x {row.path:{width}}  {_format_shape(row):>20}  {row.type:8}  {row.megabytes:9.3f} MB  {row.spec}"
             + ("  <- replicated, though the preset shards parameters" if row.flagged else "")
         )
     result.append(f"parameters: {sum(row.megabytes for row in rows):.1f} MB per device")
     return result
 
 
-def _shape(row: Row) -> str:
+def _format_shape(row: Row) -> str:
     return " x ".join(map(str, row.shape)) or "scalar"
 
 
-def _spec(spec: Any) -> str:
+def _format_spec(spec: Any) -> str:
     named = ["+".join(axis) if isinstance(axis, tuple) else axis or "-" for axis in spec]
     return ", ".join(named) or "replicated"

@@ -10,14 +10,14 @@ from typing import Any
 
 from hyperseg_jax.errors import HostLost, UserError
 
-MAX_REPLY_BYTES = 65536  # of all names in one line
+MAX_REPLY_BYTES = 65536  # maximum length of a message, which is one line
 
 
 def startup_barrier(address: str, process_id: int, processes: int, *, name: str, seconds: float) -> list[str]:
-    """Returns the names of all processes, in the order of their ids. Uses the port of the coordination service before it
-    starts.
+    """Waits for all processes. Returns their names, in the order of their ids.
 
-    address: HOST:PORT of process 0. seconds: timeout for all processes. Raises HostLost, naming the missing ones.
+    address: HOST:PORT of process 0; its port is used before JAX's coordination service starts there. name: name of this
+    process. seconds: timeout. Raises HostLost, naming the missing processes, if not all arrive in time.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
@@ -39,7 +39,8 @@ def startup_barrier(address: str, process_id: int, processes: int, *, name: str,
 
 
 def _collect_names(port: int, processes: int, name: str, deadline: float) -> dict[str, str]:
-    """Runs on process 0: collects names until all processes have connected or time is up, and sends them to all."""
+    """Runs on process 0: collects {process id: name} until all processes have connected or the deadline is over, and sends it
+    to all of them."""
     names, connections = {"0": name}, []
     try:
         dual = socket.has_dualstack_ipv6()
@@ -55,7 +56,7 @@ def _collect_names(port: int, processes: int, name: str, deadline: float) -> dic
             try:
                 connection = stack.enter_context(listener.accept()[0])
                 connection.settimeout(5)
-                message = _read(connection)
+                message = _read_message(connection)
                 if 0 < int(message["id"]) < processes:
                     names[str(int(message["id"]))] = str(message["name"])[:200]
                     connections.append(connection)
@@ -68,7 +69,8 @@ def _collect_names(port: int, processes: int, name: str, deadline: float) -> dic
 
 
 def _send_name(host: str, port: int, message: dict[str, Any], deadline: float) -> dict[str, str]:
-    """Runs on other processes: connects to process 0, with retries, sends the name and waits for the names of all."""
+    """Runs on the other processes: connects to process 0, with retries until the deadline, sends the id and name of this
+    process and returns {process id: name} of all processes, or only its own if process 0 does not answer."""
     while (left := deadline - time.monotonic()) > 0:
         with (
             contextlib.suppress(OSError, ValueError),
@@ -76,12 +78,13 @@ def _send_name(host: str, port: int, message: dict[str, Any], deadline: float) -
         ):
             connection.settimeout(left + 10)  # process 0 may have started to wait later
             connection.sendall(json.dumps(message).encode() + b"\n")
-            return _read(connection)
+            return _read_message(connection)
         time.sleep(0.2)
     return {str(message["id"]): message["name"]}
 
 
-def _read(connection: socket.socket) -> dict[str, Any]:
+def _read_message(connection: socket.socket) -> dict[str, Any]:
+    """Reads one line of JSON."""
     with connection.makefile("rb") as lines:
         message = json.loads(lines.readline(MAX_REPLY_BYTES))
     if not isinstance(message, dict):

@@ -18,8 +18,8 @@ from hyperseg_jax.untrusted import stores
 
 
 class Watchdog:
-    """A context manager. Dumps the stacks of all threads to stderr and to a file, once, if `beat` is not called for `seconds`
-    after the last call."""
+    """A context manager that runs a thread. If `beat` is not called again within `seconds` of its last call, prints the stacks
+    of all threads to stderr and writes them to a file; once until the next call."""
 
     def __init__(self, seconds: float, file: os.PathLike[str] | str) -> None:
         self._seconds, self._file = seconds, epath.Path(file)
@@ -36,7 +36,7 @@ class Watchdog:
         self._thread.join()
 
     def beat(self) -> None:
-        """Restarts the timeout, because something has finished."""
+        """Restarts the timeout. Called whenever a step or another unit of work has finished."""
         self._deadline = time.monotonic() + self._seconds
 
     def pause(self) -> None:
@@ -44,6 +44,7 @@ class Watchdog:
         self._deadline = None
 
     def _watch(self) -> None:
+        """Runs in the thread."""
         while not self._stopped.wait(min(self._seconds / 10, 5)):
             if self._deadline is not None and time.monotonic() > self._deadline:
                 self._deadline = None

@@ -22,8 +22,11 @@ from hyperseg_jax.training.state import make_step
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Memory of one chip in bytes. arguments: train state and batch. outputs: the new train state, most of which reuses the
-    buffers of the old one (aliased). temporaries: all other buffers. peak: maximum use according to the compiler."""
+    """Memory of one chip in bytes.
+
+    arguments: train state and batch. outputs: the new train state. aliased: part of the outputs that reuses buffers of the
+    arguments. temporaries: all other buffers. peak: maximum use according to the compiler.
+    """
 
     arguments: int
     outputs: int
@@ -33,7 +36,7 @@ class Memory:
 
     @property
     def needed(self) -> int:
-        """The larger of `peak` and the sum of all buffers."""
+        """An upper bound of the memory that the step needs: the larger of `peak` and the sum of all buffers."""
         return max(self.peak, self.arguments + self.temporaries + self.outputs - self.aliased)
 
 
@@ -41,10 +44,10 @@ class Memory:
 class Plan:
     """The result of compiling the train step of one task.
 
-    preset, mesh: sharding of the step. examples: examples per chip and batch. seconds: CPU time of the compiler.
-    memory: None if the step does not fit into memory; `problem` is then the compiler's error. collectives: {kind: count}.
-    matching_loops: number of loops of the bipartite matching. waiting: collectives inside these loops, which would synchronize
-    all chips in every iteration.
+    preset, mesh: name of the preset, and {mesh axis: size}. examples: number of examples per chip in a batch. seconds: CPU time
+    of the compiler. memory: None if the step does not fit into memory; `problem` is then the compiler's error. collectives:
+    {kind: count}. matching_loops: number of loops of the bipartite matching. loop_collectives: names of collectives inside
+    these loops, where all chips would wait for each other in every iteration.
     """
 
     task: str
@@ -56,18 +59,18 @@ class Plan:
     problem: str = ""
     collectives: Mapping[str, int] = dataclasses.field(default_factory=dict)
     matching_loops: int = 0
-    waiting: Sequence[str] = ()
+    loop_collectives: Sequence[str] = ()
 
 
-def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -> Plan:
+def compile_step(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -> Plan:
     """Compiles the train step of a task of the config, or of its mixed batches, for devices that need not exist
-    (topologies.devices).
+    (topologies.slice_devices).
 
     Raises UserError if there is no such task, or if the batch cannot be split over the mesh.
     """
     system = systems.get(config.system)
     if task not in (known := sources.programs(config)):
-        raise UserError(f"--task {task}: the config has {', '.join(known)}")
+        raise UserError(f"--task {task}: the config has no such task; use one of {', '.join(known)}")
     model = system.build(config)
     placed = placement.make(config.train.preset, config.train.mesh, devices=devices, adapters=systems.lora(config) is not None)
     checks.check_split(config, placed)
@@ -75,7 +78,7 @@ def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -
     rate = param_groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps)
     initial = trace_initial_state(config, system, model, rules, rate, placed)
     batch = sources.processor(config, system, None, task).spec(config.train.batch_size)
-    batch = placement.abstract_arrays(batch, placed.batch)
+    batch = placement.add_shardings(batch, placed.batch)
     step = make_step(system, model, config, initial.tx)
     fields: dict[str, Any] = {
         "task": task,
@@ -100,12 +103,12 @@ def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -
         stats.temp_size_in_bytes,
         stats.peak_memory_in_bytes,
     )
-    hlo = program.read(compiled.as_text() or "")
+    hlo = program.parse_program(compiled.as_text() or "")
     return Plan(
         **fields,
         seconds=time.process_time() - began,
         memory=memory,
         collectives=hlo.collectives(),
         matching_loops=len(hlo.loops("matching")),
-        waiting=hlo.waiting("matching"),
+        loop_collectives=hlo.collectives_in_loops("matching"),
     )

@@ -53,17 +53,18 @@ class Program:
     computations: Mapping[str, tuple[Instruction, ...]]
 
     def collectives(self) -> dict[str, int]:
-        """Counts the collectives of each kind; one inside a loop counts once."""
+        """Returns {kind: number} of the collective instructions. One inside a loop counts once, however often it runs."""
         instructions = (i for body in self.computations.values() for i in body if i.collective)
         return dict(collections.Counter(kind for kind, _ in {(i.collective, i.channel or i.name) for i in instructions}))
 
     def loops(self, scope: str) -> list[Instruction]:
-        """Returns the loops that were traced under jax.named_scope(scope)."""
+        """Returns the while loops that were traced under jax.named_scope(scope)."""
         instructions = (i for body in self.computations.values() for i in body)
         return [i for i in instructions if i.operation == "while" and scope in re.split(r"[/()]+", i.op_name)]
 
-    def waiting(self, scope: str) -> list[str]:
-        """Returns the names of the collectives in these loops, in their conditions or bodies at any depth."""
+    def collectives_in_loops(self, scope: str) -> list[str]:
+        """Returns the names of the collectives in the loops of `loops(scope)`, in conditions or bodies at any depth. They make
+        all chips wait for each other in every iteration."""
         names: dict[str, None] = {}
         todo, seen = [name for loop in self.loops(scope) for name in loop.calls], set[str]()
         while todo:
@@ -78,8 +79,9 @@ class Program:
         return list(names)
 
 
-def read(text: str) -> Program:
-    """Parses the text of jax.stages.Compiled.as_text(). Raises ValueError for instructions that cannot be parsed."""
+def parse_program(text: str) -> Program:
+    """Parses the text of jax.stages.Compiled.as_text(). Raises ValueError if it has no computations or an instruction cannot be
+    parsed."""
     computations: dict[str, tuple[Instruction, ...]] = {}
     name, inside = "", list[Instruction]()
     for line in text.splitlines():
@@ -91,16 +93,17 @@ def read(text: str) -> Program:
             computations[name] = tuple(inside)
             name = ""
         elif name and (named := _NAME.match(line)):
-            inside.append(_instruction(named[1], line[named.end() :]))
+            inside.append(_parse_instruction(named[1], line[named.end() :]))
     if not computations:
         raise ValueError("no computation found; is this optimized HLO?")
     return Program(computations)
 
 
-def _instruction(name: str, rest: str) -> Instruction:
+def _parse_instruction(name: str, rest: str) -> Instruction:
+    """Parses one instruction. rest: the text after "name = "."""
     operation = _OPERATION.search(rest)
     if operation is None:
-        raise ValueError(f"no operation in %{name} = {rest[:200]}")
+        raise ValueError(f"no HLO operation found in %{name} = {rest[:200]}")
     called = [part.strip().lstrip("%") for names in _CALLED.findall(rest) for part in names.strip("{}").split(",")]
     op_name = _OP_NAME.search(rest)
     channel = _CHANNEL.search(rest)

@@ -21,10 +21,12 @@ ENVIRONMENT = {
 }
 
 
-def devices(topology: str) -> list[Any]:
-    """Returns the devices of a slice ("v5e:4x4": generation, then chips along each side), for compilation only.
+def slice_devices(topology: str) -> list[Any]:
+    """Returns the devices of a slice, for compilation only; no computation can run on them. Sets environment variables that
+    libtpu reads.
 
-    Raises UserError if libtpu is missing or does not know the slice. Sets environment variables that libtpu reads.
+    topology: generation, then number of chips along each side ("v5e:4x4"). Raises UserError if libtpu is missing or does not
+    know the slice.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"--topology {topology}: the TPU compiler is missing; pip install 'hyperseg-jax[tpu]'")

@@ -22,7 +22,7 @@ PROBE = (
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """The devices of one trial: environment variables that select accelerators, or CPU cores (empty: all)."""
+    """The devices of one trial. environment: variables that select its accelerators. cores: its CPU cores; () for all."""
 
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     cores: tuple[int, ...] = ()
@@ -32,10 +32,11 @@ class Share:
         return " ".join([*variables, *([f"cores={','.join(map(str, self.cores))}"] if self.cores else [])])
 
 
-def detect() -> tuple[str, tuple[str, ...]]:
-    """Returns (platform, device ids) of this machine according to JAX: "cpu" with core ids, "gpu" or "tpu" with chip ids."""
+def detect_devices() -> tuple[str, tuple[str, ...]]:
+    """Returns (platform, device ids) of this machine: "cpu" with core ids, "gpu" or "tpu" with chip ids. Asks JAX in a
+    subprocess, which frees the devices again."""
     if os.environ.get("JAX_PLATFORMS") == "cpu":
-        return "cpu", _cores()
+        return "cpu", _core_ids()
     probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True)
     if probe.returncode:
         errors = probe.stderr.strip().splitlines()
@@ -44,29 +45,32 @@ def detect() -> tuple[str, tuple[str, ...]]:
         )
     platform, count = probe.stdout.split()[-2:]
     if platform == "cpu":
-        return "cpu", _cores()
+        return "cpu", _core_ids()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES" if platform == "gpu" else "TPU_VISIBLE_CHIPS")
     return platform, tuple(visible.split(",")) if visible else tuple(map(str, range(int(count))))
 
 
-def shares(platform: str, ids: Sequence[str], per_trial: int | None) -> list[Share]:
-    """Returns equal shares of `per_trial` devices or cores. Leftover devices stay idle."""
-    size = default_share(platform, len(ids)) if per_trial is None else per_trial
+def split_devices(platform: str, ids: Sequence[str], per_trial: int | None) -> list[Share]:
+    """Splits the devices into shares of `per_trial` devices or cores; None: the default size. Leftover devices stay idle."""
+    size = default_share_size(platform, len(ids)) if per_trial is None else per_trial
     unit = "cores" if platform == "cpu" else f"{platform.upper()}s"
     if not 1 <= size <= len(ids):
         raise UserError(f"--per-trial {size}: this machine has {len(ids)} {unit}; give 1 to {len(ids)}")
     if platform == "tpu" and size not in TPU_BOXES:
-        raise UserError(f"--per-trial {size}: a process can use {', '.join(map(str, TPU_BOXES))} TPU chips")
+        raise UserError(
+            f"--per-trial {size}: a process cannot use {size} TPU chips; give one of {', '.join(map(str, TPU_BOXES))}"
+        )
     groups = [tuple(ids[start : start + size]) for start in range(0, len(ids) - size + 1, size)]
-    return [_share(platform, group, all_devices=len(group) == len(ids)) for group in groups]
+    return [_make_share(platform, group, all_devices=len(group) == len(ids)) for group in groups]
 
 
-def default_share(platform: str, count: int) -> int:
-    """Returns the default size of a share: one accelerator, or a few cores."""
+def default_share_size(platform: str, count: int) -> int:
+    """Returns the default number of devices of a trial: one accelerator, or CPU_SHARE cores."""
     return min(CPU_SHARE, count) if platform == "cpu" else 1
 
 
-def _share(platform: str, ids: tuple[str, ...], *, all_devices: bool) -> Share:
+def _make_share(platform: str, ids: tuple[str, ...], *, all_devices: bool) -> Share:
+    """Returns the share of these devices. all_devices: they are all devices of this machine."""
     if platform == "cpu":
         return Share(cores=tuple(map(int, ids)))
     if platform == "gpu":
@@ -78,6 +82,6 @@ def _share(platform: str, ids: tuple[str, ...], *, all_devices: bool) -> Share:
     )
 
 
-def _cores() -> tuple[str, ...]:
+def _core_ids() -> tuple[str, ...]:
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     return tuple(map(str, cores))

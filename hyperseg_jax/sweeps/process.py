@@ -16,7 +16,8 @@ SINGLE_PROCESS = {"HYPERSEG_PROCESSES": "1"}  # keeps a trial in a Slurm job or 
 
 
 class TrainingProcess:
-    """A running training process that writes to the log of the trial. It gets SIGTERM when this process dies for any reason."""
+    """A training process, started on creation, that writes to the log of the trial. It gets SIGTERM if the process that started
+    it dies for any reason."""
 
     def __init__(self, trial: Trial, *, environment: Mapping[str, str] = {}, cores: tuple[int, ...] = ()) -> None:
         trial.folder.mkdir(parents=True, exist_ok=True)
@@ -43,17 +44,18 @@ class TrainingProcess:
         return self._process.poll()
 
     def request_stop(self) -> None:
-        """Asks the process to save and exit."""
+        """Sends SIGTERM, on which training saves and exits; does not wait for it."""
         if self.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
     def wait(self) -> int:
+        """Waits for the process to exit and returns its exit code."""
         return self._process.wait()
 
 
 @contextlib.contextmanager
 def on_sigterm(handler: Callable[..., Any]) -> Iterator[None]:
-    """Sets the handler of SIGTERM in the body, so that it ends a sweep like Ctrl-C."""
+    """Replaces the handler of SIGTERM during the body, so that the signal ends a sweep like Ctrl-C."""
     previous = signal.signal(signal.SIGTERM, handler)
     try:
         yield

@@ -19,7 +19,7 @@ from hyperseg_jax.untrusted.printing import cell, escaped
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One trial: its status, and its (step, score) pairs in order."""
+    """The result of one trial. scores: (step, value of the metric), in order of steps."""
 
     trial: Trial
     status: str
@@ -27,24 +27,25 @@ class Row:
 
     @property
     def last(self) -> float | None:
+        """The last score."""
         return self.scores[-1][1] if self.scores else None
 
     def best(self, metric: Metric) -> tuple[int, float] | None:
-        """Returns (step, score) of the best validation, the earliest one if several are equal."""
+        """Returns (step, score) of the best score, the earliest one if several are equal; None without scores."""
         best: tuple[int, float] | None = None
         for step, score in self.scores:
-            if best is None or metric.better(score, best[1]):
+            if best is None or metric.is_better(score, best[1]):
                 best = step, score
         return best
 
 
-def collect(trials: Sequence[Trial], metric: Metric) -> list[Row]:
-    """Returns the trials, sorted by their last score, best first; trials without scores come last. Raises UserError if runs
-    have finished but none wrote the metric."""
-    rows = [Row(trial, trial.status(), tuple(metric.scores(trial.lines()))) for trial in trials]
+def collect_rows(trials: Sequence[Trial], metric: Metric) -> list[Row]:
+    """Reads the scores of all trials. Returns the trials sorted by their last score, best first; those without scores come
+    last. Raises UserError if a trial has finished but none has written the metric."""
+    rows = [Row(trial, trial.status(), tuple(metric.scores(trial.metric_lines()))) for trial in trials]
     finished = [row for row in rows if row.status == "finished"]
     if finished and not any(row.scores for row in rows):
-        seen = available_metrics(line for row in finished for line in row.trial.lines())
+        seen = available_metrics(line for row in finished for line in row.trial.metric_lines())
         raise UserError(
             f"--metric {metric}: never appears in metrics.jsonl; known metrics: {', '.join(map(escaped, seen)) or 'none'}. "
             "Run the same command with another --metric; no trial is trained again"
@@ -53,25 +54,25 @@ def collect(trials: Sequence[Trial], metric: Metric) -> list[Row]:
     return sorted(rows, key=lambda row: (row.last is None, sign * (row.last or 0.0)))
 
 
-def fields(rows: Sequence[Row]) -> list[str]:
+def varied_fields(rows: Sequence[Row]) -> list[str]:
     """Returns the fields that the sweep varies, in the order of the command line."""
     return list(dict.fromkeys(field for row in rows for field in row.trial.values))
 
 
-def table(rows: Sequence[Row], metric: Metric) -> Table:
+def results_table(rows: Sequence[Row], metric: Metric) -> Table:
     """Returns the results as a table for the terminal."""
-    heads = (*fields(rows), str(metric), f"best ({metric.mode})", "at step", "last step", "status")
+    heads = (*varied_fields(rows), str(metric), f"best ({metric.mode})", "at step", "last step", "status")
     result = Table(*(Column(cell(head), overflow="fold") for head in heads))
     for row in rows:
         best = row.best(metric)
         numbers = ("", "", "", "")
         if best:
             numbers = (f"{row.last:.4f}", f"{best[1]:.4f}", str(best[0]), str(row.scores[-1][0]))
-        result.add_row(*(cell(row.trial.values.get(field, "")) for field in fields(rows)), *numbers, row.status)
+        result.add_row(*(cell(row.trial.values.get(field, "")) for field in varied_fields(rows)), *numbers, row.status)
     return result
 
 
-def save(rows: Sequence[Row], metric: Metric, out: pathlib.Path) -> None:
+def save_results(rows: Sequence[Row], metric: Metric, out: pathlib.Path) -> None:
     """Writes results.json and, if there are scores, results.png."""
     entries: list[dict[str, Any]] = []
     for row in rows:
@@ -90,12 +91,12 @@ def save(rows: Sequence[Row], metric: Metric, out: pathlib.Path) -> None:
         )
     write_text(out / "results.json", strict_json.dumps({"metric": str(metric), "mode": metric.mode, "trials": entries}))
     if any(row.scores for row in rows):
-        plot(rows, metric, out / "results.png")
+        plot_scores(rows, metric, out / "results.png")
 
 
-def plot(rows: Sequence[Row], metric: Metric, image: pathlib.Path) -> None:
+def plot_scores(rows: Sequence[Row], metric: Metric, image: pathlib.Path) -> None:
     """Plots the scores of each trial over steps, and the last score by each varied field."""
-    scored, varied = [row for row in rows if row.scores], fields(rows)
+    scored, varied = [row for row in rows if row.scores], varied_fields(rows)
     columns = min(len(varied) + 1, 3)
     lines = -(-(len(varied) + 1) // columns)
     with saved_panels(image, lines, columns, (5 * columns, 3.8 * lines)) as panels:

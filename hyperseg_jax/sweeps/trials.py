@@ -25,9 +25,9 @@ from hyperseg_jax.untrusted.printing import one_line
 
 DONE = ("finished", "stopped")  # trials with these statuses are not run again
 LOG_TAIL = 2**16
-"""Bytes at the end of a log that are searched for its last line."""
+"""Number of bytes at the end of a log that are searched for its last line."""
 MAX_LISTED = 50
-"""Metrics listed in the error for an unknown metric."""
+"""Maximum number of metrics that an error for an unknown metric lists."""
 STATUSES = ("waiting", "running", "submitted", "interrupted", "failed", *DONE)
 
 
@@ -35,9 +35,9 @@ STATUSES = ("waiting", "running", "submitted", "interrupted", "failed", *DONE)
 class Trial:
     """One training run.
 
-    values: the fields that the sweep varies. config: path of the config. fixed: overrides ("x.y=value") of all trials. steps:
-    config.train.steps of this trial. folder: contains records, logs and locks of trials. workdirs: folder or bucket of the
-    workdirs, by default `folder`.
+    values: {config field: value} of the fields that the sweep varies. config: path or name of the config. fixed: overrides
+    ("x.y=value") of all trials. steps: config.train.steps of this trial. folder: contains records, logs and locks of all
+    trials. workdirs: folder or bucket that contains the workdirs, by default `folder`.
     """
 
     values: Mapping[str, str]
@@ -50,11 +50,12 @@ class Trial:
 
     @property
     def digest(self) -> str:
+        """A short hash of the values, which identifies the trial in job and file names."""
         return hashlib.sha256(json.dumps(sorted(self.values.items())).encode()).hexdigest()[:8]
 
     @property
     def name(self) -> str:
-        """A short file name that depends only on the values, so it is the same in every sweep."""
+        """A readable name for the files of the trial. It depends only on the values, so it is the same in every sweep."""
         text = "_".join(f"{field.rpartition('.')[2]}={value}" for field, value in sorted(self.values.items()))
         return f"{re.sub(r'[^A-Za-z0-9._=+-]+', '-', text)[:80]}_{self.digest}"
 
@@ -73,23 +74,24 @@ class Trial:
 
     @property
     def record(self) -> pathlib.Path:
+        """The JSON file with the status of the trial."""
         return self.folder / f"{self.name}.json"
 
     def flags(self) -> list[str]:
-        """Returns --config.x.y=value for every override of the config file."""
+        """Returns the overrides as command-line options: --config.x.y=value for each."""
         return [f"--config.{text}" for text in (*self.fixed, *(f"{field}={value}" for field, value in self.values.items()))]
 
     def command(self) -> list[str]:
         """Returns the command that trains the trial, or resumes it."""
         return [sys.executable, "-m", self.training, "--config", self.config, "--workdir", self.workdir, *self.flags()]
 
-    def lines(self) -> Iterator[dict[str, Any]]:
-        """Yields the valid lines of metrics.jsonl so far."""
+    def metric_lines(self) -> Iterator[dict[str, Any]]:
+        """Reads metrics.jsonl and yields its lines so far, without invalid ones."""
         return valid_lines(epath.Path(self.workdir) / "metrics.jsonl")  # type: ignore[arg-type]  # gs:// as well
 
     def is_complete(self) -> bool:
-        """Returns whether the last step has been logged."""
-        return any(line["kind"] == "train" and line["step"] >= self.steps for line in self.lines())
+        """Returns whether training has logged its last step."""
+        return any(line["kind"] == "train" and line["step"] >= self.steps for line in self.metric_lines())
 
     def last_log_line(self) -> str:
         """Returns the last non-empty line of the log, for messages."""
@@ -111,7 +113,7 @@ class Trial:
         try:
             status = strict_json.parse(strict_json.contents(paths.check_link(self.record)), "its content").get("status")
             if type(status) is not str or status not in STATUSES:
-                raise BadFile("it has no status")
+                raise BadFile("its status is missing or unknown")
         except (OSError, BadFile) as error:
             raise UserError(
                 f"{one_line(self.record)}: cannot be read as the record of a trial ({reason(error)}); "
@@ -126,8 +128,9 @@ class Trial:
         write_text(self.record, json.dumps(record, indent=2) + "\n")
 
 
-def outcome(trial: Trial, code: int) -> tuple[str, str]:
-    """Returns (status, reason) for an exit code. A training that was requested to stop exits with 0 before its last step."""
+def classify_exit(trial: Trial, code: int) -> tuple[str, str]:
+    """Returns (status, reason) of a trial whose training has exited with this code. Training that was asked to stop also exits
+    with 0, before its last step; its status is "interrupted"."""
     if code:
         return "failed", f"exit code {code}: {trial.last_log_line()}"
     return ("finished", "") if trial.is_complete() else ("interrupted", "ended before its last step")
@@ -153,31 +156,34 @@ class Metric:
         return f"{self.task}/{self.name}"
 
     def scores(self, lines: Iterable[dict[str, Any]]) -> list[tuple[int, float]]:
-        """Returns (step, value) in order, without non-finite values. Training lines of several tasks at one step are averaged,
-        weighted by their number of steps."""
+        """Returns (step, value) of this metric in lines of metrics.jsonl, in order of steps, without non-finite values.
+        Training lines of several tasks at one step are averaged, weighted by the number of steps that each covers."""
         values_by_step: dict[int, list[tuple[float, int]]] = {}
         for line in lines:
             value = line.get(self.name)
-            if _key(line) == self.task and isinstance(value, int | float) and math.isfinite(value):
+            if _metric_task(line) == self.task and isinstance(value, int | float) and math.isfinite(value):
                 values_by_step.setdefault(line["step"], []).append((float(value), line.get("steps", 1)))
         mean = lambda pairs: sum(value * steps for value, steps in pairs) / sum(steps for _, steps in pairs)
         scores = ((step, pairs[0][0] if len(pairs) == 1 else mean(pairs)) for step, pairs in values_by_step.items())
         return sorted((step, value) for step, value in scores if math.isfinite(value))
 
-    def better(self, score: float, reference: float) -> bool:
+    def is_better(self, score: float, reference: float) -> bool:
+        """Returns whether `score` is better than `reference`."""
         return score > reference if self.mode == "max" else score < reference
 
 
 def available_metrics(lines: Iterable[dict[str, Any]], most: int = MAX_LISTED) -> list[str]:
-    """Returns the metrics in these lines, at most the first `most` in alphabetical order."""
+    """Returns the names (TASK/NAME) of the metrics in lines of metrics.jsonl, at most the first `most` in alphabetical
+    order."""
     found: set[str] = set()
     for line in lines:
         numbers = (name for name, value in line.items() if isinstance(value, int | float) and name != "step")
-        found.update(f"{_key(line)}/{name}" for name in numbers)
+        found.update(f"{_metric_task(line)}/{name}" for name in numbers)
         if len(found) > most:
             found = set(sorted(found)[:most])
     return sorted(found)
 
 
-def _key(line: dict[str, Any]) -> str:
+def _metric_task(line: dict[str, Any]) -> str:
+    """Returns the task of a line of metrics.jsonl as in the name of its metrics: "train" for all training lines."""
     return "train" if line["kind"] == "train" else str(line["task"])

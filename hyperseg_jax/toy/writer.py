@@ -33,7 +33,7 @@ from hyperseg_jax.toy.toy_images import SPLITS, World
 from hyperseg_jax.toy.vocabulary import BACKGROUNDS, CATEGORY_IDS, SIZE
 from hyperseg_jax.untrusted import paths, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.workers import end_with_parent, without_ctrl_c
+from hyperseg_jax.workers import block_ctrl_c_in_children, exit_with_parent
 
 JPEG_QUALITY = 92
 REVOS_NAMES = {"train": "train", "val": "valid"}
@@ -326,8 +326,8 @@ class _Runner:
         self.fixed = (world, folder)
         self.pool = None
         if workers:
-            with without_ctrl_c():
-                self.pool = multiprocessing.get_context("spawn").Pool(workers, end_with_parent)
+            with block_ctrl_c_in_children():
+                self.pool = multiprocessing.get_context("spawn").Pool(workers, exit_with_parent)
 
     def __enter__(self) -> Callable[[Callable, list], Iterable]:
         return self._run

@@ -55,7 +55,7 @@ def check_split(config: ml_collections.ConfigDict, mesh: placement.Placement) ->
 
 def report_placement(state: TrainState, mesh: placement.Placement, workdir: pathlib.Path, console: Console) -> None:
     """Writes the sharding of each parameter to sharding.txt in the workdir, and to the console if there are several devices."""
-    lines = report.lines(report.rows(state.params, mesh), mesh)
+    lines = report.format_rows(report.sharding_rows(state.params, mesh), mesh)
     if mesh.mesh.size > 1:
         for line in lines:
             printing.log(console, line)

@@ -81,7 +81,7 @@ def trace_initial_state(
         return with_params(model_folder.overlay(random, loaded))
 
     abstract = jax.eval_shape(with_params, shapes)
-    shardings = state_shardings(abstract, placement.shardings(boxed, mesh), groups, tx, mesh.replicated)
+    shardings = state_shardings(abstract, placement.parameter_shardings(boxed, mesh), groups, tx, mesh.replicated)
     return InitialState(
-        placement.abstract_arrays(abstract, shardings), shardings, tx, init_fn, config.init_from, tuple(config.init_optional)
+        placement.add_shardings(abstract, shardings), shardings, tx, init_fn, config.init_from, tuple(config.init_optional)
     )

@@ -89,7 +89,7 @@ class Workdir:
 
     def check_lock(self) -> None:
         """Raises UserError on all processes if another run has taken over the workdir. Called before each save."""
-        self._run_on_primary(lambda _: self._lock.check(), None)
+        self._run_on_primary(lambda _: self._lock.check_still_held(), None)
 
     def _run_on_primary(self, function: Callable[[Any], None], argument: Any) -> None:
         """Calls function(argument) on process 0 and raises its UserError on all processes."""

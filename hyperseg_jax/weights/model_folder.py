@@ -121,7 +121,7 @@ def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     config, where = strict_json.read(path), one_line(path)
     config.pop("limits", None)
     renamed_fields.migrate(config)
-    configs.check(config, f"{where}: ")
+    configs.check_fields(config, f"{where}: ")
     missing = [key for key in REQUIRED if key not in config] or [
         f"data.{key}" for key in REQUIRED_DATA if key not in config["data"]
     ]

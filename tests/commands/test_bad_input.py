@@ -97,7 +97,7 @@ PREDICT = {
     "config override": ("good.jpg 'a ring' --config.seed=1", "predict", "no --config overrides"),
 }
 TRAIN = {
-    "no such config": ("--config nowhere", "nowhere", "shipped configs are"),
+    "no such config": ("--config nowhere", "nowhere", "no such file or shipped config; give"),
     "config of bad syntax": ("--config syntax.py", "syntax.py", "SyntaxError"),
     "config without get_config": ("--config nothing.py", "nothing.py", "get_config()"),
     "unknown key": ("--config tiny --config.optimizer.clip_nrm=1", "'clip_nrm'", "did you mean optimizer.clip_norm?"),
@@ -162,7 +162,7 @@ TRAIN = {
 }
 EVALUATE = {
     "no model": ("--model nowhere", "nowhere", "shipped models"),
-    "unknown task": ("--tasks caption", "caption", "it has referring"),
+    "unknown task": ("--tasks caption", "caption", "use some of referring"),
     "no examples": ("--limit 0", "--limit 0", "give at least 1"),
     "out below a file": ("--limit 1 --out file/x", "--out file/x", "give another folder"),
     "an override of a model": ("--config.data.root=world", "--config.data.root=world", "with --data-root"),

@@ -147,8 +147,10 @@ def test_benchmarks_of_every_task(micro, run_evaluate, tmp_path):
     ("more", "told"),
     [
         (["--benchmarks", "nope", "--config", "tiny", "--checkpoint", "tiny"], "nope: unknown; choose from refcoco"),
-        (["--benchmarks", "refcoco", "--model", "tiny"], "requires --config and --checkpoint"),
-        (["--config", "tiny"], "give --model, or --benchmarks"),
+        (["--benchmarks", "refcoco", "--model", "tiny"], "excludes --model"),
+        (["--benchmarks", "refcoco", "--config", "tiny"], "requires --config and --checkpoint"),
+        ([], "give --model, or --benchmarks"),
+        (["--model", "tiny", "--config", "tiny"], "require --benchmarks"),
         (["--model", "tiny", "--batch-size", "0"], "give at least 1"),
         (
             ["--benchmarks", "refcoco", "--config", "tiny", "--checkpoint", "tiny", "--data-root", "/nowhere"],

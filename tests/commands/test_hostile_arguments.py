@@ -208,7 +208,7 @@ def test_quickstart_does_not_follow_links(tmp_path, capsys, name):
 def test_quickstart_with_too_small_values(tmp_path, capsys, arguments):
     with pytest.raises(SystemExit) as ended:
         main(["quickstart", "--out", str(tmp_path / "out"), *arguments])
-    assert ended.value.code == 2 and "give at least 4 images" in " ".join(capsys.readouterr().err.split())
+    assert ended.value.code == 2 and "give at least --images 4" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("arguments", [["--pictures", "8"], ["--pictures=8"]])

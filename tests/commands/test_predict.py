@@ -154,15 +154,15 @@ def test_marks_are_drawn_as_in_training(world):
     """A point is the same disc as in training examples of the toy world; a box is given by any two corners and clipped at the
     border."""
     from hyperseg_jax import toy
-    from hyperseg_jax.commands.predict import _regions
+    from hyperseg_jax.commands.predict import _parse_regions
 
     example = toy.open_reader(world, "region", "train", kinds=("point",), max_regions=1)[0]
     (drawn,) = draw_regions(example.prompts[0])
     rows, columns = np.nonzero(drawn)
     middle = f"{(columns.min() + columns.max()) / 2},{(rows.min() + rows.max()) / 2}"
-    (point,), labels = _regions([middle], [], [], drawn.shape)
+    (point,), labels = _parse_regions([middle], [], [], drawn.shape)
     assert np.array_equal(draw_region(point, drawn.shape), drawn) and labels == [f"point {middle}"]
-    boxes, _ = _regions([], ["20,30,50,60", "50,60,20,30", "-5,30,50,60"], [], (100, 120))
+    boxes, _ = _parse_regions([], ["20,30,50,60", "50,60,20,30", "-5,30,50,60"], [], (100, 120))
     one, other, left = (draw_region(box, (100, 120)) for box in boxes)
     assert np.array_equal(one, other) and one.sum() == 30 * 30 and left.sum() == 30 * 50
 

@@ -64,7 +64,7 @@ def test_the_table_counts_splits_of_a_user_folder(copy_samples, capsys):
     [
         (("mscoco", "--root", "."), "benchmark 'mscoco' is unknown; use one of coco_panoptic"),
         (("gqa", "--root", "none"), "none: no such folder"),
-        (("gqa", "--root", ".", "--split", "test"), "--split test: gqa has the splits train_balanced"),
+        (("gqa", "--root", ".", "--split", "test"), "--split test: gqa has no such split; use one of train_balanced"),
         (("gqa", "--root", ".", "--show", "-1"), "--show -1: give zero or more"),
     ],
 )

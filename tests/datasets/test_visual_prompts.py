@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from sample_inputs import draw_regions
 
-from hyperseg_jax.commands.predict import _regions
+from hyperseg_jax.commands.predict import _parse_regions
 from hyperseg_jax.data.augment import Augment
 from hyperseg_jax.datasets import CocoInteractive, CocoVisualPrompts, PascalVocObjects, visual_prompts
 from hyperseg_jax.datasets.visual_prompts import draw_region
@@ -53,7 +53,7 @@ def test_training_and_prediction_draw_the_same_pixels(tmp_path, size):
     for example in examples:
         (drawn,) = draw_regions(example.prompts[0], size)
         rows, columns = np.nonzero(drawn)
-        ((requests,), _) = _regions([f"{columns.mean():.0f}.7,{rows.mean():.0f}.2"], [], [], size)
+        ((requests,), _) = _parse_regions([f"{columns.mean():.0f}.7,{rows.mean():.0f}.2"], [], [], size)
         assert np.array_equal(draw_region(requests, size), drawn), example.name
         assert 0.0009 < drawn.mean() < 0.0012  # of any image
 
@@ -69,7 +69,7 @@ def test_boxes_are_drawn_as_in_training():
     drawn = visual_prompts.draw_marks(make_square(), np.random.default_rng(0))["box"]
     rows, columns = np.nonzero(drawn)
     corners = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-    ((requests,), _) = _regions([], [",".join(map(str, corners))], [], SIZE)
+    ((requests,), _) = _parse_regions([], [",".join(map(str, corners))], [], SIZE)
     assert np.array_equal(draw_region(requests, SIZE), drawn)
     dots = [visual_prompts.filled_box((4, 9), *corners) for corners in ((3.1, 1.1, 3.2, 1.2), (8.9, 3.9, 20, 20))]
     assert [np.argwhere(dot).tolist() for dot in dots] == [[[1, 3]], [[3, 8]]]

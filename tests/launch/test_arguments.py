@@ -92,7 +92,7 @@ def test_config_files_outside_the_checkout_are_refused(scripts, way):
     config = scripts.folder / "mine.py"
     config.write_text("")
     output = scripts.run(way, str(config), RUN[1], *WAYS[way][0], "--dry-run")
-    assert output.returncode == 2 and "travels to the hosts" in output.stderr
+    assert output.returncode == 2 and "is not copied to the hosts" in output.stderr
 
 
 def test_the_default_name_is_that_of_the_workdir(scripts):

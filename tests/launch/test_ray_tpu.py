@@ -46,7 +46,7 @@ class Method:
 class Actor:
     def __init__(self, number, happens):
         self.number, self.happens, self.stopped = number, happens, threading.Event()
-        self.pod, self.train, self.stop = Method(lambda: "slice-a"), Method(self._train), Method(self._stop)
+        self.slice_name, self.train, self.stop = Method(lambda: "slice-a"), Method(self._train), Method(self._stop)
     def _train(self, command):
         log(f"train {self.number} " + " ".join(command))
         if self.happens == "lost": raise exceptions.RayActorError("the host has gone")

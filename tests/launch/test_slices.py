@@ -24,7 +24,7 @@ PUBLISHED = [  # name, topology, VMs, chips a VM, gcloud's accelerator type, GKE
 def test_slices_equal_the_published_ones(launch_modules, row):
     import slices
 
-    result = slices.get(row[0])
+    result = slices.find_slice(row[0])
     assert (result.name, result.topology, result.hosts, result.chips, result.accelerator, result.machine, result.label) == row
 
 

@@ -37,7 +37,7 @@ folder, entered = sys.argv[1], 0
 while entered < 5:
     held = Lock(folder)
     try:
-        taken = held.attempt()
+        taken = held.try_acquire()
     except UserError:
         taken = False
     if taken:
@@ -75,7 +75,7 @@ def move_to_other_machine(lock):
 
 def acquire(folder, **options):
     lock = Lock(folder, **options)
-    assert lock.attempt()
+    assert lock.try_acquire()
     return lock
 
 
@@ -113,7 +113,7 @@ def test_a_killed_process_releases_its_lock(tmp_path):
 def test_a_later_process_with_the_same_pid_is_not_the_holder(folder):
     lock = acquire(folder)
     lock._me = dataclasses.replace(lock._me, began="1")
-    lock.renew()
+    lock.send_heartbeat()
     acquire(folder).release()
 
 
@@ -124,9 +124,9 @@ def test_many_processes_acquire_in_turn(tmp_path):
 
 def test_a_living_holder_on_another_machine_is_detected(folder):
     lock = move_to_other_machine(acquire(folder))
-    lock.renew()
+    lock.send_heartbeat()
     lines = []
-    beats = threading.Timer(0.15, lock.renew)
+    beats = threading.Timer(0.15, lock.send_heartbeat)
     beats.start()
     with pytest.raises(UserError, match=rf"process {os.getpid()} on far, since"):
         Lock(folder, stale=5, log=lines.append).acquire()
@@ -136,21 +136,21 @@ def test_a_living_holder_on_another_machine_is_detected(folder):
 
 def test_a_dead_holder_on_another_machine_expires_once(folder):
     dead = move_to_other_machine(acquire(folder))
-    dead.renew()
+    dead.send_heartbeat()
     lines, began = [], time.monotonic()
     with Lock(folder, stale=0.5, log=lines.append) as lock:
         lock.acquire()
         assert 0.4 < time.monotonic() - began < 3 and len(lines) == 1
-        lock.check()
+        lock.check_still_held()
         with pytest.raises(UserError, match="another run has taken over its lock"):
-            dead.check()
+            dead.check_still_held()
         dead.release()  # releases nothing
         with pytest.raises(UserError, match="is in use by another run"):
             Lock(folder).acquire()
 
 
 def test_lock_age_uses_the_file_system_clock(tmp_path):
-    move_to_other_machine(acquire(tmp_path)).renew()
+    move_to_other_machine(acquire(tmp_path)).send_heartbeat()
     (path,) = (tmp_path / FOLDER).iterdir()
     long_ago = path.stat().st_mtime - 1000
     os.utime(path, (long_ago, long_ago))
@@ -178,7 +178,7 @@ def test_a_damaged_lock_expires(tmp_path, content):
 
 
 def test_names_in_a_lock_are_escaped(tmp_path):
-    messages = dataclasses.replace(Holder.me(), host="\x1b[31mred\n", since="[bold]\x07")
+    messages = dataclasses.replace(Holder.this_process(), host="\x1b[31mred\n", since="[bold]\x07")
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / "00000001").write_text(messages.text())
     with pytest.raises(UserError) as refused:
@@ -188,18 +188,18 @@ def test_names_in_a_lock_are_escaped(tmp_path):
 
 def test_outdated_checks_cannot_acquire(folder):
     late, dead = Lock(folder), acquire(folder)
-    number, _ = late._newest()
+    number, _ = late._read_newest()
     dead.release()
     acquire(folder).release()
     with acquire(folder) as lock:
         assert lock._number == number + 2
         assert not late._claim(number + 1)
-        lock.check()
-        assert lock._opened().numbers() == [number + 2]
+        lock.check_still_held()
+        assert lock._open_files().numbers() == [number + 2]
 
 
 def test_errors_of_the_body_are_raised(folder, monkeypatch):
-    monkeypatch.setattr(Lock, "_newest", lambda self: 1 / 0)
+    monkeypatch.setattr(Lock, "_read_newest", lambda self: 1 / 0)
     with pytest.raises(KeyError), Lock(folder):
         raise KeyError
 
@@ -245,7 +245,7 @@ class Runs(RuleBasedStateMachine):
 
     def make_lock(self, name):
         lock = Lock(self.folder, stale=100, clock=lambda: self.now)
-        lock._opened().age = lambda number: 0.0
+        lock._open_files().age = lambda number: 0.0
         lock._me = dataclasses.replace(lock._me, machine=name)
         return lock
 
@@ -255,7 +255,7 @@ class Runs(RuleBasedStateMachine):
             return
         trying = self.trying.setdefault(name, self.make_lock(name))
         try:
-            if trying.attempt():
+            if trying.try_acquire():
                 self.holders[name] = self.trying.pop(name)
         except UserError:
             del self.trying[name]
@@ -263,7 +263,7 @@ class Runs(RuleBasedStateMachine):
     @rule(name=NAMES)
     def renew(self, name):
         if name in self.holders and self.still_holds(name):
-            self.holders[name].renew()
+            self.holders[name].send_heartbeat()
 
     @rule(name=NAMES)
     def kill(self, name):
@@ -282,7 +282,7 @@ class Runs(RuleBasedStateMachine):
     def still_holds(self, name):
         """A run checks before each save, and stops if it has lost the lock."""
         try:
-            self.holders[name].check()
+            self.holders[name].check_still_held()
         except UserError:
             return False
         return True
@@ -296,10 +296,10 @@ class Runs(RuleBasedStateMachine):
     def lock_can_be_acquired(self):
         lock = self.make_lock("d")
         for _ in range(2):
-            if lock.attempt():
+            if lock.try_acquire():
                 break
             self.now += 101
-        lock.check()
+        lock.check_still_held()
         lock.release()
 
 
@@ -317,13 +317,13 @@ def test_locks_expire_after_several_missed_heartbeats():
 def test_too_large_lock_numbers_are_one_line(tmp_path, number):
     folder = tmp_path / FOLDER
     folder.mkdir()
-    (folder / str(number)).write_text(dataclasses.replace(Holder.me(), free=True).text())
-    with pytest.raises(UserError, match=rf"{FOLDER}: has a file {number}, which no run creates; remove it"):
+    (folder / str(number)).write_text(dataclasses.replace(Holder.this_process(), free=True).text())
+    with pytest.raises(UserError, match=rf"{FOLDER}: has a file {number}, which no run has created; remove it"):
         Lock(tmp_path).acquire()
     (folder / str(number)).rename(folder / str(10**14))
     with Lock(tmp_path) as lock:
         lock.acquire()
-        lock.check()
+        lock.check_still_held()
 
 
 def test_linked_locks_are_refused(tmp_path):

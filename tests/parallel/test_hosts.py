@@ -52,7 +52,7 @@ def test_invalid_flags_are_one_line(monkeypatch):
     timeouts = hosts.Timeouts(start=1)
     with pytest.raises(UserError, match="--process-id 4 of --processes 4"):
         hosts.join(timeouts, coordinator="localhost:1", process_id=4, processes=4)
-    with pytest.raises(UserError, match="--coordinator HOST:PORT, --process-id and --processes together"):
+    with pytest.raises(UserError, match="give all of --coordinator HOST:PORT, --process-id and --processes"):
         hosts.join(timeouts, process_id=1)
     with pytest.raises(UserError, match="--coordinator localhost: give HOST:PORT"):
         hosts.join(timeouts, coordinator="localhost", process_id=0, processes=2)
@@ -103,14 +103,16 @@ def mesh():
 def test_rows_are_put_and_gathered(mesh):
     feed = Feed(NamedSharding(mesh, P("data")))
     every = Rows(8, tuple(range(8)), (True,) * 8)
-    assert feed.size(5) == 8 and feed.size(8) == 8 and feed.rows(8) == every
+    assert feed.divisible_size(5) == 8 and feed.divisible_size(8) == 8 and feed.rows(8) == every
     batch = {"x": np.arange(24).reshape(8, 3)}
     placed = feed.put(batch, every)["x"]
     np.testing.assert_array_equal(placed, batch["x"])
     np.testing.assert_array_equal(feed.local_rows(placed), batch["x"])
     with pytest.raises(UserError, match=r"train\.batch_size = 6: give a multiple of 4"):
         feed.rows(6)
-    assert SINGLE_PROCESS.size(5) == 5 and SINGLE_PROCESS.rows(8) == every and SINGLE_PROCESS.put(batch, every) is batch
+    assert (
+        SINGLE_PROCESS.divisible_size(5) == 5 and SINGLE_PROCESS.rows(8) == every and SINGLE_PROCESS.put(batch, every) is batch
+    )
 
 
 class Devices:

@@ -29,7 +29,7 @@ def make_full_sharding(name):
 
 
 def lower(case, placed):
-    where = placement.shardings(case.boxed, placed)
+    where = placement.parameter_shardings(case.boxed, placed)
     arguments = jax.device_put(case.params, where), jax.device_put(case.batch, placed.batch), case.key
     with placement.use(placed):
         outputs = ((placed.replicated, placed.replicated), where)
@@ -55,8 +55,8 @@ def test_presets_give_the_results_of_one_device(case, name):
         result = collections.Counter(re.findall(COLLECTIVE, text))
         assert set(result) == {"all-reduce"} and result["all-reduce"] < 12
     if name in WITH_LOOPS:
-        loops = program.read(text)
-        assert len(loops.loops("matching")) >= 2 and not loops.waiting("matching")
+        loops = program.parse_program(text)
+        assert len(loops.loops("matching")) >= 2 and not loops.collectives_in_loops("matching")
 
 
 def check_numbers(case, outputs, gradient):
@@ -107,7 +107,7 @@ def test_indivisible_batches_are_refused(case):
     [
         ("fsdp2", {}, "use auto or one of single, data"),
         ("data_fsdp", {"fsdp": 3}, "does not match 8 devices"),
-        ("data", {"fsdp": 2}, "train.mesh.fsdp: preset data has the axes data"),
+        ("data", {"fsdp": 2}, "train.mesh.fsdp: preset data has only data"),
     ],
 )
 def test_wrong_meshes_are_named(name, sizes, told):
@@ -126,9 +126,9 @@ def test_presets_with_unknown_axes_are_refused():
 @pytest.mark.parametrize("adapters", [True, False])
 @pytest.mark.parametrize("devices", [4, 16, 64, 256])
 def test_default_presets_fit_every_slice(kind, adapters, devices):
-    name, sizes = presets.choose("auto", kind, devices, 1, adapters)
-    shape = placement.resolve(name, sizes, devices)
+    name, sizes = presets.choose_preset("auto", kind, devices, 1, adapters)
+    shape = placement.mesh_shape(name, sizes, devices)
     assert shape.get("fsdp", 1) <= 32
     assert (name == "lora") == adapters
-    several, sizes = presets.choose("auto", kind, devices, 2, False)
-    assert several == "multi_slice" and placement.resolve(several, sizes, devices)["data"] % 2 == 0
+    several, sizes = presets.choose_preset("auto", kind, devices, 2, False)
+    assert several == "multi_slice" and placement.mesh_shape(several, sizes, devices)["data"] % 2 == 0

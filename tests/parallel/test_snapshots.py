@@ -37,7 +37,7 @@ def shapes():
         system = systems.get(config.system)
         rules = tuple(param_groups.ParamGroup(**dict(rule)) for rule in config.optimizer.param_groups)
         boxed = system.boxed_shapes(config)
-        anywhere = placement.abstract("single", {}, 1)
+        anywhere = placement.abstract_placement("single", {}, 1)
         initial_state = trace_initial_state(config, system, system.build(config), rules, lambda step: 1.0, anywhere)
         state, tx = initial_state.abstract, initial_state.tx
         return config, boxed, state, rules, tx
@@ -50,14 +50,14 @@ def shapes():
 def test_shardings_equal_the_snapshot(shapes, topology, kind, request):
     config, boxed, state, rules, tx = shapes(kind)
     device_kind, chips = TOPOLOGIES[topology]
-    preset, sizes = presets.choose("auto", device_kind, chips, 1, config.model.lora.rank > 0)
-    placed = placement.abstract(preset, sizes, chips)
-    where = shardings(state, placement.shardings(boxed, placed), rules, tx, placed.replicated)
-    state = placement.abstract_arrays(state, where)
-    rows = report.rows(state.params, placed)
+    preset, sizes = presets.choose_preset("auto", device_kind, chips, 1, config.model.lora.rank > 0)
+    placed = placement.abstract_placement(preset, sizes, chips)
+    where = shardings(state, placement.parameter_shardings(boxed, placed), rules, tx, placed.replicated)
+    state = placement.add_shardings(state, where)
+    rows = report.sharding_rows(state.params, placed)
     assert not [row.path for row in rows if row.flagged]
-    moments = sum(row.megabytes for row in report.rows(arrays(state), placed))
-    text = "\n".join([*report.lines(rows, placed), f"optimizer: {moments:.1f} MB per device\n"])
+    moments = sum(row.megabytes for row in report.sharding_rows(arrays(state), placed))
+    text = "\n".join([*report.format_rows(rows, placed), f"optimizer: {moments:.1f} MB per device\n"])
     file = FOLDER / f"{topology}_{kind}.txt"
     if request.config.getoption("--write-snapshots"):
         FOLDER.mkdir(exist_ok=True)

@@ -39,12 +39,12 @@ def fast_compilation():
 def test_plan_of_the_micro_model(fast_compilation):
     config = make_micro_config(batch_size=16)
     config.optimizer.accumulate = 2
-    result = planning.plan(config, "referring", jax.devices()[:8])
+    result = planning.compile_step(config, "referring", jax.devices()[:8])
     assert (result.preset, result.mesh, result.examples) == ("data", {"data": 8}, 2)
     assert result.memory.needed >= result.memory.temporaries > 0
     assert result.memory.aliased > 0.9 * result.memory.outputs  # the state is donated
     assert set(result.collectives) == {"all-reduce"}  # slices take elements from each device locally
-    assert result.matching_loops >= 2 and not result.waiting
+    assert result.matching_loops >= 2 and not result.loop_collectives
 
 
 def test_batch_shapes_equal_those_of_arrays():
@@ -58,25 +58,25 @@ def test_batch_shapes_equal_those_of_arrays():
 
 
 def test_invalid_plans():
-    with pytest.raises(UserError, match="--task vidoe: the config has referring"):
-        planning.plan(make_micro_config(), "vidoe", jax.devices()[:8])
+    with pytest.raises(UserError, match="--task vidoe: the config has no such task; use one of referring"):
+        planning.compile_step(make_micro_config(), "vidoe", jax.devices()[:8])
     with pytest.raises(UserError, match=r"train.batch_size = 6: give a multiple of 8"):
-        planning.plan(make_micro_config(batch_size=6), "referring", jax.devices()[:8])
+        planning.compile_step(make_micro_config(batch_size=6), "referring", jax.devices()[:8])
     sliced = make_micro_config()
     sliced.optimizer.accumulate = 2
     with pytest.raises(UserError, match=r"= 8: give a multiple of 16; .* \(optimizer.accumulate = 2\) into 8 parts"):
-        planning.plan(sliced, "referring", jax.devices()[:8])
+        planning.compile_step(sliced, "referring", jax.devices()[:8])
     mixed = make_micro_config()
     mixed.data.batches = "mixed"
-    with pytest.raises(UserError, match="--task referring: the config has mixed"):
-        planning.plan(mixed, "referring", jax.devices()[:8])
+    with pytest.raises(UserError, match="--task referring: the config has no such task; use one of mixed"):
+        planning.compile_step(mixed, "referring", jax.devices()[:8])
 
 
 def test_missing_libtpu_is_reported_with_the_fix(monkeypatch):
     monkeypatch.setitem(sys.modules, "libtpu", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"--topology v5e:4x4: .* pip install 'hyperseg-jax\[tpu\]'"):
-        topologies.devices("v5e:4x4")
+        topologies.slice_devices("v5e:4x4")
 
 
 # (config, slice, task, GiB of a chip). The compiler rejects models that do not fit. Needs the `tpu` extra; slow, 10 GB each.
@@ -89,20 +89,20 @@ REAL = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "topology", "task", "room"), REAL, ids=[name for name, *_ in REAL])
 def test_hyperseg_3b_fits_its_slice(name, topology, task, room):
-    result = planning.plan(configs.load(name), task, topologies.devices(topology))
+    result = planning.compile_step(configs.load(name), task, topologies.slice_devices(topology))
     assert not result.problem, result.problem
     assert result.examples >= 1
     assert result.memory.peak < room * 2**30
-    assert result.matching_loops >= 2 and not result.waiting
+    assert result.matching_loops >= 2 and not result.loop_collectives
     assert result.collectives["all-reduce"] >= 1
 
 
 @pytest.mark.slow
 def test_models_that_do_not_fit_and_unknown_slices():
     with pytest.raises(UserError, match="--topology v5e:3x7: not known to libtpu"):
-        topologies.devices("v5e:3x7")
+        topologies.slice_devices("v5e:3x7")
     config = configs.load("hyperseg_3b", ["train.batch_size=160"])
-    result = planning.plan(config, "referring", topologies.devices("v5e:4x4"))
+    result = planning.compile_step(config, "referring", topologies.slice_devices("v5e:4x4"))
     assert "RESOURCE_EXHAUSTED" in result.problem and result.memory is None
 
 
@@ -134,7 +134,7 @@ def test_the_command_reports_a_slice(capsys):
 @pytest.mark.parametrize("adapters", [True, False])
 def test_rows_of_every_host_of_a_slice(topology, adapters, monkeypatch):
     """Chips are numbered along the links of a slice, so the rows of a host need not be contiguous."""
-    devices = topologies.devices(topology)
+    devices = topologies.slice_devices(topology)
     feed = Feed(placement.make("auto", devices=devices, adapters=adapters).batch)
     fed = []
     for process in {device.process_index for device in devices}:
@@ -149,7 +149,7 @@ def test_rows_of_every_host_of_a_slice(topology, adapters, monkeypatch):
 def test_copies_of_the_parameters_stay_inside_a_slice():
     from jax.experimental import topologies as described
 
-    topologies.devices("v5e:4x4")  # sets libtpu's environment variables
+    topologies.slice_devices("v5e:4x4")  # sets libtpu's environment variables
     devices = described.get_topology_desc(platform="tpu", topology_name="v5e:4x4", num_slices=2).devices
     placed = placement.make("auto", devices=devices)
     assert placed.preset == "multi_slice" and dict(placed.mesh.shape) == {"data": 2, "fsdp": 16}

@@ -22,14 +22,16 @@ def compile_matching(function, sharded_costs):
     cost = jax.ShapeDtypeStruct((2, 8, 6, 3), jnp.float32, sharding=NamedSharding(sharded_costs.mesh, P(None, "data")))
     valid = jax.ShapeDtypeStruct((8, 3), bool, sharding=sharded_costs.batch)
     with placement.use(sharded_costs):
-        return program.read(jax.jit(function, out_shardings=sharded_costs.replicated).lower(cost, valid).compile().as_text())
+        return program.parse_program(
+            jax.jit(function, out_shardings=sharded_costs.replicated).lower(cost, valid).compile().as_text()
+        )
 
 
 def test_matching_has_no_collectives(sharded_costs):
     result = compile_matching(match_all, sharded_costs)
     assert len(result.loops("matching")) >= 2  # loops over targets and of the search
     assert result.collectives()  # the result is gathered outside the loop
-    assert not result.waiting("matching")
+    assert not result.collectives_in_loops("matching")
 
 
 def test_naive_matching_has_collectives_in_its_loop(sharded_costs):
@@ -37,7 +39,7 @@ def test_naive_matching_has_collectives_in_its_loop(sharded_costs):
         with jax.named_scope("matching"):
             return jax.vmap(jax.vmap(hungarian), in_axes=(0, None))(cost, valid)
 
-    assert compile_matching(naive, sharded_costs).waiting("matching")
+    assert compile_matching(naive, sharded_costs).collectives_in_loops("matching")
 
 
 def test_loops_are_identified_by_scope(sharded_costs):
@@ -47,13 +49,13 @@ def test_loops_are_identified_by_scope(sharded_costs):
 
     x = jax.ShapeDtypeStruct((8, 4), jnp.float32, sharding=sharded_costs.batch)
     with placement.use(sharded_costs):
-        result = program.read(jax.jit(double).lower(x).compile().as_text())
-    assert result.waiting("outer") and not result.loops("matching")
+        result = program.parse_program(jax.jit(double).lower(x).compile().as_text())
+    assert result.collectives_in_loops("outer") and not result.loops("matching")
     assert set(result.collectives()) == {"all-reduce"}
 
 
 def test_invalid_programs_are_refused():
     with pytest.raises(ValueError, match="optimized HLO"):
-        program.read("no program")
-    with pytest.raises(ValueError, match="no operation in %x"):
-        program.read("%main (p: f32[]) -> f32[] {\n  %x = f32[]\n}\n")
+        program.parse_program("no program")
+    with pytest.raises(ValueError, match="no HLO operation found in %x"):
+        program.parse_program("%main (p: f32[]) -> f32[] {\n  %x = f32[]\n}\n")

@@ -43,7 +43,7 @@ class TrialFiles:
     @staticmethod
     def end(trial):
         """Returns the checkpoint and every line of the metrics."""
-        return json.loads(pathlib.Path(trial.workdir, "checkpoint.json").read_text()), list(trial.lines())
+        return json.loads(pathlib.Path(trial.workdir, "checkpoint.json").read_text()), list(trial.metric_lines())
 
     @staticmethod
     def wait(condition, seconds=60):

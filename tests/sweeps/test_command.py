@@ -90,7 +90,7 @@ def test_failed_trials_are_reported(run_sweep):
 def test_a_folder_of_another_config_is_refused(run_sweep):
     assert run_sweep("--grid rate=1")[0] == 0
     code, _, messages = run_sweep("--grid rate=1 --config.train.steps=30")
-    assert code == 2 and "contains a sweep of another config (train.steps: 10 there, 30 here)" in messages
+    assert code == 2 and "contains a sweep of another config (train.steps: 10 saved, 30 given)" in messages
     assert run_sweep("--grid rate=1,2")[0] == 0, "more trials are welcome"
     pathlib.Path("s/sweep.json").write_text("[]")
     code, _, messages = run_sweep("--grid rate=1")
@@ -142,7 +142,7 @@ def test_linked_folders_are_not_written(run_sweep, tmp_path, name):
             "--grid rate=1 --metric chat/ciou",
             (
                 "--metric chat/ciou",
-                "has no task chat; it has referring, video",
+                "has no task chat; use one of referring, video",
             ),
         ),
         ("--grid rate=1 --metric referring/cio", ("--metric referring/cio", "no score 'cio'; did you mean ciou?", "giou")),
@@ -173,7 +173,7 @@ def test_linked_folders_are_not_written(run_sweep, tmp_path, name):
         (
             "--grid rate=1 --backend slurm --per-trial 1",
             (
-                "--per-trial 1",
+                "--per-trial",
                 "a trial is a job",
             ),
         ),

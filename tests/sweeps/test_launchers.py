@@ -31,7 +31,7 @@ def read_calls(root):
 def submit(trials, root, resubmit=False):
     messages = []
     trials[0].folder.mkdir(parents=True, exist_ok=True)
-    launchers.run(trials, "slurm", ["--time", "1:00"], resubmit=resubmit, log=messages.append, root=root)
+    launchers.submit_trials(trials, "slurm", ["--time", "1:00"], resubmit=resubmit, log=messages.append, root=root)
     return messages
 
 
@@ -66,5 +66,5 @@ def test_a_failing_script_aborts_and_keeps_submitted_jobs(make_trials, root):
 
 
 def test_missing_launch_scripts_are_named(make_trials, root):
-    with pytest.raises(UserError, match=r"needs launch/gke\.py, which .* does not have; run from a checkout"):
-        launchers.command(make_trials((1,))[0], "gke", root=root)
+    with pytest.raises(UserError, match=r"launch/gke\.py is missing; install hyperseg_jax from a checkout"):
+        launchers.submit_command(make_trials((1,))[0], "gke", root=root)

@@ -80,7 +80,7 @@ def test_an_interrupted_sweep_resumes_without_loss(make_trials, trial_files, num
     trials = make_trials((1, 2, 3), steps=60, pause=0.05)
     sweep = subprocess.Popen([sys.executable, "-c", SWEEP, str(trials[0].folder)], stdout=subprocess.PIPE, text=True)
     trial_files.wait(
-        lambda: sweep.poll() is not None or all(any(line["step"] >= 3 for line in trial.lines()) for trial in trials[:2])
+        lambda: sweep.poll() is not None or all(any(line["step"] >= 3 for line in trial.metric_lines()) for trial in trials[:2])
     )
     sweep.send_signal(number)
     sweep.communicate()

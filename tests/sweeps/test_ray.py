@@ -67,7 +67,7 @@ def kill_when(condition, pid):
 
 
 def read_last_step(trial):
-    return max((line["step"] for line in trial.lines()), default=0)
+    return max((line["step"] for line in trial.metric_lines()), default=0)
 
 
 def run_uninterrupted(trials, folder):
@@ -195,7 +195,7 @@ def test_real_trainings_are_bit_equal_after_a_kill(cluster, world, trial_files, 
     same = lambda one, other: [name for name in one if not np.array_equal(one[name], other[name])] == []
     for one, other in zip(undisturbed, trials, strict=True):
         assert model(one).keys() == model(other).keys() and same(model(one), model(other))
-        assert list(map(without_times, one.lines())) == list(map(without_times, other.lines()))
+        assert list(map(without_times, one.metric_lines())) == list(map(without_times, other.metric_lines()))
     assert not same(model(trials[0]), model(trials[1]))
 
 

@@ -43,9 +43,9 @@ def test_metrics_select_their_lines():
         {"kind": "validation", "step": 4, "task": "chat", "ciou": 0.5},
     ]
     loss = Metric.parse("train/loss", None)
-    assert loss.mode == "min" and loss.scores(lines) == [(1, 3.0), (2, 2.0)] and loss.better(1.0, 2.0)
+    assert loss.mode == "min" and loss.scores(lines) == [(1, 3.0), (2, 2.0)] and loss.is_better(1.0, 2.0)
     ciou = Metric.parse("chat/ciou", None)
-    assert ciou.mode == "max" and ciou.scores(lines) == [(4, 0.5)] and ciou.better(2.0, 1.0)
+    assert ciou.mode == "max" and ciou.scores(lines) == [(4, 0.5)] and ciou.is_better(2.0, 1.0)
     assert Metric.parse("chat/note", "min").scores(lines) == []
     with pytest.raises(UserError, match="--metric ciou: give TASK/NAME"):
         Metric.parse("ciou", None)
@@ -62,7 +62,7 @@ def test_broken_records_are_named(tmp_path):
 
 
 def share_environment(*arguments):
-    return [str(share) for share in devices.shares(*arguments)]
+    return [str(share) for share in devices.split_devices(*arguments)]
 
 
 def test_shares_are_equal_and_disjoint():
@@ -82,23 +82,23 @@ def test_shares_are_equal_and_disjoint():
     "arguments, words",
     [
         (("gpu", ("0", "1"), 3), "this machine has 2 GPUs; give 1 to 2"),
-        (("tpu", ("0", "1", "2", "3"), 3), "--per-trial 3: a process can use 1, 2, 4, 8 TPU chips"),
+        (("tpu", ("0", "1", "2", "3"), 3), "--per-trial 3: a process cannot use 3 TPU chips; give one of 1, 2, 4, 8"),
     ],
 )
 def test_unavailable_shares_are_rejected(arguments, words):
     with pytest.raises(UserError, match=words):
-        devices.shares(*arguments)
+        devices.split_devices(*arguments)
 
 
 def test_devices_are_detected_with_jax(monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS")
     monkeypatch.setattr(devices, "PROBE", "print('noise'); print('gpu', 2)")
-    assert devices.detect() == ("gpu", ("0", "1"))
+    assert devices.detect_devices() == ("gpu", ("0", "1"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    assert devices.detect() == ("gpu", ("4", "6"))
+    assert devices.detect_devices() == ("gpu", ("4", "6"))
     monkeypatch.setattr(devices, "PROBE", "raise SystemExit('no driver')")
     with pytest.raises(UserError, match="JAX finds no devices"):
-        devices.detect()
+        devices.detect_devices()
 
 
 def test_training_scores_are_means_over_all_tasks():
@@ -122,7 +122,9 @@ def test_damaged_records_are_reported_in_one_line(tmp_path, content):
 def test_a_damaged_sweep_json_is_reported_in_one_line(tmp_path, content):
     fuzz.write_content(tmp_path / "sweep.json", content)
     base = ml_collections.ConfigDict({"a": 1.0})
-    assert isinstance(fuzz.check_call(lambda: sweep._open(tmp_path, base, ()), says="give another --out"), UserError)
+    assert isinstance(
+        fuzz.check_call(lambda: sweep._open_sweep_folder(tmp_path, base, ()), says="give another --out"), UserError
+    )
 
 
 def test_linked_trial_folders_are_refused(tmp_path):
@@ -130,7 +132,7 @@ def test_linked_trial_folders_are_refused(tmp_path):
     one.folder.mkdir(parents=True)
     (one.folder / one.name).symlink_to(tmp_path)
     with pytest.raises(UserError, match=r"out: trials/a=1_\w+ is a link that leaves .*--limits outside=True"):
-        sweep._open(tmp_path / "out", ml_collections.ConfigDict(), (one,))
+        sweep._open_sweep_folder(tmp_path / "out", ml_collections.ConfigDict(), (one,))
 
 
 @pytest.mark.parametrize("content", ["link", "pipe", "endless", "folder"])
@@ -169,7 +171,7 @@ def test_invalid_metrics_logs_have_no_lines(tmp_path, content):
     pathlib.Path(one.workdir).mkdir(parents=True)
     fuzz.write_content(pathlib.Path(one.workdir) / "metrics.jsonl", content)
     with fuzz.limit_resources(seconds=10):
-        assert list(one.lines()) == [] and not one.is_complete()
+        assert list(one.metric_lines()) == [] and not one.is_complete()
 
 
 def test_infinite_steps_give_no_score():

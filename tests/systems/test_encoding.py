@@ -179,7 +179,7 @@ def test_prompts_about_one_image_encode_it_once(random_model, monkeypatch):
 def test_features_on_a_mesh(random_model):
     """Eight rows on eight devices with replicated weights give the results of one device."""
     mesh = placement.make("fsdp")
-    positions = placement.shardings(SYSTEM.boxed_shapes(random_model.config), mesh)
+    positions = placement.parameter_shardings(SYSTEM.boxed_shapes(random_model.config), mesh)
     engine = Engine.from_system(SYSTEM, random_model.config, jax.device_put(random_model.params, positions), mesh.batch)
     frames = RNG.integers(0, 255, (8, 1, 40, 60, 3), np.uint8)
     prompts = tuple(Prompt("referring", text) for text in ("the red ring", "the star on the left"))

@@ -35,9 +35,9 @@ systems.register(SCRIBE)
 
 def test_data_fields_may_have_system_specific_types():
     tasks = {"referring": {"reader": "toy", "ratio": 1}}
-    configs.check({"system": "pebble", "data": {"image_size": (64, 96), "buckets": "none", "tasks": tasks}}, "")
+    configs.check_fields({"system": "pebble", "data": {"image_size": (64, 96), "buckets": "none", "tasks": tasks}}, "")
     with pytest.raises(UserError, match=r"data\.workers = 'many'"):
-        configs.check({"system": "pebble", "data": {"workers": "many", "tasks": tasks}}, "")
+        configs.check_fields({"system": "pebble", "data": {"workers": "many", "tasks": tasks}}, "")
 
 
 HEADLINES = {"referring": "giou", "video": "jf", "region": "miou", "panoptic": "pq"}
@@ -199,7 +199,7 @@ def test_export_and_import(config, workdir, tmp_path):
 def test_planning(config):
     wide = config.copy_and_resolve_references().unlock()
     wide.train.update({"preset": "data", "batch_size": 8})
-    result = planning.plan(wide, "referring", jax.devices()[:8])
+    result = planning.compile_step(wide, "referring", jax.devices()[:8])
     assert result.memory.needed > 0 and result.mesh == {"data": 8}
 
 
@@ -261,4 +261,4 @@ def test_export_import_and_planning_of_scribe(scribe, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, Model.load(tmp_path / "ours").params, Model.load(folder).params)
     wide = config.copy_and_resolve_references().unlock()
     wide.train.update({"preset": "data", "batch_size": 8})
-    assert planning.plan(wide, "caption", jax.devices()[:8]).memory.needed > 0
+    assert planning.compile_step(wide, "caption", jax.devices()[:8]).memory.needed > 0

@@ -256,9 +256,9 @@ def test_the_loop_detects_recompilation(small_system, micro, tmp_path, monkeypat
 
 
 def test_a_workdir_of_another_config_names_the_fields(trained, micro):
-    with pytest.raises(UserError, match=r"another config \(model\.num_queries: 4 there, 5 here\)"):
+    with pytest.raises(UserError, match=r"another config \(model\.num_queries: 4 saved, 5 given\)"):
         train(micro(model__num_queries=5), trained)
-    with pytest.raises(UserError, match=r"train\.batch_size: 2 there, 4 here"):
+    with pytest.raises(UserError, match=r"train\.batch_size: 2 saved, 4 given"):
         train(micro(train__batch_size=4), trained)
 
 

@@ -106,7 +106,7 @@ def test_slicing_keeps_elements_on_their_device():
         args = jax.device_put(one, placed.replicated), jax.device_put(batch, placed.batch)
         compiled = step.lower(*args).compile()
         changed, _ = compiled(*args)
-    assert set(program.read(compiled.as_text()).collectives()) == {"all-reduce"}
+    assert set(program.parse_program(compiled.as_text()).collectives()) == {"all-reduce"}
     chex.assert_trees_all_close(changed.trainable, expected.trainable, rtol=1e-6)
 
 
@@ -160,14 +160,14 @@ def test_frozen_parameters_keep_their_type_and_values():
 def test_moments_and_averages_are_sharded_like_their_parameter():
     boxed = {
         "frozen": {"base": jnp.zeros(8)},
-        "head": {"kernel": nn.LogicallyPartitioned(jnp.zeros((16, 8)), axes.check(("embed", "mlp")))},
+        "head": {"kernel": nn.LogicallyPartitioned(jnp.zeros((16, 8)), axes.check_axis_names(("embed", "mlp")))},
     }
     placed = placement.make("fsdp")
     placed = placement.Placement(placed.preset, placed.mesh, placed.rules, min_size=0)
     plain = nn.unbox(boxed)
     tx = param_groups.optimizer(param_groups.split(plain, TABLE)[0], TABLE, lambda _: RATE)
     result = jax.eval_shape(lambda: state.create(plain, TABLE, tx, 0, averaged=True))
-    where = state.shardings(result, placement.shardings(boxed, placed), TABLE, tx, placed.replicated)
+    where = state.shardings(result, placement.parameter_shardings(boxed, placed), TABLE, tx, placed.replicated)
     assert jax.tree.structure(where) == jax.tree.structure(result)
     split = [at.spec for leaf, at in zip(jax.tree.leaves(result), jax.tree.leaves(where), strict=True) if leaf.shape == (16, 8)]
     assert len(split) == 4  # parameter, average and two moments

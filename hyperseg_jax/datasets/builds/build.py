@@ -41,7 +41,7 @@ from hyperseg_jax.locks.process_lock import process_lock
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import limits, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.workers import end_with_parent, without_ctrl_c
+from hyperseg_jax.workers import block_ctrl_c_in_children, exit_with_parent
 
 OPTIONS = "group_size:1,uncompressed,max_parallelism:1"  # random access; images are already compressed
 IMAGES, CLIPS = 512, 32
@@ -194,7 +194,7 @@ def _build_shards(
 
         with concurrent.futures.ThreadPoolExecutor(max(1, workers + UPLOADS if workers else 1)) as threads:
             try:
-                with without_ctrl_c():  # inherited by the threads and the workers that they start
+                with block_ctrl_c_in_children():  # inherited by the threads and the workers that they start
                     futures = [threads.submit(build_shard, job) for job in jobs]
                 for future in concurrent.futures.as_completed(futures):
                     job, shard = future.result()
@@ -291,7 +291,7 @@ def _init_worker(reader: Sequence[Example], stop: Any, data_limits: limits.Limit
     global _reader, _stop
     limits.apply(data_limits)
     _reader, _stop = reader, stop
-    end_with_parent()
+    exit_with_parent()
 
 
 def _write_in_worker(job: _Job) -> Shard | None:

@@ -16,27 +16,25 @@ BACKENDS = ("gke", "slurm")
 ROOT = pathlib.Path(hyperseg_jax.__file__).parent.parent
 
 
-def command(trial: Trial, backend: str, options: Sequence[str] = (), *, root: pathlib.Path = ROOT) -> list[str]:
+def submit_command(trial: Trial, backend: str, options: Sequence[str] = (), *, root: pathlib.Path = ROOT) -> list[str]:
     """Returns the command that submits a trial. options: extra options of the launch script, such as the slice type.
 
     Raises UserError if the package is not installed from a checkout with that script.
     """
     script = root / "launch" / f"{backend}.py"
     if not script.is_file():
-        raise UserError(
-            f"--backend {backend}: needs launch/{backend}.py, which {root} does not have; run from a checkout, "
-            "installed with pip install -e"
-        )
+        raise UserError(f"--backend {backend}: {script} is missing; install hyperseg_jax from a checkout with pip install -e")
     return [sys.executable, str(script), trial.config, trial.workdir, "--name", job_name(trial), *options, *trial.flags()]
 
 
 def job_name(trial: Trial) -> str:
-    """Returns a job name for Kubernetes: at most 33 letters, digits and dashes, deterministic for a sweep and trial."""
+    """Returns the name of the job of a trial: at most 33 letters, digits and dashes, as Kubernetes requires. It is the same
+    each time, and contains the name of the sweep folder."""
     sweep = re.sub(r"[^a-z0-9]+", "-", trial.folder.parent.name.lower()).strip("-")[:20].rstrip("-")
     return f"hs-{sweep + '-' if sweep else ''}{trial.digest}"
 
 
-def run(
+def submit_trials(
     trials: Sequence[Trial],
     backend: str,
     options: Sequence[str] = (),
@@ -45,9 +43,11 @@ def run(
     log: Callable[[str], None],
     root: pathlib.Path = ROOT,
 ) -> None:
-    """Submits the trials that are not submitted yet, and records those that have finished since.
+    """Submits each trial that has not been submitted yet, and records which submitted trials have finished. Does not wait for
+    the jobs.
 
-    resubmit: whether to submit unfinished trials again, even if their jobs may still run.
+    resubmit: also submits unfinished trials again, even if their jobs may still be running. Raises UserError if a launch script
+    fails.
     """
     for trial in trials:
         if trial.status() not in DONE and trial.is_complete():
@@ -58,7 +58,7 @@ def run(
             log(f"{status} {trial.name}")
             continue
         with trial.open_log() as log_file:
-            line = command(trial, backend, options, root=root)
+            line = submit_command(trial, backend, options, root=root)
             code = subprocess.run(line, stdout=log_file, stderr=subprocess.STDOUT).returncode
         if code:
             raise UserError(

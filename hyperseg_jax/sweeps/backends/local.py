@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from hyperseg_jax.sweeps.devices import Share
 from hyperseg_jax.sweeps.process import TrainingProcess, on_sigterm
-from hyperseg_jax.sweeps.trials import DONE, Trial, outcome
+from hyperseg_jax.sweeps.trials import DONE, Trial, classify_exit
 
 POLL_SECONDS = 0.2
 
@@ -36,7 +36,7 @@ def run(trials: Sequence[Trial], shares: Sequence[Share], *, log: Callable[[str]
                 for entry in list(running):
                     trial, training, share = entry
                     if (code := training.poll()) is not None:
-                        status, reason = outcome(trial, code)
+                        status, reason = classify_exit(trial, code)
                         trial.set_status(status, reason)
                         running.remove(entry)
                         free.append(share)
@@ -44,10 +44,11 @@ def run(trials: Sequence[Trial], shares: Sequence[Share], *, log: Callable[[str]
                         log(f"{status} {trial.name} ({ended} of {len(trials)}){': ' + reason if reason else ''}")
                 time.sleep(POLL_SECONDS)
         finally:
-            _stop(running, log)
+            _stop_trials(running, log)
 
 
-def _stop(running: Sequence[tuple[Trial, TrainingProcess, Share]], log: Callable[[str], None]) -> None:
+def _stop_trials(running: Sequence[tuple[Trial, TrainingProcess, Share]], log: Callable[[str], None]) -> None:
+    """Stops running trials, waits until they have saved, and records their status."""
     if running:
         log(f"stopping: waiting for {len(running)} trials to save")
     for _, training, _ in running:

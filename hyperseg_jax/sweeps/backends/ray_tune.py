@@ -18,7 +18,7 @@ from typing import Any
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.sweeps.devices import CPU_SHARE
 from hyperseg_jax.sweeps.process import TrainingProcess, on_sigterm
-from hyperseg_jax.sweeps.trials import DONE, Metric, Trial, outcome
+from hyperseg_jax.sweeps.trials import DONE, Metric, Trial, classify_exit
 
 try:
     import ray
@@ -51,7 +51,8 @@ def run(
     asha: Asha | None,
     log: Callable[[str], None],
 ) -> None:
-    """Runs all unfinished trials on the cluster of RAY_ADDRESS, or one on this machine, which is started if needed.
+    """Runs all unfinished trials on the Ray cluster of the environment variable RAY_ADDRESS, or on a local cluster that is
+    started for them.
 
     out: folder for the logs of Ray. per_trial: TPU chips, GPUs or cores of a trial, depending on the cluster.
     """
@@ -78,7 +79,7 @@ def run(
         by_name = {trial.name: trial for trial in trials}
         trainable = tune.with_parameters(TrialRunner, trials=by_name, metric=metric)
         tuner = tune.Tuner(
-            tune.with_resources(trainable, resources(per_trial)),
+            tune.with_resources(trainable, trial_resources(per_trial)),
             param_space={"name": tune.grid_search(list(by_name))},
             tune_config=tune.TuneConfig(
                 metric="score",
@@ -107,8 +108,9 @@ def run(
         raise KeyboardInterrupt
 
 
-def resources(per_trial: int | None) -> dict[str, float]:
-    """Returns the resources of a trial. Raises UserError if no node has enough."""
+def trial_resources(per_trial: int | None) -> dict[str, float]:
+    """Returns the Ray resources of a trial: TPU chips, GPUs or CPU cores, whichever the cluster has. Raises UserError if no
+    node has enough. per_trial: number of them; None: the default."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     kind = next((kind for kind in ("TPU", "GPU") if any(node.get(kind) for node in nodes)), "CPU")
     most = int(max(node.get(kind, 0) for node in nodes))
@@ -119,47 +121,50 @@ def resources(per_trial: int | None) -> dict[str, float]:
 
 
 class TrialRunner(tune.Trainable):
-    """Trains a trial and reports the scores in its metrics.jsonl. An iteration is a score or a heartbeat; the last one reports
-    the status.
+    """Runs the training of a trial as a subprocess, and reports the scores in its metrics.jsonl to Ray. Each iteration reports
+    a score or is a heartbeat; the last one reports the status.
 
     A killed trial is restarted on another worker: it waits for the old process to exit (sweeps.child_guard), resumes from the
     checkpoint and reports all scores again; the scheduler ignores known ones.
     """
 
     def setup(self, config: dict[str, Any], trials: Mapping[str, Trial], metric: Metric) -> None:
+        """Called by Ray: starts the training unless the trial is done. config: {"name": name of the trial}."""
         self.trial, self.metric = trials[config["name"]], metric
         self.training = None if self.trial.status() in DONE else TrainingProcess(self.trial)
         self.reported_step = 0
 
     def step(self) -> dict[str, Any]:
+        """Called by Ray: waits for the next score, for at most HEARTBEAT_SECONDS, and returns the report."""
         until = time.monotonic() + HEARTBEAT_SECONDS
         while True:
             code = self.training.poll() if self.training else 0  # polled first, so that no score is missed
-            for step, score in self.metric.scores(self.trial.lines()):
+            for step, score in self.metric.scores(self.trial.metric_lines()):
                 if step > self.reported_step and (code is not None or step < self.trial.steps):
                     self.reported_step = step
                     return {"step": step, "score": score}
             if code is not None:
-                return self._end(code)
+                return self._final_report(code)
             if time.monotonic() > until:
                 return {"step": self.reported_step}
             time.sleep(POLL_SECONDS)
 
-    def _end(self, code: int) -> dict[str, Any]:
-        status, reason = outcome(self.trial, code) if self.training else (self.trial.status(), "")
+    def _final_report(self, code: int) -> dict[str, Any]:
+        """Returns the last report of a trial whose training exited with this code. Raises RuntimeError if Ray must retry it."""
+        status, reason = classify_exit(self.trial, code) if self.training else (self.trial.status(), "")
         if status in DONE or code == BAD_INPUT:
             return {"step": self.reported_step, "status": status, "reason": reason, "done": True}
         raise RuntimeError(reason)  # killed: Ray retries the trial
 
     def cleanup(self) -> None:
-        """Stops the training, which saves and exits."""
+        """Called by Ray at the end: stops the training and waits until it has saved."""
         if self.training:
             self.training.request_stop()
             self.training.wait()
 
 
 class StatusRecorder(tune.Callback):
-    """Records the status of trials, in the process that started the sweep."""
+    """Ray callback that writes the status of trials to their records, in the process that started the sweep."""
 
     def __init__(self, trials: Mapping[str, Trial], log: Callable[[str], None]) -> None:
         self.trials, self.log, self.ended = trials, log, 0
@@ -179,15 +184,16 @@ class StatusRecorder(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         result = trial.last_result
         reason = f"ASHA stopped it at step {result['step']}"
-        self._ended(self.trials[trial.config["name"]], result.get("status", "stopped"), result.get("reason", reason))
+        self._record_end(self.trials[trial.config["name"]], result.get("status", "stopped"), result.get("reason", reason))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         sweep_trial = self.trials[trial.config["name"]]
-        self._ended(
+        self._record_end(
             sweep_trial, "failed", f"ended {RETRIES + 1} times: {sweep_trial.last_log_line()}; error of Ray: {trial.error_file}"
         )
 
-    def _ended(self, trial: Trial, status: str, reason: str) -> None:
+    def _record_end(self, trial: Trial, status: str, reason: str) -> None:
+        """Records and logs the status of a trial that has ended."""
         self.ended += 1
         if trial.status() not in DONE:
             trial.set_status(status, reason)

@@ -358,7 +358,7 @@ def test_the_command(samples, tmp_path, capsys):
     for arguments, message in (
         (("--option", "max_classes=3"), "set max_classes when the build is read"),
         (("--option", "colour=3"), "--option: the reader of refcoco has no field 'colour'; its fields are split, sentences"),
-        (("--split", "none"), "--split none: refcoco has the splits train"),
+        (("--split", "none"), "--split none: refcoco has no such split; use one of train"),
         (("--long-edge", 0), "--long-edge 0: give at least 1"),
         (("--workers", 0), "--workers 0: give at least 1"),
     ):

@@ -10,7 +10,7 @@ import pytest
 def start(command):
     import common
 
-    return subprocess.Popen(["bash", "-c", common.guarded(command)], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(["bash", "-c", common.script_with_stop_status(command)], stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("status", [0, 2, 137])
