@@ -30,7 +30,7 @@ from PIL import Image
 from hyperseg_jax.data.mixture import Mixture
 from hyperseg_jax.data.pipeline import Stream
 from hyperseg_jax.datasets import Gqa
-from hyperseg_jax.datasets.builds.build import Plan, build
+from hyperseg_jax.datasets.builds.build import Plan, build_split
 from hyperseg_jax.datasets.built import Built
 from hyperseg_jax.ops.transforms import fit, resize_and_pad
 from hyperseg_jax.untrusted import images
@@ -86,7 +86,7 @@ class ImageFiles(torch.utils.data.Dataset):
         return len(self._paths)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"images": torch.from_numpy(resize(images.colours(pathlib.Path(self._paths[index])), self._size))}
+        return {"images": torch.from_numpy(resize(images.read_rgb(pathlib.Path(self._paths[index])), self._size))}
 
 
 def make_our_batches(reader: Any, size: int, batch: int, workers: int) -> Batches:
@@ -192,7 +192,7 @@ def main() -> None:
         path, images = write_files(pathlib.Path(scratch), parsed.files)
         files = Gqa(path, images)
         plan = Plan({"name": "noise", "split": "train"}, long_edge=parsed.size)
-        build(files, f"{scratch}/build/train", plan, workers=parsed.workers)
+        build_split(files, f"{scratch}/build/train", plan, workers=parsed.workers)
         built = Built(f"{scratch}/build", "train")
         each = sum(one.stat().st_size for one in images.iterdir()) / parsed.files / 1024
         print(

@@ -250,5 +250,5 @@ def recipe() -> ml_collections.ConfigDict:
     }
     # Limits in seconds (parallel/hosts.py).
     c.hosts = {"start": 300, "barrier": 600, "heartbeat": 100, "watchdog": 1800}
-    c.limits = limits.block()  # limits for untrusted files (untrusted/limits.py)
+    c.limits = limits.default_block()  # limits for untrusted files (untrusted/limits.py)
     return c

@@ -73,7 +73,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     limits_block = config.get("limits", {})
     if isinstance(limits_block, Mapping | ml_collections.ConfigDict):
         with config.unlocked():
-            config.limits = limits.block() | dict(limits_block)
+            config.limits = limits.default_block() | dict(limits_block)
     for override in overrides:
         _apply_override(config, override)
     check_fields(config, f"--config {name}: " if not overrides else "")

@@ -103,7 +103,9 @@ def world(shared):
     """A toy world of a few images."""
     from hyperseg_jax import toy
 
-    return shared("world", lambda folder: toy.write(folder, train=24, val=6, compositional=0, clips=10, log=lambda _: None))
+    return shared(
+        "world", lambda folder: toy.write_world(folder, train=24, val=6, compositional=0, clips=10, log=lambda _: None)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -156,7 +158,7 @@ def zero_model(shared, micro):
     def make(folder):
         config, system = micro(), systems.get("hyperseg")
         zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), system.shapes(config))
-        model_folder.save(folder / "model", config, Tokenizer.toy(), zeros)
+        model_folder.save_model(folder / "model", config, Tokenizer.toy(), zeros)
 
     return shared("hollow", make)
 

@@ -69,7 +69,7 @@ def test_old_names_in_config_files_are_reported():
 
 def test_model_folders_of_earlier_versions_load(tmp_path):
     folder = tmp_path / "old"
-    shutil.copytree(model_folder.find("tiny"), folder)
+    shutil.copytree(model_folder.find_model_folder("tiny"), folder)
     path = folder / "config.json"
     config = json.loads(path.read_text())
     expected = model_folder.read_config(folder)

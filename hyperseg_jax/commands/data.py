@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted.printing import cell, log
+from hyperseg_jax.untrusted.printing import escape_markup, log
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -83,7 +83,7 @@ def _write_toy(parsed: argparse.Namespace) -> None:
         if getattr(parsed, name) < 0:
             raise UserError(f"--{name} {getattr(parsed, name)}: give zero or more")
     console = Console(stderr=True)
-    toy.write(
+    toy.write_world(
         parsed.out,
         seed=parsed.seed,
         train=parsed.train,
@@ -135,7 +135,7 @@ def _check_benchmark(parsed: argparse.Namespace) -> None:
         raise UserError(f"--show {parsed.show}: give zero or more")
     open_split: Any
     if parsed.name == BUILT:
-        splits = _choose_splits(parsed.split, built.splits(parsed.root), parsed.root)
+        splits = _choose_splits(parsed.split, built.list_splits(parsed.root), parsed.root)
         open_split = functools.partial(built.open_checked, parsed.root)
     else:
         layout = layouts.find_layout(parsed.name)
@@ -145,7 +145,7 @@ def _check_benchmark(parsed: argparse.Namespace) -> None:
     reports: dict[str, Report] = {}
     with _progress_bars() as progress:
         for split in splits:
-            bar = progress.add_task(cell(f"{parsed.name} {split}"), total=None)
+            bar = progress.add_task(escape_markup(f"{parsed.name} {split}"), total=None)
             advance = functools.partial(progress.update, bar)
             reports |= check_by_split(functools.partial(open_split, split), split, advance)
     console = Console()
@@ -159,11 +159,11 @@ def _check_benchmark(parsed: argparse.Namespace) -> None:
             report.regions,
             report.problem_count,
         )
-        table.add_row(cell(split), *map(str, counts))
+        table.add_row(escape_markup(split), *map(str, counts))
     console.print(table)
     for split, report in reports.items():
         for message, kind in list(report.collected.problems.items())[: parsed.show]:
-            console.print(f"[red]{kind}[/] {cell(message)}", highlight=False, soft_wrap=True)
+            console.print(f"[red]{kind}[/] {escape_markup(message)}", highlight=False, soft_wrap=True)
         if report.problem_count > parsed.show:
             kinds = ", ".join(f"{count} {kind}" for kind, count in report.collected.counts.items() if count)
             log(console, f"{split}: {report.problem_count} problems in total: {kinds}")
@@ -174,7 +174,7 @@ def _check_benchmark(parsed: argparse.Namespace) -> None:
 def _build_benchmark(parsed: argparse.Namespace) -> None:
     """Writes the splits of a benchmark as ArrayRecord shards."""
     from hyperseg_jax.datasets import files, layouts
-    from hyperseg_jax.datasets.builds.build import Plan, build
+    from hyperseg_jax.datasets.builds.build import Plan, build_split
     from hyperseg_jax.datasets.builds.store import Store
 
     layout = layouts.find_layout(parsed.name)
@@ -190,9 +190,11 @@ def _build_benchmark(parsed: argparse.Namespace) -> None:
             settings = {"name": parsed.name, "split": split, "options": options, "files": layout.sizes(root, split)}
             plan = Plan(settings, parsed.shard_size, parsed.long_edge, parsed.skip_bad)
             reader = layout.open(root, split, **options)
-            advance = functools.partial(progress.update, progress.add_task(cell(f"{parsed.name} {split}"), total=len(reader)))
+            advance = functools.partial(
+                progress.update, progress.add_task(escape_markup(f"{parsed.name} {split}"), total=len(reader))
+            )
             out = Store(parsed.out).subfolder(split).folder
-            index = build(reader, out, plan, workers=parsed.workers, verify=parsed.verify, advance=advance)
+            index = build_split(reader, out, plan, workers=parsed.workers, verify=parsed.verify, advance=advance)
             line = f"{out}: {index.records} records in {len(index.shards)} shards, {index.bytes / 1e6:.1f} MB"
             if index.bad:
                 line += f"; {len(index.bad)} bad records skipped, listed in index.json"

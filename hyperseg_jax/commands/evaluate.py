@@ -16,7 +16,7 @@ from hyperseg_jax import config as configs
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import paths, printing, strict_json
-from hyperseg_jax.untrusted.bad_file import naming
+from hyperseg_jax.untrusted.bad_file import naming_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +96,7 @@ def check_output_paths(out: pathlib.Path, folders: Iterable[str], files: Iterabl
     """Raises UserError if one of these files or folders cannot be written into the folder --out, because something else has its
     name or it is a link out of --out. Called before the evaluation, which may take hours."""
     for name in folders:
-        with naming(out):
+        with naming_path(out):
             paths.join_inside(out, name)
         if os.path.lexists(out / name) and not (out / name).is_dir():
             raise UserError(f"--out {out}: {name} is not a folder; remove it, or give another folder")
@@ -116,7 +116,7 @@ def _evaluate_own_tasks(parsed: argparse.Namespace) -> None:
 
     console = Console(stderr=True)
     log = functools.partial(printing.log, console)
-    model, folder = load(parsed.model), model_folder.find(parsed.model)
+    model, folder = load(parsed.model), model_folder.find_model_folder(parsed.model)
     config = model.config.copy_and_resolve_references()
     requested = [name.strip() for name in parsed.tasks.split(",")] if parsed.tasks else list(config.data.tasks)
     if unknown := [name for name in requested if name not in config.data.tasks]:
@@ -136,7 +136,7 @@ def _evaluate_own_tasks(parsed: argparse.Namespace) -> None:
     if not tasks:
         raise UserError(f"--split {parsed.split}: no such split of {', '.join(requested)}; remove the option")
     with Progress(console=console) as progress:
-        bars = {name: progress.add_task(printing.cell(name), total=None) for name in tasks}
+        bars = {name: progress.add_task(printing.escape_markup(name), total=None) for name in tasks}
         evaluation = evaluate(
             model.engine,
             tasks,
@@ -154,10 +154,12 @@ def _evaluate_own_tasks(parsed: argparse.Namespace) -> None:
     for name, values in evaluation.scores.items():
         for metric, value in values.items():
             table.add_row(
-                printing.cell(name), printing.cell(metric), f"{value:.4f}" if isinstance(value, float) else str(value)
+                printing.escape_markup(name),
+                printing.escape_markup(metric),
+                f"{value:.4f}" if isinstance(value, float) else str(value),
             )
     Console().print(table)
     if parsed.out:
-        write_text(parsed.out / "scores.json", strict_json.dumps(evaluation.scores))
+        write_text(parsed.out / "scores.json", strict_json.dumps_finite(evaluation.scores))
         evaluation.save_sheet(parsed.out / "predictions.png")
         log(f"wrote {parsed.out}/")

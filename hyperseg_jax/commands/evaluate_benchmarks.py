@@ -26,8 +26,8 @@ from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.results.server import coco_panoptic
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.untrusted import strict_json
-from hyperseg_jax.untrusted.limits import apply_block
-from hyperseg_jax.untrusted.printing import cell, escaped, first_line, log
+from hyperseg_jax.untrusted.limits import set_block
+from hyperseg_jax.untrusted.printing import escape_markup, escaped, first_line, log
 from hyperseg_jax.weights import model_folder
 
 PARTIAL = "partial"  # folder of partial results below --out
@@ -38,7 +38,7 @@ WRITING = 24 * 3600
 def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
     """Evaluates a checkpoint on the requested benchmarks and prints a table of scores; --out also writes result files."""
     config = configs.load(parsed.config, parsed.overrides)
-    apply_block(config.get("limits", {}), parsed.limits)
+    set_block(config.get("limits", {}), parsed.limits)
     chosen = benchmarks.find(parsed.benchmarks)
     hosts.join(
         hosts.Timeouts(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
@@ -52,7 +52,7 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
             check_output_paths(parsed.out, (PARTIAL, *chosen), (f"{name}.png" for name in chosen))
             for name in chosen:
                 _check_submission_paths(parsed.out / name)
-        folder = model_folder.find(parsed.checkpoint)
+        folder = model_folder.find_model_folder(parsed.checkpoint)
         root = parsed.data_root or config.data.root
         if not root:
             if not_toy := [name for name, line in chosen.items() if line.reader != "toy"]:
@@ -106,7 +106,7 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
                 "scores": scores,
                 "published": [vars(row) for row in REPORTED_RESULTS if row.benchmark in scores],
             }
-            write_text(parsed.out / "scores.json", strict_json.dumps(report))
+            write_text(parsed.out / "scores.json", strict_json.dumps_finite(report))
             log(console, f"wrote {parsed.out}/")
     hosts.shut_down()
 
@@ -146,7 +146,7 @@ def scores_table(scores: Mapping[str, Mapping[str, float]], rules: str) -> Table
     for name, values in scores.items():
         for metric, value in values.items():
             reported = "; ".join(f"{row.value:.2f} {row.model}" for row in reported_results(name, metric))
-            result.add_row(cell(name), cell(metric), score_text(metric, value), reported)
+            result.add_row(escape_markup(name), escape_markup(metric), score_text(metric, value), reported)
         result.add_section()
     return result
 

@@ -47,7 +47,7 @@ def run(parsed: argparse.Namespace) -> None:
         config = (
             configs.load(parsed.config, parsed.overrides)
             if parsed.config
-            else model_folder.read_config(model_folder.find(parsed.workdir))
+            else model_folder.read_config(model_folder.find_model_folder(parsed.workdir))
         )
         for line in exporting.conversion_lines(config):
             print(printable(line))

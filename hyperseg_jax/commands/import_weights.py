@@ -9,7 +9,7 @@ from rich.console import Console
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted.limits import apply_block
+from hyperseg_jax.untrusted.limits import set_block
 from hyperseg_jax.untrusted.printing import log
 
 
@@ -39,16 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    from hyperseg_jax.weights.fetch import fetch
+    from hyperseg_jax.weights.fetch import fetch_checkpoint
     from hyperseg_jax.weights.importing import import_weights
 
     config = configs.load(parsed.config, parsed.overrides)
-    apply_block(config.get("limits", {}), parsed.limits)
+    set_block(config.get("limits", {}), parsed.limits)
     if parsed.system not in (None, config.system):
         raise UserError(
             f"--system {parsed.system}: the system of {parsed.config} is {config.system}; give the right config, or no --system"
         )
-    paths = [fetch(source) for source in parsed.sources]
+    paths = [fetch_checkpoint(source) for source in parsed.sources]
     report = import_weights(paths, config, parsed.out, dtype=parsed.dtype, tokenizer=parsed.tokenizer)
     console = Console()
     console.print(report.table())

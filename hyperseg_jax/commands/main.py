@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parsed.overrides = overrides
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))  # later runs skip compilation
-        with limits.applied(**_parse_limits(parsed, limit_settings)):
+        with limits.temporary_limits(**_parse_limits(parsed, limit_settings)):
             module.run(parsed)
     except (UserError, BadFile) as error:
         if traceback:

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hyperseg_jax import config as configs
-from hyperseg_jax.untrusted.limits import apply_block
-from hyperseg_jax.untrusted.printing import cell, log
+from hyperseg_jax.untrusted.limits import set_block
+from hyperseg_jax.untrusted.printing import escape_markup, log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,10 +32,10 @@ def run(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.planning import topologies
 
     config = configs.load(parsed.config, parsed.overrides)
-    apply_block(config.get("limits", {}))
+    set_block(config.get("limits", {}))
     console = Console()
     devices = topologies.slice_devices(parsed.topology)
-    title = cell(f"{parsed.config} on {parsed.topology}")
+    title = escape_markup(f"{parsed.config} on {parsed.topology}")
     table = Table("task", "examples per chip", "peak GB per chip", "upper bound", "fits", title=title)
     problems: list[str] = []
     messages: dict[str, None] = {}  # unique messages, in order

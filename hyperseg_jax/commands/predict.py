@@ -95,7 +95,7 @@ def run(parsed: argparse.Namespace) -> None:
                 predicted = model.segment_regions(frame, regions, labels=labels)
             report["segments"] = _write_images(out, next(names)[1], frame, predicted)
             summary = "; ".join(f"{s.label} ({s.mask.mean():.1%} of the image, score {s.score:.2f})" for s in predicted)
-        (out / "result.json").write_text(strict_json.dumps(report))
+        (out / "result.json").write_text(strict_json.dumps_finite(report))
     log(console, f"found: {summary or 'no matching object'}\nwrote {parsed.out}/")
 
 

@@ -20,7 +20,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import caption, contact_sheet, draw_segments, overlay
 from hyperseg_jax.results.page import Page
 from hyperseg_jax.untrusted import paths, printing
-from hyperseg_jax.untrusted.bad_file import naming
+from hyperseg_jax.untrusted.bad_file import naming_path
 
 FEWEST = 4
 """Minimum of --images, so that there is an example of every kind of prompt."""
@@ -45,7 +45,7 @@ def run(parsed: argparse.Namespace) -> None:
         "fine-tuned on a colour and a shape that were excluded from its training data. All results were computed on this "
         "machine just now."
     )
-    with naming(parsed.out):
+    with naming_path(parsed.out):
         data, tuned = (paths.join_inside(parsed.out, name) for name in ("data", "fine_tuned"))
     root = draw_worlds(data, parsed.images, log)
     config = configs.load("tiny_lora", [f"data.root={root}", *([f"train.steps={parsed.steps}"] if parsed.steps else [])])
@@ -78,7 +78,7 @@ def draw_worlds(folder: pathlib.Path, images: int, log: Callable[[str], None]) -
 
     log("generating images that the model has never seen")
     for name, kinds, clips in (("known", "known", 5), ("new", "held_back", 0)):
-        toy.write(
+        toy.write_world(
             folder / name,
             seed=7,
             train=360,

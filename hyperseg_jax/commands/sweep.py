@@ -22,8 +22,8 @@ from hyperseg_jax.sweeps.backends import launchers, local
 from hyperseg_jax.sweeps.trials import Metric, Trial
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.untrusted import paths, printing, strict_json
-from hyperseg_jax.untrusted.bad_file import BadFile, naming, reason
-from hyperseg_jax.untrusted.limits import apply_block
+from hyperseg_jax.untrusted.bad_file import BadFile, failure_reason, naming_path
+from hyperseg_jax.untrusted.limits import set_block
 
 TRIALS, RAY = "trials", "ray"  # folders below --out
 BACKENDS = ("local", "ray", *launchers.BACKENDS)
@@ -90,7 +90,7 @@ def run(parsed: argparse.Namespace) -> None:
     console = Console(stderr=True)
     log = functools.partial(printing.log, console)
     base = configs.load(parsed.config, parsed.overrides)
-    apply_block(base.get("limits", {}))
+    set_block(base.get("limits", {}))
     metric = _parse_metric(parsed, base)
     sweep = _Sweep(parsed, base, metric, *_make_trials(parsed), log)
     start = _prepare_backend(sweep)
@@ -243,15 +243,15 @@ def _run_on_ray(sweep: _Sweep) -> None:
 def _open_sweep_folder(out: pathlib.Path, base: ml_collections.ConfigDict, trials: Sequence[Trial]) -> None:
     """Creates the sweep folder and writes sweep.json with the config. Raises UserError if the folder contains a sweep of
     another config, or a link out of the folder in place of an output folder."""
-    with naming(out):
+    with naming_path(out):
         for name in (RAY, TRIALS, *(f"{TRIALS}/{trial.name}" for trial in trials)):
             paths.join_inside(out, name)
     path, config = out / "sweep.json", json.loads(json.dumps(base.to_dict()))
     if path.exists():
         try:
-            saved_config = strict_json.parse(strict_json.contents(paths.check_link(path)), "its content").get("config")
+            saved_config = strict_json.parse(strict_json.read_bytes(paths.check_link(path)), "its content").get("config")
         except (BadFile, OSError) as error:
-            raise UserError(f"{path}: {reason(error)}; give another --out") from error
+            raise UserError(f"{path}: {failure_reason(error)}; give another --out") from error
         if not isinstance(saved_config, dict):
             raise UserError(f"{path}: is not a sweep file; give another --out")
         saved, given = (flatten({**fields, "limits": {}}) for fields in (saved_config, config))  # limits may change on resume

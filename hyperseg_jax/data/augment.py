@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax.datasets.prompt_masks import map_masks
-from hyperseg_jax.datasets.regions import Window, cropped, flipped, has_positive_mark
-from hyperseg_jax.datasets.visual_prompts import draw_marks, thickened
+from hyperseg_jax.datasets.regions import Window, crop_region, flip_region, has_positive_mark
+from hyperseg_jax.datasets.visual_prompts import draw_marks, thicken_region_mask
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import KINDS, Example, Prompt, Region
 
@@ -133,7 +133,7 @@ def crop_example(example: Example, window: Window) -> Example:
     def crop_prompt(prompt: Prompt) -> Prompt:
         if prompt.task in MULTI_TARGET_TASKS:
             prompt = _drop_invisible(prompt, window)
-        regions = tuple(cropped(thickened(region), window) for region in prompt.regions)
+        regions = tuple(crop_region(thicken_region_mask(region), window) for region in prompt.regions)
         return map_masks(prompt, lambda _, mask: mask[..., window[0], window[1]], regions=regions, areas=())
 
     frames = np.ascontiguousarray(example.frames[:, window[0], window[1]])
@@ -142,7 +142,7 @@ def crop_example(example: Example, window: Window) -> Example:
 
 def _visible_regions(prompt: Prompt, window: Window) -> np.ndarray:
     """Returns bool [R]: regions with a mark inside the window and, if they have a target mask, part of the target."""
-    seen = np.array([has_positive_mark(cropped(thickened(region), window)) for region in prompt.regions], bool)
+    seen = np.array([has_positive_mark(crop_region(thicken_region_mask(region), window)) for region in prompt.regions], bool)
     if prompt.masks is not None:
         inside = np.asarray(prompt.masks[..., window[0], window[1]].any((1, 2, 3)) | ~prompt.masks.any((1, 2, 3)))
         for label, visible in zip(prompt.labels, inside, strict=True):
@@ -189,7 +189,7 @@ def flip_horizontally(example: Example) -> Example:
         return map_masks(
             prompt,
             lambda _, mask: mask[..., ::-1],
-            regions=tuple(flipped(region, width) for region in prompt.regions),
+            regions=tuple(flip_region(region, width) for region in prompt.regions),
             text=swap_left_and_right(prompt.text),
             answer=swap_left_and_right(prompt.answer),
             answers=tuple(map(swap_left_and_right, prompt.answers)),

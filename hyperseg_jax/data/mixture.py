@@ -82,7 +82,7 @@ class Mixture:
             example = task.train.sample(record, rng) if hasattr(task.train, "sample") else task.train[record]
             arrays, message = task.prepare(example, rng), ""
         except BaseException as error:
-            arrays, message = task.blank(), f"{name} record {record}: {record_errors.reason(error)}"
+            arrays, message = task.blank(), f"{name} record {record}: {record_errors.error_message(error)}"
         return {**arrays, "fault": record_errors.encode_message(message)}
 
 

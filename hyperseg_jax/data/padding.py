@@ -59,7 +59,7 @@ def measure(task: Task, *, seed: int, records: int = RECORDS) -> Padding:
         try:
             elements.append(task.train_processor.padding(task.prepare(train[int(k)], np.random.default_rng([seed, int(k)]))))
         except BaseException as error:
-            reason = record_errors.reason(error)
+            reason = record_errors.error_message(error)
             first_error = first_error or f"record {k}: {reason}"
     if not elements:
         return Padding(first_error)

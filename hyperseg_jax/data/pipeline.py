@@ -87,7 +87,7 @@ class _KeepsLimits:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         if multiprocessing.parent_process() is not None:
-            limits.apply(self._limits)
+            limits.set_limits(self._limits)
 
 
 class _Rows(_KeepsLimits):
@@ -152,7 +152,7 @@ class _ReadOrError(_KeepsLimits):
         try:
             return self._examples[self._indices[k]]
         except BaseException as error:
-            return Unreadable(record_errors.reason(error))
+            return Unreadable(record_errors.error_message(error))
 
 
 def _parse_flags(workers: int) -> None:

@@ -195,7 +195,7 @@ def processor(
         config, tokenizer, {name: size for name, size in fields.items() if name not in NOT_SIZES}
     )
     numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(result.spec(1)))
-    limits.check("mask_pixels", numbers, f"data.tasks.{task}: an element", "numbers")
+    limits.check_limit("mask_pixels", numbers, f"data.tasks.{task}: an element", "numbers")
     return result
 
 
@@ -238,7 +238,7 @@ def toy_world(parameters: Mapping[str, Any], console: Console) -> pathlib.Path:
     folder = cache_folder() / f"toy-{code:08x}"
     if not folder.exists():
         printing.log(console, f"generating the toy dataset in {folder} (once)")
-        toy.write(folder, **parameters, workers=min(4, os.cpu_count() or 1), log=lambda _: None)
+        toy.write_world(folder, **parameters, workers=min(4, os.cpu_count() or 1), log=lambda _: None)
     return folder
 
 
@@ -254,7 +254,7 @@ def open_reader(where: str, name: str, arguments: Mapping[str, Any] | None, root
     for value in fields.values() if name != "built" else ():
         if isinstance(value, str):
             stores.check_local(value)
-    with record_errors.opening(f"{where}: reader {name!r}"):
+    with record_errors.opening_reader(f"{where}: reader {name!r}"):
         reader = READERS[name](**fields)
-    limits.check("records", len(reader), where, "records")
+    limits.check_limit("records", len(reader), where, "records")
     return reader

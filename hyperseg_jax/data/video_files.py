@@ -15,7 +15,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import paths, videos
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import escaped
-from hyperseg_jax.untrusted.video_ends import missing_bytes
+from hyperseg_jax.untrusted.video_ends import count_missing_bytes
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv")
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -68,7 +68,7 @@ def _decode(file: BinaryIO, name: str | os.PathLike[str]) -> Iterator[np.ndarray
     count, seconds = 0, 0.0
     try:
         with videos.open_container(file) as container:
-            for frame in videos.frames(container):
+            for frame in videos.decode_frames(container):
                 if frame.is_corrupt:
                     raise BadFile(f"frame {count} is damaged", videos.AGAIN)
                 yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
@@ -78,7 +78,7 @@ def _decode(file: BinaryIO, name: str | os.PathLike[str]) -> Iterator[np.ndarray
                 raise BadFile(f"ends after {seconds:.1f} of its {declared:.1f} seconds", videos.AGAIN)
             if not count:
                 raise BadFile("holds no frames", videos.AGAIN)
-            if missing := missing_bytes(file, container.format.name):
+            if missing := count_missing_bytes(file, container.format.name):
                 raise BadFile(f"is cut after frame {count - 1}: {missing} bytes are missing at its end", videos.AGAIN)
     except BadFile as error:
         raise UserError(f"{name}: {error}") from error

@@ -7,7 +7,7 @@ from typing import Any
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_names import ADE20K
-from hyperseg_jax.datasets.label_images import ImageLabels, pairs_in_folders
+from hyperseg_jax.datasets.label_images import ImageLabels, pair_files_in_folders
 
 
 class Ade20k(ImageLabels):
@@ -16,6 +16,6 @@ class Ade20k(ImageLabels):
     def __init__(self, folder: str | os.PathLike, split: str, **options: Any):
         """folder: ADEChallengeData2016. split: "training" or "validation". options: see label_images.ImageLabels."""
         images, labels = (files.subpath(folder, name, split) for name in ("images", "annotations"))
-        pairs = pairs_in_folders(images, "*.jpg", labels, ".jpg", ".png")
+        pairs = pair_files_in_folders(images, "*.jpg", labels, ".jpg", ".png")
         values = {k + 1: k for k in range(len(ADE20K))}
         super().__init__(f"ade20k:{split}", pairs, ADE20K, values, (0,), **options)

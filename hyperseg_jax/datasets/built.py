@@ -32,7 +32,7 @@ from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted.bad_file import BadFile
 
 
-def splits(folder: str | os.PathLike) -> list[str]:
+def list_splits(folder: str | os.PathLike) -> list[str]:
     """Returns the splits of a build, finished or not. Raises UserError if there are none."""
     root = Store(folder)
     names = [name for name in root.folders() if root.subfolder(name).size(SETTINGS) is not None]
@@ -103,55 +103,57 @@ class Built:
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """Returns a record: an image, a video, or a clip sampled with rng."""
         index = range(len(self))[index]
-        record, where = self._record(index)
+        record, where = self._read_record(index)
         if (collector := active_collector()) is not None:
             collector.sizes[pathlib.Path(where)] = record.size
         if self._index.clips:
             return sample_clip(record, self._sampling, rng, where)
         example = record.example()
         if self._redraws_class_lists and all(prompt.task == "panoptic" for prompt in example.prompts):
-            return Example(example.name, example.frames, self._redrawn_prompts(index, example.prompts[0], record.size))
+            return Example(example.name, example.frames, self._redraw_prompts(index, example.prompts[0], record.size))
         return example
 
-    def _redrawn_prompts(self, index: int, prompt: Prompt, size: tuple[int, int]) -> tuple[Prompt, ...]:
-        """Samples new class lists of an image from its prompt with all classes."""
+    def _redraw_prompts(self, index: int, prompt: Prompt, size: tuple[int, int]) -> tuple[Prompt, ...]:
+        """Samples new class lists of an image from its stored prompt, which has all classes."""
         options = self._class_lists
         lists = ClassLists(prompt.classes, prompt.things, options.max_classes, options.prompts_per_example, options.seed)
         masks = np.zeros((0, *size), bool) if prompt.masks is None else prompt.masks[:, 0]
         ignore = np.zeros(size, bool) if prompt.ignore is None else prompt.ignore[0]
         crowds = [] if prompt.crowds is None else list(zip(prompt.crowd_labels, prompt.crowds[:, 0], strict=True))
-        return lists.prompts(index, masks, list(prompt.labels), ignore, key=prompt.key, crowds=crowds, areas=prompt.areas)
+        return lists.build_prompts(index, masks, list(prompt.labels), ignore, key=prompt.key, crowds=crowds, areas=prompt.areas)
 
     def check_shards(self) -> None:
         """Verifies the checksum of every shard. Raises a Problem for a mismatch, or reports all of them during a check."""
         for shard in self._index.shards:
             try:
-                path = self._local_path(shard)
+                path = self._find_or_fetch_shard(shard)
                 if sha256(path) != shard.sha256:
                     raise Problem("bad record", f"{self._store}/{shard.file}: wrong checksum; remove it and build again")
             except Problem as problem:
                 report_problem(problem.kind, str(problem))
 
-    def _record(self, index: int) -> tuple[Record, str]:
+    def _read_record(self, index: int) -> tuple[Record, str]:
+        """Returns a record, whose images and masks are not decoded yet, and its location for messages."""
         number = bisect.bisect_right(self._ends, index)
         shard = self._index.shards[number]
         position = index - (self._ends[number] - shard.records)
         where = f"{self._store}/{shard.file}#{position}"
         try:
-            data = self._shards.get(number, lambda: self._opened(shard)).read(position)
+            data = self._shards.get(number, lambda: self._open_shard(shard)).read(position)
         except BadFile as error:
             raise Problem("bad record", f"{where}: {error}") from error
         return Record(data, where), where
 
-    def _opened(self, shard: Shard) -> OpenShard:
-        path = self._local_path(shard)
+    def _open_shard(self, shard: Shard) -> OpenShard:
+        path = self._find_or_fetch_shard(shard)
         try:
             return OpenShard(path, shard.records, INDEX, compressed=False)
         except BadFile as error:
             raise Problem("bad record", f"{self._store}/{shard.file}: {error}") from error
 
-    def _local_path(self, shard: Shard) -> pathlib.Path:
-        """Returns the local path of a shard. Raises UserError if it is missing or its size or checksum is wrong."""
+    def _find_or_fetch_shard(self, shard: Shard) -> pathlib.Path:
+        """Returns the local path of a shard, which is downloaded first if the build is in a remote store. Raises UserError if
+        it is missing or its size or checksum is wrong."""
         if self._store.path is not None:
             path, size = files.join_inside(self._store.path, shard.file, str(self._store)), self._store.size(shard.file)
             if size is None:
@@ -165,10 +167,11 @@ class Built:
             return path
         with process_lock(path.with_suffix(".lock"), wait=True):
             if not path.is_file():  # another process may have fetched it while this one waited
-                self._fetch(shard, path)
+                self._fetch_shard(shard, path)
         return path
 
-    def _fetch(self, shard: Shard, path: pathlib.Path) -> None:
+    def _fetch_shard(self, shard: Shard, path: pathlib.Path) -> None:
+        """Downloads a shard and verifies its size and checksum."""
         size = self._store.size(shard.file)
         if size is None:
             raise Problem("missing file", f"{self._store}/{shard.file}: no such shard; build again, or copy it there")

@@ -34,7 +34,7 @@ class Report:
     def problem_count(self) -> int:
         return sum(self.collected.counts.values())
 
-    def count(self, example: Example) -> None:
+    def count_example(self, example: Example) -> None:
         self.examples += 1
         self.prompts += len(example.prompts)
         self.masks += sum(len(prompt.masks) for prompt in example.prompts if prompt.masks is not None)
@@ -47,13 +47,13 @@ class Report:
             try:
                 return read()
             except UserError as error:
-                self.collected.add(getattr(error, "kind", "bad record"), record_errors.reason(error))
+                self.collected.add(getattr(error, "kind", "bad record"), record_errors.error_message(error))
             except BaseException as error:
-                self.collected.add("bad record", f"{what}: {record_errors.reason(error)}")
+                self.collected.add("bad record", f"{what}: {record_errors.error_message(error)}")
         return None
 
 
-def check(
+def check_reader(
     open_reader: Callable[[], Sequence[Example]], advance: Callable[..., object], *, threads: int | None = None
 ) -> Report:
     """Opens a reader and reads all its records, continuing after errors.
@@ -62,7 +62,7 @@ def check(
     core.
     """
     report = Report()
-    reader = report.attempt(lambda: _opened(open_reader), "the files")
+    reader = report.attempt(lambda: _open_within_limits(open_reader), "the files")
     if reader is not None:
         _read_all(reader, lambda _: report, advance, threads)
     return report
@@ -71,13 +71,13 @@ def check(
 def check_by_split(
     open_reader: Callable[[], Sequence[Example]], name: str, advance: Callable[..., object], *, threads: int | None = None
 ) -> dict[str, Report]:
-    """Like `check`, with a separate report for each split that the records name (readers with `split_of(index)`, such as
+    """Like `check_reader`, with a separate report for each split that the records name (readers with `split_of(index)`, such as
     Folder).
 
     name: the key of the report if no record names a split. Otherwise, records without a split are reported under NO_SPLIT.
     """
     default = Report()
-    reader = default.attempt(lambda: _opened(open_reader), "the files")
+    reader = default.attempt(lambda: _open_within_limits(open_reader), "the files")
     if reader is None:
         return {name: default}
     split_of: Callable[[int], str] = getattr(reader, "split_of", lambda _: "")
@@ -90,15 +90,17 @@ def check_by_split(
     return reports
 
 
-def _opened(open_reader: Callable[[], Sequence[Example]]) -> Sequence[Example]:
+def _open_within_limits(open_reader: Callable[[], Sequence[Example]]) -> Sequence[Example]:
+    """Opens a reader. Raises UserError if it has more than limits.records records."""
     reader = open_reader()
-    limits.check("records", len(reader), type(reader).__name__, "records")
+    limits.check_limit("records", len(reader), type(reader).__name__, "records")
     return reader
 
 
 def _read_all(
     reader: Sequence[Example], report_of: Callable[[int], Report], advance: Callable[..., object], threads: int | None
 ) -> None:
+    """Reads all records in threads and adds each to `report_of(index)`; errors are added there as well."""
     total = len(reader)
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for start in range(0, total, CHUNK_SIZE):
@@ -106,5 +108,5 @@ def _read_all(
             read = pool.map(lambda k: report_of(k).attempt(lambda: reader[k], f"record {k}"), records)
             for k, example in zip(records, read, strict=True):
                 if example is not None:
-                    report_of(k).count(example)
+                    report_of(k).count_example(example)
             advance(completed=records.stop, total=total)

@@ -74,8 +74,8 @@ def collecting_problems(collector: ProblemCollector) -> Iterator[None]:
 
 
 def note_problem(kind: str, message: str) -> None:
-    """Records a problem inside `collecting_problems`, and does nothing otherwise: for records that cannot be scored, but from
-    which a model can learn. An evaluation ends with a message at such a record."""
+    """During a check (inside `collecting_problems`), records a problem of a record that can be used for training, but not
+    scored. Does nothing otherwise; an evaluation itself ends with a message at such a record."""
     collector = active_collector()
     if collector is not None:
         collector.add(kind, message)

@@ -34,7 +34,7 @@ class ClassLists:
         if self.prompts_per_example < 1:
             raise UserError(f"prompts_per_example={self.prompts_per_example} is too few; give at least 1")
 
-    def prompts(
+    def build_prompts(
         self,
         index: int,
         masks: np.ndarray,
@@ -49,9 +49,11 @@ class ClassLists:
         masks: bool [N, H, W]. labels: the class of each mask. ignore: bool [H, W]. crowds: (class, mask) of crowd regions.
         areas: see Prompt.
         """
-        return tuple(self._prompt(index, k, masks, labels, ignore, key, crowds, areas) for k in range(self.prompts_per_example))
+        return tuple(
+            self._build_prompt(index, k, masks, labels, ignore, key, crowds, areas) for k in range(self.prompts_per_example)
+        )
 
-    def _prompt(
+    def _build_prompt(
         self,
         index: int,
         k: int,

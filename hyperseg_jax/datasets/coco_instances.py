@@ -43,14 +43,14 @@ class CocoInstances(CategoryReader):
         image_id = self._image_ids[index]
         where = f"{self._records.path} images#{index}"
         image = self._records.image(image_id)
-        size = files.image_size(image, where)
+        size = files.declared_image_size(image, where)
         pixels = files.read_image(files.join_inside(self._images, files.field(image, "file_name", where), where), size)
         object_masks, labels, areas, ignore, crowds = [], [], [], np.zeros(size, bool), []
         for k in self._records.annotations[image_id]:
             annotation, location = self._records.annotation(k), self._records.where(k)
-            category = files.integer(annotation, "category_id", location)
+            category = files.integer_field(annotation, "category_id", location)
             segmentation = files.field(annotation, "segmentation", location)
-            mask = masks.decode(segmentation, *size, f"{location} segmentation", polygons="coco")
+            mask = masks.decode_segmentation(segmentation, *size, f"{location} segmentation", polygons="coco")
             if category not in self._class_index:
                 report_problem(
                     "bad record", f"{location}: category_id {category} is not among the categories of the file; correct it"
@@ -61,7 +61,7 @@ class CocoInstances(CategoryReader):
             else:
                 object_masks.append(mask)
                 labels.append(self._class_index[category])
-                areas.append(files.number(annotation, "area", location) if "area" in annotation else float(mask.sum()))
+                areas.append(files.number_field(annotation, "area", location) if "area" in annotation else float(mask.sum()))
         stacked = np.array(object_masks, bool).reshape(-1, *size)
-        prompts = self._class_lists.prompts(index, stacked, labels, ignore, key=str(image_id), crowds=crowds, areas=areas)
+        prompts = self._class_lists.build_prompts(index, stacked, labels, ignore, key=str(image_id), crowds=crowds, areas=areas)
         return Example(f"{self._records.path.name}#{index}", pixels[None], prompts)

@@ -41,7 +41,7 @@ class CocoPanoptic(CategoryReader):
         rows = files.list_field(content, "categories", path)
         self._class_index = index_categories(rows, f"{path} categories")
         names = tuple(files.text_field(row, "name", f"{path} categories") for row in rows)
-        things = tuple(files.flag(row, "isthing", f"{path} categories") for row in rows)
+        things = tuple(files.flag_field(row, "isthing", f"{path} categories") for row in rows)
         self._class_lists = ClassLists(names, things, max_classes, prompts_per_example, seed)
         self._image_index = IdIndex(files.list_field(content, "images", path), "id", f"{path} images")
         annotations = files.list_field(content, "annotations", path)
@@ -57,18 +57,18 @@ class CocoPanoptic(CategoryReader):
     def __getitem__(self, index: int) -> Example:
         where = f"{self._file.path} annotations#{index}"
         annotation = self._file.content["annotations"][index]
-        image_id = files.record_id(annotation, "image_id", where)
+        image_id = files.id_field(annotation, "image_id", where)
         if image_id not in self._image_index:
             raise UserError(f"{where}: image_id {image_id} is not among the images of the file; correct or remove it")
         self._annotation_index[image_id]  # reports duplicates
         image = self._file.content["images"][self._image_index[image_id]]
-        size = files.image_size(image, where)
+        size = files.declared_image_size(image, where)
         pixels = files.read_image(files.join_inside(self._images, files.field(image, "file_name", where), where), size)
-        masks, labels, ignore, crowds = self._segments(annotation, size, where)
-        prompts = self._class_lists.prompts(index, masks, labels, ignore, key=str(image_id), crowds=list(crowds.items()))
+        masks, labels, ignore, crowds = self._read_segments(annotation, size, where)
+        prompts = self._class_lists.build_prompts(index, masks, labels, ignore, key=str(image_id), crowds=list(crowds.items()))
         return Example(f"{self._file.path.name}#{index}", pixels[None], prompts)
 
-    def _segments(
+    def _read_segments(
         self, annotation: dict, size: tuple[int, int], where: str
     ) -> tuple[np.ndarray, list[int], np.ndarray, dict[int, np.ndarray]]:
         """Returns masks [N, H, W], the class of each mask, the ignored pixels (crowds and void), and the crowd mask of each
@@ -81,11 +81,11 @@ class CocoPanoptic(CategoryReader):
         ignore = segment_ids == 0
         segments, labels, crowds = [], [], {}
         infos = files.list_field(annotation, "segments_info", where)
-        IdIndex(infos, "id", f"{where} segments_info").check()
+        IdIndex(infos, "id", f"{where} segments_info").report_duplicates()
         for info in infos:
-            budget.charge(1, size, where)
-            mask = segment_ids == files.integer(info, "id", f"{where} segments_info")
-            category = files.integer(info, "category_id", f"{where} segments_info")
+            budget.charge_masks(1, size, where)
+            mask = segment_ids == files.integer_field(info, "id", f"{where} segments_info")
+            category = files.integer_field(info, "category_id", f"{where} segments_info")
             if category not in self._class_index:
                 report_problem(
                     "bad record", f"{where}: category_id {category} is not among the categories of the file; correct it"
@@ -94,7 +94,7 @@ class CocoPanoptic(CategoryReader):
                 report_problem(
                     "bad mask", f"{png}: no pixel has segment {info['id']}, which {where} lists; write both files again"
                 )
-            elif files.flag(info, "iscrowd", f"{where} segments_info", False):
+            elif files.flag_field(info, "iscrowd", f"{where} segments_info", False):
                 ignore |= mask
                 crowds[self._class_index[category]] = mask  # the last crowd of a class counts, as in COCO's panopticapi
             else:

@@ -18,9 +18,10 @@ class CocoRecords:
         """Raises UserError if a list is missing. Annotations of unknown images are reported as problems and skipped."""
         self.file = files.Json(json_path, dict)
         self.path = self.file.path
-        self._index()
+        self._index_records()
 
-    def _index(self) -> None:
+    def _index_records(self) -> None:
+        """Sets `categories` and `annotations` from the content of the file."""
         path, content = str(self.path), self.file.content
         images, annotations, rows = (files.list_field(content, name, path) for name in ("images", "annotations", "categories"))
         self._images = IdIndex(images, "id", f"{path} images")
@@ -30,7 +31,7 @@ class CocoRecords:
         }
         self.annotations: dict[int | str, list[int]] = {image_id: [] for image_id in self._images}
         for k, annotation in enumerate(annotations):
-            image_id = files.record_id(annotation, "image_id", self.where(k))
+            image_id = files.id_field(annotation, "image_id", self.where(k))
             if image_id in self.annotations:
                 self.annotations[image_id].append(k)
             else:
@@ -53,4 +54,4 @@ class CocoRecords:
         return self.file.content["annotations"][k]
 
     def is_crowd(self, k: int) -> bool:
-        return files.flag(self.annotation(k), "iscrowd", self.where(k), False)
+        return files.flag_field(self.annotation(k), "iscrowd", self.where(k), False)

@@ -24,7 +24,7 @@ class CocoVisualPrompts(CocoInteractive):
     json_path: instances_*.json. The other arguments are those of CocoInteractive; the seed also determines the marks.
     """
 
-    def _open(self, json_path: str | os.PathLike) -> int:
+    def _open_annotations(self, json_path: str | os.PathLike) -> int:
         self._records = CocoRecords(json_path)
         self._name = self._records.path.name
         self._items = []
@@ -34,20 +34,20 @@ class CocoVisualPrompts(CocoInteractive):
                 self._items.append((image_id, objects))
         return len(self._items)
 
-    def _record(self, index: int) -> tuple[str, dict, list[dict]]:
+    def _read_record(self, index: int) -> tuple[str, dict, list[dict]]:
         image_id, objects = self._items[index]
         anns = [{"where": self._records.where(k)} | self._records.annotation(k) for k in objects]
         return f"{self._records.path} image {image_id}", self._records.image(image_id), anns
 
-    def _target(self, ann: dict, size: tuple[int, int], where: str) -> np.ndarray:
+    def _decode_target(self, ann: dict, size: tuple[int, int], where: str) -> np.ndarray:
         segmentation = files.field(ann, "segmentation", ann["where"])
-        return masks.decode(segmentation, *size, f"{ann['where']} segmentation", polygons="coco")
+        return masks.decode_segmentation(segmentation, *size, f"{ann['where']} segmentation", polygons="coco")
 
-    def _mark(self, ann: dict, rng: np.random.Generator, size: tuple[int, int], where: str) -> Region | None:
-        target = self._target(ann, size, where)
+    def _draw_random_mark(self, ann: dict, rng: np.random.Generator, size: tuple[int, int], where: str) -> Region | None:
+        target = self._decode_target(ann, size, where)
         if not target.any():
             return None
-        annotation_id = files.integer(ann, "id", ann["where"])
+        annotation_id = files.integer_field(ann, "id", ann["where"])
         if annotation_id < 0:
             raise Problem("bad record", f"{ann['where']}: field 'id' is negative; number the annotations from 0")
         marks = draw_marks(target, np.random.default_rng([self._seed, annotation_id]))

@@ -57,42 +57,44 @@ class Davis2017(VideoReader):
         if task not in TASKS:
             raise UserError(f"task={task!r} is unknown; choose one of {', '.join(TASKS)}")
         root_folder = files.existing_folder(root)
-        masks = files.subpath(root_folder, self._masks(annotations, task), resolution)
+        masks = files.subpath(root_folder, self._mask_folder_name(annotations, task), resolution)
         self._folders = VideoFolders(files.subpath(root_folder, "JPEGImages", resolution), masks)
-        self._items = self._folders.videos() if split is None else self._split(root_folder, split)
+        self._items = self._folders.videos() if split is None else self._read_split(root_folder, split)
         self._semi_supervised = task == "semi-supervised"
         self._sampling = Sampling(frames, sampling, reach)
         self._seed = seed
 
-    def _masks(self, annotations: str | None, task: str) -> str:
+    def _mask_folder_name(self, annotations: str | None, task: str) -> str:
+        """Returns the name of the mask folder in the root: `annotations` if given, else that of the task."""
         return annotations or TASKS[task]
 
-    def _split(self, root: pathlib.Path, split: str) -> list[str]:
+    def _read_split(self, root: pathlib.Path, split: str) -> list[str]:
+        """Reads the names of the videos of a split."""
         return read_split(files.subpath(root, "ImageSets", "2017", f"{split}.txt"))
 
-    def _object_ids(self, video: Video, t: int) -> np.ndarray:
+    def _read_object_ids(self, video: Video, t: int) -> np.ndarray:
         """Returns uint8 [H, W]: the object id of each pixel, or VOID."""
-        return video.objects(t)
+        return video.read_object_ids(t)
 
     @guard_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """Returns a video, or a clip sampled with rng."""
         name = self._items[index]
-        video = self._folders.open(name, self._folders.names(name))
+        video = self._folders.open(name, self._folders.frame_names(name))
         if self._semi_supervised and video.first_mask_only:
-            return self._test_set_example(name, video)
-        times = self._frame_indices(video, rng)
-        frames, frame_names = video.images(times), video.names(times)
-        object_ids = np.stack([self._object_ids(video, int(t)) for t in times])
+            return self._build_test_set_example(name, video)
+        times = self._sample_frame_indices(video, rng)
+        frames, frame_names = video.read_frames(times), video.frame_names(times)
+        object_ids = np.stack([self._read_object_ids(video, int(t)) for t in times])
         first_frame_only = self._semi_supervised or self._sampling.frames is None
-        objects = _visible_objects(object_ids[0] if first_frame_only else object_ids)
+        objects = _visible_object_ids(object_ids[0] if first_frame_only else object_ids)
         if self._semi_supervised and not objects and not video.lacks_masks:
             message = f"{self._folders.root / name}: its masks show no object in frame {times[0]}; remove the video"
             report_problem("bad mask", message)
         if self._semi_supervised and self._sampling.frames is None and len(times) < MIN_FRAMES:
             message = f"{self._folders.root / name}: has {len(times)} frames, and the scores need {MIN_FRAMES}; add the others"
             note_problem("bad record", message)
-        budget.charge(len(objects) * len(times), video.size, name)
+        budget.charge_masks(len(objects) * len(times), video.size, name)
         masks = object_ids == np.array(objects, np.uint8)[:, None, None, None]
         void, count = object_ids == VOID, len(objects)
         ignore = void if void.any() else None
@@ -105,21 +107,23 @@ class Davis2017(VideoReader):
         prompt = Prompt(task="region", masks=masks, labels=tuple(range(count)), regions=regions, ignore=ignore, key=name)
         return Example(name, frames, (prompt,), frame_names)
 
-    def _frame_indices(self, video: Video, rng: np.random.Generator) -> np.ndarray:
+    def _sample_frame_indices(self, video: Video, rng: np.random.Generator) -> np.ndarray:
+        """Samples frame indices. A clip of the semi-supervised task starts at a frame that shows an object, or else at frame
+        0."""
         if not self._semi_supervised or self._sampling.frames is None:
-            return self._sampling.frame_indices(len(video), rng)
-        shows = lambda t: bool(_visible_objects(self._object_ids(video, t)))
-        times = self._sampling.frame_indices_showing(len(video), rng, shows, key=0)
+            return self._sampling.sample_frame_indices(len(video), rng)
+        shows = lambda t: bool(_visible_object_ids(self._read_object_ids(video, t)))
+        times = self._sampling.sample_frame_indices_showing(len(video), rng, shows, key=0)
         return times if shows(int(times[0])) else np.minimum(np.arange(self._sampling.frames), len(video) - 1)
 
-    def _test_set_example(self, name: str, video: Video) -> Example:
+    def _build_test_set_example(self, name: str, video: Video) -> Example:
         """Returns all frames with the regions of the first frame; the masks of test sets are not public."""
-        first = self._object_ids(video, 0)
-        budget.charge(len(_visible_objects(first)), video.size, name)
-        regions = first == np.array(_visible_objects(first), np.uint8)[:, None, None]
+        first = self._read_object_ids(video, 0)
+        budget.charge_masks(len(_visible_object_ids(first)), video.size, name)
+        regions = first == np.array(_visible_object_ids(first), np.uint8)[:, None, None]
         prompt = Prompt(task="region", regions=tuple(map(Region.from_mask, regions)), key=name)
         every = range(len(video))
-        return Example(name, video.images(every), (prompt,), video.names(every))
+        return Example(name, video.read_frames(every), (prompt,), video.frame_names(every))
 
 
 class Davis2016(Davis2017):
@@ -129,20 +133,20 @@ class Davis2016(Davis2017):
     line (ImageSets/480p).
     """
 
-    def _masks(self, annotations: str | None, task: str) -> str:
+    def _mask_folder_name(self, annotations: str | None, task: str) -> str:
         return annotations or "Annotations"
 
-    def _split(self, root: pathlib.Path, split: str) -> list[str]:
+    def _read_split(self, root: pathlib.Path, split: str) -> list[str]:
         lists = [files.subpath(root, "ImageSets", folder, f"{split}.txt") for folder in ("2016", "480p", "1080p")]
         return read_split(next((path for path in lists if path.exists()), lists[0]))
 
-    def _object_ids(self, video: Video, t: int) -> np.ndarray:
-        return (video.objects(t) > 0).astype(np.uint8)
+    def _read_object_ids(self, video: Video, t: int) -> np.ndarray:
+        return (video.read_object_ids(t) > 0).astype(np.uint8)
 
 
 def read_split(path: pathlib.Path) -> list[str]:
-    """Reads the videos of a split list with one video name, or one image and its mask, per line: /JPEGImages/480p/<video>/
-    00000.jpg ..."""
+    """Reads the names of the videos in a split list. A line is the name of a video, or an image and its mask:
+    /JPEGImages/480p/<video>/00000.jpg ..."""
     lines = files.read_lines(path, "list of videos")
     first = (line.split()[0] for line in lines if line.strip())
     videos = list(dict.fromkeys(pathlib.PurePosixPath(word).parent.name if "/" in word else word for word in first))
@@ -151,6 +155,6 @@ def read_split(path: pathlib.Path) -> list[str]:
     return videos
 
 
-def _visible_objects(object_ids: np.ndarray) -> list[int]:
+def _visible_object_ids(object_ids: np.ndarray) -> list[int]:
     """Returns the ids of the objects with at least one pixel."""
     return [int(number) for number in np.unique(object_ids) if number not in (0, VOID)]

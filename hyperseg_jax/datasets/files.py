@@ -51,7 +51,7 @@ def list_files(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
 def check_regular(path: pathlib.Path, what: str) -> None:
     """Raises a Problem if the path is not a regular file; for files that a library opens by name. what: the kind of file, for
     messages."""
-    with _file_errors(path, what):
+    with _converting_file_errors(path, what):
         paths.check_regular(path)
 
 
@@ -72,14 +72,16 @@ class Json:
     def content(self) -> Any:
         """The list or dict of the file. Raises UserError if the file is not json or contains another type."""
         if "_content" not in self.__dict__:
-            content = self._read()
+            content = self._read_content()
             if not isinstance(content, self._kind):
                 actual = type(content).__name__
-                raise UserError(f"{self.path}: contains a {actual}, expected a {self._kind.__name__}; is it the wrong file?")
+                raise UserError(
+                    f"{self.path}: contains a {actual}, expected a {self._kind.__name__}; give the file of this format"
+                )
             self._content = content
         return self._content
 
-    def _read(self) -> Any:
+    def _read_content(self) -> Any:
         return read_json(self.path)
 
 
@@ -103,11 +105,11 @@ class JsonLines(Json):
         """Returns the location of record n for messages: the file and the line number, from 1."""
         return f"{self.path} line {self.content[n][0]}"
 
-    def _read(self) -> list[tuple[int, dict | UserError]]:
+    def _read_content(self) -> list[tuple[int, dict | UserError]]:
         """Returns (line number, record or error) of each line. Raises UserError if no line is valid."""
         rows = [
-            (number, _object_or_error(line, f"{self.path} line {number}"))
-            for number, line in enumerate(_content(self.path).split(b"\n"), 1)
+            (number, _parse_object_or_error(line, f"{self.path} line {number}"))
+            for number, line in enumerate(_read_bytes(self.path).split(b"\n"), 1)
             if line.strip()
         ]
         errors = [row for _, row in rows if isinstance(row, UserError)]
@@ -116,9 +118,10 @@ class JsonLines(Json):
         return rows
 
 
-def _object_or_error(line: bytes, where: str) -> dict | UserError:
+def _parse_object_or_error(line: bytes, where: str) -> dict | UserError:
+    """Parses one line of a JsonLines file; returns the error instead of raising it."""
     try:
-        row = _parsed(line, where)
+        row = _parse_json(line, where)
     except UserError as error:
         return error
     return row if isinstance(row, dict) else UserError(f"{where}: is not a json object; write one {{...}} per line")
@@ -126,12 +129,12 @@ def _object_or_error(line: bytes, where: str) -> dict | UserError:
 
 def read_json(path: pathlib.Path) -> Any:
     """Reads a json file in UTF-8, or in Windows-1252 like some ReasonSeg files."""
-    return _parsed(_content(path), str(path))
+    return _parse_json(_read_bytes(path), str(path))
 
 
 def read_lines(path: pathlib.Path, what: str) -> list[str]:
     """Reads the lines of a text file in UTF-8 or Latin-1. what: the kind of file, for messages."""
-    data = _content(path, what)
+    data = _read_bytes(path, what)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -139,13 +142,14 @@ def read_lines(path: pathlib.Path, what: str) -> list[str]:
     return [line.rstrip("\r") for line in text.split("\n")]
 
 
-def _content(path: pathlib.Path, what: str = "file") -> bytes:
-    with _file_errors(path, what):
+def _read_bytes(path: pathlib.Path, what: str = "file") -> bytes:
+    with _converting_file_errors(path, what):
         return json_text.read_bytes(path)
 
 
 @contextlib.contextmanager
-def _file_errors(path: pathlib.Path, what: str) -> Iterator[None]:
+def _converting_file_errors(path: pathlib.Path, what: str) -> Iterator[None]:
+    """Converts errors of reading a file to a Problem with its path. what: the kind of file, for messages."""
     try:
         yield
     except FileNotFoundError as error:
@@ -155,9 +159,9 @@ def _file_errors(path: pathlib.Path, what: str) -> Iterator[None]:
         raise Problem("bad record", f"{path}: {why}") from error
 
 
-def _parsed(data: bytes, where: str) -> Any:
+def _parse_json(data: bytes, where: str) -> Any:
     try:
-        return json_text.parse(data)
+        return json_text.parse_json(data)
     except BadFile as error:
         raise Problem("bad record", f"{where}: {error}") from error
 
@@ -192,7 +196,7 @@ def list_field(record: Any, name: str, where: str) -> list:
     return _check_type(field(record, name, where), list, "a list", name, where)
 
 
-def text_list(record: Any, name: str, where: str) -> list[str]:
+def text_list_field(record: Any, name: str, where: str) -> list[str]:
     """Returns a field that is a list of strings. Raises UserError for other types."""
     values = list_field(record, name, where)
     return [_check_type(value, str, "a string", f"{name}[{k}]", where) for k, value in enumerate(values)]
@@ -203,17 +207,18 @@ def dict_field(record: Any, name: str, where: str) -> dict[str, Any]:
     return _check_type(field(record, name, where), dict, "an object {...}", name, where)
 
 
-def record_id(record: Any, name: str, where: str) -> int | str:
+def id_field(record: Any, name: str, where: str) -> int | str:
     """Returns a field that is a record id: an integer or a string. Raises UserError for other types."""
     return _check_id(field(record, name, where), name, where)
 
 
-def record_ids(record: Any, name: str, where: str) -> list[int | str]:
+def id_list_field(record: Any, name: str, where: str) -> list[int | str]:
     """Returns a field that is a list of record ids. Raises UserError for other types."""
     return [_check_id(value, f"{name}[{k}]", where) for k, value in enumerate(list_field(record, name, where))]
 
 
 def _check_id(value: Any, name: str, where: str) -> int | str:
+    """Returns an id; a float such as 3.0 becomes an integer. Raises a Problem if the value is not an integer or a string."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str) or (type(value) is int and abs(value) < LARGEST_NUMBER):
@@ -223,7 +228,7 @@ def _check_id(value: Any, name: str, where: str) -> int | str:
     )
 
 
-def integer(record: Any, name: str, where: str) -> int:
+def integer_field(record: Any, name: str, where: str) -> int:
     """Returns an integer field of a record. Raises UserError for other types."""
     value = field(record, name, where)
     is_integer = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # False for infinity
@@ -234,7 +239,7 @@ def integer(record: Any, name: str, where: str) -> int:
     return int(value)
 
 
-def flag(record: Any, name: str, where: str, default: bool | None = None) -> bool:
+def flag_field(record: Any, name: str, where: str, default: bool | None = None) -> bool:
     """Returns a boolean field (true, false, 1 or 0), or default if the field is missing. Raises UserError for other values."""
     if default is not None and isinstance(record, dict) and name not in record:
         return default
@@ -244,7 +249,7 @@ def flag(record: Any, name: str, where: str, default: bool | None = None) -> boo
     return bool(value)
 
 
-def number(record: Any, name: str, where: str) -> float:
+def number_field(record: Any, name: str, where: str) -> float:
     """Returns a numeric field of a record as float. Raises UserError for other types."""
     value = field(record, name, where)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST_NUMBER:
@@ -252,9 +257,9 @@ def number(record: Any, name: str, where: str) -> float:
     return float(value)
 
 
-def image_size(record: Any, where: str, height: str = "height", width: str = "width") -> tuple[int, int]:
+def declared_image_size(record: Any, where: str, height: str = "height", width: str = "width") -> tuple[int, int]:
     """Returns the (height, width) declared by a record. height, width: the names of its fields."""
-    size = integer(record, height, where), integer(record, width, where)
+    size = integer_field(record, height, where), integer_field(record, width, where)
     most = limits.current().pixels
     if min(size) < 1 or size[0] * size[1] > most:
         shape = escaped_value(size[1]) + "x" + escaped_value(size[0])
@@ -296,7 +301,7 @@ def read_image(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.nd
             pixels = np.zeros((*seen.sizes[path], 3), np.uint8) if path in seen.sizes else _read_pixels(path)
             seen.sizes[path] = pixels.shape[:2]
         if size is not None:
-            _check_size(pixels, size, path)
+            _check_image_size(pixels, size, path)
     except Problem as problem:
         if size is None:  # a check cannot continue without the expected size
             raise
@@ -317,7 +322,7 @@ def read_segment_ids(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | 
     """
     try:
         pixels = _read_pixels(path)
-        _check_size(pixels, size, path)
+        _check_image_size(pixels, size, path)
     except Problem as problem:
         report_problem(problem.kind, str(problem))
         return None
@@ -325,13 +330,13 @@ def read_segment_ids(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | 
 
 
 def _read_pixels(path: pathlib.Path) -> np.ndarray:
-    with _image_errors(path):
-        return images.colours(path)
+    with _converting_image_errors(path):
+        return images.read_rgb(path)
 
 
 @contextlib.contextmanager
-def _image_errors(path: pathlib.Path) -> Iterator[None]:
-    """Converts errors of reading an image file to a Problem."""
+def _converting_image_errors(path: pathlib.Path) -> Iterator[None]:
+    """Converts errors of reading an image file to a Problem with its path."""
     budget.check_time(str(path))
     try:
         yield
@@ -341,7 +346,7 @@ def _image_errors(path: pathlib.Path) -> Iterator[None]:
         raise Problem("unreadable image", f"{path}: {error}") from error
 
 
-def _check_size(pixels: np.ndarray, size: tuple[int, int], path: pathlib.Path) -> None:
+def _check_image_size(pixels: np.ndarray, size: tuple[int, int], path: pathlib.Path) -> None:
     height, width = pixels.shape[:2]
     if (height, width) != tuple(size):
         raise Problem(
@@ -351,10 +356,10 @@ def _check_size(pixels: np.ndarray, size: tuple[int, int], path: pathlib.Path) -
         )
 
 
-def image_shape(path: pathlib.Path) -> tuple[int, int]:
+def read_image_size(path: pathlib.Path) -> tuple[int, int]:
     """Reads (height, width) from the header of an image file. Raises UserError if it is missing or not an image."""
-    with _image_errors(path):
-        return images.size(path)
+    with _converting_image_errors(path):
+        return images.read_size(path)
 
 
 def existing_folder(path: str | os.PathLike) -> pathlib.Path:
@@ -366,7 +371,7 @@ def existing_folder(path: str | os.PathLike) -> pathlib.Path:
     return path
 
 
-def chunks(items: list[T], size: int) -> list[list[T]]:
-    """Splits a list into consecutive chunks of nearly equal length, at most `size` long."""
+def split_evenly(items: list[T], size: int) -> list[list[T]]:
+    """Splits a list into consecutive parts of nearly equal length, each with at most `size` items."""
     count = -(-len(items) // size)
     return [items[len(items) * k // count : len(items) * (k + 1) // count] for k in range(count)]

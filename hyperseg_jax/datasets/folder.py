@@ -15,7 +15,7 @@ import numpy as np
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import report_problem
-from hyperseg_jax.datasets.labels import read_labels
+from hyperseg_jax.datasets.labels import read_label_image
 from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
@@ -44,13 +44,13 @@ class Folder(PerImage):
         self._root, self._task = files.existing_folder(folder), task
         self._file = files.JsonLines(files.join_inside(self._root, "captions.jsonl", str(self._root)))
         self.name = self._root.name
-        self._splits = [self._split(n) for n in range(len(self._file))]
+        self._splits = [self._read_split_field(n) for n in range(len(self._file))]
         if (split or None) not in (None, *self._splits) or not self._splits:
             raise UserError(f"{self._file.path}: no line {f'with split {split!r}' if split else 'in it'}; add some")
         self._records = [n for n, line_split in enumerate(self._splits) if not split or line_split in (split, None)]
         self._group_prompts(len(self._records), self._image_name, prompts_per_example)
 
-    def _split(self, line: int) -> str | None:
+    def _read_split_field(self, line: int) -> str | None:
         """Returns the split of a line: "" if it has none, None if the line is malformed."""
         try:
             return str(self._file[line].get("split", ""))
@@ -65,10 +65,10 @@ class Folder(PerImage):
         line = self._records[n]
         return files.text_field(self._file[line], "image", self._file.where(line))
 
-    def _image(self, n: int) -> tuple[pathlib.Path, None]:
+    def _image_path_and_size(self, n: int) -> tuple[pathlib.Path, None]:
         return files.join_inside(self._root, self._image_name(n), self._file.where(self._records[n])), None
 
-    def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
+    def _build_prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         line = self._records[n]
         row, where = self._file[line], self._file.where(line)
         text = files.field(row, "text", where)
@@ -76,12 +76,12 @@ class Folder(PerImage):
             report_problem("bad record", f"{where}: field 'text' is empty; describe what the mask shows")
             text = "?"
         mask = files.field(row, "mask", where)
-        names = [mask] if isinstance(mask, str) else [] if mask is None else files.text_list(row, "mask", where)
+        names = [mask] if isinstance(mask, str) else [] if mask is None else files.text_list_field(row, "mask", where)
         target = np.zeros(size, bool)
         for name in names:
             path = files.join_inside(self._root, name, where)
-            budget.charge(1, size, where)
-            labels = read_labels(path, size)
+            budget.charge_masks(1, size, where)
+            labels = read_label_image(path, size)
             if labels is None:
                 continue
             if not (labels > 0).any():

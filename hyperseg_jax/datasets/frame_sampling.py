@@ -22,7 +22,7 @@ REVERSED = 0.3
 """Probability of reversing a clip (InstructSeg)."""
 
 
-def even_stride(length: int, count: int, rng: np.random.Generator, max_stride: int = 3) -> np.ndarray:
+def sample_with_even_stride(length: int, count: int, rng: np.random.Generator, max_stride: int = 3) -> np.ndarray:
     """Returns int [count]: frame indices with a random stride of 1..max_stride and a random start. Shorter videos repeat their
     last frame."""
     longest = max(1, (length - 1) // max(1, count - 1))
@@ -31,7 +31,7 @@ def even_stride(length: int, count: int, rng: np.random.Generator, max_stride: i
     return np.minimum(start + stride * np.arange(count), length - 1)
 
 
-def around_random_frame(length: int, count: int, rng: np.random.Generator, reach: int = 10) -> np.ndarray:
+def sample_around_random_frame(length: int, count: int, rng: np.random.Generator, reach: int = 10) -> np.ndarray:
     """Returns int [count], ascending: a random frame and other distinct frames at a distance of at most `reach`."""
     middle = int(rng.integers(length))
     near = np.arange(max(0, middle - reach), min(length, middle + reach + 1))
@@ -39,7 +39,9 @@ def around_random_frame(length: int, count: int, rng: np.random.Generator, reach
     return _pad_with_last(np.sort(np.append(others, middle)), count)
 
 
-def random_jumps(length: int, count: int, rng: np.random.Generator, max_jump: int = 9, reverse: float = REVERSED) -> np.ndarray:
+def sample_by_random_jumps(
+    length: int, count: int, rng: np.random.Generator, max_jump: int = 9, reverse: float = REVERSED
+) -> np.ndarray:
     """Returns int [count]: frame indices of an InstructSeg training clip.
 
     Starts with a random frame and repeatedly adds a random frame within `jump` of any selected frame; jump is sampled once from
@@ -59,13 +61,13 @@ def _pad_with_last(times: np.ndarray, count: int) -> np.ndarray:
     return np.append(times, np.repeat(times[-1:], count - len(times)))
 
 
-def key_first(times: np.ndarray) -> np.ndarray:
+def move_key_frame_first(times: np.ndarray) -> np.ndarray:
     """Reorders the frames of a training clip for InstructSeg's language branch: the key (middle) frame first."""
     key = len(times) // 2
     return np.concatenate([times[key : key + 1], times[:key], times[key + 1 :]])
 
 
-def references_of(current: int, length: int, count: int) -> list[int]:
+def reference_frames_of(current: int, length: int, count: int) -> list[int]:
     """Returns the indices of the reference frames of frame `current` at evaluation (InstructSeg): half before and half after
     it, with the window shifted inwards at the ends of the video; ascending, without the frame itself.
 
@@ -97,7 +99,9 @@ def with_references(frames: Iterable[T], count: int) -> Iterator[tuple[T, list[T
 
 
 def _frame_with_references(buffer: list[T], first: int, current: int, length: int, count: int) -> tuple[T, list[T]]:
-    return buffer[current - first], [buffer[t - first] for t in references_of(current, length, count)]
+    """Returns frame `current` and its reference frames. buffer: consecutive frames of the video, from frame `first`. length:
+    number of frames of the video."""
+    return buffer[current - first], [buffer[t - first] for t in reference_frames_of(current, length, count)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +122,11 @@ class Sampling:
         for name, value in (("frames", self.frames), ("reach", self.reach)):
             if value is not None and value < 1:
                 raise UserError(f"{name}={value} is too few; give at least 1")
-        if self.rule == "jump" and self._reach < SHORTEST_JUMP:
+        if self.rule == "jump" and self._reach_or_default < SHORTEST_JUMP:
             raise UserError(f"reach={self.reach} is too few for sampling='jump'; give at least {SHORTEST_JUMP}")
 
     @property
-    def _reach(self) -> int:
+    def _reach_or_default(self) -> int:
         return REACH[self.rule] if self.reach is None else self.reach
 
     @property
@@ -130,14 +134,16 @@ class Sampling:
         """The position of the key frame in a clip: the middle for rule "jump", else the first."""
         return (self.frames or 0) // 2 if self.rule == "jump" else 0
 
-    def frame_indices(self, length: int, rng: np.random.Generator) -> np.ndarray:
+    def sample_frame_indices(self, length: int, rng: np.random.Generator) -> np.ndarray:
         """Returns int [frames]: sampled frame indices of a video with `length` frames."""
         if self.frames is None:
             return np.arange(length)
-        rule = {"stride": even_stride, "around": around_random_frame, "jump": random_jumps}[self.rule]
-        return rule(length, self.frames, rng, self._reach)
+        rule = {"stride": sample_with_even_stride, "around": sample_around_random_frame, "jump": sample_by_random_jumps}[
+            self.rule
+        ]
+        return rule(length, self.frames, rng, self._reach_or_default)
 
-    def frame_indices_showing(
+    def sample_frame_indices_showing(
         self, length: int, rng: np.random.Generator, shows: Callable[[int], bool], key: int | None = None
     ) -> np.ndarray:
         """Samples clips until the key frame shows a target; returns the last clip after MAX_TRIES attempts.
@@ -147,7 +153,7 @@ class Sampling:
         """
         position, shown = self.key if key is None else key, {}
         for _ in range(MAX_TRIES):
-            times = self.frame_indices(length, rng)
+            times = self.sample_frame_indices(length, rng)
             t = int(times[position])
             if t not in shown:
                 shown[t] = shows(t)

@@ -19,27 +19,27 @@ class Gqa(Questions):
 
     image_field = "imageId"
 
-    def _open(self, json_path: str | os.PathLike) -> int:
+    def _open_questions(self, json_path: str | os.PathLike) -> int:
         self._file = files.Json(json_path, dict)
         self.name = self._file.path.name
         self._keys = list(self._file.content)
         return len(self._keys)
 
-    def _question(self, n: int) -> dict[str, Any]:
+    def _question_record(self, n: int) -> dict[str, Any]:
         return self._file.content[self._keys[n]]
 
-    def _where(self, n: int) -> str:
+    def _location(self, n: int) -> str:
         return f"{self._file.path} {self._keys[n]}"
 
-    def _image(self, n: int) -> tuple[pathlib.Path, None]:
-        return files.join_inside(self._images, f"{self._text(n, 'imageId')}.jpg", self._where(n)), None
+    def _image_path_and_size(self, n: int) -> tuple[pathlib.Path, None]:
+        return files.join_inside(self._images, f"{self._text_field(n, 'imageId')}.jpg", self._location(n)), None
 
-    def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
-        question, where = self._question(n), self._where(n)
+    def _build_prompt(self, n: int, size: tuple[int, int]) -> Prompt:
+        question, where = self._question_record(n), self._location(n)
         kinds = files.dict_field(question, "types", where) if "types" in question else {}
         return Prompt(
             task="chat",
-            text=self._text(n, "question") + self._suffix,
+            text=self._text_field(n, "question") + self._suffix,
             answer=files.text_field(question, "answer", where, ""),  # missing in the test split
             group=files.text_field(kinds, "structural", f"{where} types", ""),
             key=self._keys[n],

@@ -15,9 +15,9 @@ from hyperseg_jax.untrusted.printing import escaped_value
 class IdIndex:
     """Maps each id to the index of the first record with that id, in file order.
 
-    name: the id field. where: the location of the list, for messages. strict: True raises UserError for a record without an
-    id; False skips it, and the error is raised when the record is read. The ids 1 and "1" are the same one, as examples are
-    named by their text.
+    name: the id field. where: the location of the list, for messages. strict: True raises UserError for a record without an id;
+    False skips it, and the error is raised when the record is read. The ids 1 and "1" count as equal, because examples are
+    named by the text of their id.
     """
 
     def __init__(self, rows: Sequence[Any], name: str, where: str, *, strict: bool = True) -> None:
@@ -26,7 +26,7 @@ class IdIndex:
         self._duplicates: dict[int | str, int] = {}
         for k, row in enumerate(rows):
             with contextlib.nullcontext() if strict else contextlib.suppress(UserError):
-                number = files.record_id(row, name, f"{where}#{k}")
+                number = files.id_field(row, name, f"{where}#{k}")
                 if self._first.setdefault(number, k) != k:
                     self._duplicates.setdefault(number, k)
         numbers = {str(number): number for number in self._first if isinstance(number, int)}
@@ -48,7 +48,7 @@ class IdIndex:
             report_problem("bad record", f"{what} is also the id of #{self._duplicates[number]}; correct one of them")
         return first
 
-    def check(self) -> None:
+    def report_duplicates(self) -> None:
         """Reports a problem for each duplicate id; for lists that all records depend on."""
         for number in self._duplicates:
             self[number]
@@ -56,6 +56,6 @@ class IdIndex:
 
 def index_categories(rows: Sequence[Any], where: str) -> dict[int, int]:
     """Maps each category id to its index. Reports a problem for duplicate ids."""
-    numbers = [files.integer(row, "id", f"{where}#{k}") for k, row in enumerate(rows)]
-    IdIndex(rows, "id", where).check()
+    numbers = [files.integer_field(row, "id", f"{where}#{k}") for k, row in enumerate(rows)]
+    IdIndex(rows, "id", where).report_duplicates()
     return {number: k for k, number in enumerate(numbers)}

@@ -38,7 +38,7 @@ class CocoInteractive:
         for name, value in (("max_regions", max_regions or 1), ("prompts_per_example", prompts_per_example)):
             if value < 1:
                 raise UserError(f"{name}={value} is too few; give at least 1")
-        self._length = self._open(json_path)
+        self._length = self._open_annotations(json_path)
         self._images = files.existing_folder(image_root)
         self._kinds = tuple(kinds)
         self._max_regions = max_regions
@@ -46,7 +46,7 @@ class CocoInteractive:
         self._radii = {"point": point_radius, "scribble": scribble_radius}
         self._seed = seed
 
-    def _open(self, json_path: str | os.PathLike) -> int:
+    def _open_annotations(self, json_path: str | os.PathLike) -> int:
         """Opens the json file and returns its number of images."""
         self._file = files.Json(json_path, list)
         self._name = self._file.path.name
@@ -57,26 +57,26 @@ class CocoInteractive:
 
     @guard_record
     def __getitem__(self, index: int) -> Example:
-        where, info, anns = self._record(index)
-        size = files.image_size(info, where)
+        where, info, anns = self._read_record(index)
+        size = files.declared_image_size(info, where)
         pixels = files.read_image(files.join_inside(self._images, files.field(info, "file_name", where), where), size)
         prompts = tuple(
-            self._prompt(anns, np.random.default_rng([self._seed, index, k]), size, where) for k in range(self._prompts)
+            self._build_prompt(anns, np.random.default_rng([self._seed, index, k]), size, where) for k in range(self._prompts)
         )
         return Example(f"{self._name}#{index}", pixels[None], prompts)
 
-    def _record(self, index: int) -> tuple[str, dict, list[dict]]:
+    def _read_record(self, index: int) -> tuple[str, dict, list[dict]]:
         """Returns the location of a record for messages, its image info, and its regions."""
         where, record = f"{self._file.path}#{index}", self._file.content[index]
         return where, files.field(record, "image_info", where), files.list_field(record, "anns", where)
 
-    def _prompt(self, anns: list[dict], rng: np.random.Generator, size: tuple[int, int], where: str) -> Prompt:
+    def _build_prompt(self, anns: list[dict], rng: np.random.Generator, size: tuple[int, int], where: str) -> Prompt:
         order = np.arange(len(anns)) if self._max_regions is None else rng.permutation(len(anns))
         pairs = []
         for k in order[: self._max_regions]:
-            mark = self._mark(anns[k], rng, size, f"{where} anns#{k}")
+            mark = self._draw_random_mark(anns[k], rng, size, f"{where} anns#{k}")
             if mark is not None:
-                pairs.append((mark, self._target(anns[k], size, f"{where} anns#{k}")))
+                pairs.append((mark, self._decode_target(anns[k], size, f"{where} anns#{k}")))
         if not pairs:
             if has_reported_problem():
                 return Prompt(task="region")
@@ -89,15 +89,15 @@ class CocoInteractive:
             regions=regions,
         )
 
-    def _target(self, ann: dict, size: tuple[int, int], where: str) -> np.ndarray:
-        return masks.decode(files.field(ann, "segmentation", where), *size, f"{where} segmentation")
+    def _decode_target(self, ann: dict, size: tuple[int, int], where: str) -> np.ndarray:
+        return masks.decode_segmentation(files.field(ann, "segmentation", where), *size, f"{where} segmentation")
 
-    def _mark(self, ann: dict, rng: np.random.Generator, size: tuple[int, int], where: str) -> Region | None:
+    def _draw_random_mark(self, ann: dict, rng: np.random.Generator, size: tuple[int, int], where: str) -> Region | None:
         """Returns one of the nonempty marks as a mask region; None if all are empty."""
         for k in rng.permutation(len(self._kinds)):
             kind = self._kinds[k]
             name = f"{kind}_visual_prompt_mask"
-            mask = masks.decode(files.field(ann, name, where), *size, f"{where} {name}")
+            mask = masks.decode_segmentation(files.field(ann, name, where), *size, f"{where} {name}")
             if mask.any():
                 return Region.from_mask(mask, kind, self._radii.get(kind, 0))
         return None

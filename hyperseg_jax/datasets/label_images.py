@@ -10,7 +10,7 @@ import numpy as np
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import Problem, active_collector, report_problem
 from hyperseg_jax.datasets.class_prompts import ClassListReader, ClassLists
-from hyperseg_jax.datasets.labels import read_labels
+from hyperseg_jax.datasets.labels import read_label_image
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import budget
@@ -52,14 +52,14 @@ class ImageLabels(ClassListReader):
 
     @guard_record
     def __getitem__(self, index: int) -> Example:
-        image, pixels, path, numbers = read_pair(self._pairs[index], f"{self._name}#{index}")
-        class_map = np.full(pixels.shape[:2], VOID, np.int16) if numbers is None else self._class_map(numbers, path)
+        image, pixels, path, numbers = read_image_and_labels(self._pairs[index], f"{self._name}#{index}")
+        class_map = np.full(pixels.shape[:2], VOID, np.int16) if numbers is None else self._map_to_classes(numbers, path)
         labels = [int(label) for label in np.unique(class_map) if label >= 0]
         masks = masks_by_value(class_map, labels, path)
-        prompts = self._class_lists.prompts(index, masks, labels, class_map < 0, key=image.stem)
+        prompts = self._class_lists.build_prompts(index, masks, labels, class_map < 0, key=image.stem)
         return Example(f"{self._name}#{index}", pixels[None], prompts)
 
-    def _class_map(self, numbers: np.ndarray, path: pathlib.Path) -> np.ndarray:
+    def _map_to_classes(self, numbers: np.ndarray, path: pathlib.Path) -> np.ndarray:
         """Returns int16 [H, W]: the class of each pixel, VOID or UNKNOWN."""
         clipped = np.clip(numbers.astype(np.int64), 0, VALUES - 1)
         class_map = self._class_of[clipped]
@@ -67,26 +67,26 @@ class ImageLabels(ClassListReader):
         if unknown.any():
             few = ", ".join(map(str, np.unique(numbers[unknown])[:5]))
             report_problem(
-                "bad mask", f"{path}: has pixel values {few}, which are no class and not void; is it from this benchmark?"
+                "bad mask", f"{path}: has pixel values {few}, which are neither a class nor void; use labels of this benchmark"
             )
         return class_map
 
 
-def read_pair(pair: Pair, where: str) -> tuple[pathlib.Path, np.ndarray, pathlib.Path, np.ndarray | None]:
-    """Returns the path and pixels of an image and of its label image. During a check, the label pixels are None if they cannot
-    be read."""
+def read_image_and_labels(pair: Pair, where: str) -> tuple[pathlib.Path, np.ndarray, pathlib.Path, np.ndarray | None]:
+    """Reads an image and its label image. Returns their path and pixels: (image path, image, label path, labels). During a
+    check, the labels are None if they cannot be read."""
     image, path = (files.join_inside(folder, name, where) for folder, name in pair)
     pixels = files.read_image(image)
-    return image, pixels, path, read_labels(path, (pixels.shape[0], pixels.shape[1]))
+    return image, pixels, path, read_label_image(path, (pixels.shape[0], pixels.shape[1]))
 
 
 def masks_by_value(pixels: np.ndarray, values: Sequence[int], path: pathlib.Path) -> np.ndarray:
     """Returns bool [N, H, W]: the mask of each pixel value. path: the label image, for messages."""
-    budget.charge(len(values), pixels.shape, str(path))
+    budget.charge_masks(len(values), pixels.shape, str(path))
     return np.array([pixels == value for value in values], bool).reshape(-1, *pixels.shape)
 
 
-def pairs_in_folders(images: pathlib.Path, pattern: str, labels: pathlib.Path, old: str, new: str) -> Pairs:
+def pair_files_in_folders(images: pathlib.Path, pattern: str, labels: pathlib.Path, old: str, new: str) -> Pairs:
     """Pairs the images below a folder that match a pattern with their label images, sorted by name.
 
     A label image has the same relative path below `labels`, with the suffix `old` replaced by `new`. During a check, label
@@ -104,7 +104,7 @@ def pairs_in_folders(images: pathlib.Path, pattern: str, labels: pathlib.Path, o
     ]
 
 
-def pairs_from_list(list_path: pathlib.Path, images: pathlib.Path, labels: pathlib.Path, end: str) -> Pairs:
+def pair_files_of_list(list_path: pathlib.Path, images: pathlib.Path, labels: pathlib.Path, end: str) -> Pairs:
     """Returns the pairs of images and label images named in a text file, one name per line."""
     if not list_path.is_file():
         raise Problem("missing file", f"{list_path}: no such file; it lists the images of the split")

@@ -38,13 +38,13 @@ class LabelMe(ClassListReader):
         self._paths = files.list_files(self._root, "*.json")
         if not self._paths:
             raise Problem("missing file", f"{self._root}: no json files; give the folder with the LabelMe annotations")
-        names = tuple(classes) or tuple(sorted({label for path in self._paths for label in self._labels(path)}))
+        names = tuple(classes) or tuple(sorted({label for path in self._paths for label in self._read_labels_of_file(path)}))
         self._class_index = {name: k for k, name in enumerate(names)}
         self._class_lists = ClassLists(
             names, tuple(name not in stuff for name in names), max_classes, prompts_per_example, seed
         )
 
-    def _labels(self, path: pathlib.Path) -> list[str]:
+    def _read_labels_of_file(self, path: pathlib.Path) -> list[str]:
         """Returns the labels of one file; an empty list if it is damaged, which is reported when its record is read."""
         try:
             shapes = files.list_field(files.read_json(path), "shapes", str(path))
@@ -59,31 +59,32 @@ class LabelMe(ClassListReader):
     def __getitem__(self, index: int) -> Example:
         path = self._paths[index]
         record = files.read_json(path)
-        size = files.image_size(record, str(path), "imageHeight", "imageWidth")
+        size = files.declared_image_size(record, str(path), "imageHeight", "imageWidth")
         name = files.text_field(record, "imagePath", str(path)).replace("\\", "/")
         pixels = files.read_image(files.join_inside(self._root, name, str(path)), size)
         objects: dict[tuple, np.ndarray] = {}
         for k, shape in enumerate(files.list_field(record, "shapes", str(path))):
             where = f"{path} shapes#{k}"
             label = files.text_field(shape, "label", where)
-            budget.charge(1, size, where)
+            budget.charge_masks(1, size, where)
             if label not in self._class_index:
                 report_problem("bad record", f"{where}: label {label!r} is not among the classes; add it or correct the shape")
                 continue
-            mask = _shape_mask(shape, size, where)
+            mask = _fill_shape(shape, size, where)
             if mask is None:
                 report_problem("bad mask", f"{where}: not a valid polygon, rectangle, circle or mask; draw it again")
                 continue
             ungrouped = shape.get("group_id") is None
-            key = (label, "shape", k) if ungrouped else (label, "group", files.record_id(shape, "group_id", where))
+            key = (label, "shape", k) if ungrouped else (label, "group", files.id_field(shape, "group_id", where))
             objects[key] = objects.get(key, False) | mask
         stacked = np.array(list(objects.values()), bool).reshape(-1, *size)
         labels = [self._class_index[key[0]] for key in objects]
-        prompts = self._class_lists.prompts(index, stacked, labels, np.zeros(size, bool), key=path.stem)
+        prompts = self._class_lists.build_prompts(index, stacked, labels, np.zeros(size, bool), key=path.stem)
         return Example(f"{self._root.name}/{path.name}", pixels[None], prompts)
 
 
-def _shape_mask(shape: dict, size: tuple[int, int], where: str) -> np.ndarray | None:
+def _fill_shape(shape: dict, size: tuple[int, int], where: str) -> np.ndarray | None:
+    """Returns the mask of a polygon, rectangle, circle or mask shape; None if the shape is invalid."""
     points = masks.parse_points(files.field(shape, "points", where))
     kind = shape.get("shape_type", "polygon")
     if points is None:
@@ -98,17 +99,19 @@ def _shape_mask(shape: dict, size: tuple[int, int], where: str) -> np.ndarray | 
     if kind == "circle":  # points: the centre and a point on the border
         rows, columns = np.ogrid[: size[0], : size[1]]
         return np.hypot(columns - x, rows - y) <= np.hypot(u - x, v - y)
-    return _pasted(shape, (min(x, u), min(y, v)), (abs(v - y), abs(u - x)), size) if kind == "mask" else None
+    return _paste_mask(shape, (min(x, u), min(y, v)), (abs(v - y), abs(u - x)), size) if kind == "mask" else None
 
 
-def _pasted(shape: dict, corner: tuple[float, float], sides: tuple[float, float], size: tuple[int, int]) -> np.ndarray | None:
+def _paste_mask(
+    shape: dict, corner: tuple[float, float], sides: tuple[float, float], size: tuple[int, int]
+) -> np.ndarray | None:
     """Pastes a base64 mask image at its corner into an empty mask, clipped at the image border.
 
     sides: the distance between its two points (height, width), which may differ from the mask size by one pixel.
     """
     try:
         data = base64.b64decode(shape["mask"], validate=True)
-        part = images.numbers(data, MODES, "mask") > 0
+        part = images.read_numbers(data, MODES, "mask") > 0
     except (KeyError, TypeError, ValueError, BadFile):
         return None
     if any(abs(length - round(side)) > 1 for length, side in zip(part.shape, sides, strict=True)):

@@ -14,7 +14,7 @@ from hyperseg_jax.untrusted.bad_file import BadFile
 MODES = ("1", "L", "P", "I", "I;16")
 
 
-def read_labels(
+def read_label_image(
     path: pathlib.Path,
     size: tuple[int, int],
     *,
@@ -30,7 +30,7 @@ def read_labels(
     """
     try:
         budget.check_time(str(path))
-        labels = label_maps.read(path, "LabelMap") if path.suffix == ".mat" else images.numbers(path, modes, what)
+        labels = label_maps.read_matrix(path, "LabelMap") if path.suffix == ".mat" else images.read_numbers(path, modes, what)
     except FileNotFoundError:
         report_problem("missing file", f"{path}: no such {what}; check the folder of the annotations")
         return None

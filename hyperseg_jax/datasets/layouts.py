@@ -39,7 +39,7 @@ class FolderLayout:
         files = self.files | self.split_files.get(split, {})
         fixed = {name: value.format(split=split) if isinstance(value, str) else value for name, value in self.options.items()}
         self.check_options(f"the reader {self.reader.__name__}", split, options)
-        with record_errors.opening(f"{self.reader.__name__} in {root}"):
+        with record_errors.opening_reader(f"{self.reader.__name__} in {root}"):
             paths = {name: subpath(root, path.format(split=split)) for name, path in files.items()}
             return self.reader(**paths, **{**fixed, **options})
 
@@ -80,7 +80,8 @@ _DAVIS = "davischallenge.org"
 _YOUTUBE_VIS = "youtube-vos.org/dataset/vis"
 
 
-def _refs(folder: str, file: str, splits: tuple[str, ...], source: str = _REFER) -> FolderLayout:
+def _refer_layout(folder: str, file: str, splits: tuple[str, ...], source: str = _REFER) -> FolderLayout:
+    """Returns the layout of a benchmark in the format of the REFER tools."""
     paths = {
         "refs_path": f"refer/{folder}/{file}",
         "instances_path": f"refer/{folder}/instances.json",
@@ -124,10 +125,10 @@ LAYOUTS: dict[str, FolderLayout] = {
         ("train", "val"),
         "github.com/zamling/PSALM",
     ),
-    "refcoco": _refs("refcoco", "refs(unc).p", _UNC),
-    "refcoco+": _refs("refcoco+", "refs(unc).p", _UNC),
-    "refcocog": _refs("refcocog", "refs(umd).p", _UMD),
-    "grefcoco": _refs("grefcoco", "grefs(unc).json", _UNC, "github.com/henghuiding/gRefCOCO"),
+    "refcoco": _refer_layout("refcoco", "refs(unc).p", _UNC),
+    "refcoco+": _refer_layout("refcoco+", "refs(unc).p", _UNC),
+    "refcocog": _refer_layout("refcocog", "refs(umd).p", _UMD),
+    "grefcoco": _refer_layout("grefcoco", "grefs(unc).json", _UNC, "github.com/henghuiding/gRefCOCO"),
     "refcoco_json": FolderLayout(
         datasets.RefCoco,
         {"json_path": "refcoco/refcoco_{split}.json", "image_root": "coco/train2014"},

@@ -34,13 +34,13 @@ class Llava:
                 self.text_only += 1
                 continue
             try:
-                turns = range(len(files.list_field(record, "conversations", self._where(number))) // 2)
+                turns = range(len(files.list_field(record, "conversations", self._location(number))) // 2)
             except Problem as problem:
                 report_problem(problem.kind, str(problem))
                 continue
-            self._items += [(number, chunk) for chunk in files.chunks(list(turns), prompts_per_example)]
+            self._items += [(number, chunk) for chunk in files.split_evenly(list(turns), prompts_per_example)]
 
-    def _where(self, number: int) -> str:
+    def _location(self, number: int) -> str:
         return f"{self._file.path}#{number}"
 
     def __len__(self) -> int:
@@ -49,13 +49,13 @@ class Llava:
     @guard_record
     def __getitem__(self, index: int) -> Example:
         number, turns = self._items[index]
-        where = self._where(number)
+        where = self._location(number)
         record = self._file.content[number]
         pixels = files.read_image(files.join_inside(self._images, files.field(record, "image", where), where))
-        prompts = tuple(self._prompt(record["conversations"][2 * turn : 2 * turn + 2], where) for turn in turns)
+        prompts = tuple(self._build_prompt(record["conversations"][2 * turn : 2 * turn + 2], where) for turn in turns)
         return Example(f"{self._file.path.name}#{number}.{turns[0]}", pixels[None], prompts)
 
-    def _prompt(self, pair: list[dict], where: str) -> Prompt:
+    def _build_prompt(self, pair: list[dict], where: str) -> Prompt:
         speakers = [files.field(line, "from", where) for line in pair]
         if speakers != ["human", "gpt"]:
             raise UserError(f"{where}: field 'from' is {speakers}, expected ['human', 'gpt']; correct the record")

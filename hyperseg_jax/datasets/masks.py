@@ -16,7 +16,9 @@ MAX_COORDINATE = 1e6  # maximum absolute coordinate of a polygon corner in pixel
 MAX_OUTLINE = 1e6  # maximum length of polygon outlines in pixels, plus their corners; filling needs memory for each
 
 
-def decode(segmentation: dict | list, height: int, width: int, where: str, *, polygons: str = "fill_poly") -> np.ndarray:
+def decode_segmentation(
+    segmentation: dict | list, height: int, width: int, where: str, *, polygons: str = "fill_poly"
+) -> np.ndarray:
     """Decodes the segmentation of a json file to a bool mask.
 
     segmentation: run-length encoding (compressed or not), or a list of polygons [x0, y0, x1, y1, ...].
@@ -25,9 +27,9 @@ def decode(segmentation: dict | list, height: int, width: int, where: str, *, po
     ReasonSeg), "coco" like pycocotools (COCO metrics, the REFER tools).
     Returns bool [height, width]. Raises UserError for another size or an invalid segmentation.
     """
-    budget.charge(1, (height, width), where)
+    budget.charge_masks(1, (height, width), where)
     if isinstance(segmentation, list):
-        return _polygons(segmentation, height, width, where, polygons)
+        return _decode_polygons(segmentation, height, width, where, polygons)
     try:
         size, counts = tuple(segmentation["size"]), segmentation["counts"]
         if size != (height, width):
@@ -43,7 +45,9 @@ def decode(segmentation: dict | list, height: int, width: int, where: str, *, po
     return np.zeros((height, width), bool)
 
 
-def _polygons(segmentation: list, height: int, width: int, where: str, rule: str) -> np.ndarray:
+def _decode_polygons(segmentation: list, height: int, width: int, where: str, rule: str) -> np.ndarray:
+    """Fills the polygons of a json file. Reports a problem and returns an empty mask if one is not a list of at least three x,
+    y pairs."""
     try:
         flat = [np.asarray(polygon, np.float64) for polygon in segmentation]
     except (TypeError, ValueError, OverflowError):
@@ -58,6 +62,8 @@ def _polygons(segmentation: list, height: int, width: int, where: str, rule: str
 
 
 def _report_wrong_size(size: tuple, height: int, width: int, where: str) -> np.ndarray:
+    """Reports that a mask differs in size from its image; returns an empty mask of the image's size for a check that
+    continues."""
     actual = "x".join(str(side) for side in size[::-1])
     report_problem(
         "wrong size",
@@ -91,7 +97,7 @@ def fill_polygons(
         why = f"{corners} corners and a perimeter of {perimeter:.0f} pixels"
         report_problem("bad mask", f"{where}: its polygons have {why}; correct their corners")
         return np.zeros((height, width), bool)
-    runs = _coco_runs if rule == "coco" else fill_poly
+    runs = _coco_polygon_runs if rule == "coco" else fill_poly
     first, after = [np.zeros(0, int)], [np.zeros(0, int)]
     for polygon in polygons:
         budget.check_time(where)
@@ -102,7 +108,7 @@ def fill_polygons(
     return pixels.reshape(width, height).T if rule == "coco" else pixels.reshape(height, width)
 
 
-def _coco_runs(polygon: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def _coco_polygon_runs(polygon: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the runs of a polygon down the columns, see fill_poly."""
     (encoded,) = coco_mask.frPyObjects([polygon.reshape(-1).tolist()], height, width)
     edges = np.cumsum(run_lengths.lengths(encoded["counts"], height * width))
@@ -113,7 +119,7 @@ _NEIGHBOURS = ((0, -1), (1, -1), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, 
 """Offsets (x, y) of the eight neighbours, clockwise from the top."""
 
 
-def _border(mask: np.ndarray) -> np.ndarray:
+def _trace_outer_border(mask: np.ndarray) -> np.ndarray:
     """Traces the outer border of the component with the first pixel of a mask (Moore neighbours), as [V, 2] of x, y."""
     padded = np.pad(mask, 1)
     row, column = np.unravel_index(int(padded.argmax()), padded.shape)
@@ -136,7 +142,7 @@ def _border(mask: np.ndarray) -> np.ndarray:
     return np.asarray(path * 3 if len(path) < 3 else path) - 1  # a polygon needs three corners, possibly identical
 
 
-def outline(mask: np.ndarray) -> list[np.ndarray]:
+def trace_polygons(mask: np.ndarray) -> list[np.ndarray]:
     """Returns polygons that fill exactly the mask. A component with a hole is cut in two through the hole, because a list of
     polygons cannot represent holes.
 
@@ -148,7 +154,7 @@ def outline(mask: np.ndarray) -> list[np.ndarray]:
         remaining = pending.pop()
         if not remaining.any():
             continue
-        polygon = _border(remaining)
+        polygon = _trace_outer_border(remaining)
         filled = fill_polygons([polygon], *mask.shape)
         holes = filled & ~remaining
         if holes.any():

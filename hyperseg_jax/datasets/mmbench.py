@@ -38,23 +38,23 @@ class MmBench:
         self._path = pathlib.Path(table_path)
         self._hints = hints
         files.check_regular(self._path, "table")
-        limits.check("json_bytes", self._path.stat().st_size, str(self._path), "bytes")
-        rows = self._raw_rows()
-        self._names = self._cells(next(rows)[1], " header")
+        limits.check_limit("json_bytes", self._path.stat().st_size, str(self._path), "bytes")
+        rows = self._read_raw_rows()
+        self._names = self._split_cells(next(rows)[1], " header")
         if len(set(self._names)) < len(self._names):
             raise UserError(f"{self._path}: two columns have the same name; rename one of them")
         for name in ("index", "question", "A", "B", "image"):
             if name not in self._names:
-                raise UserError(f"{self._path}: no column {name!r}; is it an MMBench table?")
+                raise UserError(f"{self._path}: no column {name!r}; give a table of MMBench")
         self._offsets: list[tuple[int, int]] = []
         self._row_of: dict[str, int] = {}
         """Index -> number of the first row with that index."""
         for n, (start, raw) in enumerate(rows):
             self._offsets.append((start, len(raw)))
             with contextlib.suppress(UserError):  # raised again when the row is read
-                self._row_of.setdefault(self._row(raw, n)["index"], n)
+                self._row_of.setdefault(self._parse_row(raw, n)["index"], n)
 
-    def _raw_rows(self) -> Iterator[tuple[int, bytes]]:
+    def _read_raw_rows(self) -> Iterator[tuple[int, bytes]]:
         """Yields (byte offset, content) of each row, starting with the header. A row spans several lines while a quote is
         open."""
         start, quotes, row = 0, 0, bytearray()
@@ -70,34 +70,35 @@ class MmBench:
         if row or not start:
             raise UserError(f"{self._path}: the last row is truncated or the file is empty; download it again")
 
-    def _cells(self, raw: bytes, what: str) -> list[str]:
+    def _split_cells(self, raw: bytes, what: str) -> list[str]:
         csv.field_size_limit(LONGEST_ROW)
         try:
             rows = list(csv.reader(io.StringIO(raw.decode("utf-8"), newline=""), delimiter="\t"))
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{self._path}{what}: cannot be read ({error}); download it again") from error
-        if len(rows) != 1:  # the csv reader splits rows differently than `_raw_rows`
+        if len(rows) != 1:  # the csv reader splits rows differently than `_read_raw_rows`
             raise UserError(f"{self._path}{what}: has a quote inside a cell or a lone carriage return; correct the row")
         return rows[0]
 
-    def _row(self, raw: bytes, n: int) -> dict[str, str]:
-        cells = self._cells(raw, f"#{n}")
+    def _parse_row(self, raw: bytes, n: int) -> dict[str, str]:
+        cells = self._split_cells(raw, f"#{n}")
         if len(cells) != len(self._names):
             raise UserError(f"{self._path}#{n}: has {len(cells)} cells, the header {len(self._names)}; download it again")
         return dict(zip(self._names, cells, strict=True))
 
-    def _read(self, n: int) -> dict[str, str]:
+    def _read_row(self, n: int) -> dict[str, str]:
+        """Reads row n from the file and parses it."""
         start, size = self._offsets[n]
         with paths.open_file(self._path) as file:
             file.seek(start)
-            return self._row(file.read(size), n)
+            return self._parse_row(file.read(size), n)
 
     def __len__(self) -> int:
         return len(self._offsets)
 
     @guard_record
     def __getitem__(self, index: int) -> Example:
-        row, where = self._read(index), f"{self._path}#{index}"
+        row, where = self._read_row(index), f"{self._path}#{index}"
         if (first := self._row_of.get(row["index"], index)) != index:
             report_problem(
                 "bad record", f"{where}: index {escaped_value(row['index'])} is also the index of #{first}; correct one of them"
@@ -116,17 +117,18 @@ class MmBench:
             group=row.get("category", ""),
             key=row["index"],
         )
-        pixels = self._image(row["image"], where)
+        pixels = self._decode_image(row["image"], where)
         budget.charge_frame(pixels.shape, where)
         return Example(f"{self._path.name}#{index}", pixels[None], (prompt,))
 
-    def _image(self, image: str, where: str) -> np.ndarray:
+    def _decode_image(self, image: str, where: str) -> np.ndarray:
+        """Decodes the image cell of a row: base64, or the index of another row that contains the image."""
         if len(image) <= INDEX_LENGTH:
             if image not in self._row_of:
                 raise Problem("missing file", f"{where}: image {image!r} is not a row of the table; download it again")
-            image = self._read(self._row_of[image])["image"]
+            image = self._read_row(self._row_of[image])["image"]
         try:
-            return images.colours(base64.b64decode(image, validate=True))
+            return images.read_rgb(base64.b64decode(image, validate=True))
         except (binascii.Error, ValueError) as error:
             raise Problem("unreadable image", f"{where}: its image cannot be read ({error}); download it again") from error
         except BadFile as error:

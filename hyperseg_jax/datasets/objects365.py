@@ -29,22 +29,22 @@ class Objects365(PerImage):
             self._items += [(image_id, k) for k in indices if not self._records.is_crowd(k)]
         self._group_prompts(len(self._items), lambda n: self._items[n][0], prompts_per_example)
 
-    def _image(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
+    def _image_path_and_size(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         image = self._records.image(self._items[n][0])
         where = f"{self._records.path} image {image['id']}"
         name = pathlib.PurePosixPath(files.text_field(image, "file_name", where))
         path = files.join_inside(self._images, pathlib.PurePosixPath(name.parent.name, name.name), where)
-        return path, files.image_size(image, where)
+        return path, files.declared_image_size(image, where)
 
-    def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
+    def _build_prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         k = self._items[n][1]
         annotation, where = self._records.annotation(k), self._records.where(k)
-        category = files.integer(annotation, "category_id", where)
+        category = files.integer_field(annotation, "category_id", where)
         if category not in self._records.categories:
             report_problem("bad record", f"{where}: category_id {category} is not among the categories of the file; correct it")
         return Prompt(
             task="caption",
             answer=self._records.categories.get(category, ""),
             regions=box_regions(files.field(annotation, "bbox", where), size, where),
-            key=str(files.record_id(annotation, "id", where)),
+            key=str(files.id_field(annotation, "id", where)),
         )

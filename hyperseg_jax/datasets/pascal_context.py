@@ -8,7 +8,7 @@ from typing import Any
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_names import PASCAL_CONTEXT59, PASCAL_CONTEXT59_IDS
-from hyperseg_jax.datasets.label_images import ImageLabels, pairs_from_list
+from hyperseg_jax.datasets.label_images import ImageLabels, pair_files_of_list
 
 LAST_ID = 459
 
@@ -22,10 +22,10 @@ class PascalContext59(ImageLabels):
         names = files.subpath(folder, "ImageSets", "SegmentationContext", f"{split}.txt")
         images, originals = files.subpath(folder, "JPEGImages"), files.subpath(folder, "trainval")
         if originals.is_dir():
-            pairs = pairs_from_list(names, images, originals, ".mat")
+            pairs = pair_files_of_list(names, images, originals, ".mat")
             values = {number: k for k, number in enumerate(PASCAL_CONTEXT59_IDS)}
             void = [number for number in range(LAST_ID + 1) if number not in values]
         else:
-            pairs = pairs_from_list(names, images, files.subpath(folder, "SegmentationClassContext"), ".png")
+            pairs = pair_files_of_list(names, images, files.subpath(folder, "SegmentationClassContext"), ".png")
             values, void = {k + 1: k for k in range(len(PASCAL_CONTEXT59))}, [0, 255]
         super().__init__(f"context59:{split}", pairs, PASCAL_CONTEXT59, values, void, **options)

@@ -10,7 +10,7 @@ from typing import Any
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_names import PASCAL_VOC20
-from hyperseg_jax.datasets.label_images import ImageLabels, pairs_from_list
+from hyperseg_jax.datasets.label_images import ImageLabels, pair_files_of_list
 
 
 class PascalVoc20(ImageLabels):
@@ -19,6 +19,6 @@ class PascalVoc20(ImageLabels):
     def __init__(self, folder: str | os.PathLike, split: str, **options: Any):
         """folder: VOCdevkit/VOC2012. split: "train", "val" or "trainval". options: see label_images.ImageLabels."""
         names, images = files.subpath(folder, "ImageSets", "Segmentation", f"{split}.txt"), files.subpath(folder, "JPEGImages")
-        pairs = pairs_from_list(names, images, files.subpath(folder, "SegmentationClass"), ".png")
+        pairs = pair_files_of_list(names, images, files.subpath(folder, "SegmentationClass"), ".png")
         values = {k + 1: k for k in range(len(PASCAL_VOC20))}
         super().__init__(f"voc20:{split}", pairs, PASCAL_VOC20, values, (0, 255), **options)

@@ -11,7 +11,7 @@ import numpy as np
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import report_problem
-from hyperseg_jax.datasets.label_images import masks_by_value, pairs_from_list, read_pair
+from hyperseg_jax.datasets.label_images import masks_by_value, pair_files_of_list, read_image_and_labels
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.visual_prompts import draw_marks
 from hyperseg_jax.structs import Example, Prompt, Region
@@ -26,7 +26,7 @@ class PascalVocObjects:
     def __init__(self, folder: str | os.PathLike, split: str, *, seed: int = 0):
         """folder: VOCdevkit/VOC2012. split: "train", "val" or "trainval". seed: seed of the random points."""
         names, images = files.subpath(folder, "ImageSets", "Segmentation", f"{split}.txt"), files.subpath(folder, "JPEGImages")
-        self._pairs = pairs_from_list(names, images, files.subpath(folder, "SegmentationObject"), ".png")
+        self._pairs = pair_files_of_list(names, images, files.subpath(folder, "SegmentationObject"), ".png")
         self._name, self._seed = f"voc_objects:{split}", seed
 
     def __len__(self) -> int:
@@ -34,11 +34,11 @@ class PascalVocObjects:
 
     @guard_record
     def __getitem__(self, index: int) -> Example:
-        image, pixels, path, labels = read_pair(self._pairs[index], f"{self._name}#{index}")
+        image, pixels, path, labels = read_image_and_labels(self._pairs[index], f"{self._name}#{index}")
         object_ids = np.zeros(pixels.shape[:2], np.uint8) if labels is None else labels
         visible = [int(number) for number in np.unique(object_ids) if number not in (0, BORDER)]
         masks = masks_by_value(object_ids, visible, path)
-        budget.charge(len(visible), object_ids.shape, str(path))  # for the marks
+        budget.charge_masks(len(visible), object_ids.shape, str(path))  # for the marks
         if not visible and labels is not None:
             report_problem("bad mask", f"{path}: shows no object; remove the image from the list of its split")
         rng = np.random.default_rng([self._seed, index])

@@ -17,7 +17,7 @@ from hyperseg_jax.structs import Example, Prompt
 
 
 class PerImage(abc.ABC):
-    """Random access to the prompts of a benchmark. Subclasses implement `_prompt` and `_image` for prompt number n."""
+    """Random access to the prompts of a benchmark. Subclasses implement `_build_prompt` and `_image_path_and_size`."""
 
     name: str
     """Examples are named by this name and the number of their first prompt."""
@@ -39,18 +39,20 @@ class PerImage(abc.ABC):
                 with contextlib.suppress(UserError):
                     image = image_of(n)
             by_image.setdefault(image, []).append(n)
-        self._groups = [chunk for group in by_image.values() for chunk in files.chunks(group, prompts_per_example)]
+        self._groups = [chunk for group in by_image.values() for chunk in files.split_evenly(group, prompts_per_example)]
 
     @abc.abstractmethod
-    def _image(self, n: int) -> tuple[pathlib.Path, tuple[int, int] | None]:
+    def _image_path_and_size(self, n: int) -> tuple[pathlib.Path, tuple[int, int] | None]:
         """Returns the image path of prompt n and the (height, width) declared by the annotations, if any."""
 
     @abc.abstractmethod
-    def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
+    def _build_prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         """Returns prompt n. size: (height, width) of its image."""
 
-    def _pixels(self, n: int) -> np.ndarray:
-        path, size = self._image(n)
+    def _read_pixels(self, n: int) -> np.ndarray:
+        """Reads the image of prompt n. During a check, an unreadable image is reported, and a single pixel is returned if the
+        prompts do not need its size."""
+        path, size = self._image_path_and_size(n)
         try:
             return files.read_image(path, size)
         except Problem as problem:
@@ -65,7 +67,7 @@ class PerImage(abc.ABC):
     @guard_record
     def __getitem__(self, index: int) -> Example:
         group = self._groups[index]
-        pixels = self._pixels(group[0])
+        pixels = self._read_pixels(group[0])
         height, width = pixels.shape[:2]
-        prompts = tuple(self._prompt(n, (height, width)) for n in group)
+        prompts = tuple(self._build_prompt(n, (height, width)) for n in group)
         return Example(f"{self.name}#{group[0]}", pixels[None], prompts)

@@ -22,30 +22,30 @@ class Pope(Questions):
 
     image_field = "image"
 
-    def _open(self, json_path: str | os.PathLike) -> int:
+    def _open_questions(self, json_path: str | os.PathLike) -> int:
         self._file = files.JsonLines(json_path)
         self.name = self._file.path.name
         self._kind = self._file.path.stem.rsplit("_", 1)[-1]
         return len(self._file)
 
-    def _question(self, n: int) -> dict[str, Any]:
+    def _question_record(self, n: int) -> dict[str, Any]:
         return self._file[n]
 
-    def _where(self, n: int) -> str:
+    def _location(self, n: int) -> str:
         return self._file.where(n)
 
-    def _image(self, n: int) -> tuple[pathlib.Path, None]:
-        return files.join_inside(self._images, self._text(n, "image"), self._where(n)), None
+    def _image_path_and_size(self, n: int) -> tuple[pathlib.Path, None]:
+        return files.join_inside(self._images, self._text_field(n, "image"), self._location(n)), None
 
-    def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
-        label = self._text(n, "label")
+    def _build_prompt(self, n: int, size: tuple[int, int]) -> Prompt:
+        label = self._text_field(n, "label")
         if label not in LABELS:
-            report_problem("bad record", f"{self._where(n)}: field 'label' is {label!r}, expected yes or no; correct it")
-        text = self._text(n, "text") + self._suffix
+            report_problem("bad record", f"{self._location(n)}: field 'label' is {label!r}, expected yes or no; correct it")
+        text = self._text_field(n, "text") + self._suffix
         return Prompt(
             task="chat",
             text=text,
             answer=label,
             group=self._kind,
-            key=str(files.record_id(self._question(n), "question_id", self._where(n))),
+            key=str(files.id_field(self._question_record(n), "question_id", self._location(n))),
         )

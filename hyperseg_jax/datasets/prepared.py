@@ -65,7 +65,7 @@ class Prepared:
         inner = features["objects"].parts if "objects" in features else {}
         self._masks = next((name for name in MASKS if name in inner), None)
         self._labels = next((name for name in LABEL_IMAGES if name in features), None)
-        names = tuple(classes) or (prepared.read_labels(self._folder, "objects-label") if "label" in inner else ())
+        names = tuple(classes) or (prepared.read_class_names(self._folder, "objects-label") if "label" in inner else ())
         if self._masks and "refexp" in inner:
             self._kind = "referring"
         elif not names:
@@ -75,7 +75,8 @@ class Prepared:
         else:
             self._kind = "instances" if self._masks else "labels" if self._labels else "captions" if "bbox" in inner else ""
         if not self._kind or "image" not in features:
-            raise UserError(f"{self._folder}: its features {', '.join(features)} include no supported masks, labels or boxes")
+            found = ", ".join(features)
+            raise UserError(f"{self._folder}: its features {found} lack supported masks, labels or boxes; give another dataset")
         things = (self._kind == "instances",) * len(names)
         self._class_lists = ClassLists(names, things, max_classes, prompts_per_example, seed)
         self._ends, self._shards = list(itertools.accumulate(self._files.values())), OpenShards()
@@ -86,7 +87,7 @@ class Prepared:
         for path, records in self._files.items():
             files.check_regular(path, "shard")
             try:
-                _opened(path, records)
+                _open_shard(path, records)
             except BadFile as error:
                 raise Problem("bad record", f"{path}: {error}") from error
 
@@ -103,42 +104,42 @@ class Prepared:
         index = range(len(self))[index]
         where = f"{self._folder} {self._split}#{index}"
         try:
-            record = Values(self._data(index), where)
+            record = Values(self._read_record(index), where)
         except BadFile as error:
             raise Problem("bad record", f"{where}: {error}") from error
         except Exception as error:  # a damaged record can raise any exception
             why = f"{type(error).__name__}: {escaped(str(error))}"
             raise Problem("bad record", f"{where}: cannot be read ({why}); prepare it again") from error
-        pixels = _image(record.single("image"), where)
+        pixels = _decode_image(record.single("image"), where)
         budget.charge_frame(pixels.shape, where)
         size = pixels.shape[0], pixels.shape[1]
         key = next((str(record.single(name)) for name in ("image/id", "image/filename") if record.has(name)), str(index))
         if self._kind == "instances":
-            object_masks = [_mask(data, size, where) for data in record.values(f"objects/{self._masks}")]
+            object_masks = [_decode_mask(data, size, where) for data in record.values(f"objects/{self._masks}")]
             labels = self._object_labels(record, len(object_masks), where)
             stacked = np.array(object_masks, bool).reshape(-1, *size)
-            prompts = self._class_lists.prompts(index, stacked, labels, np.zeros(size, bool), key=key)
+            prompts = self._class_lists.build_prompts(index, stacked, labels, np.zeros(size, bool), key=key)
         elif self._kind == "labels":
             assert self._labels is not None
-            numbers = _numbers(record.single(self._labels), size, where).astype(int)
+            numbers = _decode_label_image(record.single(self._labels), size, where).astype(int)
             values = [int(number) for number in np.unique(numbers) if number]
             if values and values[-1] > len(self.classes):
                 why = f"has the pixel value {values[-1]}, but there are {len(self.classes)} classes"
                 raise Problem("bad mask", f"{where}: {why}; correct the list of classes")
-            budget.charge(len(values), size, where)
+            budget.charge_masks(len(values), size, where)
             masks = np.array([numbers == value for value in values], bool).reshape(-1, *size)
-            prompts = self._class_lists.prompts(index, masks, [value - 1 for value in values], numbers == 0, key=key)
+            prompts = self._class_lists.build_prompts(index, masks, [value - 1 for value in values], numbers == 0, key=key)
         else:
-            make_prompts = _referring if self._kind == "referring" else self._captions
+            make_prompts = _build_referring_prompts if self._kind == "referring" else self._build_caption_prompts
             prompts = tuple(make_prompts(record, size, where))
         if not prompts:
             raise Problem("bad record", f"{where}: has no objects; remove the record")
         return Example(f"{self._folder.parent.name}:{self._split}#{index}", pixels[None], prompts)
 
-    def _data(self, index: int) -> bytes:
+    def _read_record(self, index: int) -> bytes:
         number = bisect.bisect_right(self._ends, index)
         path, records = list(self._files.items())[number]
-        return self._shards.get(number, lambda: _opened(path, records)).read(index - (self._ends[number] - records))
+        return self._shards.get(number, lambda: _open_shard(path, records)).read(index - (self._ends[number] - records))
 
     def _object_labels(self, record: Values, count: int, where: str) -> list[int]:
         """Returns the class index of each object."""
@@ -150,23 +151,25 @@ class Prepared:
             raise Problem("bad record", f"{where}: {why}; prepare it again")
         return labels
 
-    def _captions(self, record: Values, size: tuple[int, int], where: str) -> Iterator[Prompt]:
+    def _build_caption_prompts(self, record: Values, size: tuple[int, int], where: str) -> Iterator[Prompt]:
+        """Yields a caption prompt for each box, with its class name as the answer."""
         boxes = np.asarray(record.values("objects/bbox"), float).reshape(-1, 4)
         for (top, left, bottom, right), label in zip(boxes, self._object_labels(record, len(boxes), where), strict=True):
             box = [left * size[1], top * size[0], (right - left) * size[1], (bottom - top) * size[0]]
             yield Prompt(task="caption", answer=self.classes[label], regions=box_regions(np.round(box, 3), size, where))
 
 
-def _opened(path: pathlib.Path, records: int) -> OpenShard:
+def _open_shard(path: pathlib.Path, records: int) -> OpenShard:
     return OpenShard(path, records, prepared.INFO, compressed=True)
 
 
-def _referring(record: Values, size: tuple[int, int], where: str) -> Iterator[Prompt]:
+def _build_referring_prompts(record: Values, size: tuple[int, int], where: str) -> Iterator[Prompt]:
+    """Yields a referring prompt for each expression of each object."""
     numbers, texts = (record.rows(f"objects/refexp/{name}") for name in ("refexp_id", "raw"))
     for mask, object_numbers, object_texts in zip(record.values("objects/mask"), numbers, texts, strict=True):
-        target = _mask(mask, size, where)[None, None]
+        target = _decode_mask(mask, size, where)[None, None]
         for number, text in zip(object_numbers, object_texts, strict=True):
-            yield Prompt(task="referring", text=_text(text).strip(), masks=target, key=str(number))
+            yield Prompt(task="referring", text=_decode_text(text).strip(), masks=target, key=str(number))
 
 
 class Values:
@@ -192,7 +195,7 @@ class Values:
         if len(values) != 1:
             why = f"field {name!r} has {len(values)} values, expected 1"
             raise Problem("bad record", f"{self._where}: {why}; prepare it again")
-        return _text(values[0]) if name.startswith("image/") else values[0]
+        return _decode_text(values[0]) if name.startswith("image/") else values[0]
 
     def rows(self, name: str) -> Iterator[Sequence[Any]]:
         """Yields the rows of a ragged field, stored as concatenated values and row lengths."""
@@ -202,21 +205,22 @@ class Values:
             start += max(0, length)
 
 
-def _text(value: Any) -> str:
+def _decode_text(value: Any) -> str:
     return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _image(data: Any, where: str) -> np.ndarray:
+def _decode_image(data: Any, where: str) -> np.ndarray:
     try:
-        return images.colours(bytes(data))
+        return images.read_rgb(bytes(data))
     except (BadFile, TypeError) as error:
         raise Problem("unreadable image", f"{where}: its image {error}") from error
 
 
-def _numbers(data: Any, size: tuple[int, int], where: str) -> np.ndarray:
-    """Decodes a label image or mask. A size mismatch is reported as a problem; during a check, zeros are returned."""
+def _decode_label_image(data: Any, size: tuple[int, int], where: str) -> np.ndarray:
+    """Decodes a label image or mask, [H, W]. If its size differs from that of the image, reports a problem; a check continues
+    with zeros."""
     try:
-        pixels = images.numbers(bytes(data), MODES, "mask")
+        pixels = images.read_numbers(bytes(data), MODES, "mask")
     except (BadFile, TypeError) as error:
         raise Problem("bad mask", f"{where}: a mask {error}") from error
     if pixels.shape == size:
@@ -228,6 +232,6 @@ def _numbers(data: Any, size: tuple[int, int], where: str) -> np.ndarray:
     return np.zeros(size, np.uint8)
 
 
-def _mask(data: Any, size: tuple[int, int], where: str) -> np.ndarray:
-    budget.charge(1, size, where)
-    return _numbers(data, size, where) > 0
+def _decode_mask(data: Any, size: tuple[int, int], where: str) -> np.ndarray:
+    budget.charge_masks(1, size, where)
+    return _decode_label_image(data, size, where) > 0

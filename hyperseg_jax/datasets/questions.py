@@ -25,22 +25,22 @@ class Questions(PerImage):
         suffix: str = "",
     ):
         """prompts_per_example: maximum number of questions about one image per example. suffix: appended to each question."""
-        count = self._open(json_path)
+        count = self._open_questions(json_path)
         self._images = files.existing_folder(image_root)
         self._suffix = suffix
-        self._group_prompts(count, lambda n: self._text(n, self.image_field), prompts_per_example)
+        self._group_prompts(count, lambda n: self._text_field(n, self.image_field), prompts_per_example)
 
     @abc.abstractmethod
-    def _open(self, json_path: str | os.PathLike) -> int:
+    def _open_questions(self, json_path: str | os.PathLike) -> int:
         """Opens the file, sets `name`, and returns the number of questions."""
 
     @abc.abstractmethod
-    def _question(self, n: int) -> dict[str, Any]:
+    def _question_record(self, n: int) -> dict[str, Any]:
         """Returns question n, from 0."""
 
     @abc.abstractmethod
-    def _where(self, n: int) -> str:
+    def _location(self, n: int) -> str:
         """Returns the location of question n for messages."""
 
-    def _text(self, n: int, name: str) -> str:
-        return files.text_field(self._question(n), name, self._where(n))
+    def _text_field(self, n: int, name: str) -> str:
+        return files.text_field(self._question_record(n), name, self._location(n))

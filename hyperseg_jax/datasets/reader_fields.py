@@ -36,8 +36,8 @@ def check_fields(what: str, make: Callable[..., Any], fields: Mapping[str, Any],
     for name, value in fields.items():
         if name in named:
             kind = named[name].annotation
-            if not _fits(value, kind):
-                raise UserError(f"{what}: {name} = {escaped_value(value)}; give {_words(kind)}")
+            if not _has_type(value, kind):
+                raise UserError(f"{what}: {name} = {escaped_value(value)}; give {_describe_type(kind)}")
         elif not any(p.kind is p.VAR_KEYWORD for p in parameters):
             near = difflib.get_close_matches(name, named, 1)
             guess = f" (did you mean {near[0]!r}?)" if near else ""
@@ -47,32 +47,34 @@ def check_fields(what: str, make: Callable[..., Any], fields: Mapping[str, Any],
             raise UserError(f"{what} needs the field {p.name!r}; its fields are {known}")
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def _has_type(value: Any, kind: Any) -> bool:
+    """Returns whether a value of a config has the annotated type: a class, a union, or a list of one class."""
     inner = typing.get_args(kind)
     if isinstance(kind, types.UnionType):
-        return any(_fits(value, option) for option in inner)
+        return any(_has_type(value, option) for option in inner)
     if inner:  # a sequence or a fixed-length tuple
         return (
             isinstance(value, list | tuple)
-            and _length(kind) in (None, len(value))
-            and all(_fits(item, inner[0]) for item in value)
+            and _fixed_length(kind) in (None, len(value))
+            and all(_has_type(item, inner[0]) for item in value)
         )
     if kind not in WORDS:
         return True
     return isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
 
 
-def _words(kind: Any) -> str:
+def _describe_type(kind: Any) -> str:
+    """Describes an annotated type in a message, such as "a number or null"."""
     inner = typing.get_args(kind)
     if isinstance(kind, types.UnionType):
-        return " or ".join(map(_words, inner))
+        return " or ".join(map(_describe_type, inner))
     if not inner:
         return WORDS[kind]
     parts = f"{WORDS[inner[0]].removeprefix('a ')}s"
-    return f"a list of {parts}" if _length(kind) is None else f"a list of {_length(kind)} {parts}"
+    return f"a list of {parts}" if _fixed_length(kind) is None else f"a list of {_fixed_length(kind)} {parts}"
 
 
-def _length(kind: Any) -> int | None:
+def _fixed_length(kind: Any) -> int | None:
     """Returns the required length of a list (fixed-length tuples); None if any length is allowed."""
     inner = typing.get_args(kind)
     return len(inner) if typing.get_origin(kind) is tuple and ... not in inner else None

@@ -42,13 +42,13 @@ class ReasonSeg:
             raise UserError(f"ignore={ignore!r} is unknown; choose one of {', '.join(IGNORE_RULES)}")
         self._folder = files.existing_folder(folder)
         self._ignore = ignore
-        self._answers = _answers(files.Json(explanations, list)) if explanations else {}
+        self._answers = _read_explanations(files.Json(explanations, list)) if explanations else {}
         paths = files.list_files(self._folder, "*.json")
         if not paths:
             raise UserError(f"{self._folder}: no json files; give the folder of one ReasonSeg split")
         count = {path: 1 for path in paths}
         if sentences == "each":
-            count = {path: len(files.text_list(files.read_json(path), "text", str(path))) for path in paths}
+            count = {path: len(files.text_list_field(files.read_json(path), "text", str(path))) for path in paths}
         self._items = [(path, k) for path in paths for k in range(count[path])]
 
     def __len__(self) -> int:
@@ -58,12 +58,12 @@ class ReasonSeg:
     def __getitem__(self, index: int) -> Example:
         path, sentence = self._items[index]
         record = files.read_json(path)
-        texts = files.text_list(record, "text", str(path))
+        texts = files.text_list_field(record, "text", str(path))
         if not texts:
             raise UserError(f"{path}: field 'text' is empty; add a question or remove the image")
         image_path = files.join_inside(self._folder, path.with_suffix(".jpg").name, str(path))
         pixels = files.read_image(image_path)
-        target, ignored = self._paint(record, pixels.shape[:2], str(path))
+        target, ignored = self._paint_shapes(record, pixels.shape[:2], str(path))
         text = texts[sentence].strip()
         if not text:
             report_problem("bad record", f"{path}: field 'text' has an empty sentence; write or remove it")
@@ -77,10 +77,12 @@ class ReasonSeg:
         )
         return Example(f"{self._folder.name}/{path.name}#{sentence}", pixels[None], (prompt,))
 
-    def _paint(self, record: dict, size: tuple[int, int], where: str) -> tuple[np.ndarray, np.ndarray]:
+    def _paint_shapes(self, record: dict, size: tuple[int, int], where: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the target and the ignored pixels of a record, each bool [H, W]. Where shapes overlap, the smallest one
+        counts."""
         painted = []
         for shape in files.list_field(record, "shapes", where):
-            budget.charge(1, size, where)
+            budget.charge_masks(1, size, where)
             label = files.text_field(shape, "label", f"{where} shapes").lower()
             if label == "flag":
                 continue
@@ -98,7 +100,7 @@ class ReasonSeg:
         return target, ignored
 
 
-def _answers(explanations: files.Json) -> dict[str, str]:
+def _read_explanations(explanations: files.Json) -> dict[str, str]:
     """Returns the explanation of each image. All sentences of an image share one target, so the explanation applies to each."""
     answers = {}
     for k, record in enumerate(explanations.content):

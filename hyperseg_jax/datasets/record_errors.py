@@ -22,7 +22,7 @@ MESSAGE_BYTES = 400
 """Size of an encoded error message in bytes."""
 
 
-def reason(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
     """Returns a one-line message for an error of a record. Re-raises errors that end the process, such as a Ctrl-C."""
     if isinstance(error, EXIT_EXCEPTIONS):
         raise error
@@ -35,14 +35,14 @@ def reason(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def opening(what: str) -> Iterator[None]:
-    """Context for opening a reader: turns any exception into a UserError. what: the reader, for messages."""
+def opening_reader(what: str) -> Iterator[None]:
+    """Turns any exception while a reader is opened into a UserError. what: the reader, for messages."""
     try:
         yield
     except UserError as error:
         _raise_printable(error)
     except BaseException as error:
-        reason(error)
+        error_message(error)
         why = describe_error(error)
         raise Problem("bad record", f"{what} cannot be opened with these files and options ({why}); correct them") from error
 
@@ -112,7 +112,7 @@ def guard_record(read: Callable[..., Example]) -> Callable[..., Example]:
             except BaseException as error:
                 if isinstance(error, IndexError) and not -len(reader) <= index < len(reader):
                     raise  # ends iteration over the reader
-                raise Problem("bad record", f"{type(reader).__name__}[{index}]: {reason(error)}") from error
+                raise Problem("bad record", f"{type(reader).__name__}[{index}]: {error_message(error)}") from error
 
     return bounded
 

@@ -15,7 +15,7 @@ from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import note_problem, report_problem
 from hyperseg_jax.datasets.davis import read_split
 from hyperseg_jax.datasets.frame_sampling import Sampling
-from hyperseg_jax.datasets.referring_video import Expression, ReferringVideos, by_group
+from hyperseg_jax.datasets.referring_video import Expression, ReferringVideos, group_expressions
 from hyperseg_jax.datasets.video_folders import VideoFolders
 from hyperseg_jax.errors import UserError
 
@@ -68,14 +68,16 @@ class RefDavis(ReferringVideos):
         by_video: dict[str, list[Expression]] = {video: [] for video in videos}
         for annotator in annotators:
             for view in views:
-                for video, expression in _read(files.subpath(texts, VIEWS[view].format(annotator)), annotator, view):
+                for video, expression in _read_expressions(
+                    files.subpath(texts, VIEWS[view].format(annotator)), annotator, view
+                ):
                     by_video.get(video, []).append(expression)
         missing = [video for video, expressions in by_video.items() if not expressions]
         if missing and (split is not None or len(missing) == len(videos)):
             message = f"{texts}: no expression for {missing[0]}; use texts and video list from the same release"
             report_problem("bad record", message)
         for video, expressions in by_video.items():
-            if (most := max(map(len, by_group(expressions)), default=0)) > MAX_OBJECTS:
+            if (most := max(map(len, group_expressions(expressions)), default=0)) > MAX_OBJECTS:
                 note_problem("bad record", f"{texts}: {video} has {most} objects, and scores allow {MAX_OBJECTS}; remove some")
         ordered = {video: sorted(group, key=lambda expression: expression.number or 0) for video, group in by_video.items()}
         super().__init__(
@@ -90,8 +92,8 @@ class RefDavis(ReferringVideos):
         )
 
 
-def _read(path: pathlib.Path, annotator: int, view: str) -> Iterator[tuple[str, Expression]]:
-    """Yields (video, expression) of each line. The files are UTF-8 or, for annotator 2, Latin-1."""
+def _read_expressions(path: pathlib.Path, annotator: int, view: str) -> Iterator[tuple[str, Expression]]:
+    """Yields (video, expression) of each line of a text file, which is UTF-8 or, for annotator 2, Latin-1."""
     for number, line in enumerate(files.read_lines(path, "file; unpack davis_text_annotations into text_root"), 1):
         if not line.strip():
             continue

@@ -47,8 +47,13 @@ class RefYouTubeVos(ReferringVideos):
         for video, record in files.dict_field(meta.content, "videos", str(meta.path)).items():
             where = f"{meta.path} {video}"
             try:
-                names[video], rows = files.text_list(record, "frames", where), files.dict_field(record, "expressions", where)
-                expressions[video] = [_expression(key, rows[key], mask_root is not None, f"{where} {key}") for key in rows]
+                names[video], rows = (
+                    files.text_list_field(record, "frames", where),
+                    files.dict_field(record, "expressions", where),
+                )
+                expressions[video] = [
+                    _parse_expression(key, rows[key], mask_root is not None, f"{where} {key}") for key in rows
+                ]
             except Problem as problem:
                 report_problem(problem.kind, str(problem))
         super().__init__(
@@ -63,7 +68,8 @@ class RefYouTubeVos(ReferringVideos):
         )
 
 
-def _expression(key: str, record: Any, has_masks: bool, where: str) -> Expression:
+def _parse_expression(key: str, record: Any, has_masks: bool, where: str) -> Expression:
+    """Builds the Expression of a record. Reports a problem if obj_id is not a number."""
     text = files.text_field(record, "exp", where)
     if not has_masks:
         return Expression(key, (text,), None)

@@ -45,25 +45,27 @@ class RefCoco:
         self._images = files.existing_folder(image_root)
         self._sentences = sentences
         self._per_example = prompts_per_example if group_by_image else 1
-        self._groups = self._order(group_by_image)
+        self._groups = self._group_sentences(group_by_image)
 
-    def _where(self, record: int) -> str:
+    def _location(self, record: int) -> str:
         return f"{self._file.path}#{record}"
 
-    def _order(self, group_by_image: bool) -> list[list[tuple[int, int]]]:
+    def _group_sentences(self, group_by_image: bool) -> list[list[tuple[int, int]]]:
         """Returns (record, sentence) of the prompts of each example; sentence -1 means all sentences joined."""
         items: list[tuple[int, int]] = []
         by_image: dict[str, list[int]] = {}
         for number, record in enumerate(self._file.content):
-            name = files.text_field(record, "image_info.file_name", self._where(number))
-            count = len(files.list_field(record, "instruction", self._where(number)))
+            name = files.text_field(record, "image_info.file_name", self._location(number))
+            count = len(files.list_field(record, "instruction", self._location(number)))
             for sentence in range(count) if self._sentences == "each" else (-1,):
                 by_image.setdefault(name, []).append(len(items))
                 items.append((number, sentence))
         if not group_by_image:
             return [[item] for item in items]
         return [
-            [items[k] for k in chunk] for indices in by_image.values() for chunk in files.chunks(indices, self._per_example)
+            [items[k] for k in chunk]
+            for indices in by_image.values()
+            for chunk in files.split_evenly(indices, self._per_example)
         ]
 
     def __len__(self) -> int:
@@ -72,24 +74,24 @@ class RefCoco:
     @guard_record
     def __getitem__(self, index: int) -> Example:
         group = self._groups[index]
-        where = self._where(group[0][0])
+        where = self._location(group[0][0])
         info = files.field(self._file.content[group[0][0]], "image_info", where)
-        size = files.image_size(info, where)
+        size = files.declared_image_size(info, where)
         pixels = files.read_image(files.join_inside(self._images, files.field(info, "file_name", where), where), size)
-        prompts = tuple(self._prompt(record, sentence, size) for record, sentence in group)
+        prompts = tuple(self._build_prompt(record, sentence, size) for record, sentence in group)
         name = f"{self._file.path.name}#{group[0][0]}" + (f".{group[0][1]}" if group[0][1] >= 0 else "")
         return Example(name, pixels[None], prompts)
 
-    def _prompt(self, number: int, sentence: int, size: tuple[int, int]) -> Prompt:
-        where = self._where(number)
+    def _build_prompt(self, number: int, sentence: int, size: tuple[int, int]) -> Prompt:
+        where = self._location(number)
         record = self._file.content[number]
         entries = files.list_field(record, "instruction", where)
         selected = entries if sentence < 0 else entries[sentence : sentence + 1]
         sentences = [files.text_field(entry, "sent", where) for entry in selected]
-        anns = [] if files.flag(record, "no_target", where, False) else files.list_field(record, "anns", where)
+        anns = [] if files.flag_field(record, "no_target", where, False) else files.list_field(record, "anns", where)
         target = np.zeros(size, bool)
         for ann in anns:
-            target |= masks.decode(files.field(ann, "segmentation", where), *size, f"{where} segmentation")
+            target |= masks.decode_segmentation(files.field(ann, "segmentation", where), *size, f"{where} segmentation")
         return Prompt(
             task="referring",
             text=join_sentences(sentences),

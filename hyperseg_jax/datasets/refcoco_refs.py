@@ -51,8 +51,8 @@ class RefCocoRefs(PerImage):
         """image_root: COCO's train2014. split: "train", "val", "testA", "testB" (RefCOCO, RefCOCO+, gRefCOCO), "test".
 
         sentences: "each" is one prompt per sentence, as the benchmark evaluates; "joined" is one prompt per ref (HyperSeg).
-        prompts_per_example: maximum number of prompts of one image per example. polygons: see masks.decode; the REFER tools use
-        pycocotools.
+        prompts_per_example: maximum number of prompts of one image per example. polygons: see
+        masks.decode_segmentation; the REFER tools use pycocotools.
         """
         for name, value, known in (("sentences", sentences, SENTENCES), ("polygons", polygons, masks.POLYGON_RULES)):
             if value not in known:
@@ -64,12 +64,12 @@ class RefCocoRefs(PerImage):
         self._records = CocoRecords(instances_path)
         annotations = self._records.file.content["annotations"]
         self._annotation_index = IdIndex(annotations, "id", f"{self._records.path} annotations")
-        self._refs = self._refs_of_split(_read(self._path), split)
+        self._refs = self._select_refs_of_split(_read_refs(self._path), split)
         selected = [range(len(ref["sentences"])) if sentences == "each" else (-1,) for ref in self._refs]
         self._items = [(n, sentence) for n, indices in enumerate(selected) for sentence in indices]
         self._group_prompts(len(self._items), lambda n: self._refs[self._items[n][0]]["image_id"], prompts_per_example)
 
-    def _refs_of_split(self, refs: list, split: str) -> list[dict[str, Any]]:
+    def _select_refs_of_split(self, refs: list, split: str) -> list[dict[str, Any]]:
         """Returns the needed fields of the refs of a split. Refs without an image in the instances file are reported."""
         result, splits, file_size, list_bytes = [], set(), self._path.stat().st_size, 0
         for k, ref in enumerate(refs):
@@ -77,19 +77,19 @@ class RefCocoRefs(PerImage):
             splits.add(files.text_field(ref, "split", where))
             if ref["split"] != split:
                 continue
-            image_id = files.record_id(ref, "image_id", where)
+            image_id = files.id_field(ref, "image_id", where)
             if not self._records.has_image(image_id):
                 why = f"image_id {image_id} is not in {self._records.path}"
                 report_problem("bad record", f"{where}: {why}; use both files from the same release")
                 continue
             ann_ids = files.field(ref, "ann_id", where)
             ann_ids = ann_ids if isinstance(ann_ids, list) else [ann_ids]
-            limits.check("masks", len(ann_ids), where, "masks")
+            limits.check_limit("masks", len(ann_ids), where, "masks")
             list_bytes += SENTENCE * len(files.list_field(ref, "sentences", where)) + NUMBER * len(ann_ids)
             if list_bytes > file_size:  # refs of a pickle can share one list
                 why = f"its lists and those before it need at least {list_bytes} bytes, but the file has {file_size}"
                 raise UserError(f"{where}: {why}; download it again")
-            ann_ids = files.record_ids({"ann_id": ann_ids}, "ann_id", where)
+            ann_ids = files.id_list_field({"ann_id": ann_ids}, "ann_id", where)
             sentences = [files.field(row, "sent", f"{where} sentences") for row in ref["sentences"]]
             if not sentences or not all(isinstance(text, str) and text.strip() for text in sentences):
                 report_problem("bad record", f"{where}: field 'sentences' is empty or has an empty sentence; remove the record")
@@ -100,7 +100,7 @@ class RefCocoRefs(PerImage):
                     "image_id": image_id,
                     "sentences": [text.strip() for text in sentences],
                     "ann_ids": ann_ids,
-                    "key": str(files.record_id(ref, "ref_id", where) if "ref_id" in ref else k),
+                    "key": str(files.id_field(ref, "ref_id", where) if "ref_id" in ref else k),
                 }
             )
         if split not in splits:
@@ -108,12 +108,14 @@ class RefCocoRefs(PerImage):
             raise UserError(f"{self._path}: no split {split!r}; available splits: {available}")
         return result
 
-    def _image(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
+    def _image_path_and_size(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         image = self._records.image(self._refs[self._items[n][0]]["image_id"])
         where = f"{self._records.path} image {image['id']}"
-        return files.join_inside(self._images, files.field(image, "file_name", where), where), files.image_size(image, where)
+        return files.join_inside(self._images, files.field(image, "file_name", where), where), files.declared_image_size(
+            image, where
+        )
 
-    def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
+    def _build_prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         number, sentence = self._items[n]
         ref = self._refs[number]
         sentences = ref["sentences"] if sentence < 0 else [ref["sentences"][sentence]]
@@ -128,7 +130,9 @@ class RefCocoRefs(PerImage):
                 continue
             k = self._annotation_index[ann_id]
             segmentation = files.field(self._records.annotation(k), "segmentation", self._records.where(k))
-            target |= masks.decode(segmentation, *size, f"{self._records.where(k)} segmentation", polygons=self._polygons)
+            target |= masks.decode_segmentation(
+                segmentation, *size, f"{self._records.where(k)} segmentation", polygons=self._polygons
+            )
         return Prompt(
             task="referring",
             text=join_sentences(sentences),
@@ -138,7 +142,7 @@ class RefCocoRefs(PerImage):
         )
 
 
-def _read(path: pathlib.Path) -> list:
+def _read_refs(path: pathlib.Path) -> list:
     """Reads the refs of a pickle or json file."""
     if path.suffix == ".json":
         return files.Json(path, list).content

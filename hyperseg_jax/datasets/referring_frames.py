@@ -39,7 +39,7 @@ class ReferringFrames:
         self._file = files.Json(files.join_inside(root, "expressions.json", str(root)), dict)
         self._folders = VideoFolders(*(files.subpath(root, name, resolution) for name in ("JPEGImages", "Annotations")))
         self.videos = tuple(sorted(self._file.content))
-        self._frames = {video: self._folders.names(video)[PARTS[part]] for video in self.videos}
+        self._frames = {video: self._folders.frame_names(video)[PARTS[part]] for video in self.videos}
         self._items = [(video, name) for video in self.videos for name in self._frames[video]]
         self._beside, self._seed = beside and len(self.videos) > 1, seed
 
@@ -49,22 +49,23 @@ class ReferringFrames:
     @guard_record
     def __getitem__(self, index: int) -> Example:
         """Returns a single frame for even indices and a pair for odd ones."""
-        return self._example(index, bool(index % 2), np.random.default_rng([self._seed, index]))
+        return self._build_example(index, bool(index % 2), np.random.default_rng([self._seed, index]))
 
     @guard_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
-        """Returns the same frame, alone or next to a random frame."""
-        return self._example(index, bool(rng.random() < 0.5), rng)
+        """Returns the frame of example `index`, with equal probability alone or beside a random frame of another video."""
+        return self._build_example(index, bool(rng.random() < 0.5), rng)
 
-    def _example(self, index: int, beside: bool, rng: np.random.Generator) -> Example:
+    def _build_example(self, index: int, beside: bool, rng: np.random.Generator) -> Example:
+        """Returns a frame alone, or beside a random frame of another video."""
         video, name = self._items[index]
-        image, mask = self._read(video, name)
+        image, mask = self._read_frame_and_mask(video, name)
         if not (beside and self._beside):
-            prompts = self._prompts(video, mask, "alone")
+            prompts = self._build_prompts(video, mask, "alone")
             return Example(f"{video}/{name}", image[None], prompts)
         other = str(rng.choice([candidate for candidate in self.videos if candidate != video]))
         other_name = str(rng.choice(self._frames[other]))
-        other_image, other_mask = self._read(other, other_name)
+        other_image, other_mask = self._read_frame_and_mask(other, other_name)
         if other_image.shape[0] != image.shape[0]:
             where = self._folders.root
             raise UserError(f"{where}: {video} and {other} differ in height; use frames of one height or set beside=False")
@@ -75,15 +76,15 @@ class ReferringFrames:
         prompts = ()
         for side, (side_video, _, side_mask) in enumerate(sides):
             full_mask = np.concatenate([side_mask if k == side else empty[k] for k in (0, 1)], axis=1)
-            prompts += self._prompts(side_video, full_mask, "beside")
+            prompts += self._build_prompts(side_video, full_mask, "beside")
         pair = np.concatenate([side_image for _, side_image, _ in sides], axis=1)
         return Example(f"{video}/{name} beside {other}/{other_name}", pair[None], prompts)
 
-    def _read(self, video: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def _read_frame_and_mask(self, video: str, name: str) -> tuple[np.ndarray, np.ndarray]:
         frame = self._folders.open(video, [name])
-        return frame.images([0])[0], frame.objects(0) > 0
+        return frame.read_frames([0])[0], frame.read_object_ids(0) > 0
 
-    def _prompts(self, video: str, mask: np.ndarray, group: str) -> tuple[Prompt, ...]:
-        sentences = files.text_list(self._file.content[video], "expressions", f"{self._file.path} {video}")
-        budget.charge(len(sentences), mask.shape, f"{self._file.path} {video}")
+    def _build_prompts(self, video: str, mask: np.ndarray, group: str) -> tuple[Prompt, ...]:
+        sentences = files.text_list_field(self._file.content[video], "expressions", f"{self._file.path} {video}")
+        budget.charge_masks(len(sentences), mask.shape, f"{self._file.path} {video}")
         return tuple(Prompt(task="referring", text=text, masks=mask[None, None], group=group, key=video) for text in sentences)

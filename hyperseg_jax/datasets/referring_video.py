@@ -61,37 +61,40 @@ class ReferringVideos(VideoReader):
         self._together = together
         self._items = []
         for video, of_video in expressions.items():
-            queries = _joined(of_video) if sentences == "joined" else list(of_video)
-            groups = by_group(queries) if together else files.chunks(queries, per_example or 1)
+            queries = _join_by_object(of_video) if sentences == "joined" else list(of_video)
+            groups = group_expressions(queries) if together else files.split_evenly(queries, per_example or 1)
             self._items += [(video, group) for group in groups]
 
     @guard_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """Returns the expressions of an example with their video, or a clip sampled with rng."""
         name, expressions = self._items[index]
-        video = self._folders.open(name, self._folders.names(name) if self._names is None else self._names[name])
-        times = self._frame_indices(video, expressions, rng)
-        prompts = tuple(self._prompt(name, video, expression, times) for expression in expressions)
+        video = self._folders.open(name, self._folders.frame_names(name) if self._names is None else self._names[name])
+        times = self._sample_frame_indices(video, expressions, rng)
+        prompts = tuple(self._build_prompt(name, video, expression, times) for expression in expressions)
         if self._together:
-            prompts = (_with_other_objects(prompts[0], video, expressions, times), *prompts[1:])
-        return Example(f"{name}/{expressions[0].key}", video.images(times), prompts, video.names(times))
+            prompts = (_add_other_objects(prompts[0], video, expressions, times), *prompts[1:])
+        return Example(f"{name}/{expressions[0].key}", video.read_frames(times), prompts, video.frame_names(times))
 
-    def _frame_indices(self, video: Video, expressions: Sequence[Expression], rng: np.random.Generator) -> np.ndarray:
+    def _sample_frame_indices(self, video: Video, expressions: Sequence[Expression], rng: np.random.Generator) -> np.ndarray:
+        """Samples frame indices. With rule "jump", the key frame shows one of the objects."""
         numbers = [expression.number for expression in expressions if expression.number is not None]
         if self._sampling.rule == "jump" and numbers:
-            return self._sampling.frame_indices_showing(
-                len(video), rng, lambda t: bool(np.isin(video.objects(t), numbers).any())
+            return self._sampling.sample_frame_indices_showing(
+                len(video), rng, lambda t: bool(np.isin(video.read_object_ids(t), numbers).any())
             )
-        return self._sampling.frame_indices(len(video), rng)
+        return self._sampling.sample_frame_indices(len(video), rng)
 
-    def _prompt(self, name: str, video: Video, expression: Expression, times: np.ndarray) -> Prompt:
+    def _build_prompt(self, name: str, video: Video, expression: Expression, times: np.ndarray) -> Prompt:
         text, number = join_sentences(expression.sentences), expression.number
-        budget.charge(len(times), video.size, name)
-        masks = None if number is None else video.object(number, times, f"{self._where} {name} {expression.key}")[None]
+        budget.charge_masks(len(times), video.size, name)
+        masks = (
+            None if number is None else video.read_object_mask(number, times, f"{self._where} {name} {expression.key}")[None]
+        )
         return Prompt(task="video", text=text, masks=masks, group=expression.group, key=f"{name}/{expression.key}")
 
 
-def by_group(expressions: Sequence[Expression]) -> list[list[Expression]]:
+def group_expressions(expressions: Sequence[Expression]) -> list[list[Expression]]:
     """Groups expressions by their group; keeps the first expression about each object."""
     groups: dict[str, dict[int | None, Expression]] = {}
     for expression in expressions:
@@ -99,16 +102,16 @@ def by_group(expressions: Sequence[Expression]) -> list[list[Expression]]:
     return [list(objects.values()) for objects in groups.values()]
 
 
-def _with_other_objects(prompt: Prompt, video: Video, expressions: Sequence[Expression], times: np.ndarray) -> Prompt:
+def _add_other_objects(prompt: Prompt, video: Video, expressions: Sequence[Expression], times: np.ndarray) -> Prompt:
     """Adds the objects of the first frame without expression (`others`) and void pixels (`ignore`) to a prompt."""
-    object_ids = np.stack([video.objects(int(t)) for t in times])
+    object_ids = np.stack([video.read_object_ids(int(t)) for t in times])
     numbers = set(np.unique(object_ids[0]).tolist()) - {0, VOID} - {expression.number for expression in expressions}
-    budget.charge(len(numbers) * len(times), video.size, prompt.key)
+    budget.charge_masks(len(numbers) * len(times), video.size, prompt.key)
     others, void = object_ids == np.array(sorted(numbers), np.uint8)[:, None, None, None], object_ids == VOID
     return dataclasses.replace(prompt, others=others, ignore=void if void.any() else None)
 
 
-def _joined(expressions: Sequence[Expression]) -> list[Expression]:
+def _join_by_object(expressions: Sequence[Expression]) -> list[Expression]:
     """Joins the expressions of each object, in the order of their first expression."""
     by_object: dict[int | None, list[Expression]] = {}
     for expression in expressions:

@@ -13,7 +13,7 @@ Window = tuple[slice, slice]
 """Rows and columns of an image."""
 
 
-def flipped(region: Region, width: int) -> Region:
+def flip_region(region: Region, width: int) -> Region:
     """Flips a region horizontally in an image of this width. Each point maps to the mirrored pixel."""
 
     def flip_points(points: np.ndarray) -> np.ndarray:
@@ -32,7 +32,7 @@ def flipped(region: Region, width: int) -> Region:
     )
 
 
-def cropped(region: Region, window: Window) -> Region:
+def crop_region(region: Region, window: Window) -> Region:
     """Crops a region to a window; coordinates are relative to the top left corner of the window. Keeps points inside, clips
     boxes, and keeps scribbles with at least one corner inside, including their other corners."""
     corner = np.array([window[1].start, window[0].start], np.float64)
@@ -56,7 +56,7 @@ def has_positive_mark(region: Region) -> bool:
     return has_mask or bool((region.points[:, 2] == 1).any() or len(region.boxes) or region.scribbles)
 
 
-def scaled(region: Region, ratio: tuple[float, float], scale_mask: Callable[[np.ndarray], np.ndarray]) -> Region:
+def rescale_region(region: Region, ratio: tuple[float, float], scale_mask: Callable[[np.ndarray], np.ndarray]) -> Region:
     """Rescales a region with its image. ratio: new / old height and width. scale_mask: rescales a mask."""
     vertical, horizontal = ratio
     return dataclasses.replace(

@@ -63,7 +63,7 @@ class ReVos(VideoReader):
                 report_problem(problem.kind, str(problem))
                 continue
             if keys:
-                groups = files.chunks(keys, prompts_per_example) if group_by_video else [[key] for key in keys]
+                groups = files.split_evenly(keys, prompts_per_example) if group_by_video else [[key] for key in keys]
                 self._items += [(video, group) for group in groups]
 
     @guard_record
@@ -72,28 +72,32 @@ class ReVos(VideoReader):
         video, keys = self._items[index]
         where = f"{self._meta.path} {video}"
         record = self._meta.content["videos"][video]
-        size = files.image_size(record, where)
-        names = files.text_list(record, "frames", where)
-        limits.check("frames", len(names), where, "frames")
+        size = files.declared_image_size(record, where)
+        names = files.text_list_field(record, "frames", where)
+        limits.check_limit("frames", len(names), where, "frames")
         expressions = {key: files.dict_field(record["expressions"], key, where) for key in keys}
-        anno_ids = {key: files.record_ids(expressions[key], "anno_id", f"{where}/{key}") for key in keys}
-        times = self._frame_indices([anno_id for ids in anno_ids.values() for anno_id in ids], len(names), rng)
+        anno_ids = {key: files.id_list_field(expressions[key], "anno_id", f"{where}/{key}") for key in keys}
+        times = self._sample_frame_indices([anno_id for ids in anno_ids.values() for anno_id in ids], len(names), rng)
         frames = np.stack(
             [files.read_image(files.join_inside(self._root, f"{video}/{names[t]}.jpg", where), size) for t in times]
         )
-        foreground = self._objects(video, times, size)
+        foreground = self._read_foreground(video, times, size)
         prompts = tuple(
-            self._prompt(expressions[key], anno_ids[key], times, len(names), size, f"{video}/{key}", foreground) for key in keys
+            self._build_prompt(expressions[key], anno_ids[key], times, len(names), size, f"{video}/{key}", foreground)
+            for key in keys
         )
         return Example(f"{video}/{keys[0]}", frames, prompts, tuple(str(names[t]) for t in times))
 
-    def _frame_indices(self, anno_ids: list[int | str], length: int, rng: np.random.Generator) -> np.ndarray:
-        tracks = [self._track(anno_id, length) for anno_id in anno_ids]
+    def _sample_frame_indices(self, anno_ids: list[int | str], length: int, rng: np.random.Generator) -> np.ndarray:
+        """Samples frame indices. With rule "jump", the key frame shows one of the objects."""
+        tracks = [self._read_track(anno_id, length) for anno_id in anno_ids]
         if self._sampling.rule != "jump" or not tracks:
-            return self._sampling.frame_indices(length, rng)
-        return self._sampling.frame_indices_showing(length, rng, lambda t: any(_at(track, t) is not None for track in tracks))
+            return self._sampling.sample_frame_indices(length, rng)
+        return self._sampling.sample_frame_indices_showing(
+            length, rng, lambda t: any(_encoding_at(track, t) is not None for track in tracks)
+        )
 
-    def _track(self, anno_id: int | str, length: int) -> list:
+    def _read_track(self, anno_id: int | str, length: int) -> list:
         """Returns the run-length encoding (or None) of an annotation for each frame of its video. Reports a problem if it has
         too few frames."""
         budget.check_time(str(self._masks.path))
@@ -103,7 +107,7 @@ class ReVos(VideoReader):
             report_problem("bad mask", f"{message}; use both files from the same release")
         return track
 
-    def _objects(self, video: str, times: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+    def _read_foreground(self, video: str, times: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
         """Returns the union of all objects of the clip, bool [T, H, W]; None without a foreground file."""
         if self._foreground is None:
             return None
@@ -118,10 +122,10 @@ class ReVos(VideoReader):
                 continue
             for track in tracks[t] if isinstance(tracks[t], list) else [tracks[t]]:
                 if track is not None:
-                    foreground[k] |= masks.decode(track, *size, f"{where}, frame {t}")
+                    foreground[k] |= masks.decode_segmentation(track, *size, f"{where}, frame {t}")
         return foreground
 
-    def _prompt(
+    def _build_prompt(
         self,
         expression: dict,
         anno_ids: list[int | str],
@@ -132,14 +136,14 @@ class ReVos(VideoReader):
         foreground: np.ndarray | None,
     ) -> Prompt:
         where = f"{self._meta.path} {key}"
-        budget.charge(0, size, where)
+        budget.charge_masks(0, size, where)
         target = np.zeros((len(times), *size), bool)
         for anno_id in anno_ids:
-            track = self._track(anno_id, length)
+            track = self._read_track(anno_id, length)
             for k, t in enumerate(times):
-                if (mask := _at(track, t)) is not None:
-                    target[k] |= masks.decode(mask, *size, f"{self._masks.path} {anno_id}, frame {t}")
-        kind = TYPES.get(files.integer(expression, "type_id", where), "") if "type_id" in expression else TYPES[0]
+                if (mask := _encoding_at(track, t)) is not None:
+                    target[k] |= masks.decode_segmentation(mask, *size, f"{self._masks.path} {anno_id}, frame {t}")
+        kind = TYPES.get(files.integer_field(expression, "type_id", where), "") if "type_id" in expression else TYPES[0]
         return Prompt(
             task="video",
             text=video_expression(files.text_field(expression, "exp", where)),
@@ -150,6 +154,6 @@ class ReVos(VideoReader):
         )
 
 
-def _at(track: list, t: int) -> Any:
+def _encoding_at(track: list, t: int) -> Any:
     """Returns the run-length encoding of frame t; None after the end of the track."""
     return track[t] if t < len(track) else None

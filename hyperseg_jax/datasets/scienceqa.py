@@ -34,24 +34,24 @@ class ScienceQa(PerImage):
                 f"{splits.path}: no split {split!r}; available splits: {escaped(', '.join(splits.content) or 'none')}"
             )
         self.name = f"scienceqa:{split}"
-        keys = files.text_list(splits.content, split, str(splits.path))
-        rows = {key: self._row(key) for key in keys}
+        keys = files.text_list_field(splits.content, split, str(splits.path))
+        rows = {key: self._question_record(key) for key in keys}
         self._keys = [key for key in keys if not isinstance(rows[key], dict) or rows[key].get("image")]
         self.text_only = len(keys) - len(self._keys)
         self._group_prompts(len(self._keys), self._keys.__getitem__, 1)
 
-    def _row(self, key: str) -> Any:
+    def _question_record(self, key: str) -> Any:
         return files.field(self._file.content, key, str(self._file.path))
 
-    def _image(self, n: int) -> tuple[pathlib.Path, None]:
+    def _image_path_and_size(self, n: int) -> tuple[pathlib.Path, None]:
         key, where = self._keys[n], f"{self._file.path} {self._keys[n]}"
-        split, image = (files.text_field(self._row(key), name, where) for name in ("split", "image"))
+        split, image = (files.text_field(self._question_record(key), name, where) for name in ("split", "image"))
         return files.join_inside(self._images, f"{split}/{key}/{image}", where), None
 
-    def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
+    def _build_prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         key, where = self._keys[n], f"{self._file.path} {self._keys[n]}"
-        row = self._row(key)
-        choices, answer = files.text_list(row, "choices", where), files.integer(row, "answer", where)
+        row = self._question_record(key)
+        choices, answer = files.text_list_field(row, "choices", where), files.integer_field(row, "answer", where)
         if not 0 <= answer < min(len(choices), len(LETTERS)):
             report_problem("bad record", f"{where}: answer {answer} is not one of its {len(choices)} choices; correct it")
             answer = 0

@@ -10,7 +10,7 @@ import numpy as np
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import Problem, report_problem
-from hyperseg_jax.datasets.labels import read_labels
+from hyperseg_jax.datasets.labels import read_label_image
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import budget, limits
 
@@ -32,7 +32,7 @@ class VideoFolders:
         """Returns the names of all videos, sorted."""
         return sorted(path.name for path in self.root.iterdir() if path.is_dir())
 
-    def names(self, video: str) -> list[str]:
+    def frame_names(self, video: str) -> list[str]:
         """Returns the sorted frame names of a video without ".jpg", including masks without a frame. Raises UserError if it has
         no frames."""
         frames = {path.stem for path in files.existing_folder(self.frame_folder(video)).glob("*.jpg")}
@@ -50,7 +50,7 @@ class VideoFolders:
 
     def open(self, video: str, names: Sequence[str]) -> Video:
         """Opens one video for the duration of one example. names: its frame names in order."""
-        limits.check("frames", len(names), f"{self.root}: video {video}", "frames")
+        limits.check_limit("frames", len(names), f"{self.root}: video {video}", "frames")
         if not names:
             raise UserError(f"{self.root}: video {video}: the annotations list no frames of it; correct or remove the video")
         return Video(self.frame_folder(video), None if self._masks is None else self._mask_folder(video), names)
@@ -66,14 +66,14 @@ class Video:
         """Whether a mask could not be read. A check continues with an empty mask in its place."""
         self.size = self._first_size()
 
-    def _frame(self, name: str) -> pathlib.Path:
+    def _frame_path(self, name: str) -> pathlib.Path:
         return files.join_inside(self._frames, f"{name}.jpg", str(self._frames))
 
     def _first_size(self) -> tuple[int, int]:
         """Returns (height, width) of the first frame; during a check, of the first readable frame."""
         for name in self._names:
             try:
-                return files.image_shape(self._frame(name))
+                return files.read_image_size(self._frame_path(name))
             except Problem as problem:
                 report_problem(problem.kind, str(problem))
         raise Problem("missing file", f"{self._frames}: has no readable frame; unpack the frames there")
@@ -86,16 +86,16 @@ class Video:
         """Whether only the first frame has a mask, as in test sets."""
         return len(self) > 1 and self._masks is not None and [p.stem for p in self._masks.glob("*.png")] == [self._names[0]]
 
-    def images(self, times: Iterable[int]) -> np.ndarray:
+    def read_frames(self, times: Iterable[int]) -> np.ndarray:
         """Returns frames as uint8 [T, H, W, 3]. Raises UserError if a frame is missing, damaged or differs in size from the
         first."""
-        return np.stack([files.read_image(self._frame(self._names[t]), self.size) for t in times])
+        return np.stack([files.read_image(self._frame_path(self._names[t]), self.size) for t in times])
 
-    def names(self, times: Iterable[int]) -> tuple[str, ...]:
+    def frame_names(self, times: Iterable[int]) -> tuple[str, ...]:
         """Returns the names of these frames."""
         return tuple(self._names[t] for t in times)
 
-    def objects(self, t: int) -> np.ndarray:
+    def read_object_ids(self, t: int) -> np.ndarray:
         """Returns the object id of each pixel of frame t, uint8 [H, W]; 0 is background.
 
         Raises UserError if the png is missing, damaged or differs in size from the first frame.
@@ -104,16 +104,16 @@ class Video:
             raise UserError(f"{self._frames}: opened without masks; give the folder of the annotations")
         if t not in self._read:
             path = files.join_inside(self._masks, f"{self._names[t]}.png", str(self._masks))
-            budget.charge(1, self.size, str(path))
-            numbers = read_labels(path, self.size, what="mask", whose="frame", modes=MODES)
+            budget.charge_masks(1, self.size, str(path))
+            numbers = read_label_image(path, self.size, what="mask", whose="frame", modes=MODES)
             self.lacks_masks |= numbers is None
             self._read[t] = np.zeros(self.size, np.uint8) if numbers is None else numbers.astype(np.uint8)
         return self._read[t]
 
-    def object(self, number: int, times: Iterable[int], where: str) -> np.ndarray:
+    def read_object_mask(self, number: int, times: Iterable[int], where: str) -> np.ndarray:
         """Returns the mask of one object, bool [T, H, W]. Raises UserError if no frame of the full video shows it."""
-        mask = np.stack([self.objects(int(t)) == number for t in times])
-        visible = mask.any() or any((self.objects(t) == number).any() for t in range(len(self)))
+        mask = np.stack([self.read_object_ids(int(t)) == number for t in times])
+        visible = mask.any() or any((self.read_object_ids(t) == number).any() for t in range(len(self)))
         if not visible and not self.lacks_masks:
             message = f"{where}: no mask in {self._masks} has object {number}; correct its number, or use files of one release"
             report_problem("bad mask", message)

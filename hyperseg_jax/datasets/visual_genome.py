@@ -24,21 +24,21 @@ class VisualGenome(PerImage):
     def __init__(self, folder: str | os.PathLike, split: str, *, prompts_per_example: int = 1):
         """folder: contains the three json files and the two image folders. split: "train", "val" or "test" (DenseCap)."""
         self._root = files.existing_folder(folder)
-        self._file = self._open("region_descriptions.json", list)
-        splits = self._open("densecap_splits.json", dict).content
+        self._file = self._open_json("region_descriptions.json", list)
+        splits = self._open_json("densecap_splits.json", dict).content
         if split not in splits:
             available = escaped(", ".join(splits) or "none")
             raise UserError(f"{self._root / 'densecap_splits.json'}: no split {split!r}; available splits: {available}")
-        image_ids = set(files.record_ids(splits, split, str(self._root / "densecap_splits.json")))
-        data = self._open("image_data.json", list)
+        image_ids = set(files.id_list_field(splits, split, str(self._root / "densecap_splits.json")))
+        data = self._open_json("image_data.json", list)
         self._sizes = {}
         for k, row in enumerate(data.content):
-            if files.record_id(row, "image_id", f"{data.path}#{k}") in image_ids:
-                self._sizes[row["image_id"]] = files.image_size(row, f"{data.path}#{k}")
+            if files.id_field(row, "image_id", f"{data.path}#{k}") in image_ids:
+                self._sizes[row["image_id"]] = files.declared_image_size(row, f"{data.path}#{k}")
         self.name = f"visual_genome:{split}"
         self._items = []
         for k, record in enumerate(self._file.content):
-            image_id = files.record_id(record, "id", f"{self._file.path}#{k}")
+            image_id = files.id_field(record, "id", f"{self._file.path}#{k}")
             if image_id not in image_ids:
                 continue
             if image_id not in self._sizes:
@@ -50,16 +50,16 @@ class VisualGenome(PerImage):
             self._items += [(k, r) for r in range(len(files.list_field(record, "regions", f"{self._file.path}#{k}")))]
         self._group_prompts(len(self._items), lambda n: self._items[n][0], prompts_per_example)
 
-    def _open(self, name: str, kind: type) -> files.Json:
+    def _open_json(self, name: str, kind: type) -> files.Json:
         return files.Json(files.join_inside(self._root, name, str(self._root)), kind)
 
-    def _image(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
+    def _image_path_and_size(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         where = f"{self._file.path}#{self._items[n][0]}"
-        image_id = files.record_id(self._file.content[self._items[n][0]], "id", where)
+        image_id = files.id_field(self._file.content[self._items[n][0]], "id", where)
         paths = [files.join_inside(self._root, f"{folder}/{image_id}.jpg", where) for folder in FOLDERS]
         return next((path for path in paths if path.exists()), paths[0]), self._sizes[image_id]
 
-    def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
+    def _build_prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         record, k = self._items[n]
         region, where = self._file.content[record]["regions"][k], f"{self._file.path}#{record} regions#{k}"
         box = [files.field(region, name, where) for name in ("x", "y", "width", "height")]
@@ -67,5 +67,5 @@ class VisualGenome(PerImage):
             task="caption",
             answer=files.text_field(region, "phrase", where).strip(),
             regions=box_regions(box, size, where),
-            key=str(files.record_id(region, "region_id", where)),
+            key=str(files.id_field(region, "region_id", where)),
         )

@@ -35,7 +35,7 @@ def mark_radius(kind: str, height: int, width: int) -> int:
     return max(1, round(RADII[kind] * math.sqrt(height * width) / SIDE))
 
 
-def thicken(mark: np.ndarray, kind: str, radius: int | None = None) -> np.ndarray:
+def thicken_mark(mark: np.ndarray, kind: str, radius: int | None = None) -> np.ndarray:
     """Dilates a mark for the model input: points and scribbles are dilated, boxes and masks are unchanged.
 
     mark: bool [H, W]. kind: one of KINDS. radius: pixels; None: `mark_radius` of the image. Returns bool [H, W].
@@ -45,12 +45,12 @@ def thicken(mark: np.ndarray, kind: str, radius: int | None = None) -> np.ndarra
     return dilate(mark, mark_radius(kind, *mark.shape) if radius is None else radius)
 
 
-def thickened(region: Region) -> Region:
-    """Returns the region with its mask dilated as for the model input; used before an image is cropped or downscaled, which
-    would lose thin lines."""
+def thicken_region_mask(region: Region) -> Region:
+    """Returns the region with its mask dilated as for the model input. Used before an image is cropped or downscaled, so that
+    thin lines are not lost."""
     if region.mask is None or region.radius == 0:
         return region
-    return dataclasses.replace(region, mask=thicken(region.mask, region.kind, region.radius), radius=0)
+    return dataclasses.replace(region, mask=thicken_mark(region.mask, region.kind, region.radius), radius=0)
 
 
 def draw_region(region: Region, shape: Sequence[int]) -> np.ndarray:
@@ -68,16 +68,16 @@ def draw_region(region: Region, shape: Sequence[int]) -> np.ndarray:
     if not has_positive_mark(region) and (region.mask is None or len(region.points)):
         why = "has only points beside the object" if len(region.points) else "is empty"
         raise UserError(f"it {why}; add a point on the object, a box, a scribble or a mask")
-    mask = thickened(region).mask
+    mask = thicken_region_mask(region).mask
     drawn = np.zeros(shape, bool) if mask is None else np.array(mask, bool)
     if len(positive):
-        drawn |= thicken(_draw_points(positive, shape), "point")
+        drawn |= thicken_mark(_draw_points(positive, shape), "point")
     for box in region.boxes.tolist():
         if not shares_area(box, shape):
-            raise UserError(f"the box {_format(box)} is not in {image}; draw it inside")
-        drawn[_inside(shape, *box)] = True
+            raise UserError(f"the box {_format_numbers(box)} is not in {image}; draw it inside")
+        drawn[_filled_box_slices(shape, *box)] = True
     if region.scribbles:
-        drawn |= thicken(_draw_lines(region.scribbles, shape), "scribble")
+        drawn |= thicken_mark(_draw_lines(region.scribbles, shape), "scribble")
     return drawn
 
 
@@ -87,7 +87,9 @@ def _draw_points(points: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     drawn = np.zeros(shape, bool)
     for x, y in points.tolist():
         if not (0 <= x < width and 0 <= y < height):
-            raise UserError(f"the point {_format((x, y))} is not inside an image of {width} x {height} pixels; move it inside")
+            raise UserError(
+                f"the point {_format_numbers((x, y))} is not inside an image of {width} x {height} pixels; move it inside"
+            )
         drawn[int(y), int(x)] = True
     return drawn
 
@@ -106,7 +108,7 @@ def _draw_lines(scribbles: Sequence[np.ndarray], shape: Sequence[int]) -> np.nda
     return np.array(canvas) > 0
 
 
-def _format(values: Sequence[float]) -> str:
+def _format_numbers(values: Sequence[float]) -> str:
     return f"({', '.join(f'{value:g}' for value in values)})"
 
 
@@ -122,7 +124,7 @@ def box_regions(box: object, size: tuple[int, int], where: str) -> tuple[Region,
     size: (height, width) of the image. where: file and field, for messages. Raises UserError if the box is invalid or contains
     no pixel of the image; during a check, reports the problem and returns ().
     """
-    budget.charge(1, size, where)
+    budget.charge_masks(1, size, where)
     try:
         x, y, width, height = (float(value) for value in box)  # type: ignore[attr-defined]
         pixels = math.floor(x), math.floor(y), math.ceil(x + width), math.ceil(y + height)
@@ -143,12 +145,12 @@ def filled_box(shape: Sequence[int], left: float, top: float, right: float, bott
     least one pixel is filled. Returns bool [height, width].
     """
     box = np.zeros(shape, bool)
-    box[_inside(shape, left, top, right, bottom)] = True
+    box[_filled_box_slices(shape, left, top, right, bottom)] = True
     return box
 
 
-def _inside(shape: Sequence[int], left: float, top: float, right: float, bottom: float) -> tuple[slice, ...]:
-    """Returns the rows and columns of `filled_box`."""
+def _filled_box_slices(shape: Sequence[int], left: float, top: float, right: float, bottom: float) -> tuple[slice, ...]:
+    """Returns the slice of rows and the slice of columns that `filled_box` fills."""
     sides = []
     for low, high, size in ((top, bottom, shape[0]), (left, right, shape[1])):
         first = min(max(0, round(low)), size - 1)
@@ -156,7 +158,7 @@ def _inside(shape: Sequence[int], left: float, top: float, right: float, bottom:
     return tuple(sides)
 
 
-def _box_blur(mask: np.ndarray) -> np.ndarray:
+def _blur_5x5(mask: np.ndarray) -> np.ndarray:
     """Returns the mean over 5x5 pixels."""
     total = np.pad(mask.astype(np.float64), 3).cumsum(0).cumsum(1)
     return (total[5:, 5:] - total[:-5, 5:] - total[5:, :-5] + total[:-5, :-5])[: mask.shape[0], : mask.shape[1]] / 25
@@ -169,7 +171,7 @@ def draw_marks(mask: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarr
     box of approximately the true size, "mask": the mask with a perturbed border}, each bool [H, W].
     """
     height, width = mask.shape
-    blurred = _box_blur(mask)
+    blurred = _blur_5x5(mask)
     interior = np.argwhere(mask & (blurred >= 0.5 * blurred[mask].max()))
     point = np.zeros_like(mask)
     point[tuple(interior[int(rng.integers(len(interior)))])] = True

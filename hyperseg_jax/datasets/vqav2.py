@@ -42,19 +42,19 @@ class VqaV2(PerImage):
             self._answers = IdIndex(self._annotations, "question_id", f"{self._answers_path} annotations")
         self._group_prompts(len(self._questions), self._image_id, prompts_per_example)
 
-    def _where(self, n: int) -> str:
+    def _location(self, n: int) -> str:
         return f"{self._file.path} questions#{n}"
 
     def _image_id(self, n: int) -> int:
-        return files.integer(self._questions[n], "image_id", self._where(n))
+        return files.integer_field(self._questions[n], "image_id", self._location(n))
 
-    def _image(self, n: int) -> tuple[pathlib.Path, None]:
+    def _image_path_and_size(self, n: int) -> tuple[pathlib.Path, None]:
         name = f"COCO_{self._images.name}_{self._image_id(n):012d}.jpg"
-        return files.join_inside(self._images, name, self._where(n)), None
+        return files.join_inside(self._images, name, self._location(n)), None
 
-    def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
-        row, where = self._questions[n], self._where(n)
-        key = files.record_id(row, "question_id", where)
+    def _build_prompt(self, n: int, size: tuple[int, int]) -> Prompt:
+        row, where = self._questions[n], self._location(n)
+        key = files.id_field(row, "question_id", where)
         self._question_index[key]  # reports duplicates
         annotation: dict = {}
         if self._answers is not None and key in self._answers:

@@ -56,7 +56,7 @@ class YouTubeVis(VideoReader):
         self._videos = IdIndex(videos, "id", f"{path} videos")
         self._tracks: dict[int | str, list[int]] = {video: [] for video in self._videos}
         for k, annotation in enumerate(annotations):
-            video_id = files.record_id(annotation, "video_id", f"{path} annotations#{k}")
+            video_id = files.id_field(annotation, "video_id", f"{path} annotations#{k}")
             if video_id not in self._tracks:
                 message = f"{path} annotations#{k}: video_id {video_id} is not among the videos of the file; correct it"
                 report_problem("bad record", message)
@@ -77,29 +77,31 @@ class YouTubeVis(VideoReader):
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """Returns a video, or a clip sampled with rng."""
         record = self._file.content["videos"][index]
-        video = files.record_id(record, "id", f"{self._file.path} videos#{index}")
+        video = files.id_field(record, "id", f"{self._file.path} videos#{index}")
         self._videos[video]  # reports duplicates
         where = f"{self._file.path} video {video}"
-        size = files.image_size(record, where)
-        names = files.text_list(record, "file_names", where)
-        limits.check("frames", len(names), where, "frames")
+        size = files.declared_image_size(record, where)
+        names = files.text_list_field(record, "file_names", where)
+        limits.check_limit("frames", len(names), where, "frames")
         if not names:
             raise UserError(f"{where}: lists no frames; correct or remove it")
-        times = self._frame_indices(video, len(names), rng)
+        times = self._sample_frame_indices(video, len(names), rng)
         frames = np.stack([files.read_image(files.join_inside(self._root, names[t], where), size) for t in times])
-        return Example(f"{self._file.path.name}#{video}", frames, (self._prompt(video, times, len(names), size),))
+        return Example(f"{self._file.path.name}#{video}", frames, (self._build_prompt(video, times, len(names), size),))
 
-    def _frame_indices(self, video: int | str, length: int, rng: np.random.Generator) -> np.ndarray:
-        tracks = [self._segmentations(k) for k in self._tracks[video]]
+    def _sample_frame_indices(self, video: int | str, length: int, rng: np.random.Generator) -> np.ndarray:
+        """Samples frame indices; the key frame shows an object if the video has one."""
+        tracks = [self._segmentation_list(k) for k in self._tracks[video]]
         if not tracks:
-            return self._sampling.frame_indices(length, rng)
+            return self._sampling.sample_frame_indices(length, rng)
         shows = lambda t: any(any(track[t : t + 1]) for track in tracks)
-        return self._sampling.frame_indices_showing(length, rng, shows)
+        return self._sampling.sample_frame_indices_showing(length, rng, shows)
 
-    def _segmentations(self, k: int) -> list:
+    def _segmentation_list(self, k: int) -> list:
+        """Returns the run-length encoding (or None) of annotation k for each frame."""
         return files.list_field(self._file.content["annotations"][k], "segmentations", f"{self._file.path} annotations#{k}")
 
-    def _prompt(self, video: int | str, times: np.ndarray, length: int, size: tuple[int, int]) -> Prompt:
+    def _build_prompt(self, video: int | str, times: np.ndarray, length: int, size: tuple[int, int]) -> Prompt:
         things = (True,) * len(self._classes)
         if not self._has_masks:
             return Prompt(task="panoptic", classes=self.classes, things=things, key=str(video))
@@ -108,14 +110,14 @@ class YouTubeVis(VideoReader):
         for k in self._tracks[video]:
             where = f"{self._file.path} annotations#{k}"
             annotation = self._file.content["annotations"][k]
-            category = files.integer(annotation, "category_id", where)
+            category = files.integer_field(annotation, "category_id", where)
             if category not in class_index:
                 report_problem(
                     "bad record", f"{where}: category_id {category} is not among the categories of the file; correct it"
                 )
                 continue
-            track = self._track(self._segmentations(k), times, length, size, where)
-            if files.flag(annotation, "iscrowd", where, False):
+            track = self._decode_track(self._segmentation_list(k), times, length, size, where)
+            if files.flag_field(annotation, "iscrowd", where, False):
                 crowds.append(track)
                 crowd_labels.append(class_index[category])
             elif track.any() or self._sampling.frames is None:
@@ -134,7 +136,7 @@ class YouTubeVis(VideoReader):
         )
 
     @staticmethod
-    def _track(segmentations: list, times: np.ndarray, length: int, size: tuple[int, int], where: str) -> np.ndarray:
+    def _decode_track(segmentations: list, times: np.ndarray, length: int, size: tuple[int, int], where: str) -> np.ndarray:
         """Returns the mask of one object, bool [T, H, W]; frames with null are empty."""
         if len(segmentations) != length:
             message = f"{where}: has {len(segmentations)} segmentations, its video {length} frames; write the annotation again"
@@ -143,7 +145,7 @@ class YouTubeVis(VideoReader):
         track = np.zeros((len(times), *size), bool)
         for k, t in enumerate(times):
             if segmentations[t]:
-                track[k] = masks.decode(segmentations[t], *size, f"{where}, frame {t}", polygons="coco")
+                track[k] = masks.decode_segmentation(segmentations[t], *size, f"{where}, frame {t}", polygons="coco")
             else:
-                budget.charge(1, size, f"{where}, frame {t}")
+                budget.charge_masks(1, size, f"{where}, frame {t}")
         return track

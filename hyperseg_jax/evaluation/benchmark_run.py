@@ -23,7 +23,7 @@ from hyperseg_jax.evaluation.submissions import Row, check_question, is_valid_ro
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import paths, strict_json
-from hyperseg_jax.untrusted.bad_file import BadFile, reason, without_panics
+from hyperseg_jax.untrusted.bad_file import BadFile, converting_exceptions, failure_reason
 from hyperseg_jax.untrusted.printing import escaped
 
 MAX_BYTES, MAX_PARTS = 2**30, 50_000_000
@@ -103,7 +103,7 @@ def run(
             saved = _read(state_file, settings, new(), benchmark)
         except (BadFile, OSError) as error:
             aside = paths.rename_damaged(state_file).name
-            log(f"{state_file}: is not a partial evaluation ({reason(error)}); renamed to {aside}, starting again")
+            log(f"{state_file}: is not a partial evaluation ({failure_reason(error)}); renamed to {aside}, starting again")
     if resumed := hosts.exchange_long(f"{task.name} so far", saved)[0]:
         state = json.loads(resumed)
         total.merge(state)
@@ -126,7 +126,7 @@ def run(
             try:
                 _count(new_results, benchmark, index, protocol)
             except BaseException as error:
-                _raise_unreadable(task.name, index, record_errors.reason(error))
+                _raise_unreadable(task.name, index, record_errors.error_message(error))
         progress(done, count)
         if number % save_every == 0 or done == count:
             states = hosts.exchange_long(f"{task.name} to {done}", json.dumps(new_results.state()))
@@ -148,9 +148,9 @@ def run(
 def _read(state_file: pathlib.Path, settings: dict[str, Any], new: PartialResults, benchmark: Benchmark) -> str:
     """Returns the validated state of a file as JSON text. Raises BadFile if it is invalid, UserError if another evaluation
     wrote it."""
-    with without_panics("it has other fields"):
+    with converting_exceptions("it has other fields"):
         state = strict_json.parse_any(
-            strict_json.contents(paths.check_link(state_file), MAX_BYTES), "its content", finite=False, parts=MAX_PARTS
+            strict_json.read_bytes(paths.check_link(state_file), MAX_BYTES), "its content", finite=False, parts=MAX_PARTS
         )
         for key, value in settings.items():
             if (other := state["asked"].get(key)) != value:

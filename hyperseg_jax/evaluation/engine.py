@@ -245,7 +245,7 @@ class _ExampleBatch:
             try:
                 self.protocols[n] = protocol(read)
             except BaseException as error:
-                reason = record_errors.reason(error)
+                reason = record_errors.error_message(error)
         if reason:
             self._drop(n, reason)
 
@@ -272,7 +272,7 @@ class _ExampleBatch:
         try:
             return common_shape(protocol.measure(k, self.processor.bucket) for k in range(protocol.prompts))
         except BaseException as error:
-            self._drop(n, record_errors.reason(error))
+            self._drop(n, record_errors.error_message(error))
             return None
 
     def request(self, step: int, prompt: int) -> Request:
@@ -283,7 +283,7 @@ class _ExampleBatch:
                 k = min(prompt, protocol.prompts - 1)
                 queries[n] = protocol.query(min(step, protocol.steps - 1), k, self._prepare)
             except BaseException as error:
-                failed[n] = record_errors.reason(error)
+                failed[n] = record_errors.error_message(error)
         for n, reason in failed.items():
             self._drop(n, reason)
         filler = next(iter(queries.values()), None)
@@ -343,6 +343,6 @@ def _first_protocol(
             first.query(0, 0, functools.partial(processor, train=False))
             return first
         except BaseException as error:
-            failure = record_errors.reason(error)  # raises again what is not an error of a record
+            failure = record_errors.error_message(error)  # raises again what is not an error of a record
             reason = failure if k == 0 else reason
     raise UserError(f"{name}: none of its {len(examples)} validation records can be read; the first: {reason}")

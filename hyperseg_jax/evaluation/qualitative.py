@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.datasets.masks import decode
+from hyperseg_jax.datasets.masks import decode_segmentation
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.results.drawing import compare, contact_sheet, describe, save_image
 from hyperseg_jax.structs import Example, Prediction
@@ -76,7 +76,7 @@ def _best_and_worst(rows: list[Any]) -> list[Any]:
 def _tile(row: Mapping[str, Any], example: Example) -> np.ndarray:
     prompt, frame = example.prompts[row["prompt"]], example.frames[0]
     with budget.record_budget():
-        masks = [decode(mask, frame.shape[0], frame.shape[1], example.name) for mask in row["masks"]]
+        masks = [decode_segmentation(mask, frame.shape[0], frame.shape[1], example.name) for mask in row["masks"]]
     answer = f" -> {row['text']}" if row["text"] else ""
     text = f"{row['value']:.3f}  {example.name}  {describe(prompt)}{answer}"
     return compare(frame, prompt, masks, text, longest=TILE, height=44)

@@ -29,7 +29,7 @@ def prompt_kind(records: Sequence[Any]) -> str:
         try:
             return str(records[k].prompts[0].task)
         except BaseException as error:
-            record_errors.reason(error)  # raises again what is not an error of a record
+            record_errors.error_message(error)  # raises again what is not an error of a record
     return ""
 
 

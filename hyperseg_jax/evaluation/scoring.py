@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax import metrics
-from hyperseg_jax.datasets.record_errors import reason
+from hyperseg_jax.datasets.record_errors import error_message
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.clicks import CorrectiveClicks, SimulatedClicks
 from hyperseg_jax.evaluation.protocols import EvalProtocol, JointExpressions, SemiSupervisedVOS
@@ -266,7 +266,7 @@ class Scorer:
             why = " ".join(str(error).split())
             raise UserError(one_line(f"{name}: cannot be scored ({why}); correct or remove the record")) from error
         except BaseException as error:
-            raise UserError(f"{one_line(name)}: {reason(error)}") from error
+            raise UserError(f"{one_line(name)}: {error_message(error)}") from error
         return value
 
     def _merge_into(self, name: str, accumulator: Any) -> None:

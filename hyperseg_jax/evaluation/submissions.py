@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.datasets.masks import decode
+from hyperseg_jax.datasets.masks import decode_segmentation
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.scoring import parse_number, parse_options
 from hyperseg_jax.metrics.multiple_choice import choose
@@ -80,7 +80,7 @@ def is_valid_row(row: Any) -> bool:
 def _masks(row: Row, frame: int) -> np.ndarray:
     """Returns the masks of a frame, bool [N, H, W]."""
     height, width = row["height"], row["width"]
-    masks = [decode(mask, height, width, row["key"]) for mask in row["masks"][frame]]
+    masks = [decode_segmentation(mask, height, width, row["key"]) for mask in row["masks"][frame]]
     return np.array(masks, bool).reshape(-1, height, width)
 
 

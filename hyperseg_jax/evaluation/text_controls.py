@@ -11,7 +11,7 @@ from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.evaluation.validation import Evaluation, evaluate
 from hyperseg_jax.metrics.baselines import shuffled_order, text_blind_scores
 from hyperseg_jax.structs import Example
-from hyperseg_jax.toy.text_controls import objects_and_targets
+from hyperseg_jax.toy.text_controls import read_objects_and_targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ def referring_with_controls(
     if "ciou" not in evaluation.scores["controls"]:
         raise UserError(f"task {task.name}: none of the requested records can be read, so there is no score; fix them")
     shuffled = evaluate(engine, tasks, limit=limit, tiles=0, change=lambda _, examples: shuffle(examples))
-    images = objects_and_targets(
+    images = read_objects_and_targets(
         *task.controls, limit=limit, on_unreadable=lambda k, reason: unread.append(f"image {k}: {reason}")
     )
     blind = text_blind_scores(images)["best"]

@@ -89,7 +89,7 @@ def evaluate(
                     tile = _score(scores_of_example, protocol, draw=index * share % count < share)
                     scorer.merge(scores_of_example.state())
                 except BaseException as error:
-                    add_unread(index, record_errors.reason(error))
+                    add_unread(index, record_errors.error_message(error))
                     continue
                 evaluation.tiles += tile
             if progress is not None:
@@ -142,7 +142,7 @@ def _readable(examples: Sequence[Example], count: int, add_unread: Callable[[int
         except GeneratorExit:
             raise
         except BaseException as error:
-            reason = record_errors.reason(error)
+            reason = record_errors.error_message(error)
             if hosts.is_primary():
                 add_unread(k, reason)
 
@@ -160,6 +160,6 @@ def _first_prompt(name: str, task: Task) -> Prompt:
             task.processor.bucket(example)
             return example.prompts[0]
         except BaseException as error:
-            failure = record_errors.reason(error)  # raises again what is not an error of a record
+            failure = record_errors.error_message(error)  # raises again what is not an error of a record
             reason = failure if k == 0 else reason
     raise UserError(f"data.tasks.{name}.val: none of its {len(examples)} records can be read; the first: {reason}")

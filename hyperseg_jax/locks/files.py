@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import paths, stores
-from hyperseg_jax.untrusted.bad_file import BadFile, naming
+from hyperseg_jax.untrusted.bad_file import BadFile, naming_path
 
 BYTES = 4096
 """Maximum number of bytes that are read from a lock file."""
@@ -39,7 +39,7 @@ def open_files(folder: str) -> Files:
     if stores.is_url(folder):
         return _StoreFiles(folder)
     path = pathlib.Path(folder)
-    with naming(path):
+    with naming_path(path):
         return _LocalFiles(paths.join_inside(path.parent, path.name))
 
 
@@ -107,7 +107,7 @@ class _StoreFiles:
     def __init__(self, folder: str) -> None:
         import fsspec
 
-        fs, self._folder = stores.filesystem(folder, use_listings_cache=False)
+        fs, self._folder = stores.open_filesystem(folder, use_listings_cache=False)
         self._fs: Any = fs
         pipe = getattr(fs, "_pipe_file", None) or fs.pipe_file  # asynchronous clients implement _pipe_file
         is_racy = getattr(pipe, "__func__", None) is fsspec.AbstractFileSystem.pipe_file  # checks existence, then writes

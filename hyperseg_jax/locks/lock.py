@@ -13,7 +13,7 @@ from typing import Any
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.files import Files, open_files
 from hyperseg_jax.locks.holder import Holder
-from hyperseg_jax.untrusted.bad_file import reason
+from hyperseg_jax.untrusted.bad_file import failure_reason
 
 FOLDER = ".lock"
 NUMBERS = 10**15
@@ -164,4 +164,4 @@ class Lock:
         except UserError:
             raise
         except Exception as error:  # stores raise different exceptions
-            raise UserError(f"{self.folder}: cannot be written ({reason(error)}); give another folder") from error
+            raise UserError(f"{self.folder}: cannot be written ({failure_reason(error)}); give another folder") from error

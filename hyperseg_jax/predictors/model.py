@@ -49,7 +49,7 @@ class Model:
     @classmethod
     def load(cls, name: str | os.PathLike[str]) -> Model:
         """Loads a workdir of `hyperseg train`, a model folder, or a shipped model by name ("tiny")."""
-        folder = model_folder.find(name)
+        folder = model_folder.find_model_folder(name)
         config = model_folder.read_config(folder)
         tokenizer = systems.get(config.system).tokenizer(config, folder)
         expected = model_folder.expected_params(folder, config)
@@ -189,7 +189,7 @@ def read_image(image: ImageLike) -> np.ndarray:
         return image
     if isinstance(image, Image.Image):
         try:
-            return images.rgb(image)
+            return images.to_rgb(image)
         except ValueError as error:
             raise UserError(f"cannot convert the image to RGB: {error}") from error
     return files.read_image(pathlib.Path(image))
@@ -197,7 +197,7 @@ def read_image(image: ImageLike) -> np.ndarray:
 
 def load(name: str | os.PathLike) -> Model:
     """Calls Model.load; cached until the model file changes."""
-    folder = model_folder.find(name)
+    folder = model_folder.find_model_folder(name)
     return _load(folder.absolute(), (folder / "model.safetensors").stat().st_mtime_ns)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.untrusted import paths
-from hyperseg_jax.untrusted.bad_file import naming
+from hyperseg_jax.untrusted.bad_file import naming_path
 
 MAX_IMAGE_BYTES = 2**26
 """Maximum bytes of an embedded image file."""
@@ -58,7 +58,7 @@ class Page:
     def image(self, image: np.ndarray | pathlib.Path, caption: str) -> None:
         """Embeds an image: uint8 [H, W, 3] or a PNG file."""
         if isinstance(image, pathlib.Path):
-            with naming(image):
+            with naming_path(image):
                 data = paths.read_file(paths.check_link(image), MAX_IMAGE_BYTES)
         else:
             buffer = io.BytesIO()

@@ -14,7 +14,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.sweeps.trials import Metric, Trial, available_metrics
 from hyperseg_jax.training.plots import saved_panels
 from hyperseg_jax.untrusted import strict_json
-from hyperseg_jax.untrusted.printing import cell, escaped
+from hyperseg_jax.untrusted.printing import escape_markup, escaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +62,13 @@ def varied_fields(rows: Sequence[Row]) -> list[str]:
 def results_table(rows: Sequence[Row], metric: Metric) -> Table:
     """Returns the results as a table for the terminal."""
     heads = (*varied_fields(rows), str(metric), f"best ({metric.mode})", "at step", "last step", "status")
-    result = Table(*(Column(cell(head), overflow="fold") for head in heads))
+    result = Table(*(Column(escape_markup(head), overflow="fold") for head in heads))
     for row in rows:
         best = row.best(metric)
         numbers = ("", "", "", "")
         if best:
             numbers = (f"{row.last:.4f}", f"{best[1]:.4f}", str(best[0]), str(row.scores[-1][0]))
-        result.add_row(*(cell(row.trial.values.get(field, "")) for field in varied_fields(rows)), *numbers, row.status)
+        result.add_row(*(escape_markup(row.trial.values.get(field, "")) for field in varied_fields(rows)), *numbers, row.status)
     return result
 
 
@@ -89,7 +89,7 @@ def save_results(rows: Sequence[Row], metric: Metric, out: pathlib.Path) -> None
                 "scores": row.scores,
             }
         )
-    write_text(out / "results.json", strict_json.dumps({"metric": str(metric), "mode": metric.mode, "trials": entries}))
+    write_text(out / "results.json", strict_json.dumps_finite({"metric": str(metric), "mode": metric.mode, "trials": entries}))
     if any(row.scores for row in rows):
         plot_scores(rows, metric, out / "results.png")
 

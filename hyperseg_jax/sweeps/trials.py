@@ -20,7 +20,7 @@ from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.training.observers import valid_lines
 from hyperseg_jax.untrusted import paths, strict_json
-from hyperseg_jax.untrusted.bad_file import BadFile, naming, reason
+from hyperseg_jax.untrusted.bad_file import BadFile, failure_reason, naming_path
 from hyperseg_jax.untrusted.printing import one_line
 
 DONE = ("finished", "stopped")  # trials with these statuses are not run again
@@ -103,7 +103,7 @@ class Trial:
 
     def open_log(self) -> BinaryIO:
         """Opens the log for appending. Raises UserError if the path is not a regular file."""
-        with naming(self.log):
+        with naming_path(self.log):
             return paths.append_to(self.log)
 
     def status(self) -> str:
@@ -111,12 +111,12 @@ class Trial:
         if not self.record.exists():
             return "waiting"
         try:
-            status = strict_json.parse(strict_json.contents(paths.check_link(self.record)), "its content").get("status")
+            status = strict_json.parse(strict_json.read_bytes(paths.check_link(self.record)), "its content").get("status")
             if type(status) is not str or status not in STATUSES:
                 raise BadFile("its status is missing or unknown")
         except (OSError, BadFile) as error:
             raise UserError(
-                f"{one_line(self.record)}: cannot be read as the record of a trial ({reason(error)}); "
+                f"{one_line(self.record)}: cannot be read as the record of a trial ({failure_reason(error)}); "
                 "delete it to resume the trial"
             ) from error
         return status

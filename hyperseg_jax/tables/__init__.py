@@ -5,7 +5,7 @@ table        rows of (Flax paths, PyTorch names, operator), applied both ways an
 checkpoints  public source checkpoints, parts for transformers and adapters for PEFT
 """
 
-from hyperseg_jax.tables.checkpoints import Adapters, Part, Rule, SourceCheckpoint, first_rule
+from hyperseg_jax.tables.checkpoints import Adapters, Part, Rule, SourceCheckpoint, find_first_rule
 from hyperseg_jax.tables.operators import (
     Constant,
     ConvKernel,
@@ -36,7 +36,7 @@ __all__ = [
     "Table",
     "Transpose",
     "ZeroBias",
-    "first_rule",
+    "find_first_rule",
     "flatten",
     "unflatten",
 ]

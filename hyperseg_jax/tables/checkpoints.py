@@ -12,28 +12,27 @@ from hyperseg_jax.tables.table import Table
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Names that fully match the regex `pattern` may be omitted. reason: why, for the report."""
+    """Names that fully match the regex `pattern` may be missing or unused. reason: why, for the report."""
 
     pattern: str
     reason: str
 
 
-def first_rule(rules: Iterable[Rule], name: str) -> Rule | None:
+def find_first_rule(rules: Iterable[Rule], name: str) -> Rule | None:
     """Returns the first rule that matches a name, or None."""
     return next((rule for rule in rules if re.fullmatch(rule.pattern, name)), None)
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceCheckpoint:
-    """A kind of public checkpoint that weights of a system are imported from.
+    """A kind of public checkpoint from which weights of a system are imported.
 
-    name: its common name. mark: a regex of tensor names that identifies it; a tensor of every copy matches, and no tensor of
-    a kind that is listed later. file: the argument for the command line.
-    renames: (regex, replacement) from its names to names of the weight table; the first full match is used.
-    ignored: its names that the system does not use. initialized: names of the weight table that it lacks; their parameters are
-    randomly initialized.
-    rows: {table name: count}; a larger tensor is truncated to its first rows.
-    sizes: {config field: (table name, axis)}; config fields that are set from its shapes.
+    name: its common name. mark: a regex for tensor names that identifies it: in every checkpoint of this kind a tensor matches,
+    and in kinds that are listed later none does. file: what the user gives on the command line, for messages. renames: (regex,
+    replacement) from its tensor names to names of the weight table; the first full match is used. ignored: its tensors that the
+    system does not use. initialized: names of the weight table that it does not contain; these parameters are initialized
+    randomly. rows: {table name: count}; a larger tensor is truncated to its first rows. sizes: {config field: (table name,
+    axis)}; config fields that are set from the shapes of its tensors.
     """
 
     name: str
@@ -46,11 +45,11 @@ class SourceCheckpoint:
     sizes: tuple[tuple[str, tuple[str, int]], ...] = ()
 
     def is_in(self, names: Iterable[str]) -> bool:
-        """Returns whether tensor names belong to a checkpoint of this kind."""
+        """Returns whether these tensor names are those of a checkpoint of this kind."""
         return any(re.fullmatch(self.mark, name) for name in names)
 
     def rename(self, name: str) -> str:
-        """Returns the weight table's name of a tensor."""
+        """Returns the name in the weight table of a tensor of the checkpoint."""
         for pattern, replacement in self.renames:
             if re.fullmatch(pattern, name):
                 return re.sub(pattern, replacement, name)
@@ -59,12 +58,11 @@ class SourceCheckpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A part of a system that one class of transformers implements exactly.
+    """A part of a system that equals one class of the transformers library and can be loaded with it.
 
-    prefixes: the prefixes of its flax paths ("llm/", "language_head/").
-    table(config): its weight table, with flax paths of the full system, without adapters.
-    config_json(config): the content of config.json for from_pretrained.
-    reads_text: whether the tokenizer is exported with it.
+    prefixes: the prefixes of its flax paths ("llm/", "language_head/"). table(config): its weight table, with flax paths of the
+    full system, without adapters. config_json(config): the content of config.json for from_pretrained. reads_text: whether the
+    tokenizer is exported with it.
     """
 
     prefixes: tuple[str, ...]

@@ -16,6 +16,8 @@ Arrays = tuple[np.ndarray, ...]
 
 
 class Operator(Protocol):
+    """Converts the PyTorch tensors of a row to its Flax leaves, and back without any change of a bit."""
+
     def to_flax(self, tensors: Arrays) -> Arrays: ...
 
     def to_torch(self, leaves: Arrays) -> Arrays: ...
@@ -85,10 +87,8 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True)
 class PaddedRows:
-    """A table of `rows` rows; the PyTorch table is padded with zeros to `padded` rows. name: the PyTorch name, for messages.
-
-    to_flax raises UserError if the number of rows differs or the padding is not zero.
-    """
+    """A table of `rows` rows, such as token embeddings, whose PyTorch version is padded with zeros to `padded` rows. name: the
+    PyTorch name, for messages. to_flax raises UserError if the number of rows differs or the padding is not zero."""
 
     rows: int
     padded: int
@@ -114,10 +114,8 @@ class PaddedRows:
 
 @dataclasses.dataclass(frozen=True)
 class ZeroBias:
-    """(Linear.weight [out, in], Linear.bias [out]) <-> the kernel [in, out] of a linear without bias. name: of the bias.
-
-    to_flax raises UserError if the bias is not zero; to_torch adds a zero bias.
-    """
+    """A linear layer that has a bias in PyTorch, but not in Flax: (weight [out, in], bias [out]) <-> kernel [in, out]. name:
+    the name of the bias. to_flax raises UserError if the bias is not zero; to_torch adds a zero bias."""
 
     name: str
 
@@ -137,7 +135,8 @@ class ZeroBias:
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """`count` PyTorch layers <-> one scanned layer with a leading axis. Tensors are ordered layer by layer."""
+    """The tensors of `count` PyTorch layers <-> one leaf of a scanned layer with a leading axis. The tensors are ordered layer
+    by layer. inner: the operator of one layer."""
 
     inner: Operator
     count: int

@@ -14,12 +14,13 @@ from hyperseg_jax.tables.operators import Operator, Stack
 from hyperseg_jax.untrusted.printing import listed
 
 
-def _tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:
+def _as_tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
 class Piece(NamedTuple):
-    """A part of a row: the flax leaves at `indices` of their leading axes, and the corresponding PyTorch names."""
+    """A part of a row that is converted on its own: the flax leaves at `indices` of their leading (layer) axes, and the
+    corresponding PyTorch names."""
 
     paths: tuple[str, ...]
     indices: tuple[int, ...]
@@ -29,15 +30,16 @@ class Piece(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, init=False)
 class Row:
-    """paths: flax leaves ("mlp/up/kernel"); names: PyTorch names ("mlp.fc1.weight"); either may be one or several."""
+    """Corresponding parameters: flax leaves at `paths` ("mlp/up/kernel") and PyTorch tensors `names` ("mlp.fc1.weight"),
+    converted by the operator. paths and names: one string or several."""
 
     paths: tuple[str, ...]
     names: tuple[str, ...]
     operator: Operator
 
     def __init__(self, paths: str | tuple[str, ...], names: str | tuple[str, ...], operator: Operator) -> None:
-        object.__setattr__(self, "paths", _tuple(paths))
-        object.__setattr__(self, "names", _tuple(names))
+        object.__setattr__(self, "paths", _as_tuple(paths))
+        object.__setattr__(self, "names", _as_tuple(names))
         object.__setattr__(self, "operator", operator)
 
     def pieces(self) -> Iterator[Piece]:
@@ -84,11 +86,13 @@ class Table:
         return Table(row for table in tables for row in table)
 
     def with_prefix(self, path: str = "", name: str = "") -> Table:
-        """Adds prefixes, including their separators ("swin/", "model.vision_tower_mask.")."""
+        """Returns the table with prefixes of all flax paths and PyTorch names; they include the separator ("swin/",
+        "model.vision_tower_mask.")."""
         return Table(Row(tuple(path + p for p in r.paths), tuple(name + n for n in r.names), r.operator) for r in self.rows)
 
     def stacked(self, count: int, start: int = 0, step: int = 1) -> Table:
-        """Turns the table of a layer with "{i}" in PyTorch names into a scanned stack; i = start + step * k, k < count."""
+        """Converts the table of one layer, with "{i}" in its PyTorch names, to the table of `count` layers scanned as one. i =
+        start + step * k for layer k."""
         return Table(
             Row(
                 r.paths,
@@ -119,12 +123,12 @@ class Table:
         for row in self.rows:
             absent_names = [name for name in row.names if name not in tensors]
             if absent_names:
-                if any(not _matches(path, optional) for path in row.paths):
+                if any(not _matches_any(path, optional) for path in row.paths):
                     missing += absent_names
                 continue
             used |= set(row.names)
             flat.update(zip(row.paths, row.operator.to_flax(tuple(np.asarray(tensors[n]) for n in row.names)), strict=True))
-        unused = [name for name in tensors if name not in known and not _matches(name, ignore)]
+        unused = [name for name in tensors if name not in known and not _matches_any(name, ignore)]
         problems = [f"missing in the source: {name}" for name in missing]
         problems += [f"unexpected in the source: {name}" for name in unused]
         if expected is not None:
@@ -132,7 +136,7 @@ class Table:
             problems += [
                 f"not filled by the table: {path}"
                 for path in expected_leaves
-                if path not in flat and not _matches(path, optional) and not any(path in row.paths for row in self.rows)
+                if path not in flat and not _matches_any(path, optional) and not any(path in row.paths for row in self.rows)
             ]
             problems += [f"unknown to the model: {path}" for path in flat if path not in expected_leaves]
             problems += [
@@ -159,7 +163,7 @@ class Table:
         return tensors
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
+def _matches_any(name: str, patterns: Iterable[str]) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in patterns)
 
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as _Backend
 from hyperseg_jax.atomic import scratch_folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits, paths, strict_json, tokenizers
-from hyperseg_jax.untrusted.bad_file import BadFile, naming, without_panics
+from hyperseg_jax.untrusted.bad_file import BadFile, converting_exceptions, naming_path
 from hyperseg_jax.untrusted.printing import escaped, one_line
 
 EOS = "<|endoftext|>"  # end-of-sequence token of GPT-2 and similar tokenizers
@@ -62,12 +62,12 @@ class Tokenizer:
         """Returns the token ids of a text, without special tokens before or after it. Raises UserError if the text is longer
         than the limit `letters`, or cannot be tokenized."""
         if len(text) > limits.current().letters:  # checked here first, since class lists have hundreds of texts
-            limits.check("letters", len(text), escaped(text[:40]), "letters")
+            limits.check_limit("letters", len(text), escaped(text[:40]), "letters")
         return list(self._ids(text))
 
     def _encode(self, text: str) -> tuple[int, ...]:
         try:
-            with without_panics("cannot be tokenized"):
+            with converting_exceptions("cannot be tokenized"):
                 return tuple(self._backend.encode(text, add_special_tokens=False).ids)
         except BadFile as error:
             raise UserError(f"the text {escaped(text[:40])}: {error.why}; change the text, or use another tokenizer") from error
@@ -75,7 +75,7 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of token ids, without special tokens."""
         try:
-            with without_panics("its decoder fails"):
+            with converting_exceptions("its decoder fails"):
                 return self._backend.decode([int(k) for k in ids], skip_special_tokens=True)
         except BadFile as error:
             raise UserError(f"the tokenizer: {error.why}; use another one") from error
@@ -97,9 +97,9 @@ class Tokenizer:
         file = path / "tokenizer.json" if path.is_dir() else path
         if not file.is_file() and not cls.is_in(path):
             raise UserError(f"{file}: no such file; give a tokenizer.json or a folder that contains one")
-        with naming(path):
+        with naming_path(path):
             for name in (*JSON_FILES, "merges.txt") if path.is_dir() else ():
-                paths.model_file(path, name)
+                paths.model_file_path(path, name)
         # A tokenizer.json without tokenizer_config.json is complete; transformers takes seconds to import.
         is_complete = file.is_file() and not (file.parent / "tokenizer_config.json").is_file()
         if is_complete or not path.is_dir():
@@ -149,11 +149,11 @@ def _from_text(text: str, where: str, eos: str) -> Tokenizer:
 
 def _from_file(file: pathlib.Path) -> _Backend:
     """Loads a tokenizer.json."""
-    with naming(file):
-        content = tokenizers.validate(strict_json.parse(strict_json.contents(file, LARGEST), "its content"))
-        with without_panics("is not a tokenizer"):
+    with naming_path(file):
+        content = tokenizers.validate_tokenizer(strict_json.parse(strict_json.read_bytes(file, LARGEST), "its content"))
+        with converting_exceptions("is not a tokenizer"):
             backend = _Backend.from_str(json.dumps(content, ensure_ascii=False))
-        _check_ids(backend, tokenizers.token_ids(content))
+        _check_ids(backend, tokenizers.collect_token_ids(content))
     return backend
 
 
@@ -188,13 +188,13 @@ def _from_folder(folder: pathlib.Path) -> _Backend:
     # PreTrainedTokenizerFast loads tokenizer.json unchanged; other classes would rebuild the tokenizer from its vocabulary.
     parsed["tokenizer_config.json"] = config | {"tokenizer_class": "PreTrainedTokenizerFast" if is_fast else "GPT2Tokenizer"}
     parsed["special_tokens_map.json"] = specials
-    with naming(folder), scratch_folder() as copy:
-        with without_panics("is not a tokenizer"):
+    with naming_path(folder), scratch_folder() as copy:
+        with converting_exceptions("is not a tokenizer"):
             for name, content in parsed.items():
                 (copy / name).write_text(json.dumps(content), encoding="utf-8")
             if not is_fast:
-                with naming(folder / "merges.txt"):
-                    merges = strict_json.contents(folder / "merges.txt", LARGEST)
+                with naming_path(folder / "merges.txt"):
+                    merges = strict_json.read_bytes(folder / "merges.txt", LARGEST)
                     tokenizers.check_merges(tokenizers.parse_merges(merges.decode(errors="replace")), parsed["vocab.json"])
                     (copy / "merges.txt").write_bytes(merges)
             options = {"local_files_only": True, "trust_remote_code": False}
@@ -207,17 +207,17 @@ def _from_folder(folder: pathlib.Path) -> _Backend:
         for token, number in table.items():
             if backend.token_to_id(token) != number:
                 raise BadFile(f"gives {escaped(token)} the id {number}, which is not the next free id", tokenizers.PUBLISHED)
-        tokenizers.check_dense(backend.get_vocab(with_added_tokens=True))
+        tokenizers.check_dense_ids(backend.get_vocab(with_added_tokens=True))
     return backend
 
 
 def _parsed(file: pathlib.Path) -> dict[str, Any]:
     """Reads and validates a JSON file of a tokenizer."""
-    with naming(file):
-        content = strict_json.parse(strict_json.contents(file, LARGEST), "its content")
+    with naming_path(file):
+        content = strict_json.parse(strict_json.read_bytes(file, LARGEST), "its content")
         match file.name:
             case "tokenizer.json":
-                return tokenizers.validate(content)
+                return tokenizers.validate_tokenizer(content)
             case "vocab.json" | "added_tokens.json":
                 return dict(tokenizers.validate_vocabulary(content, "its content"))
         tokenizers.check_settings({name: value for name, value in content.items() if name in CONFIG_FIELDS})

@@ -24,6 +24,6 @@ from hyperseg_jax.toy.readers import open_reader
 from hyperseg_jax.toy.toy_images import World
 from hyperseg_jax.toy.video_layouts import write_video_layouts
 from hyperseg_jax.toy.vocabulary import VERSION
-from hyperseg_jax.toy.writer import read_world, write
+from hyperseg_jax.toy.writer import read_world, write_world
 
-__all__ = ["VERSION", "World", "open_reader", "read_world", "write", "write_video_layouts"]
+__all__ = ["VERSION", "World", "open_reader", "read_world", "write_video_layouts", "write_world"]

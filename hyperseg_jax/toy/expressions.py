@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from hyperseg_jax.toy.scenes import Kinds, Scene, Thing, pick
-from hyperseg_jax.toy.vocabulary import plural
+from hyperseg_jax.toy.scenes import Kinds, Scene, Thing, pick_one
+from hyperseg_jax.toy.vocabulary import pluralize
 
 DECK = ("attribute",) * 40 + ("relation",) * 38 + ("plural",) * 11 + ("absent",) * 11
 """Groups are drawn from this shuffled deck before the scene is sampled, so hard groups are not underrepresented, and each
@@ -39,7 +39,7 @@ class Expression:
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """A noun phrase; None for attributes that are not mentioned."""
+    """The words of a noun phrase; None for attributes that the phrase does not mention."""
 
     size: str | None = None
     color: str | None = None
@@ -50,7 +50,8 @@ class Words:
         """The mentioned attributes of size (z), colour (c) and shape (s): "cs", "zs", ..."""
         return "".join(k for k, word in zip("zcs", (self.size, self.color, self.shape), strict=True) if word)
 
-    def fit(self, thing: Thing) -> bool:
+    def describes(self, thing: Thing) -> bool:
+        """Returns whether the phrase is true for an object."""
         return all(
             word in (None, value)
             for word, value in ((self.size, thing.size), (self.color, thing.color), (self.shape, thing.shape))
@@ -59,7 +60,7 @@ class Words:
     def phrase(self, many: bool = False) -> str:
         """Returns the phrase as text: 'small red ring', 'blue shapes'."""
         noun = self.shape or "shape"
-        return " ".join(word for word in (self.size, self.color, plural(noun) if many else noun) if word)
+        return " ".join(word for word in (self.size, self.color, pluralize(noun) if many else noun) if word)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +72,14 @@ class Candidate:
     form: str
 
 
-def candidate(text: str, targets: tuple[int, ...], group: str, words: Words, form: str) -> Candidate:
+def build_candidate(text: str, targets: tuple[int, ...], group: str, words: Words, form: str) -> Candidate:
     """Builds a Candidate from the fields of its expression."""
     return Candidate(Expression(text, targets, group), words, form)
 
 
-def matching(words: Words, things: Sequence[Thing]) -> list[int]:
+def find_matching(words: Words, things: Sequence[Thing]) -> list[int]:
     """Returns the indices of the objects that match the words."""
-    return [k for k, thing in enumerate(things) if words.fit(thing)]
+    return [k for k, thing in enumerate(things) if words.describes(thing)]
 
 
 def phrases_for(thing: Thing) -> list[Words]:
@@ -89,32 +90,34 @@ def phrases_for(thing: Thing) -> list[Words]:
     ]
 
 
-def lookalikes(targets: Sequence[int], things: Sequence[Thing]) -> int:
+def count_lookalikes(targets: Sequence[int], things: Sequence[Thing]) -> int:
     """Returns the number of other objects that share colour or shape with one of the targets."""
     return sum(any(thing.resembles(things[t]) for t in targets) for k, thing in enumerate(things) if k not in targets)
 
 
 def _has_lookalikes(targets: Sequence[int], things: Sequence[Thing]) -> bool:
-    return lookalikes(targets, things) >= LOOKALIKES
+    """Returns whether an expression for these targets is hard enough: at least LOOKALIKES other objects resemble one of
+    them."""
+    return count_lookalikes(targets, things) >= LOOKALIKES
 
 
-def attributes(things: Sequence[Thing]) -> Iterator[Candidate]:
-    """Yields 'the red ring', 'the small star': phrases that match exactly one object."""
+def attribute_candidates(things: Sequence[Thing]) -> Iterator[Candidate]:
+    """Yields expressions by attributes that match exactly one object: 'the red ring', 'the small star'."""
     for k, thing in enumerate(things):
         if not _has_lookalikes([k], things):
             continue
         for words in phrases_for(thing):
-            if words.kind not in ("", "z") and matching(words, things) == [k]:
-                yield candidate(f"the {words.phrase()}", (k,), "attribute", words, words.kind)
+            if words.kind not in ("", "z") and find_matching(words, things) == [k]:
+                yield build_candidate(f"the {words.phrase()}", (k,), "attribute", words, words.kind)
 
 
-def _plurals(things: Sequence[Thing]) -> Iterator[Candidate]:
+def _plural_candidates(things: Sequence[Thing]) -> Iterator[Candidate]:
     """Yields 'all circles', 'the blue shapes'."""
     for words in dict.fromkeys(words for thing in things for words in phrases_for(thing)):
-        targets = matching(words, things)
+        targets = find_matching(words, things)
         if words.kind not in ("", "z") and len(targets) >= 2 and _has_lookalikes(targets, things):
             for opening in ("all", "the"):
-                yield candidate(f"{opening} {words.phrase(many=True)}", tuple(targets), "plural", words, words.kind)
+                yield build_candidate(f"{opening} {words.phrase(many=True)}", tuple(targets), "plural", words, words.kind)
 
 
 def _offset(thing: Thing, other: Thing, direction: tuple[int, int]) -> tuple[float, float]:
@@ -123,19 +126,19 @@ def _offset(thing: Thing, other: Thing, direction: tuple[int, int]) -> tuple[flo
     return dx * direction[0] + dy * direction[1], abs(dx * direction[1]) + abs(dy * direction[0])
 
 
-def _relations(things: Sequence[Thing]) -> Iterator[Candidate]:
+def _relation_candidates(things: Sequence[Thing]) -> Iterator[Candidate]:
     """Yields 'the ring left of the red square' if it holds clearly for one of several rings."""
     references = [
         (k, words)
         for k, thing in enumerate(things)
         for words in phrases_for(thing)
-        if words.kind in ("s", "c", "cs") and matching(words, things) == [k]
+        if words.kind in ("s", "c", "cs") and find_matching(words, things) == [k]
     ]
     for k, thing in enumerate(things):
         if not _has_lookalikes([k], things):
             continue
         for words in phrases_for(thing):
-            distractors = [r for r in matching(words, things) if r != k]
+            distractors = [r for r in find_matching(words, things) if r != k]
             if not distractors or words.size:
                 continue
             for (reference, reference_words), (name, direction) in itertools.product(references, _DIRECTIONS.items()):
@@ -148,46 +151,45 @@ def _relations(things: Sequence[Thing]) -> Iterator[Candidate]:
                 )
                 if along > RELATION_GAP and along >= across and distractors_violate and distractors != [reference]:
                     text = f"the {words.phrase()} {name} the {reference_words.phrase()}"
-                    yield candidate(text, (k,), "relation", words, name)
+                    yield build_candidate(text, (k,), "relation", words, name)
 
 
-def _extremes(things: Sequence[Thing]) -> Iterator[Candidate]:
+def _extreme_candidates(things: Sequence[Thing]) -> Iterator[Candidate]:
     """Yields 'the leftmost star', 'the largest blue shape'."""
     for k, thing in enumerate(things):
         if not _has_lookalikes([k], things):
             continue
         for words in phrases_for(thing):
-            distractors = [things[r] for r in matching(words, things) if r != k]
+            distractors = [things[r] for r in find_matching(words, things) if r != k]
             if not distractors or words.size:
                 continue
             for name, direction in _EXTREMES.items():
                 if all(_offset(thing, distractor, direction)[0] > RELATION_GAP for distractor in distractors):
-                    yield candidate(f"the {name} {words.phrase()}", (k,), "relation", words, name)
+                    yield build_candidate(f"the {name} {words.phrase()}", (k,), "relation", words, name)
             if all(distractor.size != thing.size for distractor in distractors):
                 name = "largest" if thing.size == "large" else "smallest"
-                yield candidate(f"the {name} {words.phrase()}", (k,), "relation", words, name)
+                yield build_candidate(f"the {name} {words.phrase()}", (k,), "relation", words, name)
 
 
 def absent_phrases(things: Sequence[Thing], kinds: Kinds) -> Iterator[Candidate]:
-    """Yields phrases without match, for which objects have the colour and the shape separately, or all but the size."""
+    """Yields expressions that match no object, although some objects have the colour and others the shape, or everything but
+    the size."""
     colors = sorted({thing.color for thing in things})
     shapes = sorted({thing.shape for thing in things})
     for color, shape in itertools.product(colors, shapes):
-        if (color, shape) in kinds.allowed and not matching(Words(None, color, shape), things):
+        if (color, shape) in kinds.allowed and not find_matching(Words(None, color, shape), things):
             for size in (None, None, "small", "large"):
                 words = Words(size, color, shape)
-                yield candidate(f"the {words.phrase()}", (), "absent", words, words.kind)
+                yield build_candidate(f"the {words.phrase()}", (), "absent", words, words.kind)
     for thing in things:
         for words in (Words(size, color, thing.shape) for size in ("small", "large") for color in (None, thing.color)):
-            if not matching(words, things):
-                yield candidate(f"the {words.phrase()}", (), "absent", words, words.kind)
+            if not find_matching(words, things):
+                yield build_candidate(f"the {words.phrase()}", (), "absent", words, words.kind)
 
 
-def in_focus(candidate: Candidate, things: Sequence[Thing], kinds: Kinds) -> bool:
-    """Returns whether an expression tests the focus of its split.
-
-    A held-out word must be mentioned, otherwise a model could answer without knowing it; of unseen pairs, both words are known.
-    """
+def tests_focus(candidate: Candidate, things: Sequence[Thing], kinds: Kinds) -> bool:
+    """Returns whether an expression tests the focus of its split. A held-out word must be mentioned, otherwise a model could
+    answer without knowing it. For unseen pairs of known words, colour and shape must be mentioned."""
     if not kinds.focus:
         return True
     words = candidate.words
@@ -205,27 +207,27 @@ def write_expressions(scene: Scene, groups: Sequence[str], kinds: Kinds, rng: np
     candidates: dict[str, list[Candidate]] = {}
     for group in set(groups):
         generated = {
-            "attribute": lambda: attributes(things),
-            "relation": lambda: itertools.chain(_relations(things), _extremes(things)),
-            "plural": lambda: _plurals(things),
+            "attribute": lambda: attribute_candidates(things),
+            "relation": lambda: itertools.chain(_relation_candidates(things), _extreme_candidates(things)),
+            "plural": lambda: _plural_candidates(things),
             "absent": lambda: absent_phrases(things, kinds),
         }[group]()
-        candidates[group] = [candidate for candidate in generated if in_focus(candidate, things, kinds)]
+        candidates[group] = [candidate for candidate in generated if tests_focus(candidate, things, kinds)]
     chosen: dict[str, Expression] = {}
     for group in groups:
         remaining = [candidate for candidate in candidates[group] if candidate.expression.text not in chosen]
         if not remaining:
             return None
-        expression = choose(remaining, rng)
+        expression = choose_candidate(remaining, rng)
         chosen[expression.text] = expression
     return list(chosen.values())
 
 
-def choose(candidates: list[Candidate], rng: np.random.Generator) -> Expression:
+def choose_candidate(candidates: list[Candidate], rng: np.random.Generator) -> Expression:
     """Samples a form, then an expression of this form, so that forms with many candidates do not dominate."""
     forms: dict[str, list[Expression]] = {}
     for candidate in candidates:
         forms.setdefault(candidate.form, []).append(candidate.expression)
     names = sorted(forms)
     weights = np.array([_FORM_WEIGHTS.get(name, 1) for name in names], np.float64)
-    return pick(rng, forms[names[int(rng.choice(len(names), p=weights / weights.sum()))]])
+    return pick_one(rng, forms[names[int(rng.choice(len(names), p=weights / weights.sum()))]])

@@ -21,7 +21,7 @@ def open_reader(folder: str | os.PathLike, task: str, split: str, **options: Any
     reader's class in datasets. Raises UserError if the world has no such split.
     """
     world = read_world(folder)
-    splits = [name for name in SPLITS if (world.clip_count(name) if task == "video" else world.images(name))]
+    splits = [name for name in SPLITS if (world.clip_count(name) if task == "video" else world.image_count(name))]
     if split not in splits:
         raise UserError(f"{folder}: no split {split!r} for {task}; it has {', '.join(splits) or 'none'}")
     reader, names = _reader_and_files(task, split)

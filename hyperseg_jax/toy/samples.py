@@ -34,31 +34,31 @@ def write_samples(out_dir: str | os.PathLike, *, count: int = 2, seed: int = 0) 
     if out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir()))):
         raise UserError(f"{out}: is not empty; choose a new folder")
     world = toy_images.World(seed, train=0, val=count, compositional=0, clips=0)
-    drawn = [toy_images.image(world, "val", k) for k in range(count)]
-    records = [writer.image_records(world, "val", k, image) for k, image in enumerate(drawn)]
+    drawn = [toy_images.generate_image(world, "val", k) for k in range(count)]
+    records = [writer.build_image_records(world, "val", k, image) for k, image in enumerate(drawn)]
     with atomic_folder(out) as root:
-        _coco(root, world, drawn, records)
-        _referring(root, drawn, records)
-        _reasoning(root, world)
-        _labels(root, drawn)
-        _regions(root, drawn)
-        _questions(root, drawn)
-        _own_data(root, drawn)
+        _write_coco(root, world, drawn, records)
+        _write_referring(root, drawn, records)
+        _write_reasoning(root, world)
+        _write_label_images(root, drawn)
+        _write_regions(root, drawn)
+        _write_questions(root, drawn)
+        _write_own_data(root, drawn)
         video_layouts.write_video_layouts(root, train=1, val=1, seed=seed)
     return drawn
 
 
-def _save(path: pathlib.Path, pixels: np.ndarray) -> None:
+def _save_image(path: pathlib.Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, quality=writer.JPEG_QUALITY)  # ignored for PNG
 
 
-def _dump(path: pathlib.Path, content: Any) -> None:
+def _write_json(path: pathlib.Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
 
 
-def _lines(path: pathlib.Path, records: Sequence[Any]) -> None:
+def _write_json_lines(path: pathlib.Path, records: Sequence[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
@@ -67,32 +67,38 @@ def _coco_name(split: str, k: int) -> str:
     return f"COCO_{split}_{k:012d}.jpg" if split.endswith("2014") else f"{k:012d}.jpg"
 
 
-def _instances(world: toy_images.World, drawn: list[toy_images.ToyImage], records: list[dict], split: str) -> dict[str, Any]:
+def _build_instances(
+    world: toy_images.World, drawn: list[toy_images.ToyImage], records: list[dict], split: str
+) -> dict[str, Any]:
+    """Returns the content of COCO's instances json. Every second mask is stored as polygons, the other masks as run-length
+    encodings."""
     notes = [note for record in records for note in record["instances"]]
     for note in notes:
         if note["id"] % 2:  # the others use run lengths
             visible_masks = drawn[note["image_id"]].scene.masks[note["id"] - note["image_id"] * 10 - 1]
-            note["segmentation"] = [outline.astype(float).reshape(-1).tolist() for outline in masks.outline(visible_masks)]
+            note["segmentation"] = [
+                outline.astype(float).reshape(-1).tolist() for outline in masks.trace_polygons(visible_masks)
+            ]
     return {
         "images": [record["image"] | {"file_name": _coco_name(split, k)} for k, record in enumerate(records)],
         "annotations": notes,
-        "categories": [row for row in writer.categories(world, "val") if row["isthing"]],
+        "categories": [row for row in writer.coco_categories(world, "val") if row["isthing"]],
     }
 
 
-def _coco(root: pathlib.Path, world: toy_images.World, drawn: list[toy_images.ToyImage], records: list[dict]) -> None:
+def _write_coco(root: pathlib.Path, world: toy_images.World, drawn: list[toy_images.ToyImage], records: list[dict]) -> None:
     notes = root / "coco" / "annotations"
     for split in YEARS:
         for k, image in enumerate(drawn):
-            _save(root / "coco" / split / _coco_name(split, k), image.pixels)
+            _save_image(root / "coco" / split / _coco_name(split, k), image.pixels)
     for split in YEARS[:2]:
-        _dump(notes / f"instances_{split}.json", _instances(world, drawn, records, split))
-        _dump(
+        _write_json(notes / f"instances_{split}.json", _build_instances(world, drawn, records, split))
+        _write_json(
             notes / f"panoptic_{split}.json",
             {
                 "images": [record["image"] for record in records],
                 "annotations": [record["panoptic"] for record in records],
-                "categories": writer.categories(world, "val"),
+                "categories": writer.coco_categories(world, "val"),
             },
         )
         (notes / f"panoptic_{split}").mkdir()
@@ -100,21 +106,21 @@ def _coco(root: pathlib.Path, world: toy_images.World, drawn: list[toy_images.To
             visible_masks = image.scene.masks
             segments = np.concatenate([visible_masks, ~visible_masks.any(0, keepdims=True)])
             numbers = [segment["id"] for segment in record["panoptic"]["segments_info"]]
-            writer.panoptic_png(segments, numbers).save(notes / f"panoptic_{split}" / f"{k:012d}.png")
+            writer.encode_panoptic(segments, numbers).save(notes / f"panoptic_{split}" / f"{k:012d}.png")
     for split in ("train", "val"):
-        _dump(root / "interactive" / f"coco_interactive_{split}.json", [record["interactive"] for record in records])
-    _dump(
+        _write_json(root / "interactive" / f"coco_interactive_{split}.json", [record["interactive"] for record in records])
+    _write_json(
         root / "llava" / "llava_v1_5_mix665k.json",
         [record["llava"] | {"image": f"coco/train2017/{k:012d}.jpg"} for k, record in enumerate(records)]
         + [{"id": "text", "conversations": records[0]["llava"]["conversations"]}],
     )
     for k, image in enumerate(drawn):
-        _save(root / "llava" / "images" / "coco" / "train2017" / f"{k:012d}.jpg", image.pixels)
+        _save_image(root / "llava" / "images" / "coco" / "train2017" / f"{k:012d}.jpg", image.pixels)
 
 
-def _referring(root: pathlib.Path, drawn: list[toy_images.ToyImage], records: list[dict]) -> None:
+def _write_referring(root: pathlib.Path, drawn: list[toy_images.ToyImage], records: list[dict]) -> None:
     world = toy_images.World(val=len(drawn))
-    instances = _instances(world, drawn, records, "train2014")
+    instances = _build_instances(world, drawn, records, "train2014")
     refs: dict[str, list[dict]] = {"one": [], "any": []}
     for k, image in enumerate(drawn):
         for expression in image.expressions:
@@ -136,12 +142,14 @@ def _referring(root: pathlib.Path, drawn: list[toy_images.ToyImage], records: li
         ("refcocog", "refs(umd).p", ("train", "val", "test"), 2),
     ):
         dataset = root / "refer" / folder
-        _dump(dataset / "instances.json", instances)
+        _write_json(dataset / "instances.json", instances)
         split_refs = [ref | {"split": split} for split in splits for ref in refs["one"]]
         (dataset / file).write_bytes(pickle.dumps(split_refs, protocol))
-    _dump(root / "refer" / "grefcoco" / "instances.json", instances)
+    _write_json(root / "refer" / "grefcoco" / "instances.json", instances)
     splits = ("train", "val", "testA", "testB")
-    _dump(root / "refer" / "grefcoco" / "grefs(unc).json", [ref | {"split": split} for split in splits for ref in refs["any"]])
+    _write_json(
+        root / "refer" / "grefcoco" / "grefs(unc).json", [ref | {"split": split} for split in splits for ref in refs["any"]]
+    )
     rows = [row for record in records for row in record["refcoco"]]
     rows = [
         row | {"image_info": row["image_info"] | {"file_name": _coco_name("train2014", row["image_info"]["id"])}}
@@ -149,24 +157,24 @@ def _referring(root: pathlib.Path, drawn: list[toy_images.ToyImage], records: li
     ]
     for split in (*splits, "test"):
         for name in ("refcoco", "refcoco+", "refcocog"):
-            _dump(root / "refcoco" / f"{name}_{split}.json", [{"new_img_id": k, **row} for k, row in enumerate(rows)])
+            _write_json(root / "refcoco" / f"{name}_{split}.json", [{"new_img_id": k, **row} for k, row in enumerate(rows)])
 
 
-def _reasoning(root: pathlib.Path, world: toy_images.World) -> None:
+def _write_reasoning(root: pathlib.Path, world: toy_images.World) -> None:
     explanations = []
     for split in ("train", "val", "test"):
-        scene, pixels, question = toy_images.reasoning_image(world, "val", 0)
-        _save(root / "reasonseg" / split / "0.jpg", pixels)
+        scene, pixels, question = toy_images.generate_reasoning_image(world, "val", 0)
+        _save_image(root / "reasonseg" / split / "0.jpg", pixels)
         shapes = [
             {"label": "target", "points": outline.tolist()}
             for target in question.targets
-            for outline in masks.outline(scene.masks[target])
+            for outline in masks.trace_polygons(scene.masks[target])
         ]
         shapes.append({"label": "ignore", "points": [[0, 0], [5, 0], [5, 5], [0, 5]]})
         texts = [question.text, f"{question.text} again"]
-        _dump(root / "reasonseg" / split / "0.json", {"text": texts, "is_sentence": True, "shapes": shapes})
+        _write_json(root / "reasonseg" / split / "0.json", {"text": texts, "is_sentence": True, "shapes": shapes})
         explanations = [{"image": "0.jpg", "query": question.text, "outputs": question.answer}]
-    _dump(root / "reasonseg" / "explanatory" / "train.json", explanations)
+    _write_json(root / "reasonseg" / "explanatory" / "train.json", explanations)
 
 
 def _semantic_map(image: toy_images.ToyImage, numbers: Sequence[int], background_label: int) -> np.ndarray:
@@ -186,7 +194,7 @@ def _instance_map(image: toy_images.ToyImage) -> np.ndarray:
     return owner
 
 
-def _labels(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
+def _write_label_images(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
     voc, context = root / "VOCdevkit" / "VOC2012", root / "VOCdevkit" / "VOC2010"
     names = "".join(f"2012_{k:06d}\n" for k in range(len(drawn)))
     for dataset, folder in ((voc, "Segmentation"), (context, "SegmentationContext")):
@@ -196,40 +204,40 @@ def _labels(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
     for k, image in enumerate(drawn):
         for split in ("training", "validation"):
             dataset, name = root / "ADEChallengeData2016", f"ADE_{split}_{k:08d}"
-            _save(dataset / "images" / split / f"{name}.jpg", image.pixels)
-            _save(dataset / "annotations" / split / f"{name}.png", _semantic_map(image, range(1, 151), 0))
+            _save_image(dataset / "images" / split / f"{name}.jpg", image.pixels)
+            _save_image(dataset / "annotations" / split / f"{name}.png", _semantic_map(image, range(1, 151), 0))
         for split in ("train", "val"):
             name = f"town_{k:06d}_000019"
-            _save(root / "cityscapes" / "leftImg8bit" / split / "town" / f"{name}_leftImg8bit.png", image.pixels)
+            _save_image(root / "cityscapes" / "leftImg8bit" / split / "town" / f"{name}_leftImg8bit.png", image.pixels)
             labels = _semantic_map(image, class_names.CITYSCAPES_IDS, 7)
-            _save(root / "cityscapes" / "gtFine" / split / "town" / f"{name}_gtFine_labelIds.png", labels)
+            _save_image(root / "cityscapes" / "gtFine" / split / "town" / f"{name}_gtFine_labelIds.png", labels)
         for split in YEARS[:2]:
             labels = _semantic_map(image, class_names.COCO_STUFF_IDS, 255)
-            _save(root / "coco" / "stuffthingmaps" / split / f"{k:012d}.png", labels)
+            _save_image(root / "coco" / "stuffthingmaps" / split / f"{k:012d}.png", labels)
         labels = _semantic_map(image, range(1, 21), 0)
         labels[0] = 255
         coloured = Image.fromarray(labels).convert("P")  # label ids as palette indices
         for dataset in (voc, context):
-            _save(dataset / "JPEGImages" / f"2012_{k:06d}.jpg", image.pixels)
+            _save_image(dataset / "JPEGImages" / f"2012_{k:06d}.jpg", image.pixels)
         (voc / "SegmentationClass").mkdir(exist_ok=True)
         coloured.save(voc / "SegmentationClass" / f"2012_{k:06d}.png")
-        _save(voc / "SegmentationObject" / f"2012_{k:06d}.png", _instance_map(image))
-        _save(context / "SegmentationClassContext" / f"2012_{k:06d}.png", _semantic_map(image, range(1, 60), 0))
+        _save_image(voc / "SegmentationObject" / f"2012_{k:06d}.png", _instance_map(image))
+        _save_image(context / "SegmentationClassContext" / f"2012_{k:06d}.png", _semantic_map(image, range(1, 60), 0))
 
 
-def _boxes(image: toy_images.ToyImage) -> list[list[int]]:
-    return [writer.box(mask) for mask in image.scene.masks]
+def _bounding_boxes(image: toy_images.ToyImage) -> list[list[int]]:
+    return [writer.bounding_box(mask) for mask in image.scene.masks]
 
 
-def _regions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
+def _write_regions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
     folder_path = root / "visual_genome"
     descriptions, data, annotations, images = [], [], [], []
     for k, image in enumerate(drawn):
-        _save(folder_path / ("VG_100K_2" if k % 2 else "VG_100K") / f"{k + 1}.jpg", image.pixels)
+        _save_image(folder_path / ("VG_100K_2" if k % 2 else "VG_100K") / f"{k + 1}.jpg", image.pixels)
         data.append({"image_id": k + 1, "width": SIZE, "height": SIZE, "url": "", "coco_id": None})
         regions = []
         images.append({"id": k, "file_name": f"images/v1/patch0/objects365_v1_{k:08d}.jpg", "width": SIZE, "height": SIZE})
-        for number, (thing, box) in enumerate(zip(image.scene.things, _boxes(image), strict=True)):
+        for number, (thing, box) in enumerate(zip(image.scene.things, _bounding_boxes(image), strict=True)):
             box_fields = dict(zip(("x", "y", "width", "height"), box, strict=True))
             regions.append({"region_id": 100 * k + number, "image_id": k + 1, "phrase": f"the {thing.name} ", **box_fields})
             annotations.append(
@@ -243,25 +251,25 @@ def _regions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
                 }
             )
         descriptions.append({"id": k + 1, "regions": regions})
-    _dump(folder_path / "image_data.json", data)
-    _dump(folder_path / "region_descriptions.json", descriptions)
+    _write_json(folder_path / "image_data.json", data)
+    _write_json(folder_path / "region_descriptions.json", descriptions)
     numbers = [row["image_id"] for row in data]
-    _dump(folder_path / "densecap_splits.json", {split: numbers for split in ("train", "val", "test")})
+    _write_json(folder_path / "densecap_splits.json", {split: numbers for split in ("train", "val", "test")})
     categories = [{"id": number, "name": name} for name, number in CATEGORY_IDS.items()]
     for split in ("train", "val"):
         for k, image in enumerate(drawn):
-            _save(root / "objects365" / split / "patch0" / f"objects365_v1_{k:08d}.jpg", image.pixels)
-        _dump(
+            _save_image(root / "objects365" / split / "patch0" / f"objects365_v1_{k:08d}.jpg", image.pixels)
+        _write_json(
             root / "objects365" / f"zhiyuan_objv2_{split}.json",
             {"images": images, "annotations": annotations, "categories": categories},
         )
 
 
-def _questions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
+def _write_questions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
     questions = [(k, question, answer) for k, image in enumerate(drawn) for question, answer in image.conversation]
     shapes = [[thing.shape for thing in image.scene.things] for image in drawn]
     for split in YEARS[2:]:
-        _dump(
+        _write_json(
             root / "vqav2" / f"v2_OpenEnded_mscoco_{split}_questions.json",
             {
                 "questions": [
@@ -269,7 +277,7 @@ def _questions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
                 ]
             },
         )
-        _dump(
+        _write_json(
             root / "vqav2" / f"v2_mscoco_{split}_annotations.json",
             {
                 "annotations": [
@@ -287,7 +295,7 @@ def _questions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
             },
         )
     for split in ("train_balanced", "val_balanced", "testdev_balanced"):
-        _dump(
+        _write_json(
             root / "gqa" / f"{split}_questions.json",
             {
                 f"{n:08d}": {"imageId": f"n{k}", "question": question, "answer": answer, "types": {"structural": "query"}}
@@ -295,7 +303,7 @@ def _questions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
             },
         )
     for kind in ("random", "popular", "adversarial"):
-        _lines(
+        _write_json_lines(
             root / "pope" / f"coco_pope_{kind}.json",
             [
                 {
@@ -310,7 +318,7 @@ def _questions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
     problems: dict[str, dict] = {}
     table = [["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image"]]
     for k, image in enumerate(drawn):
-        _save(root / "gqa" / "images" / f"n{k}.jpg", image.pixels)
+        _save_image(root / "gqa" / "images" / f"n{k}.jpg", image.pixels)
         jpeg = io.BytesIO()
         Image.fromarray(image.pixels).save(jpeg, "JPEG", quality=writer.JPEG_QUALITY)
         choices = [shapes[k][0], *(shape for shape in SHAPES if shape not in shapes[k])][:4]
@@ -324,14 +332,14 @@ def _questions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
                 "subject": "natural science",
                 "split": split,
             }
-            _save(root / "scienceqa" / "images" / split / f"{split}{k}" / "image.png", image.pixels)
+            _save_image(root / "scienceqa" / "images" / split / f"{split}{k}" / "image.png", image.pixels)
         options = [*choices[: 4 - 2 * (k % 2)], "", ""][:4]  # every second question has two options
         row = [str(k), '"Which shape\nis ""there""?"', "nan", *options, LETTERS[0], "shapes"]
         table += [[*row, base64.b64encode(jpeg.getvalue()).decode()], [str(10**6 + k), *row[1:], str(k)]]
     for split in ("train", "val", "test"):
         problems[f"{split}_text"] = problems[f"{split}0"] | {"image": None}
-    _dump(root / "scienceqa" / "problems.json", problems)
-    _dump(
+    _write_json(root / "scienceqa" / "problems.json", problems)
+    _write_json(
         root / "scienceqa" / "pid_splits.json",
         {split: [key for key, problem in problems.items() if problem["split"] == split] for split in ("train", "val", "test")},
     )
@@ -340,14 +348,16 @@ def _questions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
         (root / "mmbench" / f"MMBench_{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in table))
 
 
-def _own_data(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
+def _write_own_data(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
     captions = []
     for k, image in enumerate(drawn):
         name = f"{k:04d}.jpg"
         for folder in ("folder/images", "labelme", "coco_json/images"):
-            _save(root / "yours" / folder / name, image.pixels)
+            _save_image(root / "yours" / folder / name, image.pixels)
         for number, mask in enumerate(image.scene.masks):
-            _save(root / "yours" / "folder" / "masks" / f"{k:04d}_{number}.png", mask.astype(np.uint8) * (1, 255)[number % 2])
+            _save_image(
+                root / "yours" / "folder" / "masks" / f"{k:04d}_{number}.png", mask.astype(np.uint8) * (1, 255)[number % 2]
+            )
         for expression in image.expressions:
             files = [f"masks/{k:04d}_{target}.png" for target in expression.targets]
             captions.append(
@@ -363,19 +373,19 @@ def _own_data(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
         for number, (thing, mask) in enumerate(zip(image.scene.things, image.scene.masks, strict=True)):
             shapes += [
                 {"label": thing.name, "points": outline.tolist(), "shape_type": "polygon", "group_id": number}
-                for outline in masks.outline(mask)
+                for outline in masks.trace_polygons(mask)
             ]
-        _dump(
+        _write_json(
             root / "yours" / "labelme" / f"{k:04d}.json",
             {"imagePath": name, "imageHeight": SIZE, "imageWidth": SIZE, "shapes": shapes},
         )
-    _lines(root / "yours" / "folder" / "captions.jsonl", captions)
-    records = [writer.image_records(toy_images.World(), "val", k, image) for k, image in enumerate(drawn)]
-    _dump(
+    _write_json_lines(root / "yours" / "folder" / "captions.jsonl", captions)
+    records = [writer.build_image_records(toy_images.World(), "val", k, image) for k, image in enumerate(drawn)]
+    _write_json(
         root / "yours" / "coco_json" / "annotations.json",
         {
             "images": [record["image"] | {"file_name": f"{k:04d}.jpg"} for k, record in enumerate(records)],
             "annotations": [note for record in records for note in record["instances"]],
-            "categories": writer.categories(toy_images.World(), "val"),
+            "categories": writer.coco_categories(toy_images.World(), "val"),
         },
     )

@@ -75,7 +75,8 @@ class Scene:
 
 @dataclasses.dataclass(frozen=True)
 class Kinds:
-    """The coloured shapes of a split. focus: those that the split tests (empty: no preference)."""
+    """The coloured shapes, (color, shape), of a split. known: those of the training images. focus: those that the split tests
+    (empty: no preference)."""
 
     known: tuple[tuple[str, str], ...]
     focus: frozenset[tuple[str, str]] = frozenset()
@@ -90,28 +91,28 @@ COMPOSITIONAL = Kinds(KNOWN_PAIRS, UNSEEN_PAIRS)
 HELD_BACK = Kinds(KNOWN_PAIRS, HELD_BACK_PAIRS)
 
 
-def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
+def pick_one(rng: np.random.Generator, choices: Sequence[T]) -> T:
     """Returns a random element of a sequence."""
     return choices[int(rng.integers(len(choices)))]
 
 
-def _pairs(kinds: Kinds, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+def _sample_pairs(kinds: Kinds, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
     """Samples the coloured shapes of a scene from few colours and shapes, so that they resemble each other."""
-    first = pick(rng, sorted(kinds.focus) if kinds.focus else kinds.known)
+    first = pick_one(rng, sorted(kinds.focus) if kinds.focus else kinds.known)
     pool = sorted(kinds.allowed)
     colors, shapes = {first[0]}, {first[1]}
     while len(colors) < 2 + (count > 4) * int(rng.integers(2)):
-        colors.add(pick(rng, pool)[0])
+        colors.add(pick_one(rng, pool)[0])
     while len(shapes) < 2 + (count > 3) * int(rng.integers(2)):
-        shapes.add(pick(rng, pool)[1])
+        shapes.add(pick_one(rng, pool)[1])
     candidates = [pair for pair in pool if pair[0] in colors and pair[1] in shapes]
-    return [first] + [pick(rng, candidates) for _ in range(count - 1)]
+    return [first] + [pick_one(rng, candidates) for _ in range(count - 1)]
 
 
 def place_objects(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> list[Thing] | None:
     """Places `count` objects at free positions; returns None if the image gets too crowded."""
     things: list[Thing] = []
-    pairs = _pairs(kinds, count, rng)
+    pairs = _sample_pairs(kinds, count, rng)
     for color, shape in (pairs[k] for k in rng.permutation(count)):
         crowded = sum(thing.size == "large" for thing in things) >= 3
         size = "small" if crowded or rng.random() < 0.5 else "large"
@@ -133,20 +134,20 @@ def place_objects(kinds: Kinds, count: int, level: str, rng: np.random.Generator
 
 def build_scene(things: list[Thing], background: str) -> Scene:
     """Builds a Scene from objects and a background."""
-    coverages = [drawing.coverage(thing.shape, thing.x, thing.y, thing.diameter, thing.angle) for thing in things]
+    coverages = [drawing.pixel_coverage(thing.shape, thing.x, thing.y, thing.diameter, thing.angle) for thing in things]
     return Scene(background, tuple(things), np.stack(coverages))
 
 
-def sample(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> Scene | None:
+def sample_scene(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> Scene | None:
     """Samples a scene of `count` sufficiently visible objects; None if the draw is rejected."""
     things = place_objects(kinds, count, level, rng)
     if things is None:
         return None
-    scene = build_scene(things, pick(rng, list(BACKGROUNDS)))
+    scene = build_scene(things, pick_one(rng, list(BACKGROUNDS)))
     return scene if scene.visible.min() >= MIN_VISIBLE[level] else None
 
 
-def render(scene: Scene, level: str, rng: np.random.Generator) -> np.ndarray:
+def render_scene(scene: Scene, level: str, rng: np.random.Generator) -> np.ndarray:
     """Renders a scene, uint8 [SIZE, SIZE, 3]."""
     canvas = drawing.paint_background(scene.background, level, rng)
     for thing, covered in zip(scene.things, scene.coverages, strict=True):

@@ -13,7 +13,7 @@ from hyperseg_jax.structs import Example
 from hyperseg_jax.toy.readers import open_reader
 
 
-def objects_and_targets(
+def read_objects_and_targets(
     folder: str | os.PathLike,
     split: str,
     *,
@@ -30,14 +30,16 @@ def objects_and_targets(
         )
     for k in range(min(len(images), limit or len(images))):
         try:
-            yield _objects_and_targets(images[k], referring[k])
+            yield _extract_objects_and_targets(images[k], referring[k])
         except GeneratorExit:
             raise
         except BaseException as error:
-            on_unreadable(k, record_errors.reason(error))
+            on_unreadable(k, record_errors.error_message(error))
 
 
-def _objects_and_targets(panoptic: Example, referring_example: Example) -> tuple[np.ndarray, list[np.ndarray]]:
+def _extract_objects_and_targets(panoptic: Example, referring_example: Example) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Returns the object masks and the targets of one image, from its records with segments and with expressions. Raises
+    UserError if there is no object or the images differ."""
     (segments,) = panoptic.prompts
     things = [segments.things[label] for label in segments.labels]
     if segments.masks is None or not any(things):

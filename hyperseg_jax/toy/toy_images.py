@@ -52,11 +52,11 @@ class World:
         if not 1 <= self.expressions <= 10:
             raise UserError(f"expressions={self.expressions} is out of range; pass a number from 1 to 10")
 
-    def images(self, split: str) -> int:
+    def image_count(self, split: str) -> int:
         return {"train": self.train, "val": self.val, "compositional": self.compositional}[split]
 
-    def reasoning_images(self, split: str) -> int:
-        return -(-self.images(split) // 4)
+    def reasoning_image_count(self, split: str) -> int:
+        return -(-self.image_count(split) // 4)
 
     def clip_count(self, split: str) -> int:
         return {"train": self.clips, "val": -(-self.clips // 5), "compositional": 0}[split]
@@ -80,8 +80,9 @@ class ToyImage:
     conversation: list[tuple[str, str]]
 
 
-def _expression_groups(world: World, split: str, index: int) -> list[str]:
-    """Returns the groups of an image's expressions, drawn from consecutive shuffled decks of the split."""
+def _draw_expression_groups(world: World, split: str, index: int) -> list[str]:
+    """Returns the groups of an image's expressions. All groups of a split are equally frequent: they are drawn in turn from
+    shuffled decks."""
     groups = []
     for card in range(index * world.expressions, (index + 1) * world.expressions):
         deck, position = divmod(card, len(expressions.DECK))
@@ -89,42 +90,44 @@ def _expression_groups(world: World, split: str, index: int) -> list[str]:
     return groups
 
 
-def image(world: World, split: str, index: int) -> ToyImage:
+def generate_image(world: World, split: str, index: int) -> ToyImage:
     """Generates an image of a split."""
     rng = world.rng(split, "image", index)
     kinds = world.kinds_of(split)
-    groups = _expression_groups(world, split, index)
+    groups = _draw_expression_groups(world, split, index)
     for _ in range(_ATTEMPTS):
-        scene = scenes.sample(kinds, int(rng.integers(MIN_THINGS, MAX_THINGS + 1)), world.level, rng)
+        scene = scenes.sample_scene(kinds, int(rng.integers(MIN_THINGS, MAX_THINGS + 1)), world.level, rng)
         written = expressions.write_expressions(scene, groups, kinds, rng) if scene else None
         if scene and written:
-            pixels = scenes.render(scene, world.level, rng)
+            pixels = scenes.render_scene(scene, world.level, rng)
             drawn = [visual_prompts.draw_marks(mask, rng) for mask in scene.masks]
-            return ToyImage(scene, pixels, written, drawn, questions.conversation(scene, rng))
+            return ToyImage(scene, pixels, written, drawn, questions.write_conversation(scene, rng))
     raise RuntimeError(f"no scene supports the expressions {groups} ({split} image {index})")
 
 
-def reasoning_image(world: World, split: str, index: int) -> tuple[scenes.Scene, np.ndarray, questions.Question]:
+def generate_reasoning_image(world: World, split: str, index: int) -> tuple[scenes.Scene, np.ndarray, questions.Question]:
     """Generates a scene, its pixels and one reasoning question. Kinds of questions are sampled uniformly."""
     rng = world.rng(split, "reasoning", index)
-    group = scenes.pick(rng, ("counting", "comparison"))
+    group = scenes.pick_one(rng, ("counting", "comparison"))
     for _ in range(_ATTEMPTS):
-        scene = scenes.sample(world.kinds_of(split), int(rng.integers(MIN_THINGS, MAX_THINGS + 1)), world.level, rng)
-        matching = [question for question in questions.reasoning(scene) if question.group == group] if scene else []
+        scene = scenes.sample_scene(world.kinds_of(split), int(rng.integers(MIN_THINGS, MAX_THINGS + 1)), world.level, rng)
+        matching = (
+            [question for question in questions.find_reasoning_questions(scene) if question.group == group] if scene else []
+        )
         if scene and matching:
-            return scene, scenes.render(scene, world.level, rng), scenes.pick(rng, matching)
+            return scene, scenes.render_scene(scene, world.level, rng), scenes.pick_one(rng, matching)
     raise RuntimeError(f"no scene supports a {group} question ({split} reasoning image {index})")
 
 
-def video(world: World, split: str, index: int) -> tuple[videos.Video, np.ndarray, list[expressions.Expression]]:
+def generate_video(world: World, split: str, index: int) -> tuple[videos.Video, np.ndarray, list[expressions.Expression]]:
     """Generates a video, its frames and its expressions."""
     rng = world.rng(split, "clip", index)
     kinds = world.kinds_of(split)
     shares = videos.SHARES
     groups = [str(name) for name in rng.choice(list(shares), size=CLIP_EXPRESSIONS, p=list(shares.values()))]
     for _ in range(_ATTEMPTS):
-        drawn = videos.sample(kinds, int(rng.integers(3, 6)), world.level, rng)
-        written = videos.write_expressions(drawn, groups, kinds, rng) if drawn else None
+        drawn = videos.sample_video(kinds, int(rng.integers(3, 6)), world.level, rng)
+        written = videos.write_video_expressions(drawn, groups, kinds, rng) if drawn else None
         if drawn and written:
-            return drawn, videos.render(drawn, world.level, rng), written
+            return drawn, videos.render_video(drawn, world.level, rng), written
     raise RuntimeError(f"no video supports the expressions {groups} ({split} clip {index})")

@@ -63,82 +63,84 @@ def write_video_layouts(folder: str | os.PathLike, *, train: int = 2, val: int =
     """
     root, world = pathlib.Path(folder), World(seed=seed, clips=max(train, 5 * val))
     splits = {
-        split: [_RenderedVideo(f"{split}-{k}", k, *toy_images.video(world, split, k)) for k in range(count)]
+        split: [_RenderedVideo(f"{split}-{k}", k, *toy_images.generate_video(world, split, k)) for k in range(count)]
         for split, count in (("train", train), ("val", val))
     }
     used_names = {thing.name for rendered in splits.values() for video in rendered for thing in video.video.things}
     names = [name for name in CATEGORY_IDS if name in used_names]
     for split, rendered in splits.items():
-        _davis2016(root / "davis2016", split, rendered)
-        _davis2017(root / "davis2017", split, rendered)
-        _ref_youtube_vos(root / "ref_youtube_vos", SPLITS[split], rendered)
+        _write_davis2016(root / "davis2016", split, rendered)
+        _write_davis2017(root / "davis2017", split, rendered)
+        _write_ref_youtube_vos(root / "ref_youtube_vos", SPLITS[split], rendered)
         youtube_split = SPLITS[split]
-        _youtube_vis(
+        _write_youtube_vis(
             root / "youtube_vis_2019" / f"{youtube_split}.json", root / "youtube_vis_2019" / youtube_split, rendered, names
         )
-        _youtube_vis(
+        _write_youtube_vis(
             root / "youtube_vis_2021" / youtube_split / "instances.json",
             root / "youtube_vis_2021" / youtube_split,
             rendered,
             names,
         )
-        _revos(root / "revos", youtube_split, rendered)
+        _write_revos(root / "revos", youtube_split, rendered)
     return root
 
 
-def _davis2016(root: pathlib.Path, split: str, rendered: list[_RenderedVideo]) -> None:
+def _write_davis2016(root: pathlib.Path, split: str, rendered: list[_RenderedVideo]) -> None:
     """Writes DAVIS 2016: masks of 0 and 255, and lists of image and mask files."""
     lines = []
     for video in rendered:
-        _jpegs(root / "JPEGImages" / "480p" / video.name, video)
-        _pngs(
+        _write_frames(root / "JPEGImages" / "480p" / video.name, video)
+        _write_pngs(
             root / "Annotations" / "480p" / video.name,
             video.names,
             [Image.fromarray((o > 0) * np.uint8(255)) for o in video.object_map],
         )
         pairs = [(f"/JPEGImages/480p/{video.name}/{t}.jpg", f"/Annotations/480p/{video.name}/{t}.png") for t in video.names]
         lines += [" ".join(pair) for pair in pairs]
-    _text(root / "ImageSets" / "480p" / f"{split}.txt", lines)
+    _write_lines(root / "ImageSets" / "480p" / f"{split}.txt", lines)
 
 
-def _davis2017(root: pathlib.Path, split: str, rendered: list[_RenderedVideo]) -> None:
+def _write_davis2017(root: pathlib.Path, split: str, rendered: list[_RenderedVideo]) -> None:
     lines_by_file: dict[str, list[str]] = {}
     for video in rendered:
-        _jpegs(root / "JPEGImages" / "480p" / video.name, video)
+        _write_frames(root / "JPEGImages" / "480p" / video.name, video)
         for kind in ("Annotations", "Annotations_unsupervised"):
-            _pngs(root / kind / "480p" / video.name, video.names, map(_palette, video.object_map))
+            _write_pngs(root / kind / "480p" / video.name, video.names, map(_add_palette, video.object_map))
         for annotator in (1, 2):
             for view, pattern in VIEWS.items():
                 lines = lines_by_file.setdefault(pattern.format(annotator), [])
                 suffix = f", as {annotator} saw it in the {view.replace('_', ' ')}"
                 lines += [f'{video.name} {number} "{text}{suffix}"' for number, text in dict(video.single_target()).items()]
     for year in ("2016", "2017"):
-        _text(root / "ImageSets" / year / f"{split}.txt", [video.name for video in rendered])
+        _write_lines(root / "ImageSets" / year / f"{split}.txt", [video.name for video in rendered])
     for name, lines in lines_by_file.items():
         path = root / "davis_text_annotations" / name
-        _text(path, path.read_text().splitlines() + lines if path.exists() else lines)
+        _write_lines(path, path.read_text().splitlines() + lines if path.exists() else lines)
 
 
-def _ref_youtube_vos(root: pathlib.Path, split: str, rendered: list[_RenderedVideo]) -> None:
+def _write_ref_youtube_vos(root: pathlib.Path, split: str, rendered: list[_RenderedVideo]) -> None:
     """Writes Ref-YouTube-VOS; as published, only train has masks and object ids."""
     videos = {}
     for video in rendered:
-        _jpegs(root / split / "JPEGImages" / video.name, video)
+        _write_frames(root / split / "JPEGImages" / video.name, video)
         records = [{"exp": text, "obj_id": str(number)} for number, text in video.single_target()]
         if split == "train":
-            _pngs(root / split / "Annotations" / video.name, video.names, map(_palette, video.object_map))
+            _write_pngs(root / split / "Annotations" / video.name, video.names, map(_add_palette, video.object_map))
         else:
             records = [{"exp": record["exp"]} for record in records]
         videos[video.name] = {"expressions": {str(k): record for k, record in enumerate(records)}, "frames": video.names}
-    _json(root / "meta_expressions" / split / "meta_expressions.json", {"videos": videos})
+    _write_json(root / "meta_expressions" / split / "meta_expressions.json", {"videos": videos})
 
 
-def _youtube_vis(annotations_path: pathlib.Path, root: pathlib.Path, rendered: list[_RenderedVideo], names: list[str]) -> None:
+def _write_youtube_vis(
+    annotations_path: pathlib.Path, root: pathlib.Path, rendered: list[_RenderedVideo], names: list[str]
+) -> None:
     """Writes YouTube-VIS. names: the categories. As published, the annotations of valid are null."""
     videos: list[dict] = []
     annotations: list[dict] = []
     for video in rendered:
-        _jpegs(root / "JPEGImages" / video.name, video)
+        _write_frames(root / "JPEGImages" / video.name, video)
         files = [f"{video.name}/{t}.jpg" for t in video.names]
         size = {"height": SIZE, "width": SIZE}
         videos.append({"id": video.number + 1, **size, "length": len(files), "file_names": files})
@@ -156,14 +158,14 @@ def _youtube_vis(annotations_path: pathlib.Path, root: pathlib.Path, rendered: l
             )
     categories = [{"id": CATEGORY_IDS[name], "name": name, "supercategory": "object"} for name in names]
     content = {"videos": videos, "categories": categories, "annotations": annotations if root.name == "train" else None}
-    _json(annotations_path, content)
+    _write_json(annotations_path, content)
 
 
-def _revos(root: pathlib.Path, split: str, rendered: list[_RenderedVideo]) -> None:
+def _write_revos(root: pathlib.Path, split: str, rendered: list[_RenderedVideo]) -> None:
     """Writes ReVOS; as published, one file has the masks of both splits. All objects are foreground."""
-    videos, tracks, foreground = {}, _read(root / "mask_dict.json"), _read(root / "mask_dict_foreground.json")
+    videos, tracks, foreground = {}, _read_json(root / "mask_dict.json"), _read_json(root / "mask_dict_foreground.json")
     for video in rendered:
-        _jpegs(root / "JPEGImages" / video.name, video)
+        _write_frames(root / "JPEGImages" / video.name, video)
         first = len(tracks)
         for k, track in enumerate(video.video.masks):
             tracks[str(first + k)] = [run_lengths.encode(mask) if mask.any() else None for mask in track]
@@ -179,38 +181,38 @@ def _revos(root: pathlib.Path, split: str, rendered: list[_RenderedVideo]) -> No
         }
         size = {"height": SIZE, "width": SIZE}
         videos[video.name] = {"vid_id": video.number, **size, "frames": video.names, "expressions": records}
-    _json(root / f"meta_expressions_{split}_.json", {"videos": videos})
-    _json(root / "mask_dict.json", tracks)
-    _json(root / "mask_dict_foreground.json", foreground)
+    _write_json(root / f"meta_expressions_{split}_.json", {"videos": videos})
+    _write_json(root / "mask_dict.json", tracks)
+    _write_json(root / "mask_dict_foreground.json", foreground)
 
 
-def _read(path: pathlib.Path) -> dict:
+def _read_json(path: pathlib.Path) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _jpegs(folder: pathlib.Path, video: _RenderedVideo) -> None:
+def _write_frames(folder: pathlib.Path, video: _RenderedVideo) -> None:
     folder.mkdir(parents=True)
     for name, frame in zip(video.names, video.frames, strict=True):
         Image.fromarray(frame).save(folder / f"{name}.jpg", quality=_QUALITY)
 
 
-def _palette(object_map: np.ndarray) -> Image.Image:
+def _add_palette(object_map: np.ndarray) -> Image.Image:
     image = Image.fromarray(object_map)
     image.putpalette(_PALETTE)
     return image
 
 
-def _pngs(folder: pathlib.Path, names: list[str], images: Any) -> None:
+def _write_pngs(folder: pathlib.Path, names: list[str], images: Any) -> None:
     folder.mkdir(parents=True)
     for name, image in zip(names, images, strict=True):
         image.save(folder / f"{name}.png")
 
 
-def _text(path: pathlib.Path, lines: list[str]) -> None:
+def _write_lines(path: pathlib.Path, lines: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in lines))
 
 
-def _json(path: pathlib.Path, content: dict) -> None:
+def _write_json(path: pathlib.Path, content: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))

@@ -14,13 +14,13 @@ from hyperseg_jax.toy.expressions import (
     Expression,
     Words,
     absent_phrases,
-    attributes,
-    candidate,
-    choose,
-    in_focus,
+    attribute_candidates,
+    build_candidate,
+    choose_candidate,
     phrases_for,
+    tests_focus,
 )
-from hyperseg_jax.toy.scenes import MIN_VISIBLE, Kinds, Scene, Thing, build_scene, pick, place_objects
+from hyperseg_jax.toy.scenes import MIN_VISIBLE, Kinds, Scene, Thing, build_scene, pick_one, place_objects
 from hyperseg_jax.toy.vocabulary import BACKGROUNDS, SIZE
 
 FRAMES = (6, 7, 8)
@@ -61,20 +61,20 @@ def _sample_motion(thing: Thing, rng: np.random.Generator) -> tuple[str, float]:
         for name, (dx, dy) in _HEADINGS.items()
         if edge < thing.x + dx * distance < SIZE - edge and edge < thing.y + dy * distance < SIZE - edge
     ]
-    return (pick(rng, free), distance) if free else ("", 0.0)
+    return (pick_one(rng, free), distance) if free else ("", 0.0)
 
 
-def sample(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> Video | None:
+def sample_video(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> Video | None:
     """Samples a video of `count` objects that are visible in the first frame; None if the draw is rejected."""
     things = place_objects(kinds, count, level, rng)
     if things is None:
         return None
-    background = pick(rng, list(BACKGROUNDS))
+    background = pick_one(rng, list(BACKGROUNDS))
     first = build_scene(things, background)
     motions = [_sample_motion(thing, rng) for thing in things]
     if first.visible.min() < MIN_VISIBLE[level] or not any(heading for heading, _ in motions):
         return None
-    frames = pick(rng, FRAMES)
+    frames = pick_one(rng, FRAMES)
     scenes = [first]
     for t in range(1, frames):
         moved = []
@@ -86,8 +86,8 @@ def sample(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> Vi
     return Video(tuple(scenes), tuple(heading for heading, _ in motions), tuple(offset for _, offset in motions))
 
 
-def render(clip: Video, level: str, rng: np.random.Generator) -> np.ndarray:
-    """Renders a video, uint8 [T, SIZE, SIZE, 3]; background and textures are constant."""
+def render_video(clip: Video, level: str, rng: np.random.Generator) -> np.ndarray:
+    """Renders a video, uint8 [T, H, W, 3]; the background and the textures do not change."""
     background = drawing.paint_background(clip.scenes[0].background, level, rng)
     seeds = rng.integers(0, 2**32, size=len(clip.things))
     frames = []
@@ -99,58 +99,61 @@ def render(clip: Video, level: str, rng: np.random.Generator) -> np.ndarray:
     return np.stack(frames)
 
 
-def _motions(clip: Video) -> Iterator[Candidate]:
+def _motion_candidates(clip: Video) -> Iterator[Candidate]:
     """Yields 'the circle moving right' if exactly one of several circles does."""
     for k, thing in enumerate(clip.things):
         for words in phrases_for(thing):
-            distractors = [r for r, other in enumerate(clip.things) if r != k and words.fit(other)]
+            distractors = [r for r, other in enumerate(clip.things) if r != k and words.describes(other)]
             if words.size or not distractors or any(clip.headings[r] == clip.headings[k] for r in distractors):
                 continue
             heading = clip.headings[k]
             text = f"the {words.phrase()} moving {heading}" if heading else f"the {words.phrase()} that stays still"
-            yield candidate(text, (k,), "motion", words, heading or "still")
+            yield build_candidate(text, (k,), "motion", words, heading or "still")
 
 
-def _absent_motions(clip: Video) -> Iterator[Candidate]:
+def _absent_motion_candidates(clip: Video) -> Iterator[Candidate]:
     """Yields 'the ring moving left' if there are rings, but none moves left."""
     for thing, heading in itertools.product(clip.things, _HEADINGS):
         for words in phrases_for(thing):
-            fitting = [clip.headings[r] for r, other in enumerate(clip.things) if words.fit(other)]
+            fitting = [clip.headings[r] for r, other in enumerate(clip.things) if words.describes(other)]
             if words.kind in ("s", "cs") and heading not in fitting:
-                yield candidate(f"the {words.phrase()} moving {heading}", (), "absent", words, "motion")
+                yield build_candidate(f"the {words.phrase()} moving {heading}", (), "absent", words, "motion")
 
 
-def _reasoning(clip: Video) -> Iterator[Candidate]:
+def _reasoning_candidates(clip: Video) -> Iterator[Candidate]:
+    """Yields questions about the motion or the occlusion of one object that have a unique answer."""
     order = np.argsort(clip.distances)
     if clip.distances[order[-1]] > 1.3 * clip.distances[order[-2]]:
         text = "Which shape moves the farthest?"
-        yield candidate(text, (int(order[-1]),), "reasoning", Words(), "farthest")
+        yield build_candidate(text, (int(order[-1]),), "reasoning", Words(), "farthest")
     if clip.headings.count("") == 1:
         text = "Which shape is the only one that does not move?"
-        yield candidate(text, (clip.headings.index(""),), "reasoning", Words(), "still")
+        yield build_candidate(text, (clip.headings.index(""),), "reasoning", Words(), "still")
     min_visible = np.stack([scene.visible for scene in clip.scenes]).min(axis=0)
     if np.sum(min_visible < 0.5) == 1 and np.sum(min_visible < 0.8) == 1:
         text = "Which shape passes behind another one?"
-        yield candidate(text, (int(min_visible.argmin()),), "reasoning", Words(), "behind")
+        yield build_candidate(text, (int(min_visible.argmin()),), "reasoning", Words(), "behind")
 
 
-def write_expressions(clip: Video, groups: Sequence[str], kinds: Kinds, rng: np.random.Generator) -> list[Expression] | None:
+def write_video_expressions(
+    clip: Video, groups: Sequence[str], kinds: Kinds, rng: np.random.Generator
+) -> list[Expression] | None:
     """Returns one expression for each group, with different texts; None if the video does not support all groups."""
     generators = {
-        "attribute": lambda: attributes(clip.things),
-        "motion": lambda: _motions(clip),
-        "absent": lambda: itertools.chain(absent_phrases(clip.things, kinds), _absent_motions(clip)),
-        "reasoning": lambda: _reasoning(clip),
+        "attribute": lambda: attribute_candidates(clip.things),
+        "motion": lambda: _motion_candidates(clip),
+        "absent": lambda: itertools.chain(absent_phrases(clip.things, kinds), _absent_motion_candidates(clip)),
+        "reasoning": lambda: _reasoning_candidates(clip),
     }
     chosen: dict[str, Expression] = {}
     for group in groups:
         options = [
             option
             for option in generators[group]()
-            if option.expression.text not in chosen and (group == "reasoning" or in_focus(option, clip.things, kinds))
+            if option.expression.text not in chosen and (group == "reasoning" or tests_focus(option, clip.things, kinds))
         ]
         if not options:
             return None
-        expression = choose(options, rng)
+        expression = choose_candidate(options, rng)
         chosen[expression.text] = expression
     return list(chosen.values())

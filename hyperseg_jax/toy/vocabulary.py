@@ -58,11 +58,11 @@ CATEGORY_IDS = {f"{color} {shape}": k for k, (color, shape) in enumerate(ALL_PAI
 """Category ids; the same in all files, including those with a subset of the categories."""
 
 
-def plural(noun: str) -> str:
+def pluralize(noun: str) -> str:
     """Returns the plural: 'cross' -> 'crosses', 'ring' -> 'rings'."""
     return noun + ("es" if noun.endswith("s") else "s")
 
 
-def article(words: str) -> str:
+def add_article(words: str) -> str:
     """Adds the indefinite article: 'orange ring' -> 'an orange ring'."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"

@@ -41,7 +41,7 @@ REVOS_TYPES = {"reasoning": 1, "absent": 2}
 """ReVOS type_id; every other group is 0, referring."""
 
 
-def categories(world: World, split: str) -> list[dict]:
+def coco_categories(world: World, split: str) -> list[dict]:
     """Returns the COCO panoptic categories of a split: its coloured shapes, and the backgrounds as stuff."""
     used_names = {" ".join(pair) for pair in world.kinds_of(split).allowed} | set(BACKGROUNDS)
     return [
@@ -56,7 +56,7 @@ def categories(world: World, split: str) -> list[dict]:
     ]
 
 
-def box(mask: np.ndarray) -> list[int]:
+def bounding_box(mask: np.ndarray) -> list[int]:
     """Returns [x, y, width, height] of the bounding box of a mask; zeros if it is empty."""
     if not mask.any():
         return [0, 0, 0, 0]
@@ -64,18 +64,21 @@ def box(mask: np.ndarray) -> list[int]:
     return [int(line) for line in (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)]
 
 
-def _corners(box: list[int]) -> list[int]:
+def _box_corners(box: list[int]) -> list[int]:
+    """Converts [x, y, width, height] to [left, top, right, bottom]."""
     return [box[0], box[1], box[0] + box[2], box[1] + box[3]]
 
 
-def panoptic_png(segments: np.ndarray, numbers: list[int]) -> Image.Image:
+def encode_panoptic(segments: np.ndarray, numbers: list[int]) -> Image.Image:
+    """Returns the PNG of COCO panoptic: the segment id of each pixel as r + 256 g + 65536 b. segments: masks [N, H, W].
+    numbers: their ids."""
     flat = np.zeros((SIZE, SIZE), np.int64)
     for mask, number in zip(segments, numbers, strict=True):
         flat[mask] = number
     return Image.fromarray(np.stack([flat & 255, (flat >> 8) & 255, flat >> 16], -1).astype(np.uint8))
 
 
-def image_records(world: World, split: str, index: int, drawn: toy_images.ToyImage) -> dict[str, Any]:
+def build_image_records(world: World, split: str, index: int, drawn: toy_images.ToyImage) -> dict[str, Any]:
     """Returns the records of one image in each JSON file of a split."""
     things, visible_masks = drawn.scene.things, drawn.scene.masks
     name = f"{index:012d}"
@@ -89,7 +92,7 @@ def image_records(world: World, split: str, index: int, drawn: toy_images.ToyIma
                 "category_id": CATEGORY_IDS[thing.name],
                 "segmentation": run_lengths.encode(mask),
                 "area": int(mask.sum()),
-                "bbox": box(mask),
+                "bbox": bounding_box(mask),
                 "iscrowd": 0,
             }
         )
@@ -97,15 +100,15 @@ def image_records(world: World, split: str, index: int, drawn: toy_images.ToyIma
     segments = [*zip(visible_masks, (thing.name for thing in things), strict=True), (background, drawn.scene.background)]
     segments_info = [
         {
-            "id": segment_number(k),
+            "id": segment_id(k),
             "category_id": CATEGORY_IDS[category],
             "area": int(mask.sum()),
-            "bbox": box(mask),
+            "bbox": bounding_box(mask),
             "iscrowd": 0,
         }
         for k, (mask, category) in enumerate(segments)
     ]
-    cornered = [{**ann, "bbox": _corners(ann["bbox"])} for ann in anns]
+    cornered = [{**ann, "bbox": _box_corners(ann["bbox"])} for ann in anns]
     return {
         "image": image,
         "instances": anns,
@@ -140,42 +143,45 @@ def image_records(world: World, split: str, index: int, drawn: toy_images.ToyIma
     }
 
 
-def segment_number(k: int) -> int:
+def segment_id(k: int) -> int:
     """Returns the id of the k-th segment in a panoptic PNG; the ids are unique, with distinct colours for neighbours."""
     return (k + 1) * 4_968_943 % 2**24
 
 
-def _draw_image(world: World, folder: pathlib.Path, item: tuple[str, int]) -> dict:
+def _draw_and_save_image(world: World, folder: pathlib.Path, item: tuple[str, int]) -> dict:
+    """Generates an image, writes it and its panoptic PNG, and returns its records. item: (split, index)."""
     split, index = item
-    drawn = toy_images.image(world, split, index)
-    records = image_records(world, split, index, drawn)
+    drawn = toy_images.generate_image(world, split, index)
+    records = build_image_records(world, split, index, drawn)
     Image.fromarray(drawn.pixels).save(folder / "coco" / split / f"{index:012d}.jpg", quality=JPEG_QUALITY)
     visible_masks = drawn.scene.masks
     segments = np.concatenate([visible_masks, ~visible_masks.any(0, keepdims=True)])
     numbers = [segment["id"] for segment in records["panoptic"]["segments_info"]]
-    png = panoptic_png(segments, numbers)
+    png = encode_panoptic(segments, numbers)
     png.save(folder / "coco" / "annotations" / f"panoptic_{split}" / f"{index:012d}.png")
     return records
 
 
-def _draw_reasoning(world: World, folder: pathlib.Path, item: tuple[str, int]) -> dict:
+def _draw_and_save_reasoning(world: World, folder: pathlib.Path, item: tuple[str, int]) -> dict:
+    """Generates a reasoning question, writes its image and json, and returns its explanation. item: (split, index)."""
     split, index = item
-    scene, pixels, question = toy_images.reasoning_image(world, split, index)
+    scene, pixels, question = toy_images.generate_reasoning_image(world, split, index)
     stem = folder / "reasonseg" / split / f"{index:08d}"
     Image.fromarray(pixels).save(f"{stem}.jpg", quality=JPEG_QUALITY)
     shapes = [
         {"label": "target", "labels": ["target"], "shape_type": "polygon", "group_id": None, "points": outline.tolist()}
         for target in question.targets
-        for outline in masks.outline(scene.masks[target])
+        for outline in masks.trace_polygons(scene.masks[target])
     ]
     record = {"text": [question.text], "is_sentence": True, "group": question.group, "shapes": shapes}
     pathlib.Path(f"{stem}.json").write_text(json.dumps(record))
     return {"image": f"{index:08d}.jpg", "query": question.text, "outputs": question.answer}
 
 
-def _draw_video(world: World, folder: pathlib.Path, item: tuple[str, int]) -> dict:
+def _draw_and_save_video(world: World, folder: pathlib.Path, item: tuple[str, int]) -> dict:
+    """Generates a video, writes its frames, and returns its records. item: (split, index)."""
     split, index = item
-    clip, frames, written = toy_images.video(world, split, index)
+    clip, frames, written = toy_images.generate_video(world, split, index)
     frame_folder = folder / "revos" / "JPEGImages" / f"{split}_{index:05d}"
     frame_folder.mkdir()
     for t, frame in enumerate(frames):
@@ -192,21 +198,21 @@ def _draw_video(world: World, folder: pathlib.Path, item: tuple[str, int]) -> di
     }
 
 
-def _dump(path: pathlib.Path, content: Any) -> None:
+def _write_json(path: pathlib.Path, content: Any) -> None:
     path.write_text(json.dumps(content, separators=(",", ":")))
 
 
-def _write_split(world: World, folder: pathlib.Path, split: str, run: Callable) -> None:
-    records = list(run(_draw_image, [(split, k) for k in range(world.images(split))]))
+def _write_image_split(world: World, folder: pathlib.Path, split: str, run: Callable) -> None:
+    records = list(run(_draw_and_save_image, [(split, k) for k in range(world.image_count(split))]))
     annotation_folder = folder / "coco" / "annotations"
     images = [record["image"] for record in records]
     shared = {"info": {"description": "hyperseg_jax toy world"}, "licenses": [], "images": images}
-    category_list = categories(world, split)
-    _dump(
+    category_list = coco_categories(world, split)
+    _write_json(
         annotation_folder / f"panoptic_{split}.json",
         {**shared, "annotations": [record["panoptic"] for record in records], "categories": category_list},
     )
-    _dump(
+    _write_json(
         annotation_folder / f"instances_{split}.json",
         {
             **shared,
@@ -215,14 +221,14 @@ def _write_split(world: World, folder: pathlib.Path, split: str, run: Callable) 
         },
     )
     referring = [row for record in records for row in record["refcoco"]]
-    _dump(folder / "refcoco" / f"refcoco_{split}.json", [{"new_img_id": k, **row} for k, row in enumerate(referring)])
-    _dump(
+    _write_json(folder / "refcoco" / f"refcoco_{split}.json", [{"new_img_id": k, **row} for k, row in enumerate(referring)])
+    _write_json(
         folder / "interactive" / f"coco_interactive_{split}.json",
         [{"new_img_id": k, **record["interactive"]} for k, record in enumerate(records)],
     )
-    _dump(folder / "llava" / f"llava_{split}.json", [record["llava"] for record in records])
-    explanations = list(run(_draw_reasoning, [(split, k) for k in range(world.reasoning_images(split))]))
-    _dump(folder / "reasonseg" / "explanatory" / f"{split}.json", explanations)
+    _write_json(folder / "llava" / f"llava_{split}.json", [record["llava"] for record in records])
+    explanations = list(run(_draw_and_save_reasoning, [(split, k) for k in range(world.reasoning_image_count(split))]))
+    _write_json(folder / "reasonseg" / "explanatory" / f"{split}.json", explanations)
 
 
 def _write_videos(world: World, folder: pathlib.Path, run: Callable) -> None:
@@ -230,7 +236,7 @@ def _write_videos(world: World, folder: pathlib.Path, run: Callable) -> None:
     foregrounds = {}
     for split, revos_name in REVOS_NAMES.items():
         videos = {}
-        for number, record in enumerate(run(_draw_video, [(split, k) for k in range(world.clip_count(split))])):
+        for number, record in enumerate(run(_draw_and_save_video, [(split, k) for k in range(world.clip_count(split))])):
             first = len(mask_dict)
             mask_dict |= {str(first + k): track for k, track in enumerate(record["tracks"])}
             foregrounds[record["name"]] = {"masks_rle": record["foreground"]}
@@ -250,20 +256,20 @@ def _write_videos(world: World, folder: pathlib.Path, run: Callable) -> None:
                     for k, expression in enumerate(record["expressions"])
                 },
             }
-        _dump(folder / "revos" / f"meta_expressions_{revos_name}_.json", {"videos": videos})
-    _dump(folder / "revos" / "mask_dict.json", mask_dict)
-    _dump(folder / "revos" / "mask_dict_foreground.json", foregrounds)
+        _write_json(folder / "revos" / f"meta_expressions_{revos_name}_.json", {"videos": videos})
+    _write_json(folder / "revos" / "mask_dict.json", mask_dict)
+    _write_json(folder / "revos" / "mask_dict_foreground.json", foregrounds)
 
 
 def _write_all(world: World, folder: pathlib.Path, run: Callable) -> None:
-    splits = [split for split in SPLITS if world.images(split)]
+    splits = [split for split in SPLITS if world.image_count(split)]
     for name in ("coco/annotations", "refcoco", "interactive", "llava", "reasonseg/explanatory"):
         (folder / name).mkdir(parents=True)
     for split in splits:
         (folder / "coco" / split).mkdir()
         (folder / "coco" / "annotations" / f"panoptic_{split}").mkdir()
         (folder / "reasonseg" / split).mkdir()
-        _write_split(world, folder, split, run)
+        _write_image_split(world, folder, split, run)
     if world.clips:
         (folder / "revos" / "JPEGImages").mkdir(parents=True)
         _write_videos(world, folder, run)
@@ -281,7 +287,7 @@ def read_world(folder: str | os.PathLike) -> World:
         raise UserError(f"{path}: not a toy world's parameters ({error}); delete the folder and write it again") from error
 
 
-def write(
+def write_world(
     out_dir: str | os.PathLike,
     *,
     seed: int = 0,

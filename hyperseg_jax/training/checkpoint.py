@@ -28,7 +28,7 @@ from hyperseg_jax.training.clock import SHARES
 from hyperseg_jax.training.state import TrainState
 from hyperseg_jax.untrusted import checkpoints as untrusted
 from hyperseg_jax.untrusted import paths, stores
-from hyperseg_jax.untrusted.bad_file import BadFile, reason
+from hyperseg_jax.untrusted.bad_file import BadFile, failure_reason
 from hyperseg_jax.untrusted.checkpoint_arrays import Arrays, check_arrays
 from hyperseg_jax.untrusted.printing import escaped, is_name
 
@@ -92,7 +92,7 @@ class Checkpoints:
                 path.unlink()  # Orbax itself removes only folders
             elif untrusted.is_step_name(path.name):
                 try:
-                    untrusted.check(path)
+                    untrusted.check_checkpoint(path)
                     valid += 1
                 except (BadFile, OSError) as error:
                     invalid[path] = _root_cause(error)
@@ -115,7 +115,7 @@ class Checkpoints:
             return
         for path in sorted(steps):
             try:
-                untrusted.check(path)
+                untrusted.check_checkpoint(path)
             except Exception as error:  # as above
                 why = f"{escaped(path.name)} is not a readable checkpoint ({_root_cause(error)})"
                 raise BadFile(why, "remove it, or give another --workdir") from error
@@ -349,7 +349,7 @@ def _root_cause(error: BaseException) -> str:
     """Returns the reason of the root cause: the last __cause__ in the chain, or the first BadFile before it."""
     while error.__cause__ is not None and not isinstance(error, BadFile):
         error = error.__cause__
-    return reason(error)
+    return failure_reason(error)
 
 
 def best_of(scores: Mapping[str, Mapping[str, float]], name: str) -> float:

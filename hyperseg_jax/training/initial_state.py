@@ -78,7 +78,7 @@ def trace_initial_state(
 
     def init_fn(loaded: dict[str, Any]) -> TrainState:
         random = system.init_plain(model, config, jax.random.key(config.seed))
-        return with_params(model_folder.overlay(random, loaded))
+        return with_params(model_folder.replace_leaves(random, loaded))
 
     abstract = jax.eval_shape(with_params, shapes)
     shardings = state_shardings(abstract, placement.parameter_shardings(boxed, mesh), groups, tx, mesh.replicated)

@@ -35,7 +35,7 @@ from hyperseg_jax.training.stopping import interruptible
 from hyperseg_jax.training.unreadable_records import UnreadableRecords
 from hyperseg_jax.training.workdir import Workdir
 from hyperseg_jax.untrusted import printing
-from hyperseg_jax.untrusted.limits import applied_block
+from hyperseg_jax.untrusted.limits import temporary_block
 from hyperseg_jax.weights import model_folder
 
 
@@ -62,7 +62,7 @@ def train(
     checks.check_split(config, mesh)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(applied_block(config.get("limits", {})))
+        stack.enter_context(temporary_block(config.get("limits", {})))
         # ---- Workdir, data and model -------------------------------------------------------------
         log = functools.partial(printing.log, console)
         run_dir = stack.enter_context(Workdir(workdir, log=log))
@@ -208,7 +208,7 @@ def train(
                 run_dir.check_lock()
             if validate or last:
                 unsaved_error = attempt(
-                    log, "the model", model_folder.save, run_dir.local / "model", config, tokenizer, state.params
+                    log, "the model", model_folder.save_model, run_dir.local / "model", config, tokenizer, state.params
                 )
             # last, so that the checkpoint contains everything of this step; each validation may be the best one
             if step % config.train.save_every == 0 or last or (validate and config.train.best):

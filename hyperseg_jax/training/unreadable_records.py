@@ -12,7 +12,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.training.workdir import UNREADABLE_RECORDS, Workdir
 from hyperseg_jax.untrusted import paths
-from hyperseg_jax.untrusted.bad_file import BadFile, reason
+from hyperseg_jax.untrusted.bad_file import BadFile, failure_reason
 from hyperseg_jax.untrusted.printing import one_line
 
 ALWAYS_ALLOWED = 10
@@ -58,7 +58,7 @@ class UnreadableRecords:
         except (BadFile, OSError) as error:
             with contextlib.suppress(OSError):
                 self._log(
-                    f"{paths.rename_damaged(self._path)}: was not a list of unreadable records ({reason(error)}); "
+                    f"{paths.rename_damaged(self._path)}: was not a list of unreadable records ({failure_reason(error)}); "
                     "starting a new one"
                 )
             return {}

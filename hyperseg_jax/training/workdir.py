@@ -21,7 +21,7 @@ from hyperseg_jax.locks.lock import Lock
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.untrusted import paths, stores, strict_json
-from hyperseg_jax.untrusted.bad_file import BadFile, naming, reason
+from hyperseg_jax.untrusted.bad_file import BadFile, failure_reason, naming_path
 from hyperseg_jax.untrusted.checkpoints import is_step_name
 
 UNREADABLE_RECORDS = "unreadable_records.txt"
@@ -117,16 +117,18 @@ class Workdir:
             existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
             if not existing.is_dir():
                 raise UserError(f"--workdir {self.path}: cannot be written ({existing} is a file); give another folder")
-            with naming(folder):
+            with naming_path(folder):
                 paths.join_inside(folder, "model")
 
     def _config(self, path: epath.Path) -> dict[str, Any]:
         """Returns the content of the existing config.json, which is untrusted."""
         try:
-            data = path.read_bytes() if self.remote else strict_json.contents(paths.check_link(pathlib.Path(path)))
+            data = path.read_bytes() if self.remote else strict_json.read_bytes(paths.check_link(pathlib.Path(path)))
             return renamed_fields.migrate(strict_json.parse(data, "its content"))
         except (BadFile, OSError) as error:
-            raise UserError(f"{path}: not readable ({reason(error)}); delete this workdir or give another --workdir") from error
+            raise UserError(
+                f"{path}: not readable ({failure_reason(error)}); delete this workdir or give another --workdir"
+            ) from error
 
     def _open(self, resolved: str) -> None:
         self._lock.acquire()
@@ -137,7 +139,9 @@ class Workdir:
             self._fetch()
             self.push()
         except Exception as error:  # storage clients raise many types of errors
-            raise UserError(f"--workdir {self.path}: cannot be written ({reason(error)}); give another folder") from error
+            raise UserError(
+                f"--workdir {self.path}: cannot be written ({failure_reason(error)}); give another folder"
+            ) from error
 
     def _fetch(self) -> None:
         if self.remote:
@@ -162,7 +166,7 @@ class Workdir:
                     with path.open("rb") as source, target.open("wb") as copy:
                         shutil.copyfileobj(source, copy)
                 except Exception as error:  # storage clients raise many types of errors
-                    raise OSError(getattr(error, "errno", None), reason(error), str(target)) from error
+                    raise OSError(getattr(error, "errno", None), failure_reason(error), str(target)) from error
                 self._pushed[path] = version
 
 

@@ -48,28 +48,31 @@ class CheckedShard:
         limits.record_bytes."""
         number = record // self._group
         start, end = self._offsets[number], self._offsets[number + 1]
-        self._chunk(start, end, self._counts[number], limits.current().record_bytes)
-        if self._bytes(start, CHUNK_HEADER + 1)[-1] not in (UNCOMPRESSED, ZSTD if self._compressed else UNCOMPRESSED):
-            raise self._other_compression()
+        self._check_chunk(start, end, self._counts[number], limits.current().record_bytes)
+        if self._read_bytes(start, CHUNK_HEADER + 1)[-1] not in (UNCOMPRESSED, ZSTD if self._compressed else UNCOMPRESSED):
+            raise self._compression_error()
 
     def _read_footer(self) -> None:
         if self._end < BLOCK or self._end % BLOCK:
             raise BadFile(_DAMAGED, AGAIN)
         most = self._end // SMALLEST_CHUNK
-        postscript = _fields(self._records(self._end, self._end + BLOCK, 3, BLOCK)[0])
+        postscript = _parse_message(self._read_records(self._end, self._end + BLOCK, 3, BLOCK)[0])
         start = postscript.get(1)
         if postscript.get(2) != MAGIC or not isinstance(start, int) or not 0 < start < self._end:
             raise BadFile(_DAMAGED, AGAIN)
-        described, *entries = self._records(start, self._end, most + 1, LONGEST_METADATA + most * LONGEST_ENTRY)
-        metadata = _fields(described).get(1)
+        described, *entries = self._read_records(start, self._end, most + 1, LONGEST_METADATA + most * LONGEST_ENTRY)
+        metadata = _parse_message(described).get(1)
         try:
-            chunks = [_fields(entry) for entry in entries]
+            chunks = [_parse_message(entry) for entry in entries]
             self._offsets = array.array("Q", [*(chunk[1] for chunk in chunks), start])
             self._counts = array.array("Q", [chunk[3] for chunk in chunks])
         except (KeyError, TypeError, OverflowError) as error:
             raise BadFile(_DAMAGED, AGAIN) from error
         self.records, self._group = sum(self._counts), self._counts[0] if self._counts else 1
-        if not isinstance(metadata, bytes) or [_fields(metadata).get(k, 0) for k in (2, 3)] != [len(chunks), self.records]:
+        if not isinstance(metadata, bytes) or [_parse_message(metadata).get(k, 0) for k in (2, 3)] != [
+            len(chunks),
+            self.records,
+        ]:
             raise BadFile(_DAMAGED, AGAIN)
         is_sorted = all(one < other for one, other in zip(self._offsets, self._offsets[1:], strict=False))
         full, last = self._counts[:-1], self._counts[-1:]
@@ -78,27 +81,29 @@ class CheckedShard:
         if self._group > GROUP:
             raise BadFile(f"has {self._group} records in a chunk", f"{AGAIN} with the option group_size:1")
 
-    def _records(self, start: int, end: int, most: int, longest: int) -> list[bytes]:
-        """Returns the records of a chunk. most: their maximum number. longest: the maximum number of bytes in memory."""
-        size = self._chunk(start, end, None, longest)
-        data = self._bytes(start, CHUNK_HEADER + size)[CHUNK_HEADER:]
-        length, at = _number(data, 1)
-        packed = self._unpacked(data[at : at + length], data[0], most * LONGEST_NUMBER)
-        values = self._unpacked(data[at + length :], data[0], longest)
+    def _read_records(self, start: int, end: int, most: int, longest: int) -> list[bytes]:
+        """Returns the records of the chunk from `start` to `end`. most: their maximum number. longest: the maximum number of
+        bytes after decompression."""
+        size = self._check_chunk(start, end, None, longest)
+        data = self._read_bytes(start, CHUNK_HEADER + size)[CHUNK_HEADER:]
+        length, at = _parse_varint(data, 1)
+        packed = self._decompress(data[at : at + length], data[0], most * LONGEST_NUMBER)
+        values = self._decompress(data[at + length :], data[0], longest)
         records, begin, at = [], 0, 0
         while at < len(packed):
-            length, at = _number(packed, at)
+            length, at = _parse_varint(packed, at)
             records.append(values[begin : begin + length])
             begin += length
         if not records or begin != len(values):
             raise BadFile(_DAMAGED, AGAIN)
         return records
 
-    def _chunk(self, start: int, end: int, records: int | None, longest: int) -> int:
-        """Checks a chunk that ends before `end`; records: the expected number. Returns its number of bytes in the file."""
-        _, size, _, kind, unpacked = struct.unpack("<5Q", self._bytes(start, CHUNK_HEADER))
+    def _check_chunk(self, start: int, end: int, records: int | None, longest: int) -> int:
+        """Checks the header of a chunk that ends at or before `end`, and returns the number of bytes of its content in the
+        file. records: the expected number of records; None: any."""
+        _, size, _, kind, unpacked = struct.unpack("<5Q", self._read_bytes(start, CHUNK_HEADER))
         if kind & 255 != SIMPLE:
-            raise BadFile("has chunks of another kind than simple ones", f"{AGAIN} without the option transpose")
+            raise BadFile("has chunks of an unsupported kind", f"{AGAIN} without the option transpose")
         if records is not None and max(size, unpacked) > longest:
             why = f"has {max(size, unpacked)} bytes in a record, and the limit is {longest}"
             raise BadFile(why, "if that is intended, raise limits.record_bytes")
@@ -107,8 +112,8 @@ class CheckedShard:
             raise BadFile(_DAMAGED, AGAIN)
         return size
 
-    def _bytes(self, start: int, count: int) -> bytes:
-        """Reads a part of a chunk without the headers of blocks in between."""
+    def _read_bytes(self, start: int, count: int) -> bytes:
+        """Reads `count` bytes of a chunk from offset `start`; skips the block headers in between."""
         raw = os.pread(self._file, count + (count // (BLOCK - BLOCK_HEADER) + 2) * BLOCK_HEADER, start)
         parts, at = [], 0
         while count:
@@ -120,14 +125,15 @@ class CheckedShard:
             at, count = at + len(part), count - len(part)
         return b"".join(parts)
 
-    def _unpacked(self, data: bytes, compression: int, longest: int) -> bytes:
+    def _decompress(self, data: bytes, compression: int, longest: int) -> bytes:
+        """Returns uncompressed data. Raises BadFile if it has more than `longest` bytes."""
         if compression == UNCOMPRESSED:
             return data
         if compression != ZSTD or not self._compressed:
-            raise self._other_compression()
+            raise self._compression_error()
         import pyarrow
 
-        size, at = _number(data, 0)
+        size, at = _parse_varint(data, 0)
         try:
             if size <= longest:
                 return pyarrow.decompress(data[at:], decompressed_size=size, codec="zstd", asbytes=True) if size else b""
@@ -135,13 +141,14 @@ class CheckedShard:
             pass
         raise BadFile(_DAMAGED, AGAIN)
 
-    def _other_compression(self) -> BadFile:
+    def _compression_error(self) -> BadFile:
+        """Returns the BadFile for an unsupported compression."""
         allowed = "without compression or with zstd" if self._compressed else "without compression"
         return BadFile("is compressed in a way that is not supported", f"{AGAIN} {allowed}")
 
 
-def _number(data: bytes, at: int) -> tuple[int, int]:
-    """Returns the number with continuation bits at a place, and the place after it."""
+def _parse_varint(data: bytes, at: int) -> tuple[int, int]:
+    """Parses the varint (base 128, as in protocol buffers) at offset `at`. Returns the number and the offset after it."""
     value = 0
     for k, byte in enumerate(data[at : at + LONGEST_NUMBER]):
         value |= (byte & 127) << 7 * k
@@ -150,13 +157,13 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
     raise BadFile(_DAMAGED, AGAIN)
 
 
-def _fields(message: bytes) -> dict[int, Any]:
-    """Returns the numbers and messages of a protocol buffer by field number."""
+def _parse_message(message: bytes) -> dict[int, Any]:
+    """Parses a protocol buffer message. Returns {field number: integer or bytes}."""
     fields: dict[int, Any] = {}
     at = 0
     while at < len(message):
-        tag, at = _number(message, at)
-        value, at = _number(message, at)
+        tag, at = _parse_varint(message, at)
+        value, at = _parse_varint(message, at)
         if tag & 7 == 2:
             fields[tag >> 3], at = message[at : at + value], at + value
         elif tag & 7 == 0:

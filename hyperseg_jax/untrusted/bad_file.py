@@ -16,26 +16,26 @@ DISTRUST = "the file may be malicious, so do not load it with other tools; ask i
 
 
 class BadFile(Exception):
-    """An invalid file, with the reason and the fix. Raised where the path is unknown; `naming` turns it into a UserError."""
+    """An invalid file, with the reason and the fix. Raised where the path is not known; `naming_path` makes it a UserError."""
 
     def __init__(self, why: str, fix: str = ANOTHER_COPY) -> None:
         super().__init__(f"{why}; {fix}")
         self.why, self.fix = why, fix
 
     def about(self, name: str) -> BadFile:
-        """Returns the error with the name of a tensor in the file added."""
+        """Returns a BadFile whose message starts with the name of the affected tensor."""
         return BadFile(f"{escaped(name)}: {self.why}", self.fix)
 
 
-def reason(error: BaseException) -> str:
-    """Returns why a file or bucket cannot be read or written, without the fix."""
+def failure_reason(error: BaseException) -> str:
+    """Returns why a file or bucket could not be read or written, without the fix."""
     if isinstance(error, BadFile):
         return error.why
     return getattr(error, "strerror", None) or one_line(f"{type(error).__name__}: {first_line(error)}", 400)
 
 
 @contextlib.contextmanager
-def naming(path: pathlib.Path) -> Iterator[None]:
+def naming_path(path: pathlib.Path) -> Iterator[None]:
     """Turns BadFile and OSError into a UserError with the path."""
     try:
         yield
@@ -46,7 +46,7 @@ def naming(path: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def without_panics(what: str) -> Iterator[None]:
+def converting_exceptions(what: str) -> Iterator[None]:
     """Turns all exceptions of a library into BadFile, including panics of native code, which derive from BaseException.
     UserError, BadFile, and exceptions that end the process are not changed. what: the start of the message
     ("is not a tokenizer")."""

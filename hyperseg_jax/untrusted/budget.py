@@ -36,14 +36,14 @@ def record_budget() -> Iterator[None]:
         _current.reset(token)
 
 
-def charge(masks: int, size: Sequence[int], where: str) -> None:
+def charge_masks(masks: int, size: Sequence[int], where: str) -> None:
     """Charges masks of this (height, width) to the record. Raises UserError if the record exceeds limits.masks,
     limits.mask_pixels or limits.seconds. where: the record, for the message."""
     usage = _current.get() or _Usage()
     usage.masks += masks
     usage.pixels += masks * math.prod(size)
-    limits.check("masks", usage.masks, where, "masks")
-    limits.check("mask_pixels", usage.pixels, where, "pixels of masks")
+    limits.check_limit("masks", usage.masks, where, "masks")
+    limits.check_limit("mask_pixels", usage.pixels, where, "pixels of masks")
     check_time(where)
 
 
@@ -51,11 +51,11 @@ def charge_frame(size: Sequence[int], where: str) -> None:
     """Charges an image of this (height, width, ...) to the record. Raises UserError if it exceeds limits.frame_pixels."""
     usage = _current.get() or _Usage()
     usage.frames += math.prod(size[:2])
-    limits.check("frame_pixels", usage.frames, where, "pixels including the other frames of its record")
+    limits.check_limit("frame_pixels", usage.frames, where, "pixels including the other frames of its record")
     check_time(where)
 
 
 def check_time(where: str) -> None:
     """Raises UserError if reading the record takes longer than limits.seconds; called between its images and masks."""
     if (usage := _current.get()) is not None:
-        limits.check("seconds", round(time.monotonic() - usage.began, 4), where, "seconds of reading time")
+        limits.check_limit("seconds", round(time.monotonic() - usage.began, 4), where, "seconds of reading time")

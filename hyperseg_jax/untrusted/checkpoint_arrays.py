@@ -9,7 +9,7 @@ from typing import Any
 
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.checkpoints import LARGEST, TREE, AnyPath, files, is_remote, read_fields
+from hyperseg_jax.untrusted.checkpoints import LARGEST, TREE, AnyPath, is_remote, read_fields, walk_files
 from hyperseg_jax.untrusted.printing import escaped, escaped_value
 
 DESCRIPTIONS = 2**25
@@ -39,25 +39,25 @@ def check_arrays(folder: AnyPath, expected: Mapping[str, Arrays]) -> None:
     bucket, exceptions of its client are raised as well."""
     for part, arrays in expected.items():
         part_folder = folder / part
-        _check_files(part_folder, sum(map(_size, arrays.values())))
-        if mismatched := dict(_listed(part_folder, ARRAYS)).keys() ^ arrays.keys():
+        _check_part_files(part_folder, sum(map(_count_bytes, arrays.values())))
+        if mismatched := dict(_list_entries(part_folder, ARRAYS)).keys() ^ arrays.keys():
             name = min(mismatched)
             raise BadFile(f"its {part} {'lacks' if name in arrays else 'has an unexpected'} {_format_name(name)}")
-        _check_all(part_folder, arrays)
-    _check_files(folder / FACTS, FACTS_BYTES)
-    kinds = dict(_listed(folder / FACTS, (NUMBER, TEXT)))
-    _check_texts(folder / FACTS, [name for name, kind in kinds.items() if kind == TEXT])
-    _check_all(folder / FACTS, {name: ((), "") for name, kind in kinds.items() if kind == NUMBER})
+        _check_part_arrays(part_folder, arrays)
+    _check_part_files(folder / FACTS, FACTS_BYTES)
+    kinds = dict(_list_entries(folder / FACTS, (NUMBER, TEXT)))
+    _check_strings(folder / FACTS, [name for name, kind in kinds.items() if kind == TEXT])
+    _check_part_arrays(folder / FACTS, {name: ((), "") for name, kind in kinds.items() if kind == NUMBER})
 
 
-def _check_files(folder: AnyPath, expected: int) -> None:
+def _check_part_files(folder: AnyPath, expected: int) -> None:
     """Raises BadFile if the files of a part are far larger than its arrays."""
-    if sum(stored for _, stored in files(folder)) > 4 * expected + LARGEST:
+    if sum(stored for _, stored in walk_files(folder)) > 4 * expected + LARGEST:
         raise BadFile(f"its {folder.name} has far more bytes than its arrays")
-    _check_notes(folder)
+    _check_host_notes(folder)
 
 
-def _check_all(folder: AnyPath, arrays: Arrays) -> None:
+def _check_part_arrays(folder: AnyPath, arrays: Arrays) -> None:
     """Raises BadFile if an array of a part has another shape or dtype, or cannot be opened."""
     import tensorstore
 
@@ -69,11 +69,11 @@ def _check_all(folder: AnyPath, arrays: Arrays) -> None:
             total += len(description)
             if total > DESCRIPTIONS:
                 raise BadFile(f"the metadata of its arrays has more than {DESCRIPTIONS} bytes")
-            _check(name, strict_json.parse(description, _format_name(name)), *arrays[name])
-        _open(store, batch)
+            _check_description(name, strict_json.parse(description, _format_name(name)), *arrays[name])
+        _open_arrays(store, batch)
 
 
-def _check_notes(folder: AnyPath) -> None:
+def _check_host_notes(folder: AnyPath) -> None:
     """Checks the metadata of each host about the arrays that it wrote, which Orbax also reads."""
     notes = folder / NOTES
     for path in notes.iterdir() if notes.is_dir() else ():
@@ -83,6 +83,7 @@ def _check_notes(folder: AnyPath) -> None:
 
 
 def _is_note(value: Any) -> bool:
+    """Whether this is the metadata of one array in the file of a host."""
     note = value.get("array_metadata") if type(value) is dict and len(value) == 1 else None
     sides = lambda value: type(value) is list and all(type(side) is int and side >= 0 for side in value)
     return (
@@ -91,16 +92,17 @@ def _is_note(value: Any) -> bool:
         and type(note["param_name"]) is str
         and sides(note["write_shape"])
         and sides(note["chunk_shape"])
-        and (note["ext_metadata"] is None or _is_of_key(note["ext_metadata"]))
+        and (note["ext_metadata"] is None or _is_random_key_metadata(note["ext_metadata"]))
     )
 
 
-def _is_of_key(note: Any) -> bool:
-    """Whether this is the extra metadata of a random key."""
+def _is_random_key_metadata(note: Any) -> bool:
+    """Whether this is the extra metadata of an array that stores a random key (jax.random.key)."""
     return type(note) is dict and note.keys() == {"random_key_impl"} and type(note["random_key_impl"]) is str
 
 
-def _size(array: tuple[tuple[int, ...], str]) -> int:
+def _count_bytes(array: tuple[tuple[int, ...], str]) -> int:
+    """Returns the size in bytes of an array with this (shape, dtype)."""
     import tensorstore
 
     return math.prod(array[0]) * int(tensorstore.dtype(array[1]).numpy_dtype.itemsize)
@@ -116,13 +118,13 @@ def _tensorstore_spec(folder: AnyPath) -> dict[str, Any]:
     return {**spec, "path": f"{spec['path']}/"}
 
 
-def _listed(folder: AnyPath, kinds: tuple[str, ...]) -> Iterator[tuple[Name, str]]:
+def _list_entries(folder: AnyPath, kinds: tuple[str, ...]) -> Iterator[tuple[Name, str]]:
     """Yields the path in the tree and the kind of each non-empty entry in the metadata of a part."""
     for entry in read_fields(folder / TREE)["tree_metadata"].values():
         try:
             keys, value = entry["key_metadata"], entry["value_metadata"]
             name, empty = tuple(key["key"] for key in keys), value["skip_deserialize"]
-            known = all(type(key["key"]) is str and _is_key(key["key"], key["key_type"]) for key in keys)
+            known = all(type(key["key"]) is str and _is_path_key(key["key"], key["key_type"]) for key in keys)
             kind = value["value_type"]
         except (KeyError, TypeError) as error:
             raise BadFile(f"{TREE} has an entry without names") from error
@@ -134,12 +136,13 @@ def _listed(folder: AnyPath, kinds: tuple[str, ...]) -> Iterator[tuple[Name, str
             yield name, kind
 
 
-def _is_key(key: str, kind: Any) -> bool:
-    """Whether this is a dict key, or the index of a sequence element."""
+def _is_path_key(key: str, kind: Any) -> bool:
+    """Whether `key` is a valid part of a path in the tree: a dict key (kind 2), or the index of a sequence element (kind 1)."""
     return kind == 2 or (kind == 1 and key.isascii() and key.isdecimal() and len(key) < 10)
 
 
-def _check_texts(folder: AnyPath, names: list[Name]) -> None:
+def _check_strings(folder: AnyPath, names: list[Name]) -> None:
+    """Raises BadFile unless the file of strings in a checkpoint has a string for each of these names."""
     texts = read_fields(folder / TEXTS) if names else {}
     for name in names:
         if type(texts.get(".".join(name))) is not str:
@@ -152,7 +155,7 @@ def _format_name(name: Name) -> str:
 
 
 def _read_descriptions(store: Any, names: list[Name]) -> Iterator[tuple[Name, bytes]]:
-    """Reads the metadata of each array."""
+    """Yields the name and the zarr metadata (zarr.json) of each array."""
     for name, future in [(name, store.read(f"{'.'.join(name)}/zarr.json")) for name in names]:
         result = future.result()
         if result.state != "value":
@@ -160,8 +163,9 @@ def _read_descriptions(store: Any, names: list[Name]) -> Iterator[tuple[Name, by
         yield name, bytes(result.value)
 
 
-def _check(name: Name, array: Mapping[str, Any], shape: tuple[int, ...], dtype: str) -> None:
-    """Raises BadFile if the metadata of an array does not match. dtype: "" for any number."""
+def _check_description(name: Name, array: Mapping[str, Any], shape: tuple[int, ...], dtype: str) -> None:
+    """Raises BadFile if the zarr metadata of an array differs from the expected shape and dtype, or if its chunks or codecs are
+    not supported. dtype: "" for any number."""
     what = _format_name(name)
     if array.get("shape") != list(shape):
         raise BadFile(f"{what} has the shape {escaped_value(array.get('shape'))}, expected {list(shape)}")
@@ -170,7 +174,7 @@ def _check(name: Name, array: Mapping[str, Any], shape: tuple[int, ...], dtype: 
     try:
         chunk = array["chunk_grid"]["configuration"]["chunk_shape"]
         is_valid = len(shape) == len(chunk) and all(0 <= c <= max(n, 1) for n, c in zip(shape, chunk, strict=True))
-        unknown = [codec for codec in _codecs(array["codecs"]) if codec not in CODECS]
+        unknown = [codec for codec in _list_codecs(array["codecs"]) if codec not in CODECS]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadFile(f"{what} has invalid metadata") from error
     if not is_valid:
@@ -179,16 +183,16 @@ def _check(name: Name, array: Mapping[str, Any], shape: tuple[int, ...], dtype: 
         raise BadFile(f"{what} uses the codec {escaped_value(unknown[0])}, but only {', '.join(CODECS)} are supported")
 
 
-def _codecs(listed: Any) -> Iterator[Any]:
+def _list_codecs(listed: Any) -> Iterator[Any]:
     """Yields the names of codecs, including nested ones."""
     for codec in listed:
         yield codec["name"]
         for inner in ("codecs", "index_codecs"):
-            yield from _codecs(codec.get("configuration", {}).get(inner, ()))
+            yield from _list_codecs(codec.get("configuration", {}).get(inner, ()))
 
 
-def _open(store: Any, names: list[Name]) -> None:
-    """Opens arrays without reading data, to find metadata that TensorStore does not accept."""
+def _open_arrays(store: Any, names: list[Name]) -> None:
+    """Opens arrays without reading their data. Raises BadFile for metadata that TensorStore does not accept."""
     import tensorstore
 
     open_array = lambda name: tensorstore.open({"driver": "zarr3"}, kvstore=store / f"{'.'.join(name)}/", read=True, open=True)

@@ -14,7 +14,7 @@ from etils import epath
 
 from hyperseg_jax.untrusted import stores, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import escaped
+from hyperseg_jax.untrusted.printing import escaped, escaped_value
 
 STEPS = 2**53
 FILES, DEEPEST = 100_000, 8
@@ -40,14 +40,14 @@ def is_step_name(name: str) -> bool:
     return re.fullmatch(r"(0|[1-9]\d*)\n?", name) is not None
 
 
-def check(folder: AnyPath) -> None:
+def check_checkpoint(folder: AnyPath) -> None:
     """Raises BadFile if a folder is not a valid checkpoint. In a bucket, exceptions of its client are raised as well."""
     name = folder.name
     if not (name.isascii() and name.isdecimal()) or len(name) > len(str(STEPS)) or int(name) >= STEPS:
         raise BadFile("its name is not a step number")
     if (not is_remote(folder) and pathlib.Path(folder).is_symlink()) or not folder.is_dir():
         raise BadFile("is not a folder")
-    for path, _ in files(folder):
+    for path, _ in walk_files(folder):
         if path.name == ROOT:
             _check_root(read_fields(path))
         elif path.name == TREE:
@@ -61,9 +61,9 @@ def is_remote(path: AnyPath) -> bool:
     return stores.is_url(os.fspath(path))
 
 
-def files(folder: AnyPath) -> Iterator[tuple[AnyPath, int]]:
+def walk_files(folder: AnyPath) -> Iterator[tuple[AnyPath, int]]:
     """Yields all files below a folder and their sizes. Raises BadFile if one is not a regular file, or too large."""
-    list_entries = _remote_entries if is_remote(folder) else _local_entries
+    list_entries = _list_remote_entries if is_remote(folder) else _list_local_entries
     stack, count = [(folder, 0)], 0
     while stack:
         parent, depth = stack.pop()
@@ -81,7 +81,7 @@ def files(folder: AnyPath) -> Iterator[tuple[AnyPath, int]]:
                 yield path, size
 
 
-def _local_entries(folder: AnyPath) -> Iterator[tuple[AnyPath, int, int]]:
+def _list_local_entries(folder: AnyPath) -> Iterator[tuple[AnyPath, int, int]]:
     """Yields (path, mode, size) of the entries of a local folder; links are not followed."""
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -89,7 +89,7 @@ def _local_entries(folder: AnyPath) -> Iterator[tuple[AnyPath, int, int]]:
             yield pathlib.Path(entry.path), status.st_mode, status.st_size
 
 
-def _remote_entries(folder: AnyPath) -> Iterator[tuple[AnyPath, int, int]]:
+def _list_remote_entries(folder: AnyPath) -> Iterator[tuple[AnyPath, int, int]]:
     """Yields (path, mode, size) of the entries of a folder in a bucket."""
     for path in epath.Path(folder).iterdir():
         if path.name:  # some stores have an object for the folder itself
@@ -99,7 +99,7 @@ def _remote_entries(folder: AnyPath) -> Iterator[tuple[AnyPath, int, int]]:
 
 def read_fields(path: AnyPath, largest: int = LARGEST) -> dict[str, Any]:
     """Reads a JSON object from a file of a checkpoint. Raises BadFile, OSError."""
-    read = stores.contents if is_remote(path) else strict_json.contents
+    read = stores.read_contents if is_remote(path) else strict_json.read_bytes
     fields = strict_json.parse_any(read(path, largest), path.name, finite=False)  # the best score may be NaN
     if type(fields) is not dict:
         raise BadFile(f"{path.name} is not a JSON object")
@@ -110,23 +110,26 @@ def _check_root(fields: Mapping[str, Any]) -> None:
     """Checks the fields that Orbax reads while it opens the parent folder: an invalid checkpoint would block all others."""
     for name in ("init_timestamp_nsecs", "commit_timestamp_nsecs"):
         if not (fields.get(name) is None or (type(fields[name]) is int and 0 <= fields[name] < 2**62)):
-            raise BadFile(f"{ROOT} has a {name} that is not a time")
+            raise BadFile(f"{ROOT} has {escaped_value(fields[name])} in the field {name}, expected nanoseconds")
     scores, handlers = fields.get("metrics") or {}, fields.get("item_handlers")
     if type(scores) is not dict or set(scores) - {"best"} or not all(type(value) in (int, float) for value in scores.values()):
-        raise BadFile(f"{ROOT} has metrics that are not a score")
+        raise BadFile(f'{ROOT} has {escaped_value(scores)} in the field metrics, expected {{"best": a number}}')
     if type(handlers) is not dict or not all(type(handler) is str for handler in handlers.values()):
-        raise BadFile(f"{ROOT} has no item_handlers")
+        raise BadFile(f"{ROOT} has no object of strings in the field item_handlers")
 
 
 def _check_scores(fields: Mapping[str, Any]) -> None:
     """Checks the file that Orbax reads for every checkpoint to find the best one."""
     if set(fields) != {"best"} or type(fields["best"]) not in (int, float):
-        raise BadFile(f"{SCORES} has no score")
+        raise BadFile(f'{SCORES} is not {{"best": a number}}')
 
 
 def _check_tree(fields: Mapping[str, Any]) -> None:
+    """Checks the file that describes the tree of arrays."""
     for name, value in fields.items():
-        if name not in TREE_FIELDS or not TREE_FIELDS[name](value):
-            raise BadFile(f"{TREE} has an unsupported {escaped(name)}")
+        if name not in TREE_FIELDS:
+            raise BadFile(f"{TREE} has the unknown field {escaped(name)}")
+        if not TREE_FIELDS[name](value):
+            raise BadFile(f"{TREE} has an unsupported value in the field {name}")
     if not {"tree_metadata", "use_ocdbt", "use_zarr3"} <= fields.keys():
-        raise BadFile(f"{TREE} has another format")
+        raise BadFile(f"{TREE} lacks tree_metadata, use_ocdbt or use_zarr3")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hyperseg_jax.untrusted import json_text, limits, paths
-from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, BadFile, naming
+from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, BadFile, naming_path
 from hyperseg_jax.untrusted.printing import escaped, escaped_value
 
 FEATURES, INFO = "features.json", "dataset_info.json"
@@ -50,51 +50,51 @@ class Feature:
 def read_features(folder: pathlib.Path) -> Mapping[str, Feature]:
     """Reads the features of a prepared dataset. Raises UserError if a class is not in CLASSES."""
     path = folder / FEATURES
-    with naming(path):
-        feature = _feature(_parsed(folder, FEATURES), limits.current().depth)
+    with naming_path(path):
+        feature = _parse_feature(_read_json(folder, FEATURES), limits.current().depth)
         if feature.name != DICT:
             raise BadFile(f"is a {escaped(feature.name)}, expected a FeaturesDict")
         return feature.parts
 
 
-def _feature(part: Any, depth: int) -> Feature:
+def _parse_feature(part: Any, depth: int) -> Feature:
     """Parses a feature in the current format {pythonClassName, featuresDict: ...} or the old one {type, content, proto_cls}."""
     if depth < 0:
         raise BadFile("nests deeper than limits.depth", _DISTRUST)
     if not isinstance(part, dict):
         raise BadFile(f"has a {type(part).__name__}, expected a feature")
-    name = _first_of(part, "type", "pythonClassName", "python_class_name")
+    name = _first_field(part, "type", "pythonClassName", "python_class_name")
     if name not in CLASSES:
         raise BadFile(f"names the class {escaped_value(name)}, which is not a supported feature", _DISTRUST)
-    content = _first_of(part, "content", "featuresDict", "features_dict", "sequence", "jsonFeature", "json_feature")
+    content = _first_field(part, "content", "featuresDict", "features_dict", "sequence", "jsonFeature", "json_feature")
     while isinstance(content, str) or (isinstance(content, dict) and set(content) == {"json"}):
         if depth < 0:
             raise BadFile("nests deeper than limits.depth", _DISTRUST)
         text, depth = content if isinstance(content, str) else content["json"], depth - 1
         if not isinstance(text, str):
             raise BadFile("has a json field that is not a string", _DISTRUST)
-        content = json_text.parse(text.encode(errors="surrogatepass"))
+        content = json_text.parse_json(text.encode(errors="surrogatepass"))
     if name == DICT:
         inner = content.get("features", content) if isinstance(content, dict) else {}
         if not isinstance(inner, dict):
             raise BadFile("has features that are not a dict")
-        return Feature(name, {key: _feature(value, depth - 1) for key, value in inner.items()})
+        return Feature(name, {key: _parse_feature(value, depth - 1) for key, value in inner.items()})
     if name == SEQUENCE:
         if not isinstance(content, dict) or "feature" not in content:
             raise BadFile("has a sequence without a feature")
-        return Feature(name, _feature(content["feature"], depth - 1).parts)
+        return Feature(name, _parse_feature(content["feature"], depth - 1).parts)
     return Feature(name, {})
 
 
-def _first_of(part: dict[str, Any], *names: str) -> Any:
+def _first_field(part: dict[str, Any], *names: str) -> Any:
     """Returns the first of several fields that exists, or None."""
     return next((part[name] for name in names if name in part), None)
 
 
-def read_labels(folder: pathlib.Path, feature: str) -> tuple[str, ...]:
+def read_class_names(folder: pathlib.Path, feature: str) -> tuple[str, ...]:
     """Reads the class names of a feature ("objects-label"); () if there is no file with them."""
     try:
-        text = json_text.decoded(_content(folder, f"{feature}.labels.txt"))
+        text = json_text.decode_text(_read_bytes(folder, f"{feature}.labels.txt"))
     except FileNotFoundError:
         return ()
     return tuple(line.strip() for line in text.split("\n") if line.strip())
@@ -111,14 +111,14 @@ class Info:
 def read_info(folder: pathlib.Path) -> Info:
     """Reads dataset_info.json. Raises UserError if it is invalid, if a split has more than limits.records records, or if it
     names files out of the folder."""
-    with naming(folder / INFO):
-        content = _parsed(folder, INFO)
+    with naming_path(folder / INFO):
+        content = _read_json(folder, INFO)
         if not isinstance(content, dict):
             raise BadFile("is not a dict", ANOTHER_COPY)
         splits = {}
         try:
             for split in content.get("splits", ()):
-                splits[str(split["name"])] = _files(folder, str(content["name"]), split)
+                splits[str(split["name"])] = _list_shards(folder, str(content["name"]), split)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             if isinstance(error, BadFile):
                 raise
@@ -126,7 +126,8 @@ def read_info(folder: pathlib.Path) -> Info:
         return Info(str(content.get("fileFormat")), splits)
 
 
-def _files(folder: pathlib.Path, dataset: str, split: Mapping[str, Any]) -> dict[pathlib.Path, int]:
+def _list_shards(folder: pathlib.Path, dataset: str, split: Mapping[str, Any]) -> dict[pathlib.Path, int]:
+    """Returns {path: number of records} of the shards of a split."""
     lengths = [int(length) for length in split.get("shardLengths", ())]
     names = (dataset, split["name"], split.get("filepathTemplate", ""))
     if len(lengths) > SHARDS or any(len(str(text)) > LONGEST_NAME for text in names):
@@ -153,12 +154,12 @@ def _files(folder: pathlib.Path, dataset: str, split: Mapping[str, Any]) -> dict
     return files
 
 
-def _parsed(folder: pathlib.Path, name: str) -> Any:
+def _read_json(folder: pathlib.Path, name: str) -> Any:
     try:
-        return json_text.parse(_content(folder, name))
+        return json_text.parse_json(_read_bytes(folder, name))
     except FileNotFoundError as error:
         raise BadFile("no such file", "give a folder prepared by tensorflow-datasets") from error
 
 
-def _content(folder: pathlib.Path, name: str) -> bytes:
+def _read_bytes(folder: pathlib.Path, name: str) -> bytes:
     return json_text.read_bytes(paths.join_inside(folder, name))

@@ -45,32 +45,32 @@ AGAIN = "download it again or remove it"
 TOO_LARGE = "if that is intended, raise limits.pixels"
 
 
-def read(
+def open_and_take(
     source: pathlib.Path | bytes, take: Callable[[Image.Image], T], formats: tuple[str, ...] = FORMATS, what: str = "an image"
 ) -> T:
-    """Opens an image file or its bytes and returns take(image). formats: a subset of FORMATS. what: what the image is, for
-    messages.
+    """Opens an image file or its bytes and returns take(image).
 
-    Raises BadFile if it is not an image of these formats, has more than limits.pixels pixels, or if decoding or `take` fails in
-    any way; FileNotFoundError if there is no file.
+    formats: a subset of FORMATS. what: what the image is, for messages. Raises BadFile if it is not an image of these formats,
+    has more than limits.pixels pixels, or if decoding or `take` raises an exception; FileNotFoundError if there is no file.
     """
     try:
-        with _content(source) as content:
-            return _take(content, take, formats)
+        with _open_source(source) as content:
+            return _check_and_take(content, take, formats)
     except (BadFile, FileNotFoundError):
         raise
     except Image.DecompressionBombError as error:
         raise BadFile(f"has more pixels than the limit of {limits.current().pixels}", TOO_LARGE) from error
     except Exception as error:  # decoders raise many types
-        raise BadFile(f"cannot be read as {what} ({_message(error, formats)})", AGAIN) from error
+        raise BadFile(f"cannot be read as {what} ({_describe_error(error, formats)})", AGAIN) from error
 
 
-def _take(content: IO[bytes], take: Callable[[Image.Image], T], formats: tuple[str, ...]) -> T:
+def _check_and_take(content: IO[bytes], take: Callable[[Image.Image], T], formats: tuple[str, ...]) -> T:
+    """Checks the size of the image before it is decoded, then returns take(image)."""
     limit = limits.current().pixels
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, limit)  # raises Pillow's own limit if ours is larger
     size = content.seek(0, os.SEEK_END)
     if size > limit * BYTES:
-        raise BadFile(f"has {size} bytes, more than {limit} pixels take", TOO_LARGE)
+        raise BadFile(f"has {size} bytes, more than an image of {limit} pixels needs", TOO_LARGE)
     content.seek(0)
     with Image.open(content, formats=formats) as image:
         if image.width * image.height > limit:
@@ -85,7 +85,7 @@ def _take(content: IO[bytes], take: Callable[[Image.Image], T], formats: tuple[s
         return result
 
 
-def _content(source: pathlib.Path | bytes) -> IO[bytes]:
+def _open_source(source: pathlib.Path | bytes) -> IO[bytes]:
     return io.BytesIO(source) if isinstance(source, bytes) else paths.open_file(source)
 
 
@@ -145,7 +145,8 @@ def _count_scan_markers(content: IO[bytes]) -> int:
     return markers
 
 
-def _message(error: Exception, formats: tuple[str, ...]) -> str:
+def _describe_error(error: Exception, formats: tuple[str, ...]) -> str:
+    """Describes an exception of Pillow for a message."""
     if isinstance(error, Image.UnidentifiedImageError):
         return f"it is none of {', '.join(formats)}, or damaged"
     if isinstance(error, OSError | SyntaxError | ValueError) and str(error):
@@ -153,17 +154,17 @@ def _message(error: Exception, formats: tuple[str, ...]) -> str:
     return escaped(f"{type(error).__name__}: {error}")
 
 
-def size(source: pathlib.Path | bytes) -> tuple[int, int]:
+def read_size(source: pathlib.Path | bytes) -> tuple[int, int]:
     """Returns (height, width) from the header of an image file."""
-    return read(source, lambda image: (image.height, image.width))
+    return open_and_take(source, lambda image: (image.height, image.width))
 
 
-def colours(source: pathlib.Path | bytes, formats: tuple[str, ...] = FORMATS) -> np.ndarray:
+def read_rgb(source: pathlib.Path | bytes, formats: tuple[str, ...] = FORMATS) -> np.ndarray:
     """Reads an image as RGB, uint8 [H, W, 3]."""
-    return read(source, rgb, formats)
+    return open_and_take(source, to_rgb, formats)
 
 
-def rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image) -> np.ndarray:
     """Converts an image to uint8 [H, W, 3]; 16-bit images keep the upper 8 bits. Raises ValueError for 32-bit images, whose
     value range is unknown."""
     image.load()  # otherwise NumPy treats an AttributeError during loading as an image without pixels
@@ -176,9 +177,9 @@ def rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def numbers(source: pathlib.Path | bytes, modes: Sequence[str], what: str) -> np.ndarray:
+def read_numbers(source: pathlib.Path | bytes, modes: Sequence[str], what: str) -> np.ndarray:
     """Reads an image with one number per pixel, [H, W]: palette indices or grey values. modes: accepted modes of Pillow. what:
-    what the image is, for messages. Raises BadFile as `read`, and for negative numbers."""
+    what the image is, for messages. Raises BadFile as `open_and_take`, and for negative numbers."""
 
     def take(image: Image.Image) -> np.ndarray:
         if image.mode not in modes:
@@ -189,4 +190,4 @@ def numbers(source: pathlib.Path | bytes, modes: Sequence[str], what: str) -> np
             check_labels(array)
         return array
 
-    return read(source, take, tuple(name for name in FORMATS if name != "JPEG"), f"a {what}")  # JPEG is lossy
+    return open_and_take(source, take, tuple(name for name in FORMATS if name != "JPEG"), f"a {what}")  # JPEG is lossy

@@ -25,7 +25,7 @@ def read_bytes(path: pathlib.Path) -> bytes:
     return paths.read_file(path, limits.current().json_bytes, "json_bytes")
 
 
-def decoded(data: bytes) -> str:
+def decode_text(data: bytes) -> str:
     """Decodes UTF-8, or Windows-1252, which some ReasonSeg files use."""
     try:
         return data.decode("utf-8-sig")
@@ -33,12 +33,12 @@ def decoded(data: bytes) -> str:
         return data.decode("cp1252", errors="replace")
 
 
-def parse(data: bytes) -> Any:
+def parse_json(data: bytes) -> Any:
     """Parses JSON. Raises BadFile if it is invalid, or nested deeper than limits.depth."""
     check_depth(data)
-    text = decoded(data)
+    text = decode_text(data)
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=_build_unique_dict)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if "\n" in text else ""  # callers add the line number for files with one JSON per line
         raise BadFile(f"not json ({error.msg} at {line}column {error.colno})", AGAIN) from error
@@ -46,7 +46,8 @@ def parse(data: bytes) -> Any:
         raise BadFile(f"not json ({escaped(str(error))})", AGAIN) from error
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _build_unique_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Builds a JSON object. Raises BadFile if it has a key twice."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         seen: set[str] = set()
@@ -58,11 +59,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def check_depth(data: bytes, what: str = "") -> None:
     """Raises BadFile if a JSON text is nested deeper than limits.depth. what: prefix of the message ("its header ")."""
     limit = limits.current().depth
-    if data.count(b"[") + data.count(b"{") > limit and depth(data) > limit:
+    if data.count(b"[") + data.count(b"{") > limit and nesting_depth(data) > limit:
         raise BadFile(f"{what}nests deeper than {limit}", "if that is intended, raise limits.depth")
 
 
-def depth(data: bytes) -> int:
+def nesting_depth(data: bytes) -> int:
     """Returns the nesting depth of a JSON text, ignoring brackets in strings."""
     deepest = level = 0
     quoted = escaped = False
@@ -70,7 +71,7 @@ def depth(data: bytes) -> int:
         block = np.frombuffer(data, np.uint8, min(BLOCK, len(data) - start), start)
         signs = _SIGNS[block]
         if escaped or (signs == _ESCAPE).any():
-            escaped = _without_escaped(signs, escaped)
+            escaped = _clear_escaped(signs, escaped)
         signs = signs[signs != _OTHER]
         quotes = signs == _QUOTE
         outside = (np.cumsum(quotes) + quoted) % 2 == 0
@@ -82,7 +83,7 @@ def depth(data: bytes) -> int:
     return deepest
 
 
-def _without_escaped(signs: np.ndarray, escaped: bool) -> bool:
+def _clear_escaped(signs: np.ndarray, escaped: bool) -> bool:
     """Clears each character that is escaped by a backslash, in place. Returns whether the block ends with an escaping
     backslash. In a run of backslashes, every second one is itself escaped."""
     if escaped:

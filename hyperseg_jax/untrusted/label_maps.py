@@ -29,7 +29,7 @@ NAMES = 4096
 """Maximum bytes of a matrix besides its numbers."""
 
 
-def read(path: pathlib.Path, name: str) -> np.ndarray:
+def read_matrix(path: pathlib.Path, name: str) -> np.ndarray:
     """Reads the matrix with this name, integers [H, W]. Raises BadFile if there is none, or if it has more than limits.pixels
     elements; FileNotFoundError if there is no file."""
     limit = limits.current().pixels
@@ -45,11 +45,11 @@ def read(path: pathlib.Path, name: str) -> np.ndarray:
             kind, length = struct.unpack_from(f"{sign}II", data, at)
             content = data[at + 8 : at + 8 + length]
             if kind == COMPRESSED:
-                kind, content = _unpacked(content, sign, name, limit)
-            if kind == MATRIX and _name(content, sign) == name:
+                kind, content = _decompress_element(content, sign, name, limit)
+            if kind == MATRIX and _parse_name(content, sign) == name:
                 if matrix is not None:
                     raise BadFile(f"has two matrices named {name}")
-                matrix = _matrix(content, sign, name, limit)
+                matrix = _parse_matrix(content, sign, name, limit)
             at += 8 + length
             elements += 1
             if elements > ELEMENTS:
@@ -61,16 +61,16 @@ def read(path: pathlib.Path, name: str) -> np.ndarray:
     return matrix
 
 
-def _unpacked(content: bytes, sign: str, name: str, limit: int) -> tuple[int, bytes]:
+def _decompress_element(content: bytes, sign: str, name: str, limit: int) -> tuple[int, bytes]:
     """Returns the kind and content of a compressed element. It is only unpacked completely if it is the matrix with this name
     and has at most `limit` elements; otherwise only its beginning is returned."""
     decompressor = zlib.decompressobj()
     begin = decompressor.decompress(content, NAMES)
     kind, length = struct.unpack_from(f"{sign}II", begin)
     begin = begin[8:]
-    if kind != MATRIX or _name(begin, sign) != name:
+    if kind != MATRIX or _parse_name(begin, sign) != name:
         return kind, begin
-    _size(begin, sign, name, limit)
+    _parse_size(begin, sign, name, limit)
     full = begin + decompressor.decompress(decompressor.unconsumed_tail, max(1, min(length, 8 * limit + NAMES) - len(begin)))
     rest = decompressor.decompress(decompressor.unconsumed_tail, 8)  # the checksum is only verified after the last byte
     if len(rest) == 8 or not decompressor.eof:
@@ -78,19 +78,19 @@ def _unpacked(content: bytes, sign: str, name: str, limit: int) -> tuple[int, by
     return kind, full
 
 
-def _name(data: bytes, sign: str) -> str:
+def _parse_name(data: bytes, sign: str) -> str:
     """Returns the name of a matrix."""
     at = 0
     for _ in range(3):
-        element, at = _element(data, at, sign)
+        element, at = _parse_element(data, at, sign)
     return element.tobytes().decode(errors="replace")
 
 
-def _size(data: bytes, sign: str, name: str, limit: int) -> tuple[int, int, int]:
+def _parse_size(data: bytes, sign: str, name: str, limit: int) -> tuple[int, int, int]:
     """Returns (height, width) of an integer matrix, and the offset of the element after its name."""
-    flags, at = _element(data, 0, sign)
-    sides, at = _element(data, at, sign)
-    _, at = _element(data, at, sign)
+    flags, at = _parse_element(data, 0, sign)
+    sides, at = _parse_element(data, at, sign)
+    _, at = _parse_element(data, at, sign)
     height, width, *rest = (int(side) for side in sides)
     if int(flags[0]) & 0xFF not in CLASSES or int(flags[0]) & 0x0800 or rest or min(height, width) < 0:
         raise BadFile(f"its {name} is not an integer matrix")
@@ -99,9 +99,10 @@ def _size(data: bytes, sign: str, name: str, limit: int) -> tuple[int, int, int]
     return height, width, at
 
 
-def _matrix(data: bytes, sign: str, name: str, limit: int) -> np.ndarray:
-    height, width, at = _size(data, sign, name, limit)
-    numbers, _ = _element(data, at, sign)
+def _parse_matrix(data: bytes, sign: str, name: str, limit: int) -> np.ndarray:
+    """Returns the labels of an integer matrix, [H, W]. sign: "<" or ">", the byte order. limit: maximum number of elements."""
+    height, width, at = _parse_size(data, sign, name, limit)
+    numbers, _ = _parse_element(data, at, sign)
     if numbers.size != math.prod((height, width)):
         raise BadFile(f"its {name} is not an integer matrix")
     check_labels(numbers)
@@ -117,7 +118,7 @@ def check_labels(numbers: np.ndarray) -> None:
         raise BadFile(f"has the label {numbers[~valid][0]:g}; labels must be integers from 0 to {LARGEST}", "correct it")
 
 
-def _element(data: bytes, at: int, sign: str) -> tuple[np.ndarray, int]:
+def _parse_element(data: bytes, at: int, sign: str) -> tuple[np.ndarray, int]:
     """Returns the numbers of an element, and the offset of the next element."""
     kind, length = struct.unpack_from(f"{sign}II", data, at)
     start = at + 8

@@ -32,8 +32,8 @@ def _handle_error(module: bytes | None, message: bytes | None, values: int | Non
     getattr(_collected, "errors", []).append((message or b"").decode(errors="replace"))
 
 
-def _library() -> Any:
-    """Returns the libtiff that Pillow has loaded, or None if it is not found."""
+def _find_library() -> Any:
+    """Returns the libtiff library that Pillow has loaded; None if it is not found."""
     package = pathlib.Path(PIL.__file__).parent
     shipped = [*package.parent.glob("[pP]illow.libs/libtiff*"), *package.glob(".dylibs/libtiff*")]
     name = str(shipped[0]) if shipped else ctypes.util.find_library("tiff")
@@ -43,6 +43,6 @@ def _library() -> Any:
         return None
 
 
-if (library := _library()) is not None:
+if (library := _find_library()) is not None:
     library.TIFFSetErrorHandler.argtypes, library.TIFFSetErrorHandler.restype = (ctypes.c_void_p,), ctypes.c_void_p
     library.TIFFSetErrorHandler(ctypes.cast(_handle_error, ctypes.c_void_p))

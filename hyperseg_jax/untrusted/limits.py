@@ -41,8 +41,8 @@ class Limits:
     outside: bool = False
 
 
-def block() -> dict[str, Any]:
-    """Returns all fields with their defaults, for configs."""
+def default_block() -> dict[str, Any]:
+    """Returns all limits with their default values, for the `limits` block of a config."""
     return dataclasses.asdict(Limits())
 
 
@@ -50,43 +50,43 @@ _current = Limits()
 
 
 def current() -> Limits:
-    """Returns the current limits of this process."""
+    """Returns the limits that apply in this process."""
     return _current
 
 
-def apply(limits: Limits) -> None:
+def set_limits(limits: Limits) -> None:
     """Sets the limits of this process."""
     global _current
     _current = limits
 
 
-def apply_block(fields: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> None:
+def set_block(fields: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> None:
     """Sets the limits of this process from the `limits` block of a config and overrides of the command line."""
-    apply(from_fields({**fields, **(overrides or {})}, "limits"))
+    set_limits(from_fields({**fields, **(overrides or {})}, "limits"))
 
 
 @contextlib.contextmanager
-def applied(**fields: Any) -> Iterator[Limits]:
-    """Temporarily changes some limits."""
+def temporary_limits(**fields: Any) -> Iterator[Limits]:
+    """Inside this context, these limits have other values in this process."""
     before = _current
-    apply(dataclasses.replace(before, **fields))
+    set_limits(dataclasses.replace(before, **fields))
     try:
         yield _current
     finally:
-        apply(before)
+        set_limits(before)
 
 
 @contextlib.contextmanager
-def applied_block(fields: Mapping[str, Any]) -> Iterator[None]:
-    """Temporarily sets the limits from the `limits` block of a config."""
-    with applied(**dataclasses.asdict(from_fields(fields, "limits"))):
+def temporary_block(fields: Mapping[str, Any]) -> Iterator[None]:
+    """Inside this context, the limits of this process are those of the `limits` block of a config."""
+    with temporary_limits(**dataclasses.asdict(from_fields(fields, "limits"))):
         yield
 
 
 def from_fields(fields: Mapping[str, Any], where: str) -> Limits:
     """Builds limits from these fields and defaults. where: prefix of messages ("limits", "--limits"). Raises UserError for
     unknown names and invalid values."""
-    defaults, checked = block(), {}
+    defaults, checked = default_block(), {}
     for name, value in fields.items():
         if name not in defaults:
             raise UserError(f"{where}: there is no limit {name!r}; limits are {', '.join(defaults)}")
@@ -100,8 +100,9 @@ def from_fields(fields: Mapping[str, Any], where: str) -> Limits:
     return Limits(**checked)
 
 
-def check(name: str, value: float, where: str, what: str) -> None:
-    """Raises UserError if `value` exceeds the limit `name`. where: the file or record. what: the unit, such as "pixels"."""
+def check_limit(name: str, value: float, where: str, what: str) -> None:
+    """Raises UserError if `value` exceeds the limit `name`. where: the file or record. what: the unit, such as "pixels". All
+    are named in the message."""
     limit = getattr(_current, name)
     if value > limit:
         raise UserError(f"{where}: has {value} {what}, and the limit is {limit}; if that is intended, raise limits.{name}")

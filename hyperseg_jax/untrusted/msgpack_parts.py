@@ -11,7 +11,7 @@ _LISTS = {0xDC: (1, 2), 0xDD: (1, 4), 0xDE: (2, 2), 0xDF: (2, 4)}  # values of a
 _AGAIN = "build this shard again"
 
 
-def check(data: bytes) -> None:
+def check_msgpack(data: bytes) -> None:
     """Raises BadFile if a record is damaged, has too many values (limits.values), or nests too deep (limits.depth)."""
     most, depth = limits.current().values, limits.current().depth
     at, parts, pending = 0, 1, [1]  # values that are still to come at each depth

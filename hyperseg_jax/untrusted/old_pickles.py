@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.pickle_machine import TABLE, PickleMachine, fill
+from hyperseg_jax.untrusted.pickle_machine import TABLE, PickleMachine, fill_dict
 
 LINE_BYTES = 65536
 NUMBER_CHARACTERS = 40
 
 
-def _line(machine: PickleMachine) -> bytes:
+def _read_line(machine: PickleMachine) -> bytes:
     """Reads the bytes up to the next newline."""
     start, step = machine.at, 256
     while True:
@@ -28,26 +28,27 @@ def _line(machine: PickleMachine) -> bytes:
         step *= 4
 
 
-def _number(machine: PickleMachine, kind: Callable[[str], Any]) -> Any:
-    text = _line(machine)
+def _read_number(machine: PickleMachine, kind: Callable[[str], Any]) -> Any:
+    """Reads a number in text form and converts it with `kind` (int or float)."""
+    text = _read_line(machine)
     with contextlib.suppress(ValueError):
         if len(text) <= NUMBER_CHARACTERS:
             return kind(text.decode("ascii").removesuffix("L"))
     raise BadFile("its pickle has an invalid number")
 
 
-def _integer(machine: PickleMachine) -> int | bool:
+def _read_integer(machine: PickleMachine) -> int | bool:
     """Reads an integer; 00 and 01 are booleans."""
     for text, value in ((b"00\n", False), (b"01\n", True)):
         if bytes(machine.data[machine.at : machine.at + 3]) == text:
             machine.at += 3
             return value
-    return _number(machine, int)
+    return _read_number(machine, int)
 
 
-def _quoted(machine: PickleMachine) -> str:
+def _read_quoted(machine: PickleMachine) -> str:
     """Reads a quoted str of Python 2 with escapes; its bytes are decoded as latin1."""
-    text = _line(machine)
+    text = _read_line(machine)
     if len(text) < 2 or text[0] != text[-1] or text[:1] not in (b"'", b'"'):
         raise BadFile("its pickle has a string without quotes")
     try:
@@ -56,21 +57,25 @@ def _quoted(machine: PickleMachine) -> str:
         raise BadFile("its pickle has a string with an unknown escape") from error
 
 
-def _unicode(machine: PickleMachine) -> str:
+def _read_unicode(machine: PickleMachine) -> str:
+    """Reads the rest of a line as a str with Python's raw-unicode escapes."""
     try:
-        return _line(machine).decode("raw-unicode-escape")
+        return _read_line(machine).decode("raw-unicode-escape")
     except UnicodeDecodeError as error:
         raise BadFile("its pickle has a string that is not Unicode") from error
 
 
-def _dict(machine: PickleMachine) -> dict[Any, Any]:
+def _build_dict(machine: PickleMachine) -> dict[Any, Any]:
+    """Pops the keys and values above the last mark and builds a dict."""
     items = machine.pop_mark()
     result: dict[Any, Any] = {}
-    fill(result, items[::2], items[1::2])
+    fill_dict(result, items[::2], items[1::2])
     return result
 
 
-def _pushing(make: Callable[[PickleMachine], object]) -> Callable[[PickleMachine], None]:
+def _pushing_result(make: Callable[[PickleMachine], object]) -> Callable[[PickleMachine], None]:
+    """Returns an operation that pushes the value of `make(machine)` on the stack."""
+
     def push(machine: PickleMachine) -> None:
         value = make(machine)
         machine.stack.append(value)
@@ -81,18 +86,18 @@ def _pushing(make: Callable[[PickleMachine], object]) -> Callable[[PickleMachine
 OLD_TABLE = (
     TABLE
     | {
-        ord(code): _pushing(make)
+        ord(code): _pushing_result(make)
         for code, make in {
-            b"I": _integer,
-            b"L": lambda m: _number(m, int),
-            b"F": lambda m: _number(m, float),
-            b"S": _quoted,
-            b"V": _unicode,
+            b"I": _read_integer,
+            b"L": lambda m: _read_number(m, int),
+            b"F": lambda m: _read_number(m, float),
+            b"S": _read_quoted,
+            b"V": _read_unicode,
             b"l": lambda m: m.pop_mark(),
-            b"d": _dict,
-            b"g": lambda m: m.memo_get(_number(m, int)),
+            b"d": _build_dict,
+            b"g": lambda m: m.memo_get(_read_number(m, int)),
         }.items()
     }
-    | {ord("p"): lambda m: m.memo_put(_number(m, int))}
+    | {ord("p"): lambda m: m.memo_put(_read_number(m, int))}
 )
 """All operations, including those of protocols 2 to 5."""

@@ -41,9 +41,9 @@ def join_inside(root: str | os.PathLike, name: object) -> pathlib.Path:
     if limits.current().outside:
         return path
     base = "" if os.path.isabs(root) else os.getcwd()
-    real_root = _real(os.path.join(base, root))
+    real_root = _resolve_folder(os.path.join(base, root))
     try:
-        real_path = _resolved(os.path.join(base, path))
+        real_path = _resolve(os.path.join(base, path))
     except OSError as error:
         raise BadFile(f"{escaped(text)} cannot be resolved ({error.strerror})", "correct it") from error
     if _is_inside(real_root, real_path):
@@ -55,9 +55,9 @@ def join_inside(root: str | os.PathLike, name: object) -> pathlib.Path:
     raise BadFile(f"{escaped(text)} leaves {root}", f"correct the name, or, if it is intended, {OUTSIDE_FIX}")
 
 
-def model_file(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """Returns the path of a file in a model folder. Raises BadFile if it is a link out of the folder, except for links from
-    snapshots to blobs in a Hugging Face cache, for shipped models, and if limits.outside is set."""
+def model_file_path(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """Returns the path of a file in a model folder. Raises BadFile if it is a link that leaves the folder. Allowed are links
+    from snapshots to blobs in a Hugging Face cache, links of shipped models, and all links if limits.outside is set."""
     real_folder, real_path = pathlib.Path(os.path.realpath(folder)), os.path.realpath(folder / name)
     blobs = [parent.parent / "blobs" for parent in real_folder.parents if parent.name == "snapshots"][:1]
     trusted = limits.current().outside or folder.parent == ASSETS
@@ -73,27 +73,27 @@ def _is_inside(folder: str, path: str) -> bool:
     return path == folder or path.startswith(os.path.join(folder, ""))
 
 
-def _resolved(path: str) -> str:
+def _resolve(path: str) -> str:
     """Resolves all links in an absolute path. The resolved folder is cached, since many files share it."""
     folder, name = os.path.split(path)
     if name in ("", ".", ".."):
         return os.path.realpath(path)
     try:
-        real = os.path.join(_existing(folder), name)
+        real = os.path.join(_resolve_existing(folder), name)
         return os.path.realpath(real) if stat.S_ISLNK(os.lstat(real).st_mode) else real
     except OSError:  # the file or its folder does not exist, or there is a cycle of links
         return os.path.realpath(path)
 
 
-def _real(folder: str) -> str:
+def _resolve_folder(folder: str) -> str:
     try:
-        return _existing(folder)
+        return _resolve_existing(folder)
     except OSError:
         return os.path.realpath(folder)
 
 
 @functools.lru_cache(maxsize=4096)
-def _existing(folder: str) -> str:
+def _resolve_existing(folder: str) -> str:
     return os.path.realpath(folder, strict=True)
 
 
@@ -104,7 +104,7 @@ def check_regular(path: pathlib.Path) -> None:
 
 
 def check_link(path: pathlib.Path) -> pathlib.Path:
-    """Returns the path. Raises BadFile if it is a link out of its parent folder."""
+    """Returns the path. Raises BadFile if it is a link that leaves its parent folder."""
     return join_inside(path.parent, path.name)
 
 
@@ -139,7 +139,7 @@ def append_to(path: pathlib.Path) -> io.BufferedWriter:
 
 def _check_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise BadFile("is not a regular file", "give a file")
+        raise BadFile("is not a regular file", "give the path of a file")
 
 
 def read_file(path: pathlib.Path, max_bytes: int, limit: str = "") -> bytes:

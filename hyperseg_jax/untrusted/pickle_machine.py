@@ -27,21 +27,22 @@ KEY_INTEGERS = 2**60  # larger integers can collide in a dict on purpose, since 
 
 @dataclasses.dataclass(frozen=True)
 class Builder:
-    """Represents a callable that a file may name; `make` gets the machine and the arguments, and returns an inert value."""
+    """An allowed callable of a pickle. Instead of calling it, the machine calls `make` with itself and the arguments; the
+    result is an inert value."""
 
     name: str
     make: Callable[[PickleMachine, tuple[Any, ...]], object]
 
 
 class Unfinished(abc.ABC):
-    """An inert value that is completed by a state (operation BUILD)."""
+    """An inert value that is completed later by the pickle operation BUILD, which gives its state."""
 
     @abc.abstractmethod
     def finish(self, machine: PickleMachine, state: object) -> None: ...
 
 
-def known(*builders: Builder) -> dict[str, object]:
-    """Returns {name: builder}, entries of a machine's table of names."""
+def name_table(*builders: Builder) -> dict[str, object]:
+    """Returns {name: builder}, for the table of names of a machine."""
     return {builder.name: builder for builder in builders}
 
 
@@ -95,14 +96,15 @@ class PickleMachine:
         raise BadFile(f"its pickle has more than {self.limit} operations", CONVERT)
 
     def take(self, size: int) -> memoryview:
-        """Reads the next bytes."""
+        """Reads the next `size` bytes."""
         if size > len(self.data) - self.at:
             raise BadFile(f"its pickle needs {size} bytes, but {len(self.data) - self.at} are left")
         self.at += size
         return self.data[self.at - size : self.at]
 
     def charge(self, size: int) -> None:
-        """Charges a copy of `size` bytes or items. Called by builders before copying; the total is limited to the file size."""
+        """Counts `size` copied bytes or items. Builders call it before they copy. Raises BadFile if the total exceeds the size
+        of the file."""
         self.copied += size
         if self.copied > len(self.data):
             raise BadFile("its pickle unpacks to more than the size of the file", DISTRUST)
@@ -113,12 +115,14 @@ class PickleMachine:
         return self.stack.pop()
 
     def top(self, kind: type, doing: str) -> Any:
+        """Returns the top of the stack. Raises BadFile if its type is not `kind`. doing: what the pickle does with it, for the
+        message."""
         if not self.stack or type(self.stack[-1]) is not kind:
             raise BadFile(f"its pickle {doing} a value that is not a {kind.__name__}")
         return self.stack[-1]
 
     def pop_mark(self) -> list[Any]:
-        """Pops the values above the last mark."""
+        """Pops and returns the values above the last mark."""
         if not self.below:
             raise BadFile("its pickle ends a group that never began")
         values, self.stack = self.stack, self.below.pop()
@@ -167,21 +171,23 @@ class PickleMachine:
         self.memo[index] = self.stack[-1]
 
     def set_items(self, items: list[Any]) -> None:
-        fill(self.top(dict, "puts items into"), items[::2], items[1::2])
+        fill_dict(self.top(dict, "puts items into"), items[::2], items[1::2])
 
     def reduce(self) -> object:
+        """Pops the arguments and a builder, and returns the value that it makes (operation REDUCE)."""
         args, builder = self.pop(), self.pop()
         if type(builder) is not Builder or type(args) is not tuple:
-            raise BadFile(f"its pickle calls {_kind(builder)} with {_kind(args)}", DISTRUST)
+            raise BadFile(f"its pickle calls {_describe_value(builder)} with {_describe_value(args)}", DISTRUST)
         return builder.make(self, args)
 
     def build(self) -> None:
+        """Pops a state and gives it to the value below it (operation BUILD)."""
         state = self.pop()
         target = self.pop()
         if isinstance(target, Unfinished):
             target.finish(self, state)
         elif type(target) is not dict or type(state) is not dict:  # attributes of a state dict (_metadata) are dropped
-            raise BadFile(f"its pickle sets the state of {_kind(target)}", DISTRUST)
+            raise BadFile(f"its pickle sets the state of {_describe_value(target)}", DISTRUST)
         self.stack.append(target)
 
     def by_persistent_id(self) -> object:
@@ -190,23 +196,25 @@ class PickleMachine:
         return self.persistent(self, self.pop())
 
     def refuse_instance(self) -> None:
+        """Raises BadFile for the operation INST; if its class is not in the table of names, the message says so."""
         self.look_up(self.line(), self.line())
         raise BadFile("uses the pickle operation INST, which weights never need", CONVERT)
 
 
-def fill(target: dict[Any, Any], keys: list[Any], values: list[Any]) -> None:
+def fill_dict(target: dict[Any, Any], keys: list[Any], values: list[Any]) -> None:
     """Adds items to a dict. Raises BadFile unless keys are strings or small integers, and unique."""
     if len(keys) != len(values):
         raise BadFile("its pickle has a name without a value")
     for key, value in zip(keys, values, strict=True):
         if type(key) is not str and not (type(key) is int and abs(key) < KEY_INTEGERS):
-            raise BadFile(f"its pickle has {_kind(key)} as a name", CONVERT)
+            raise BadFile(f"its pickle has {_describe_value(key)} as a name", CONVERT)
         if key in target:
             raise BadFile(f"its pickle names {escaped(str(key))} twice")
         target[key] = value
 
 
-def _kind(value: object) -> str:
+def _describe_value(value: object) -> str:
+    """Describes a value for a message: the name of a builder, or the type."""
     return escaped(value.name) if isinstance(value, Builder) else f"a {type(value).__name__}"
 
 
@@ -214,7 +222,7 @@ def _operation_name(code: int) -> str:
     return next((info.name for info in pickletools.opcodes if info.code == chr(code)), f"0x{code:02x}")
 
 
-def _ordered_dict(machine: PickleMachine, args: tuple[Any, ...]) -> dict[Any, Any]:
+def _build_ordered_dict(machine: PickleMachine, args: tuple[Any, ...]) -> dict[Any, Any]:
     """Builds an OrderedDict(), or an OrderedDict of a list of pairs, as Python 2 writes it."""
     pairs = args[0] if args else []
     if len(args) > 1 or type(pairs) is not list:
@@ -223,18 +231,18 @@ def _ordered_dict(machine: PickleMachine, args: tuple[Any, ...]) -> dict[Any, An
     if not all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs):
         raise BadFile("its pickle builds an OrderedDict of values that are not pairs", DISTRUST)
     result: dict[Any, Any] = {}
-    fill(result, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    fill_dict(result, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
     return result
 
 
-def _encode(machine: PickleMachine, args: tuple[Any, ...]) -> memoryview:
+def _build_bytes(machine: PickleMachine, args: tuple[Any, ...]) -> memoryview:
     """Builds bytes as Python 3 writes them in protocol 2: a string, to be encoded as latin1."""
     if len(args) != 2 or type(args[0]) is not str or args[1] != "latin1":
         raise BadFile("its pickle calls _codecs.encode with arguments other than a string and latin1", DISTRUST)
-    return latin1(machine, args[0])
+    return encode_latin1(machine, args[0])
 
 
-def latin1(machine: PickleMachine, text: str) -> memoryview:
+def encode_latin1(machine: PickleMachine, text: str) -> memoryview:
     """Encodes a string of code points below 256 as latin1 bytes."""
     machine.charge(len(text))
     try:
@@ -243,56 +251,59 @@ def latin1(machine: PickleMachine, text: str) -> memoryview:
         raise BadFile("its pickle has bytes beyond 255") from error
 
 
-def _empty_bytes(machine: PickleMachine, args: tuple[Any, ...]) -> memoryview:
+def _build_empty_bytes(machine: PickleMachine, args: tuple[Any, ...]) -> memoryview:
     if args:
         raise BadFile("its pickle calls bytes(...) with arguments", DISTRUST)
     return memoryview(b"")
 
 
-def _proto(machine: PickleMachine) -> None:
+def _check_protocol(machine: PickleMachine) -> None:
     if machine.unsigned(1) not in (2, 3, 4, 5):
         raise BadFile("its pickle has an unknown protocol", CONVERT)
 
 
-def _frame(machine: PickleMachine) -> None:
+def _check_frame(machine: PickleMachine) -> None:
     if machine.unsigned(8) > len(machine.data) - machine.at:
         raise BadFile("its pickle has a frame longer than the file")
 
 
-def _mark(machine: PickleMachine) -> None:
+def _push_mark(machine: PickleMachine) -> None:
     machine.below.append(machine.stack)
     machine.stack = []
 
 
-def _tuple_of(count: int) -> Callable[[PickleMachine], object]:
+def _popping_tuple(count: int) -> Callable[[PickleMachine], object]:
+    """Returns a function that pops `count` values and returns them as a tuple."""
     return lambda m: tuple([m.pop() for _ in range(count)][::-1])
 
 
-def _binary_float(machine: PickleMachine) -> float:
+def _read_float(machine: PickleMachine) -> float:
     return struct.unpack(">d", machine.take(8))[0]
 
 
-def _stack_global(machine: PickleMachine) -> object:
+def _look_up_from_stack(machine: PickleMachine) -> object:
     name, module = machine.pop(), machine.pop()
     return machine.look_up(module, name)
 
 
-def _append(machine: PickleMachine) -> None:
+def _append_one(machine: PickleMachine) -> None:
     value = machine.pop()
     machine.top(list, "appends to").append(value)
 
 
-def _appends(machine: PickleMachine) -> None:
+def _append_many(machine: PickleMachine) -> None:
     values = machine.pop_mark()
     machine.top(list, "appends to").extend(values)
 
 
-def _set_item(machine: PickleMachine) -> None:
+def _set_one_item(machine: PickleMachine) -> None:
     value, key = machine.pop(), machine.pop()
     machine.set_items([key, value])
 
 
-def _pushing(make: Callable[[PickleMachine], object]) -> Callable[[PickleMachine], None]:
+def _pushing_result(make: Callable[[PickleMachine], object]) -> Callable[[PickleMachine], None]:
+    """Returns an operation that pushes the value of `make(machine)` on the stack."""
+
     def push(machine: PickleMachine) -> None:
         value = make(machine)  # must run before machine.stack is accessed, since it may replace the stack
         machine.stack.append(value)
@@ -300,22 +311,22 @@ def _pushing(make: Callable[[PickleMachine], object]) -> Callable[[PickleMachine
     return push
 
 
-PLAIN_NAMES = known(
-    Builder("collections.OrderedDict", _ordered_dict),
-    Builder("_codecs.encode", _encode),
-    Builder("__builtin__.bytes", _empty_bytes),
-    Builder("builtins.bytes", _empty_bytes),
+PLAIN_NAMES = name_table(
+    Builder("collections.OrderedDict", _build_ordered_dict),
+    Builder("_codecs.encode", _build_bytes),
+    Builder("__builtin__.bytes", _build_empty_bytes),
+    Builder("builtins.bytes", _build_empty_bytes),
 )
 STOP = ord(".")
 TABLE: dict[int, Callable[[PickleMachine], None]] = {
     ord(code): operation
     for code, operation in {
-        b"\x80": _proto,
-        b"\x95": _frame,
-        b"(": _mark,
-        b"a": _append,
-        b"e": _appends,
-        b"s": _set_item,
+        b"\x80": _check_protocol,
+        b"\x95": _check_frame,
+        b"(": _push_mark,
+        b"a": _append_one,
+        b"e": _append_many,
+        b"s": _set_one_item,
         b"u": lambda m: m.set_items(m.pop_mark()),
         b"q": lambda m: m.memo_put(m.unsigned(1)),
         b"r": lambda m: m.memo_put(m.unsigned(4)),
@@ -324,7 +335,7 @@ TABLE: dict[int, Callable[[PickleMachine], None]] = {
         b"i": lambda m: m.refuse_instance(),
     }.items()
 } | {
-    ord(code): _pushing(make)
+    ord(code): _pushing_result(make)
     for code, make in {
         b"N": lambda m: None,
         b"\x88": lambda m: True,
@@ -334,7 +345,7 @@ TABLE: dict[int, Callable[[PickleMachine], None]] = {
         b"M": lambda m: m.unsigned(2),
         b"\x8a": lambda m: m.signed(m.unsigned(1)),
         b"\x8b": lambda m: m.signed(m.unsigned(4)),
-        b"G": _binary_float,
+        b"G": _read_float,
         b"U": lambda m: str(m.take(m.unsigned(1)), "latin1"),  # short str of Python 2 are names, long ones are bytes
         b"T": lambda m: m.take(m.unsigned(4)),
         b"C": lambda m: m.take(m.unsigned(1)),
@@ -346,15 +357,15 @@ TABLE: dict[int, Callable[[PickleMachine], None]] = {
         b"\x8d": lambda m: m.text(m.unsigned(8)),
         b")": lambda m: (),
         b"t": lambda m: tuple(m.pop_mark()),
-        b"\x85": _tuple_of(1),
-        b"\x86": _tuple_of(2),
-        b"\x87": _tuple_of(3),
+        b"\x85": _popping_tuple(1),
+        b"\x86": _popping_tuple(2),
+        b"\x87": _popping_tuple(3),
         b"]": lambda m: [],
         b"}": lambda m: {},
         b"h": lambda m: m.memo_get(m.unsigned(1)),
         b"j": lambda m: m.memo_get(m.unsigned(4)),
         b"c": lambda m: m.look_up(m.line(), m.line()),
-        b"\x93": _stack_global,
+        b"\x93": _look_up_from_stack,
         b"R": lambda m: m.reduce(),
         b"Q": lambda m: m.by_persistent_id(),
     }.items()

@@ -56,7 +56,7 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
-def cell(text: str) -> str:
+def escape_markup(text: str) -> str:
     """Formats a text for table cells, titles and progress bars, which rich interprets as markup."""
     return escape(one_line(text))
 

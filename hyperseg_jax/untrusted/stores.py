@@ -30,7 +30,7 @@ def check_local(name: str) -> None:
         raise UserError(f"{name}: buckets are not supported here; copy the files, and give a local path")
 
 
-def filesystem(url: str, **options: Any) -> tuple[Any, str]:
+def open_filesystem(url: str, **options: Any) -> tuple[Any, str]:
     """Returns the fsspec file system of a URL and the path in it. Raises UserError as `check_url`, and if the package for the
     protocol is not installed."""
     check_url(url)
@@ -44,7 +44,7 @@ def filesystem(url: str, **options: Any) -> tuple[Any, str]:
     return store, path
 
 
-def contents(path: epath.Path, most: int) -> bytes:
+def read_contents(path: epath.Path, most: int) -> bytes:
     """Reads a file in a bucket. Raises BadFile if it has more than `most` bytes, and any exceptions of the client."""
     if (size := path.stat().length) > most:
         raise BadFile(f"has {size} bytes, and the limit is {most}")

@@ -48,59 +48,63 @@ REGEXES = frozenset(
 Check = Callable[[Any], bool]
 
 
-def _flag(value: Any) -> bool:
+def _is_optional_flag(value: Any) -> bool:
     return value is None or type(value) is bool
 
 
-def _text(maximum: int, minimum: int = 0) -> Check:
+def _text_check(maximum: int, minimum: int = 0) -> Check:
+    """Returns a check for strings with `minimum` to `maximum` characters."""
     return lambda value: type(value) is str and minimum <= len(value) <= maximum
 
 
-def _optional(check: Check) -> Check:
+def _optional_check(check: Check) -> Check:
+    """Returns a check that also accepts None."""
     return lambda value: value is None or check(value)
 
 
-def _integer(maximum: int) -> Check:
+def _integer_check(maximum: int) -> Check:
+    """Returns a check for integers from 0 to `maximum`."""
     return lambda value: type(value) is int and 0 <= value <= maximum
 
 
-def _one_of(*values: str) -> Check:
+def _choice_check(*values: str) -> Check:
+    """Returns a check for one of these strings."""
     return lambda value: type(value) is str and value in values
 
 
-def _pattern(value: Any) -> bool:
+def _is_pattern(value: Any) -> bool:
     """Whether the value is {"String": any text} or {"Regex": an allowed regular expression}."""
     if type(value) is not dict or len(value) != 1:
         return False
     if "String" in value:
-        return _text(LETTERS, 1)(value["String"])
+        return _text_check(LETTERS, 1)(value["String"])
     return type(value.get("Regex")) is str and value["Regex"] in REGEXES
 
 
-def _token_and_id(value: Any) -> bool:
-    return type(value) is list and len(value) == 2 and _text(LETTERS)(value[0]) and _integer(TOKENS)(value[1])
+def _is_token_and_id(value: Any) -> bool:
+    return type(value) is list and len(value) == 2 and _text_check(LETTERS)(value[0]) and _integer_check(TOKENS)(value[1])
 
 
-_CUT = {"behavior": _one_of("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")}
-_BYTES = {"add_prefix_space": _flag, "trim_offsets": _flag, "use_regex": _flag}
+_CUT = {"behavior": _choice_check("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")}
+_BYTES = {"add_prefix_space": _is_optional_flag, "trim_offsets": _is_optional_flag, "use_regex": _is_optional_flag}
 _SPACES = {
-    "replacement": _text(1, 1),
-    "str_rep": _text(1, 1),
-    "add_prefix_space": _flag,
-    "prepend_scheme": _one_of("always", "never", "first"),
-    "split": _flag,
+    "replacement": _text_check(1, 1),
+    "str_rep": _text_check(1, 1),
+    "add_prefix_space": _is_optional_flag,
+    "prepend_scheme": _choice_check("always", "never", "first"),
+    "split": _is_optional_flag,
 }
-_REPLACE = {"pattern": _pattern, "content": _text(LETTERS)}
-_BERT = {name: _flag for name in ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")}
-_ENDING = {"sep": _token_and_id, "cls": _token_and_id}
+_REPLACE = {"pattern": _is_pattern, "content": _text_check(LETTERS)}
+_BERT = {name: _is_optional_flag for name in ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")}
+_ENDING = {"sep": _is_token_and_id, "cls": _is_token_and_id}
 ROLES: Mapping[str, tuple[str, Mapping[str, Mapping[str, Check]]]] = {
     "normalizer": (
         "normalizers",
         {
             **{name: {} for name in ("NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "StripAccents", "ByteLevel")},
             "BertNormalizer": _BERT,
-            "Strip": {"strip_left": _flag, "strip_right": _flag},
-            "Prepend": {"prepend": _text(AFFIX)},
+            "Strip": {"strip_left": _is_optional_flag, "strip_right": _is_optional_flag},
+            "Prepend": {"prepend": _text_check(AFFIX)},
             "Replace": _REPLACE,
         },
     ),
@@ -110,10 +114,10 @@ ROLES: Mapping[str, tuple[str, Mapping[str, Mapping[str, Check]]]] = {
             **{name: {} for name in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit", "UnicodeScripts")},
             "ByteLevel": _BYTES,
             "Metaspace": _SPACES,
-            "CharDelimiterSplit": {"delimiter": _text(1, 1)},
-            "Digits": {"individual_digits": _flag},
+            "CharDelimiterSplit": {"delimiter": _text_check(1, 1)},
+            "Digits": {"individual_digits": _is_optional_flag},
             "Punctuation": _CUT,
-            "Split": {"pattern": _pattern, "invert": _flag, **_CUT},
+            "Split": {"pattern": _is_pattern, "invert": _is_optional_flag, **_CUT},
         },
     ),
     "decoder": (
@@ -123,9 +127,9 @@ ROLES: Mapping[str, tuple[str, Mapping[str, Mapping[str, Check]]]] = {
             "Fuse": {},
             "ByteLevel": _BYTES,
             "Metaspace": _SPACES,
-            "BPEDecoder": {"suffix": _text(AFFIX)},
-            "WordPiece": {"prefix": _text(AFFIX), "cleanup": _flag},
-            "Strip": {"content": _text(1, 1), "start": _integer(AFFIX), "stop": _integer(AFFIX)},
+            "BPEDecoder": {"suffix": _text_check(AFFIX)},
+            "WordPiece": {"prefix": _text_check(AFFIX), "cleanup": _is_optional_flag},
+            "Strip": {"content": _text_check(1, 1), "start": _integer_check(AFFIX), "stop": _integer_check(AFFIX)},
             "Replace": _REPLACE,
         },
     ),
@@ -134,36 +138,36 @@ ROLES: Mapping[str, tuple[str, Mapping[str, Mapping[str, Check]]]] = {
         {
             "ByteLevel": _BYTES,
             "BertProcessing": _ENDING,
-            "RobertaProcessing": {**_ENDING, "trim_offsets": _flag, "add_prefix_space": _flag},
+            "RobertaProcessing": {**_ENDING, "trim_offsets": _is_optional_flag, "add_prefix_space": _is_optional_flag},
             "TemplateProcessing": {
-                "single": lambda value: _template(value, "A"),
-                "pair": lambda value: _template(value, "AB"),
+                "single": lambda value: _is_template(value, "A"),
+                "pair": lambda value: _is_template(value, "AB"),
                 "special_tokens": lambda value: type(value) is dict and len(value) <= COMPONENTS,
             },
         },
     ),
 }
 """{role: (field with the members of a Sequence, {type: {field: check}})}."""
-_AFFIXES = {"continuing_subword_prefix": _optional(_text(AFFIX))}
+_AFFIXES = {"continuing_subword_prefix": _optional_check(_text_check(AFFIX))}
 MODELS: Mapping[str, Mapping[str, Check]] = {
     "BPE": {
         **_AFFIXES,
         "dropout": lambda value: value is None or (type(value) in (int, float) and value == 0),  # otherwise ids are random
-        "unk_token": _optional(_text(LETTERS)),
-        "end_of_word_suffix": _optional(_text(AFFIX)),
-        "fuse_unk": _flag,
-        "byte_fallback": _flag,
-        "ignore_merges": _flag,
-        "merges": lambda value: type(value) is list and all(map(_merge, value)),
+        "unk_token": _optional_check(_text_check(LETTERS)),
+        "end_of_word_suffix": _optional_check(_text_check(AFFIX)),
+        "fuse_unk": _is_optional_flag,
+        "byte_fallback": _is_optional_flag,
+        "ignore_merges": _is_optional_flag,
+        "merges": lambda value: type(value) is list and all(map(_is_merge, value)),
     },
-    "WordPiece": {**_AFFIXES, "unk_token": _text(LETTERS, 1), "max_input_chars_per_word": _integer(WORD)},
-    "WordLevel": {"unk_token": _text(LETTERS, 1)},
-    "Unigram": {"unk_id": _optional(_integer(TOKENS)), "byte_fallback": _flag},
+    "WordPiece": {**_AFFIXES, "unk_token": _text_check(LETTERS, 1), "max_input_chars_per_word": _integer_check(WORD)},
+    "WordLevel": {"unk_token": _text_check(LETTERS, 1)},
+    "Unigram": {"unk_id": _optional_check(_integer_check(TOKENS)), "byte_fallback": _is_optional_flag},
 }
 _ADDED_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
-def validate(content: Mapping[str, Any]) -> dict[str, Any]:
+def validate_tokenizer(content: Mapping[str, Any]) -> dict[str, Any]:
     """Validates the content of a tokenizer.json and returns it for the library, without padding and truncation. Raises
     BadFile."""
     known = ("version", "truncation", "padding", "added_tokens", "model", *ROLES)
@@ -175,19 +179,21 @@ def validate(content: Mapping[str, Any]) -> dict[str, Any]:
     model = content.get("model")
     if type(model) is not dict:
         raise BadFile("has no model")
-    model = {"type": _kind_of(model), **model}
+    model = {"type": _model_type(model), **model}
     _check_fields(model, MODELS, "model", also=("type", "vocab"))
-    token_ids(content)
+    collect_token_ids(content)
     if model["type"] == "BPE":
         check_merges(model.get("merges") or (), model["vocab"], model.get("continuing_subword_prefix") or "")
     return {**content, "model": model, "padding": None, "truncation": None}
 
 
-def token_ids(content: Mapping[str, Any]) -> dict[str, int]:
+def collect_token_ids(content: Mapping[str, Any]) -> dict[str, int]:
     """Returns {token: id} of a tokenizer.json, including added tokens. Raises BadFile if ids have duplicates or gaps."""
     model = content["model"]
-    table = _unigrams(model) if _kind_of(model) == "Unigram" else validate_vocabulary(model.get("vocab"), "model.vocab")
-    if _kind_of(model) in ("WordPiece", "WordLevel") and model.get("unk_token") not in table:
+    table = (
+        _validate_unigrams(model) if _model_type(model) == "Unigram" else validate_vocabulary(model.get("vocab"), "model.vocab")
+    )
+    if _model_type(model) in ("WordPiece", "WordLevel") and model.get("unk_token") not in table:
         raise BadFile("its model has an unk_token that is not in its vocabulary")
     added = content.get("added_tokens")
     if added is None:
@@ -195,13 +201,13 @@ def token_ids(content: Mapping[str, Any]) -> dict[str, int]:
     if type(added) is not list or len(added) > ADDED:
         raise BadFile(f"its added_tokens are not a list of at most {ADDED} tokens")
     by_id = {number: token for token, number in table.items()}
-    rewritten = "Replace" in [part.get("type") for part in _parts("normalizer", content.get("normalizer") or {})]
+    rewritten = "Replace" in [part.get("type") for part in _list_components("normalizer", content.get("normalizer") or {})]
     for token in added:
         if (
             type(token) is not dict
-            or not _text(LETTERS, 1)(token.get("content"))
-            or not _integer(TOKENS)(token.get("id"))
-            or not all(_flag(token.get(name)) for name in _ADDED_FLAGS)
+            or not _text_check(LETTERS, 1)(token.get("content"))
+            or not _integer_check(TOKENS)(token.get("id"))
+            or not all(_is_optional_flag(token.get(name)) for name in _ADDED_FLAGS)
         ):
             raise BadFile("its added_tokens contain one without a valid content or id")
         text, number = token["content"], token["id"]
@@ -211,7 +217,7 @@ def token_ids(content: Mapping[str, Any]) -> dict[str, int]:
             )
         if table.setdefault(text, number) != number or by_id.setdefault(number, text) != text:
             raise BadFile(f"its added token {escaped(text)} has the id {number} of another token, or two ids")
-    return check_dense(table)
+    return check_dense_ids(table)
 
 
 def validate_vocabulary(value: Any, what: str) -> dict[str, int]:
@@ -219,12 +225,12 @@ def validate_vocabulary(value: Any, what: str) -> dict[str, int]:
     if type(value) is not dict or len(value) > TOKENS:
         raise BadFile(f"{what} is not a JSON object with at most {TOKENS} tokens")
     for token, number in value.items():
-        if len(token) > LETTERS or not _integer(TOKENS)(number):
+        if len(token) > LETTERS or not _integer_check(TOKENS)(number):
             raise BadFile(f"{what} gives {escaped(token)} the id {escaped(str(number))}")
     return dict(value)
 
 
-def check_dense(table: dict[str, int]) -> dict[str, int]:
+def check_dense_ids(table: dict[str, int]) -> dict[str, int]:
     """Returns the table unchanged. Raises BadFile unless it has each id from 0 exactly once; larger ids would be beyond the
     model's embeddings."""
     if sorted(table.values()) != list(range(len(table))):
@@ -243,17 +249,26 @@ def check_settings(fields: Mapping[str, Any]) -> None:
             for number, token in value.items():
                 if not (number.isascii() and number.isdecimal() and len(number) <= 8 and _is_token(token)):
                     raise BadFile(f"{name} has {escaped(number)}, which is not a token with an id")
-        elif not (_flag(value) if name == "add_prefix_space" else value is None or _text(LETTERS)(value) or _is_token(value)):
+        elif not (
+            _is_optional_flag(value)
+            if name == "add_prefix_space"
+            else value is None or _text_check(LETTERS)(value) or _is_token(value)
+        ):
             raise BadFile(f"{name} is not a {'flag' if name == 'add_prefix_space' else 'token'}")
 
 
 def _is_token(token: Any) -> bool:
-    if type(token) is not dict or not _text(LETTERS, 1)(token.get("content")):
+    if type(token) is not dict or not _text_check(LETTERS, 1)(token.get("content")):
         return False
-    return all(_flag(token.get(name)) for name in _ADDED_FLAGS) and set(token) <= {"content", "id", "__type", *_ADDED_FLAGS}
+    return all(_is_optional_flag(token.get(name)) for name in _ADDED_FLAGS) and set(token) <= {
+        "content",
+        "id",
+        "__type",
+        *_ADDED_FLAGS,
+    }
 
 
-def _parts(role: str, value: Any) -> Iterator[Any]:
+def _list_components(role: str, value: Any) -> Iterator[Any]:
     """Yields a component, and all components inside it if it is a Sequence."""
     stack = [value]
     while stack:
@@ -273,7 +288,7 @@ def _members(role: str, value: Any) -> list[Any] | None:
 def _check_role(role: str, value: Any) -> None:
     """Checks a component, and all components inside it. Raises BadFile."""
     seen: list[str] = []
-    for component in _parts(role, value):
+    for component in _list_components(role, value):
         if len(seen) == COMPONENTS:
             raise BadFile(f"its {role} has more than {COMPONENTS} parts", PUBLISHED)
         if _members(role, component) is None:
@@ -286,6 +301,8 @@ def _check_role(role: str, value: Any) -> None:
 
 
 def _check_fields(value: Any, types: Mapping[str, Mapping[str, Check]], role: str, also: tuple[str, ...]) -> None:
+    """Raises BadFile unless a component has a known type, and only known fields with allowed values. types: {type: {field:
+    check}}. role: such as "normalizer". also: names of fields that are not checked."""
     if type(value) is not dict or type(value.get("type")) is not str or value["type"] not in types:
         kind = escaped(str(value.get("type"))) if type(value) is dict else "not a component"
         raise BadFile(f"its {role} is {kind}; supported are {', '.join(types)}", PUBLISHED)
@@ -313,7 +330,7 @@ def _check_replace(component: Mapping[str, Any], role: str) -> None:
         )
 
 
-def _kind_of(model: Mapping[str, Any]) -> Any:
+def _model_type(model: Mapping[str, Any]) -> Any:
     """Returns the type of a model; it is inferred for files of early library versions, which do not contain it."""
     if "type" in model:
         return model["type"]
@@ -324,10 +341,10 @@ def _kind_of(model: Mapping[str, Any]) -> Any:
     return "WordPiece" if "continuing_subword_prefix" in model else "WordLevel"
 
 
-def _merge(value: Any) -> bool:
+def _is_merge(value: Any) -> bool:
     """Whether the value is a pair of tokens, as a list or as a text with one space."""
     parts = value.split(" ") if type(value) is str else value
-    return type(parts) is list and len(parts) == 2 and all(map(_text(LETTERS), parts))
+    return type(parts) is list and len(parts) == 2 and all(map(_text_check(LETTERS), parts))
 
 
 def check_merges(merges: Iterable[Any], table: Mapping[str, int], prefix: str = "") -> None:
@@ -342,12 +359,13 @@ def check_merges(merges: Iterable[Any], table: Mapping[str, int], prefix: str = 
 def parse_merges(text: str) -> list[str]:
     """Parses a merges.txt. Raises BadFile for invalid lines."""
     merges = [line for line in text.split("\n") if line.strip() and not line.startswith("#version")]
-    if invalid := [line for line in merges if not _merge(line)]:
+    if invalid := [line for line in merges if not _is_merge(line)]:
         raise BadFile(f"the line {escaped(invalid[0])} is not a merge of two tokens", PUBLISHED)
     return merges
 
 
-def _unigrams(model: Mapping[str, Any]) -> dict[str, int]:
+def _validate_unigrams(model: Mapping[str, Any]) -> dict[str, int]:
+    """Validates the vocabulary of a Unigram model and returns {token: id}. Raises BadFile."""
     rows, unknown = model.get("vocab"), model.get("unk_id")
     if type(rows) is not list or len(rows) > TOKENS:
         raise BadFile(f"model.vocab is not a list of at most {TOKENS} tokens")
@@ -355,7 +373,7 @@ def _unigrams(model: Mapping[str, Any]) -> dict[str, int]:
         if (
             type(row) is not list
             or len(row) != 2
-            or not _text(UNIGRAM_LETTERS)(row[0])
+            or not _text_check(UNIGRAM_LETTERS)(row[0])
             or type(row[1]) not in (int, float)
             or abs(row[1]) > 1e30
         ):
@@ -368,7 +386,7 @@ def _unigrams(model: Mapping[str, Any]) -> dict[str, int]:
     return table
 
 
-def _template(value: Any, sequences: str) -> bool:
+def _is_template(value: Any, sequences: str) -> bool:
     """Whether the value is a list of special tokens and the text ("A"), exactly once; for `pair`, both texts ("AB")."""
     if type(value) is not list or len(value) > COMPONENTS:
         return False
@@ -377,10 +395,10 @@ def _template(value: Any, sequences: str) -> bool:
         if type(piece) is not dict or len(piece) != 1:
             return False
         kind, fields = next(iter(piece.items()))
-        if type(fields) is not dict or set(fields) != {"id", "type_id"} or not _integer(2)(fields["type_id"]):
+        if type(fields) is not dict or set(fields) != {"id", "type_id"} or not _integer_check(2)(fields["type_id"]):
             return False
         if kind == "Sequence" and fields["id"] in ("A", "B"):
             texts += fields["id"]
-        elif kind != "SpecialToken" or not _text(LETTERS)(fields["id"]):
+        elif kind != "SpecialToken" or not _text_check(LETTERS)(fields["id"]):
             return False
     return texts == sequences

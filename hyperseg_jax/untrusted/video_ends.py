@@ -20,9 +20,9 @@ BOX = 8
 """Bytes of the header of an mp4 box."""
 
 
-def missing_bytes(file: BinaryIO, container: str) -> int:
-    """Returns how many bytes the file lacks at least, by its own headers; 0 if they do not tell, or for a pipe. container:
-    FFmpeg's name of the format. Moves the position of the file."""
+def count_missing_bytes(file: BinaryIO, container: str) -> int:
+    """Returns how many bytes the file lacks at least, according to its own headers; 0 if the headers do not state a length, or
+    for a pipe. container: FFmpeg's name of the format. Moves the position of the file."""
     find_end = _ENDS.get(container)
     try:
         size = file.seek(0, os.SEEK_END)
@@ -31,11 +31,11 @@ def missing_bytes(file: BinaryIO, container: str) -> int:
         return 0
 
 
-def _avi_end(file: BinaryIO, size: int) -> int:
+def _find_avi_end(file: BinaryIO, size: int) -> int:
     """Returns the end of the last list of frames ("movi")."""
     at = end = 0
     for _ in range(MAX_PARTS):
-        header = _read(file, at, 12)
+        header = _read_at(file, at, 12)
         length = int.from_bytes(header[4:8], "little")
         if header[:4] == b"LIST" and header[8:] == b"movi":
             if length in (0, 2**32 - 1):  # was written as a stream
@@ -47,13 +47,13 @@ def _avi_end(file: BinaryIO, size: int) -> int:
     return end
 
 
-def _matroska_end(file: BinaryIO, size: int) -> int:
+def _find_matroska_end(file: BinaryIO, size: int) -> int:
     """Returns the end of the segment; if a stream was written, without its length, that of the last cluster or block."""
     at = end = 0
     for _ in range(MAX_PARTS):
-        header = _read(file, at, 12)
-        kind, after = _number(header, 0, marked=True)
-        length, body = _number(header, after)
+        header = _read_at(file, at, 12)
+        kind, after = _read_ebml_number(header, 0, marked=True)
+        length, body = _read_ebml_number(header, after)
         if not after or not body or (at == 0 and kind != EBML):
             break
         at += body + max(length, 0)
@@ -66,9 +66,9 @@ def _matroska_end(file: BinaryIO, size: int) -> int:
     return end
 
 
-def _number(data: bytes, at: int, *, marked: bool = False) -> tuple[int, int]:
-    """Reads a number of EBML, or UNKNOWN, and returns it with the place behind it; (0, 0) if it is not complete. marked:
-    whether to keep the bit that tells its width, as ids do."""
+def _read_ebml_number(data: bytes, at: int, *, marked: bool = False) -> tuple[int, int]:
+    """Reads a number of EBML. Returns it (UNKNOWN for an unknown length) and the offset after it; (0, 0) if it is incomplete.
+    marked: whether to keep the bit that marks its width, as in ids."""
     width = 9 - data[at].bit_length() if at < len(data) else 9
     if at + width > len(data) or width > 8:
         return 0, 0
@@ -78,10 +78,10 @@ def _number(data: bytes, at: int, *, marked: bool = False) -> tuple[int, int]:
     return number, at + width
 
 
-def _ts_end(file: BinaryIO, size: int) -> int:
+def _find_ts_end(file: BinaryIO, size: int) -> int:
     """Returns the end of the last packet."""
     start = max(0, size - (TS_RUN + 1) * max(TS_STRIDES))
-    tail = _read(file, start, size - start)
+    tail = _read_at(file, start, size - start)
     for at in range(len(tail) - 1, -1, -1):
         for stride in TS_STRIDES:
             if all(k >= 0 and tail[k] == TS_SYNC for k in range(at, at - TS_RUN * stride, -stride)):
@@ -89,10 +89,10 @@ def _ts_end(file: BinaryIO, size: int) -> int:
     return 0
 
 
-def _ogg_end(file: BinaryIO, size: int) -> int:
+def _find_ogg_end(file: BinaryIO, size: int) -> int:
     """Returns the end of the last page."""
     start = max(0, size - 2 * OGG_PAGE)
-    tail = _read(file, start, size - start)
+    tail = _read_at(file, start, size - start)
     end = at = tail.find(b"OggS")
     while at >= 0 and tail[at : at + 4] == b"OggS":
         lengths = tail[at + 27 : at + 27 + tail[at + 26]] if at + 26 < len(tail) else b""
@@ -100,12 +100,12 @@ def _ogg_end(file: BinaryIO, size: int) -> int:
     return start + end
 
 
-def _mp4_end(file: BinaryIO, size: int) -> int:
+def _find_mp4_end(file: BinaryIO, size: int) -> int:
     """Returns the end of the last box of a fragmented file. Otherwise, FFmpeg itself misses samples that the file lists."""
     at = end = 0
     is_fragmented = False
     for _ in range(MAX_PARTS):
-        header = _read(file, at, 16)
+        header = _read_at(file, at, 16)
         if 0 < len(header) < BOX:
             end = at + BOX
         length, kind = int.from_bytes(header[:4], "big"), header[4:8]
@@ -121,15 +121,15 @@ def _mp4_end(file: BinaryIO, size: int) -> int:
     return end if is_fragmented else 0
 
 
-def _read(file: BinaryIO, at: int, count: int) -> bytes:
+def _read_at(file: BinaryIO, at: int, count: int) -> bytes:
     file.seek(at)
     return file.read(count)
 
 
 _ENDS = {
-    "avi": _avi_end,
-    "matroska,webm": _matroska_end,
-    "mpegts": _ts_end,
-    "ogg": _ogg_end,
-    "mov,mp4,m4a,3gp,3g2,mj2": _mp4_end,
+    "avi": _find_avi_end,
+    "matroska,webm": _find_matroska_end,
+    "mpegts": _find_ts_end,
+    "ogg": _find_ogg_end,
+    "mov,mp4,m4a,3gp,3g2,mj2": _find_mp4_end,
 }

@@ -36,13 +36,13 @@ def open_container(file: BinaryIO) -> Any:
     }
     most = {**_max_pixels_option(), "codec_whitelist": ",".join(CODECS)}
     try:
-        return av.open(_Readable(file), "r", options=most, container_options=allowed, io_open=_refuse)
+        return av.open(_Readable(file), "r", options=most, container_options=allowed, io_open=_refuse_reference)
     except av.ArgumentError as error:  # FFmpeg's error for containers that are not in the allowlist
         raise BadFile(f"is not a supported video container ({', '.join(CONTAINERS)})", "convert it") from error
 
 
 class _Readable:
-    """A file for PyAV. Invalid seeks return a negative number to FFmpeg; otherwise PyAV would print an exception."""
+    """A file object for PyAV whose invalid seeks return a negative number to FFmpeg. An exception would be printed by PyAV."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.read, self.tell = file, file.read, file.tell
@@ -54,11 +54,12 @@ class _Readable:
             return -1
 
 
-def _refuse(url: str, flags: int, options: object) -> NoReturn:
+def _refuse_reference(url: str, flags: int, options: object) -> NoReturn:
+    """Raises BadFile; FFmpeg calls it when a video refers to another file or URL."""
     raise BadFile(f"refers to another file or URL ({url})", "convert it with the tools that wrote it")
 
 
-def frames(container: Any) -> Iterator[Any]:
+def decode_frames(container: Any) -> Iterator[Any]:
     """Yields the decoded frames of the first video stream (PyAV frames). Raises BadFile if there is none, if its codec is not
     in CODECS, or if it exceeds limits.pixels per frame, limits.frames, or limits.seconds for one frame."""
     streams = container.streams.video
@@ -91,6 +92,7 @@ def _max_pixels_option() -> dict[str, str]:
 
 
 def _check_pixels(frame: Any) -> None:
+    """Raises BadFile if a frame has more than limits.pixels pixels."""
     limit = limits.current().pixels
     if (frame.width or 0) * (frame.height or 0) > limit:
         reason = f"has frames of {frame.width}x{frame.height} pixels, and the limit is {limit}"

@@ -20,7 +20,7 @@ ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """The files of a checkpoint, and {tensor name: file} from its index (None without an index)."""
+    """The weight files of a checkpoint. index: {tensor name: file}, or None without an index file."""
 
     files: tuple[pathlib.Path, ...]
     index: Mapping[str, pathlib.Path] | None
@@ -31,30 +31,31 @@ def find_shards(folder: pathlib.Path) -> Shards:
     Raises BadFile if there are none."""
     for index, pattern in FULL_MODEL:
         if (folder / index).is_file():
-            return _indexed(folder, folder / index)
+            return _read_index(folder, folder / index)
         if files := sorted(folder.glob(pattern)):
-            return Shards(tuple(_inside(folder, path.name) for path in files), None)
+            return Shards(tuple(_resolve_inside(folder, path.name) for path in files), None)
     for name in ADAPTERS:
         if (folder / name).exists():
-            return Shards((_inside(folder, name),), None)
+            return Shards((_resolve_inside(folder, name),), None)
     raise BadFile("no weights here (model.safetensors, pytorch_model.bin, or their index.json)", "give the file or its folder")
 
 
-def _indexed(folder: pathlib.Path, path: pathlib.Path) -> Shards:
-    weight_map = strict_json.parse(strict_json.contents(_inside(folder, path.name)), path.name).get("weight_map")
+def _read_index(folder: pathlib.Path, path: pathlib.Path) -> Shards:
+    """Reads the index of a sharded checkpoint."""
+    weight_map = strict_json.parse(strict_json.read_bytes(_resolve_inside(folder, path.name)), path.name).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise BadFile(f"{path.name} has no weight_map of tensor names to files")
-    shards = {shard: _inside(folder, shard) for shard in dict.fromkeys(weight_map.values())}
+    shards = {shard: _resolve_inside(folder, shard) for shard in dict.fromkeys(weight_map.values())}
     return Shards(tuple(shards.values()), {name: shards[shard] for name, shard in weight_map.items()})
 
 
-def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
+def _resolve_inside(folder: pathlib.Path, name: str) -> pathlib.Path:
     """Returns the path of a file in the folder, named in an index or a listing. Raises BadFile if it is elsewhere."""
     if name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
         raise BadFile(f"its index names {escaped(name)}, which is not a file of this folder", DISTRUST)
     if not (folder / name).exists():
         raise BadFile(f"lacks {escaped(name)}", "copy the whole folder again")
-    return paths.model_file(folder, name)
+    return paths.model_file_path(folder, name)
 
 
 class JoinedTensors:

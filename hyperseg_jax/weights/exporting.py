@@ -16,10 +16,10 @@ import numpy as np
 from hyperseg_jax.atomic import atomic_folder, check_replaceable
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.tables import Piece, Row, first_rule, flatten
+from hyperseg_jax.tables import Piece, Row, find_first_rule, flatten
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.weights import model_folder, peft_adapter
-from hyperseg_jax.weights.safetensors_writer import FLOATS, SHARD, cast, is_finite, write_sharded
+from hyperseg_jax.weights.safetensors_writer import FLOATS, SHARD, cast_without_overflow, is_all_finite, write_sharded
 from hyperseg_jax.weights.tensor_file import TensorFile, open_tensors
 from hyperseg_jax.weights.torch_writer import write_state_dict
 
@@ -47,7 +47,7 @@ class ExportReport:
 
 
 class MergedParams:
-    """The parameters of a model folder, with LoRA adapters merged into their kernels on reading."""
+    """Reads the parameters of a model folder; LoRA adapters are merged into their kernels when these are read."""
 
     def __init__(self, file: TensorFile, config: ml_collections.ConfigDict) -> None:
         self._file, lora = file, systems.lora(config)
@@ -63,13 +63,13 @@ class MergedParams:
     def read(self, path: str, place: tuple[int, ...]) -> np.ndarray:
         """Returns parameter[place], where `place` indexes its leading axes."""
         part, adapter = self._file.read(path)[place], path.removesuffix("kernel")
-        if not is_finite(part):
+        if not is_all_finite(part):
             raise UserError(f"{path}: has values that are not finite, since training diverged; use an earlier checkpoint")
         if not path.endswith("/kernel") or f"{adapter}lora_a" not in self._file.tensors:
             return part
         a, b = (self._file.read(f"{adapter}lora_{side}")[place] for side in "ab")
-        merged = peft_adapter.merge(part, a, b, self._scale)
-        if not is_finite(merged):
+        merged = peft_adapter.merge_adapter(part, a, b, self._scale)
+        if not is_all_finite(merged):
             raise UserError(
                 f"{path}: is not finite after merging its adapter; use another adapter, or import the model in float32"
             )
@@ -97,7 +97,7 @@ def export_weights(
         raise UserError(f"--part {part} requires --format hf, not {format}")
     if format == "peft" and (dtype != "source" or strict_authors):
         raise UserError("--format peft writes the adapter unchanged; remove --dtype and --strict-authors")
-    out, folder = pathlib.Path(out), model_folder.find(source)
+    out, folder = pathlib.Path(out), model_folder.find_model_folder(source)
     check_replaceable(out, WRITTEN, [folder])
     config = model_folder.read_config(folder)
     system = systems.get(config.system)
@@ -105,24 +105,27 @@ def export_weights(
     with open_tensors(model_folder.file_path(folder, "model.safetensors")) as file:
         model_folder.check_params(folder, {path: info.shape for path, info in file.tensors.items()}, expected)
         if format == "peft":
-            return _peft(file, config, folder, out)
+            return _export_peft(file, config, folder, out)
         params = MergedParams(file, config)
         table = system.weight_table(config)
         if part is not None:
             table = system.part(part).table(config)
-        elif unmapped := _without_adapters(file) - {path for row in table for path in row.paths}:
+        elif unmapped := _paths_without_adapters(file) - {path for row in table for path in row.paths}:
             raise UserError(
                 f"{folder}: {system.name} has no names for {', '.join(sorted(unmapped)[:5])}; add them to its weight table"
             )
-        extras = {name: rule.reason for row in table for name in row.names if (rule := first_rule(system.extra_names, name))}
+        extras = {
+            name: rule.reason for row in table for name in row.names if (rule := find_first_rule(system.extra_names, name))
+        }
         if strict_authors and extras:
             listed = "\n  ".join(f"{name}: {reason}" for name, reason in extras.items())
             raise UserError(
-                f"{folder}: the authors' code has no name for\n  {listed}\nremove --strict-authors, or train without them"
+                f"{folder}: the authors' code has no name for\n  {listed}\n"
+                "remove --strict-authors, or train a model without these parameters"
             )
-        described = {name: info for row in table for name, info in _describe(row, params, dtype)}
+        described = {name: info for row in table for name, info in _describe_row(row, params, dtype)}
         pieces = [piece for row in table for piece in row.pieces()]
-        convert = functools.partial(_convert, params, dtype)
+        convert = functools.partial(_convert_piece, params, dtype)
         with atomic_folder(out) as temporary:
             if format == "state-dict":
                 write_state_dict(temporary / "state_dict.pth", described, itertools.chain.from_iterable(map(convert, pieces)))
@@ -139,7 +142,8 @@ def export_weights(
     return ExportReport(out, len(described), extras, params.merged)
 
 
-def _without_adapters(file: TensorFile) -> set[str]:
+def _paths_without_adapters(file: TensorFile) -> set[str]:
+    """Returns the paths of all parameters except LoRA adapters."""
     return {path for path in file.tensors if not path.endswith(("/lora_a", "/lora_b"))}
 
 
@@ -152,16 +156,17 @@ def _save_tokenizer(tokenizer: Tokenizer, settings: Mapping[str, Any], out: path
     (out / "tokenizer_config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
-def _peft(file: TensorFile, config: ml_collections.ConfigDict, folder: pathlib.Path, out: pathlib.Path) -> ExportReport:
+def _export_peft(file: TensorFile, config: ml_collections.ConfigDict, folder: pathlib.Path, out: pathlib.Path) -> ExportReport:
+    """Writes the LoRA adapters of a model folder as a PEFT folder."""
     adapters = {path: file.read(path) for path in file.tensors if path.endswith(("/lora_a", "/lora_b"))}
     if not adapters:
         raise UserError(f"{folder}: has no LoRA adapters; --format hf exports the whole model")
     with atomic_folder(out) as temporary:
-        peft_adapter.write_files(temporary, adapters, config)
+        peft_adapter.write_adapter_files(temporary, adapters, config)
     return ExportReport(out, sum(len(array) for array in adapters.values()), {}, merged=False)
 
 
-def _describe(row: Row, params: MergedParams, dtype: str) -> Iterator[tuple[str, tuple[tuple[int, ...], np.dtype]]]:
+def _describe_row(row: Row, params: MergedParams, dtype: str) -> Iterator[tuple[str, tuple[tuple[int, ...], np.dtype]]]:
     """Yields (PyTorch name, (shape, dtype)) of a row without reading its data."""
     for _, place, names, operator in row.pieces():
         placeholders = tuple(np.broadcast_to(np.zeros((), np.int8), params.shape(path)[len(place) :]) for path in row.paths)
@@ -171,13 +176,13 @@ def _describe(row: Row, params: MergedParams, dtype: str) -> Iterator[tuple[str,
             yield name, (tensor.shape, source_dtype if keeps_dtype else FLOATS[dtype])
 
 
-def _convert(params: MergedParams, dtype: str, piece: Piece) -> Iterator[tuple[str, np.ndarray]]:
+def _convert_piece(params: MergedParams, dtype: str, piece: Piece) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (PyTorch name, tensor) of one piece of a row."""
     paths, place, names, operator = piece
     tensors = operator.to_torch(tuple(params.read(path, place) for path in paths))
     for name, tensor in zip(names, tensors, strict=True):
         try:
-            yield name, tensor if dtype == "source" else cast(tensor, FLOATS[dtype], name)
+            yield name, tensor if dtype == "source" else cast_without_overflow(tensor, FLOATS[dtype], name)
         except OverflowError:
             raise UserError(f"{name}: has values outside the range of {dtype}; use a wider --dtype") from None
 
@@ -194,5 +199,5 @@ def conversion_lines(config: ml_collections.ConfigDict) -> Iterator[str]:
             index = "".join(f"[{k}]" for k in place)
             ours = " + ".join(path + index for path in row.paths) or "(computed from the config)"
             for name, tensor in zip(names, operator.to_torch(placeholders), strict=True):
-                only_ours = " (ours only)" if first_rule(system.extra_names, name) else ""
+                only_ours = " (ours only)" if find_first_rule(system.extra_names, name) else ""
                 yield f"{name}\t{list(tensor.shape)}\t{ours}\t{type(operator).__name__}{only_ours}"

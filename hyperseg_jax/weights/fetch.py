@@ -16,17 +16,17 @@ TEXTS = ("*.json", "merges.txt")  # config, index and tokenizer; code is never d
 WEIGHTS = ("*.safetensors", "*.bin", "*.pth", "*.pt", "*.pkl")  # in order of preference; one format is downloaded
 
 
-def fetch(source: str) -> pathlib.Path:
+def fetch_checkpoint(source: str) -> pathlib.Path:
     """Returns the local path of a checkpoint. Bucket URLs (gs://, s3://, see untrusted/stores) and Hugging Face names
     (owner/name, or owner/name@revision) are downloaded into the cache folder; local paths are returned unchanged. Raises
     UserError if there is no such checkpoint."""
     if stores.is_url(source):
-        return _from_store(source)
+        return _fetch_from_bucket(source)
     path = pathlib.Path(source).expanduser()
     if path.exists():
         return path
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", source):
-        return _from_hub(source)
+        return _fetch_from_hub(source)
     raise UserError(f"{source}: no such file or folder; give a path, a gs:// path, or a Hugging Face name (owner/name)")
 
 
@@ -41,7 +41,7 @@ def select_files(names: list[str]) -> list[str]:
     return [name for name in top if any(pathlib.PurePath(name).match(text) for text in TEXTS)] + weights
 
 
-def _from_hub(source: str) -> pathlib.Path:
+def _fetch_from_hub(source: str) -> pathlib.Path:
     import huggingface_hub
 
     name, _, revision = source.partition("@")
@@ -60,8 +60,8 @@ def _from_hub(source: str) -> pathlib.Path:
         ) from error
 
 
-def _from_store(source: str) -> pathlib.Path:
-    store, root = stores.filesystem(source)
+def _fetch_from_bucket(source: str) -> pathlib.Path:
+    store, root = stores.open_filesystem(source)
     try:
         if store.isfile(root):
             root, name = root.rsplit("/", 1)
@@ -69,7 +69,7 @@ def _from_store(source: str) -> pathlib.Path:
         else:
             names, single = select_files([entry.rsplit("/", 1)[-1] for entry in store.ls(root, detail=False)]), False
         if not names:
-            raise UserError(f"{source}: contains no weights ({', '.join(WEIGHTS)})")
+            raise UserError(f"{source}: contains no weights; give a folder with {' or '.join(WEIGHTS)}")
         content = [(name, store.ukey(f"{root}/{name}")) for name in names]  # changed files are downloaded again
         key = hashlib.sha256(repr((source, content)).encode()).hexdigest()[:12]
         folder = cache_folder() / "checkpoints" / f"{pathlib.PurePosixPath(root).name}-{key}"

@@ -16,13 +16,19 @@ import numpy as np
 from hyperseg_jax.atomic import atomic_folder, check_replaceable
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.tables import Piece, Row, Rule, SourceCheckpoint, first_rule, flatten
+from hyperseg_jax.tables import Piece, Row, Rule, SourceCheckpoint, find_first_rule, flatten
 from hyperseg_jax.tables.operators import Constant
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted.printing import escaped, listed
 from hyperseg_jax.weights import model_folder, peft_adapter
 from hyperseg_jax.weights.report import ImportReport
-from hyperseg_jax.weights.safetensors_writer import FLOATS, SafetensorsWriter, cast, is_finite, run_in_threads
+from hyperseg_jax.weights.safetensors_writer import (
+    FLOATS,
+    SafetensorsWriter,
+    cast_without_overflow,
+    is_all_finite,
+    run_in_threads,
+)
 from hyperseg_jax.weights.tensor_file import TensorFile, open_checkpoint
 
 WRITTEN = ("config.json", "tokenizer.json", "model.safetensors", "import_report.json")
@@ -31,7 +37,7 @@ ADAPTER = Rule(r".*/lora_[ab]", "LoRA adapters are initialized: published checkp
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """The source of a name in the weight table: the first `rows` rows (None: all) of tensor `name` of `file`."""
+    """A tensor of a checkpoint: the first `rows` rows (None: all) of tensor `name` of `file`."""
 
     file: TensorFile
     name: str
@@ -69,37 +75,42 @@ def import_weights(
     """
     system = systems.get(config.system)
     config = ml_collections.ConfigDict(config.to_dict())
-    adapters = {path: peft_adapter.read(path, config) for path in paths if (path / peft_adapter.CONFIG).is_file()}
+    adapters = {path: peft_adapter.read_adapter(path, config) for path in paths if (path / peft_adapter.CONFIG).is_file()}
     bases = [path for path in paths if path not in adapters]
     if len(adapters) > 1:
         raise UserError(f"{' and '.join(map(str, adapters))}: a model can have only one adapter; give one of them")
     check_replaceable(out, WRITTEN, paths)
     with contextlib.ExitStack() as stack:
-        files = [(_kind(system, file), file) for file in (stack.enter_context(open_checkpoint(path)) for path in bases)]
+        files = [
+            (_identify_checkpoint(system, file), file)
+            for file in (stack.enter_context(open_checkpoint(path)) for path in bases)
+        ]
         files.sort(key=lambda item: system.source_checkpoints.index(item[0]))
         for (kind, file), (next_kind, next_file) in itertools.pairwise(files):
             if kind == next_kind:
                 raise UserError(f"{file.path} and {next_file.path}: both are {kind.name}; give one of them")
         report = ImportReport(out, {kind.name: str(file.path) for kind, file in files})
-        tensors = _assign(system, files, report)
+        tensors = _assign_sources(system, files, report)
         _update_sizes(config, files, tensors, report)
-        text = _tokenizer(system, tokenizer, [file.path for _, file in files], config)
+        text = _load_tokenizer(system, tokenizer, [file.path for _, file in files], config)
         model = system.build(config)
         init = lambda key: flatten(system.init_plain(model, config, key))
         expected = flatten(system.shapes(config))
         lora = {path: array for adapter in adapters.values() for path, array in adapter.items()}
         report.sources |= {f"PEFT adapter {path.name}": str(path) for path in adapters}
-        rows, missing = _match(system.weight_table(config).rows, tensors, expected, lora, [kind for kind, _ in files], report)
-        initialized = _initialize(init, missing, jax.random.key(config.seed)) if missing else {}
+        rows, missing = _match_rows(
+            system.weight_table(config).rows, tensors, expected, lora, [kind for kind, _ in files], report
+        )
+        initialized = _initialize_params(init, missing, jax.random.key(config.seed)) if missing else {}
         leaves = _leaf_types(rows, tensors, expected, missing, lora, dtype)
         with atomic_folder(out) as part:
             text.save(part)
             (part / "config.json").write_text(config.to_json(indent=2, sort_keys=True) + "\n", encoding="utf-8")
             with SafetensorsWriter(part / "model.safetensors", leaves, {"format": model_folder.FORMAT}) as writer:
                 for path, value in {**initialized, **lora}.items():
-                    writer.write(path, _cast(np.asarray(value), leaves[path][1], path))
+                    writer.write(path, _cast_finite(np.asarray(value), leaves[path][1], path))
                 pieces = [piece for row in rows for piece in row.pieces()]
-                run_in_threads(lambda piece: _convert(piece, tensors, leaves, writer), pieces)
+                run_in_threads(lambda piece: _convert_and_write(piece, tensors, leaves, writer), pieces)
             report.loaded = {
                 path: {"shape": list(shape), "dtype": kind.name}
                 for path, (shape, kind) in leaves.items()
@@ -109,7 +120,8 @@ def import_weights(
     return report
 
 
-def _kind(system: systems.System, file: TensorFile) -> SourceCheckpoint:
+def _identify_checkpoint(system: systems.System, file: TensorFile) -> SourceCheckpoint:
+    """Returns the kind of checkpoint of a file. Raises UserError if it is not a kind that the system knows."""
     for kind in system.source_checkpoints:
         if kind.is_in(file.tensors):
             return kind
@@ -120,17 +132,17 @@ def _kind(system: systems.System, file: TensorFile) -> SourceCheckpoint:
     )
 
 
-def _assign(
+def _assign_sources(
     system: systems.System, files: Sequence[tuple[SourceCheckpoint, TensorFile]], report: ImportReport
 ) -> dict[str, Tensor]:
-    """Returns {name in the weight table: its source}. Ignored tensors are added to the report."""
+    """Returns {name in the weight table: tensor of a checkpoint}. Ignored tensors are added to the report."""
     sources: dict[str, Tensor] = {}
     for kind, file in files:
         rows = dict(kind.rows)
         for name in file.ignored:
             report.ignore(kind.name, name, "not a tensor of the model")
         for name in file.tensors:
-            rule = first_rule(kind.ignored, name)
+            rule = find_first_rule(kind.ignored, name)
             renamed = kind.rename(name)
             if rule is not None:
                 report.ignore(kind.name, name, rule.reason)
@@ -167,9 +179,10 @@ def _update_sizes(
                     node[leaf] = tensors[name].shape[axis]
 
 
-def _tokenizer(
+def _load_tokenizer(
     system: systems.System, chosen: pathlib.Path | None, paths: Sequence[pathlib.Path], config: ml_collections.ConfigDict
 ) -> Tokenizer:
+    """Loads the chosen tokenizer, or else that of the first source folder with one, or else that of the config."""
     source = chosen or next((path for path in paths if path.is_dir() and Tokenizer.is_in(path)), None)
     if source is not None:
         return system.tokenizer(config, source)
@@ -181,7 +194,7 @@ def _tokenizer(
         ) from error
 
 
-def _match(
+def _match_rows(
     rows: Sequence[Row],
     tensors: Mapping[str, Tensor],
     expected: Mapping[str, Any],
@@ -199,7 +212,7 @@ def _match(
     problems += [f"unexpected: {tensor.name} of {tensor.file.path}" for name, tensor in tensors.items() if name not in known]
     for row in rows:
         missing = [name for name in row.names if name not in tensors]
-        reasons = {rule.reason for name in row.names if (rule := first_rule(rules, name)) is not None}
+        reasons = {rule.reason for name in row.names if (rule := find_first_rule(rules, name)) is not None}
         if isinstance(row.operator, Constant) and missing == list(row.names):
             continue  # a buffer that some versions do not save
         if missing == list(row.names) and reasons:
@@ -209,10 +222,10 @@ def _match(
             problems += [f"missing: {name}" for name in missing]
         else:
             available.append(row)
-            problems += _mismatches(row, tensors, expected)
+            problems += _describe_mismatches(row, tensors, expected)
     filled = {path for row in rows for path in row.paths} | lora.keys()
     for path in expected:
-        if path not in filled and first_rule((ADAPTER,), path):
+        if path not in filled and find_first_rule((ADAPTER,), path):
             uninitialized.append(path)
             report.add_initialized((path,), ADAPTER.reason)
         elif path not in filled:
@@ -226,7 +239,7 @@ def _match(
     return available, uninitialized
 
 
-def _mismatches(row: Row, tensors: Mapping[str, Tensor], expected: Mapping[str, Any]) -> list[str]:
+def _describe_mismatches(row: Row, tensors: Mapping[str, Tensor], expected: Mapping[str, Any]) -> list[str]:
     """Returns an error message for each tensor of a row with a wrong shape, dtype or constant value."""
     problems = []
     for _, place, names, operator in row.pieces():
@@ -258,7 +271,9 @@ def _mismatches(row: Row, tensors: Mapping[str, Tensor], expected: Mapping[str, 
     return problems
 
 
-def _initialize(init: Callable[[jax.Array], dict[str, Any]], paths: Sequence[str], key: jax.Array) -> dict[str, jax.Array]:
+def _initialize_params(
+    init: Callable[[jax.Array], dict[str, Any]], paths: Sequence[str], key: jax.Array
+) -> dict[str, jax.Array]:
     """Initializes these parameters. Under jit, the compiler drops all other parameters, so that they take no memory."""
 
     def init_selected(key: jax.Array) -> dict[str, jax.Array]:
@@ -285,23 +300,25 @@ def _leaf_types(
     return {path: (tuple(expected[path].shape), kind if dtype == "source" else FLOATS[dtype]) for path, kind in dtypes.items()}
 
 
-def _convert(
+def _convert_and_write(
     piece: Piece,
     tensors: Mapping[str, Tensor],
     leaves: Mapping[str, tuple[tuple[int, ...], np.dtype]],
     writer: SafetensorsWriter,
 ) -> None:
+    """Converts the tensors of a piece to Flax parameters and writes them."""
     if not piece.paths:  # a constant
         return
     arrays = piece.operator.to_flax(tuple(tensors[name].read() for name in piece.names))
     for path, array in zip(piece.paths, arrays, strict=True):
-        writer.write(path, _cast(array, leaves[path][1], ", ".join(piece.names)), piece.indices)
+        writer.write(path, _cast_finite(array, leaves[path][1], ", ".join(piece.names)), piece.indices)
 
 
-def _cast(array: np.ndarray, dtype: np.dtype, names: str) -> np.ndarray:
-    if not is_finite(array):
+def _cast_finite(array: np.ndarray, dtype: np.dtype, names: str) -> np.ndarray:
+    """Casts an array. Raises UserError if it has values that are not finite before or after."""
+    if not is_all_finite(array):
         raise UserError(f"{names}: has values that are not finite; give a checkpoint of a training that did not diverge")
     try:
-        return cast(array, dtype, names)
+        return cast_without_overflow(array, dtype, names)
     except OverflowError:
         raise UserError(f"{names}: has values outside the range of {dtype}; use a wider --dtype") from None

@@ -11,7 +11,7 @@ from types import TracebackType
 import numpy as np
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, CONVERT, BadFile, naming
+from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, CONVERT, BadFile, naming_path
 from hyperseg_jax.untrusted.printing import escaped
 
 DIMENSIONS = 64  # the maximum of NumPy
@@ -28,7 +28,8 @@ class TensorInfo:
 
 @dataclasses.dataclass(frozen=True)
 class StoredArray:
-    """An array in the file, with native dtype; `swapped` if its bytes are stored in the other byte order."""
+    """An array in the file. array: with the dtype in native byte order. swapped: whether its bytes have the other byte
+    order."""
 
     array: np.ndarray
     swapped: bool = False
@@ -37,10 +38,10 @@ class StoredArray:
 def element_count(shape: Sequence[object]) -> int:
     """Returns the number of elements of a shape that was read from a file. Raises BadFile if the shape is invalid."""
     if len(shape) > DIMENSIONS:
-        raise BadFile(f"a tensor of {len(shape)} dimensions")
+        raise BadFile(f"has {len(shape)} dimensions, and the limit is {DIMENSIONS}")
     sizes = [size for size in shape if type(size) is int and 0 <= size < ELEMENTS]
     if len(sizes) != len(shape) or math.prod(size for size in sizes if size) >= ELEMENTS:
-        raise BadFile("a tensor whose shape is invalid or too large")
+        raise BadFile("has an invalid shape or one that is too large")
     return math.prod(sizes)
 
 
@@ -60,7 +61,7 @@ class MappedTensors:
     ) -> None:
         for name in arrays:
             if not name.isprintable():  # names are used in messages and file names
-                raise BadFile(f"names a tensor {escaped(name)}", CONVERT)
+                raise BadFile(f"has a tensor name with control characters, {escaped(name)}", CONVERT)
         self.path = path
         self.tensors = {name: TensorInfo(stored.array.shape, stored.array.dtype) for name, stored in arrays.items()}
         self.ignored = tuple(ignored)
@@ -78,7 +79,7 @@ class MappedTensors:
             raise ValueError(f"{self.path} is closed")
         stored = self._arrays[name]
         if name in self._checks:
-            with naming(self.path):
+            with naming_path(self.path):
                 self._checks[name]()
         array = stored.array.byteswap() if stored.swapped else stored.array
         if array.dtype == np.bool_ and (array.view(np.uint8) > 1).any():

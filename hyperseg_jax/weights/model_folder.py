@@ -22,9 +22,9 @@ from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import limits, paths, strict_json
-from hyperseg_jax.untrusted.bad_file import naming
+from hyperseg_jax.untrusted.bad_file import naming_path
 from hyperseg_jax.untrusted.printing import listed, one_line
-from hyperseg_jax.weights.safetensors_writer import Described, SafetensorsWriter, is_finite
+from hyperseg_jax.weights.safetensors_writer import Described, SafetensorsWriter, is_all_finite
 from hyperseg_jax.weights.tensor_file import open_tensors
 
 FORMAT = "hyperseg_jax 1"
@@ -33,13 +33,13 @@ REQUIRED, REQUIRED_DATA = ("system", "model", "data"), ("tasks",)
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
 
-def find(name: str | os.PathLike[str]) -> pathlib.Path:
+def find_model_folder(name: str | os.PathLike[str]) -> pathlib.Path:
     """Returns the model folder of a workdir (model/ in it), of a model folder, or of a shipped model by name ("tiny")."""
     path = pathlib.Path(name)
     for candidate in (path / "model", path, paths.ASSETS / str(name)):
         if os.path.isfile(candidate / "model.safetensors"):  # returns False for invalid file names, where pathlib raises
             if candidate == path / "model":
-                with naming(candidate):
+                with naming_path(candidate):
                     paths.check_link(candidate)  # the folder in a workdir must not be a link out of it
             return candidate
     shipped = sorted(p.parent.name for p in paths.ASSETS.glob("*/model.safetensors"))
@@ -49,23 +49,25 @@ def find(name: str | os.PathLike[str]) -> pathlib.Path:
     )
 
 
-def save(folder: pathlib.Path, config: ml_collections.ConfigDict, tokenizer: Tokenizer, params: Mapping[str, Any]) -> None:
+def save_model(
+    folder: pathlib.Path, config: ml_collections.ConfigDict, tokenizer: Tokenizer, params: Mapping[str, Any]
+) -> None:
     """Writes a model folder atomically, so that its files always belong together; other files in the folder are kept.
 
     In a multi-process run, all processes must call it with their sharded parameters; process 0 writes.
     """
     leaves = flatten(params)
     described = {path: (leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
-    pieces = ((path, place, piece) for path, leaf in leaves.items() for place, piece in _pieces(leaf))
+    pieces = ((path, place, piece) for path, leaf in leaves.items() for place, piece in _gather_pieces(leaf))
     try:
         if jax.process_index() == 0:
-            _write(folder, config, tokenizer, described, pieces)
+            _write_files(folder, config, tokenizer, described, pieces)
     finally:
         for _ in pieces:  # gathering is collective, so every process must finish it even if writing fails
             pass
 
 
-def _write(
+def _write_files(
     folder: pathlib.Path,
     config: ml_collections.ConfigDict,
     tokenizer: Tokenizer,
@@ -80,10 +82,10 @@ def _write(
                 writer.write(path, np.asarray(piece), place)
         for other in folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ():
             if other.name not in FILES:
-                _copy_tree(other, part / other.name)
+                _copy_or_link_tree(other, part / other.name)
 
 
-def _copy_tree(source: pathlib.Path, target: pathlib.Path) -> None:
+def _copy_or_link_tree(source: pathlib.Path, target: pathlib.Path) -> None:
     """Copies a file or folder, with hard links if the file system supports them. Symbolic links stay links; anything else that
     is not a file or folder is skipped. Folders may be nested to any depth."""
     stack = [(source, target)]
@@ -99,9 +101,9 @@ def _copy_tree(source: pathlib.Path, target: pathlib.Path) -> None:
                 shutil.copy2(old, new, follow_symlinks=False)
 
 
-def _pieces(leaf: Any) -> Iterator[tuple[tuple[int, ...], Any]]:
-    """Yields (place, array) of a parameter: the whole parameter, or the layers of a large stack one by one if it is sharded
-    over several processes. Sharded arrays are gathered."""
+def _gather_pieces(leaf: Any) -> Iterator[tuple[tuple[int, ...], Any]]:
+    """Yields (place, array) of a parameter, gathered from all processes. A large stack that is sharded over several processes
+    is gathered layer by layer, otherwise the parameter as a whole."""
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
         yield (), leaf
         return
@@ -130,29 +132,29 @@ def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     data = config["data"]
     lengths = [data.get("buckets"), [task.get("length") for task in data["tasks"].values()]]
     for name, field, value in (("side", "image_size", data.get("image_size")), ("tokens", "buckets or tasks", lengths)):
-        if (largest := max(_integers(value), default=0)) > (allowed := getattr(limits.current(), name)):
+        if (largest := max(_flatten_integers(value), default=0)) > (allowed := getattr(limits.current(), name)):
             raise UserError(
                 f"{where}: data.{field} is {largest}, and the limit is {allowed}; if that is intended, raise limits.{name}"
             )
     return ml_collections.ConfigDict(config).lock()
 
 
-def _integers(value: Any) -> Iterator[int]:
-    """Yields the integers in nested lists. Other values are ignored, since a system may use other types for these fields."""
+def _flatten_integers(value: Any) -> Iterator[int]:
+    """Yields the integers in nested lists. Values of other types are ignored."""
     if type(value) is int:
         yield value
     for inner in value if isinstance(value, list | tuple) else ():
-        yield from _integers(inner)
+        yield from _flatten_integers(inner)
 
 
 def file_path(folder: pathlib.Path, name: str) -> pathlib.Path:
     """Returns the path of a file in a model folder. Raises UserError if it is a link out of the folder
-    (untrusted/paths.model_file)."""
-    with naming(folder / name):
-        return paths.model_file(folder, name)
+    (untrusted/paths.model_file_path)."""
+    with naming_path(folder / name):
+        return paths.model_file_path(folder, name)
 
 
-def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
+def read_arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
     """Reads {path: array} from model.safetensors; the arrays are views of the mapped file."""
     with open_tensors(file_path(folder, "model.safetensors")) as file:
         return {path: file.read(path) for path in file.tensors}
@@ -166,11 +168,12 @@ def load_params(name: str | pathlib.Path, expected: Mapping[str, Any], *, option
     """
     flat_expected, placed = flatten(expected), {}
     for path, array in read_params(name, flat_expected, optional=optional).items():
-        if not is_finite(array):
+        if not is_all_finite(array):
             raise UserError(
-                f"{find(name)}: {path} has values that are not finite, since training diverged; use an earlier checkpoint"
+                f"{find_model_folder(name)}: {path} has values that are not finite, since training diverged; "
+                "use an earlier checkpoint"
             )
-        placed[path] = _place(array, flat_expected[path])
+        placed[path] = _cast_and_place(array, flat_expected[path])
     return unflatten(placed)
 
 
@@ -181,8 +184,8 @@ def read_params(
 
     Paths that match a regex of `optional` may be missing and are omitted. Raises UserError listing all mismatches.
     """
-    folder = find(name)
-    params = read(folder)
+    folder = find_model_folder(name)
+    params = read_arrays(folder)
     check_params(folder, {path: array.shape for path, array in params.items()}, expected, optional=optional)
     return params
 
@@ -210,10 +213,10 @@ def check_params(
         if path in shapes and tuple(shapes[path]) != tuple(expected[path].shape)
     ]
     if problems:
-        raise UserError(f"{folder}: does not match the config (is it of another config?):{listed(problems)}")
+        raise UserError(f"{folder}: does not match the config; give the config with which it was written:{listed(problems)}")
 
 
-def _place(array: np.ndarray, like: Any) -> Any:
+def _cast_and_place(array: np.ndarray, like: Any) -> Any:
     """Casts an array to the dtype of `like` and places it with its sharding, if it has one."""
     sharding = getattr(like, "sharding", None)
     if sharding is None:
@@ -221,7 +224,7 @@ def _place(array: np.ndarray, like: Any) -> Any:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index].astype(like.dtype))
 
 
-def overlay(params: Mapping[str, Any], replacements: Mapping[str, Any]) -> dict[str, Any]:
+def replace_leaves(params: Mapping[str, Any], replacements: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `params` with the leaves in `replacements` replaced."""
     return unflatten({**flatten(params), **flatten(replacements)})
 

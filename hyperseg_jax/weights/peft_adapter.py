@@ -25,8 +25,8 @@ from hyperseg_jax.weights.tensor_file import open_tensors
 
 ADAPTER = r".*/lora_[ab]"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Fields of adapter_config.json that do not affect the computation. Any other field that `_check` does not read enables an
-# unsupported feature, unless it is empty or false.
+# Fields of adapter_config.json that do not affect the computation. Any other field that `_check_adapter_config` does not read
+# enables an unsupported feature, unless it is empty or false.
 HARMLESS = {
     "auto_mapping",
     "base_model_name_or_path",
@@ -51,7 +51,7 @@ HARMLESS = {
 STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
-def write(
+def write_adapter(
     folder: str | os.PathLike[str], params: Mapping[str, Any], config: ml_collections.ConfigDict, *, base: str | None = None
 ) -> None:
     """Writes the adapters among `params` as a folder that peft.PeftModel.from_pretrained can load on a PhiForCausalLM.
@@ -65,18 +65,18 @@ def write(
     if foreign:
         raise UserError(f"{folder}: contains {escaped(foreign[0])}, which would be deleted; give a new folder")
     with atomic_folder(folder) as part:
-        write_files(part, params, config, base=base)
+        write_adapter_files(part, params, config, base=base)
 
 
-def write_files(
+def write_adapter_files(
     folder: pathlib.Path, params: Mapping[str, Any], config: ml_collections.ConfigDict, *, base: str | None = None
 ) -> None:
-    """Writes the files of an adapter into an existing folder, see `write`."""
-    ours, lora = _adapters(config), config.model.lora
+    """Writes the files of an adapter into an existing folder, see `write_adapter`."""
+    ours, lora = _adapters_of(config), config.model.lora
     leaves = params if any("/" in key for key in params) else flatten(params)
     adapters = {path: np.asarray(leaves[path]) for path in leaves if re.fullmatch(ADAPTER, path)}
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in ours.table.to_torch(adapters).items()}
-    ours.table.to_flax(tensors, _shapes(config))  # raises UserError for wrong shapes
+    ours.table.to_flax(tensors, _adapter_shapes(config))  # raises UserError for wrong shapes
     fields = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -96,21 +96,21 @@ def write_files(
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def read(folder: str | os.PathLike[str], config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
+def read_adapter(folder: str | os.PathLike[str], config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
     """Reads {Flax path: array} of the adapters in a PEFT folder, with the dtype of the file.
 
     Raises UserError if the folder is incomplete, if rank, alpha or adapted layers differ from the config, or if the adapter is
     not a plain LoRA. The dropout of the adapter is ignored, since the config determines it.
     """
-    table, folder, lora = _adapters(config).table, pathlib.Path(folder), config.model.lora
+    table, folder, lora = _adapters_of(config).table, pathlib.Path(folder), config.model.lora
     path = folder / CONFIG
     try:
         for name in (CONFIG, WEIGHTS):
-            paths.model_file(folder, name)
-        fields = strict_json.parse(strict_json.contents(path), path.name)
+            paths.model_file_path(folder, name)
+        fields = strict_json.parse(strict_json.read_bytes(path), path.name)
     except (OSError, BadFile) as error:
         raise UserError(f"{path}: not a readable config ({error}); give a folder that peft's save_pretrained wrote") from error
-    _check(path, fields, config)
+    _check_adapter_config(path, fields, config)
     path = folder / WEIGHTS
     with open_tensors(path) as file:
         unsupported = [name for name, info in file.tensors.items() if info.dtype.name not in FLOATS]
@@ -120,14 +120,14 @@ def read(folder: str | os.PathLike[str], config: ml_collections.ConfigDict) -> d
             )
         tensors = {name: file.read(name) for name in file.tensors}
     try:
-        return flatten(table.to_flax(tensors, _shapes(config)))
+        return flatten(table.to_flax(tensors, _adapter_shapes(config)))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except ValueError as error:  # layers are stacked
         raise UserError(f"{path}: the layers' adapters differ in shape ({error}); give one of rank {lora.rank}") from error
 
 
-def merge(kernel: np.ndarray, lora_a: np.ndarray, lora_b: np.ndarray, scale: float) -> np.ndarray:
+def merge_adapter(kernel: np.ndarray, lora_a: np.ndarray, lora_b: np.ndarray, scale: float) -> np.ndarray:
     """Returns kernel + scale * lora_a @ lora_b, computed in float32 and cast to the dtype of the kernel.
 
     kernel [..., in, out], lora_a [..., in, rank], lora_b [..., rank, out]; a leading axis stacks layers.
@@ -138,7 +138,7 @@ def merge(kernel: np.ndarray, lora_a: np.ndarray, lora_b: np.ndarray, scale: flo
         return (kernel.astype(np.float32) + np.float32(scale) * product).astype(kernel.dtype)
 
 
-def _adapters(config: ml_collections.ConfigDict) -> Adapters:
+def _adapters_of(config: ml_collections.ConfigDict) -> Adapters:
     system = systems.get(config.system)
     if systems.lora(config) is None or system.adapters is None:
         raise UserError(
@@ -147,16 +147,16 @@ def _adapters(config: ml_collections.ConfigDict) -> Adapters:
     return system.adapters(config)
 
 
-def _shapes(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def _adapter_shapes(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the nested shapes and dtypes of the system's adapters."""
     shapes = flatten(systems.get(config.system).shapes(config))
     return unflatten({path: leaf for path, leaf in shapes.items() if re.fullmatch(ADAPTER, path)})
 
 
-def _check(path: pathlib.Path, fields: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:
+def _check_adapter_config(path: pathlib.Path, fields: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:
     """Raises UserError unless the fields describe a plain LoRA with the config's rank and alpha."""
     if fields.get("peft_type") != "LORA":
-        raise UserError(f"{path}: peft_type = {escaped_value(fields.get('peft_type'))}; only LORA adapters are supported")
+        raise UserError(f"{path}: peft_type = {escaped_value(fields.get('peft_type'))}; give an adapter of the type LORA")
     for field, ours in (("r", "rank"), ("lora_alpha", "alpha")):
         if fields.get(field) != config.model.lora[ours]:
             raise UserError(
@@ -164,9 +164,7 @@ def _check(path: pathlib.Path, fields: Mapping[str, Any], config: ml_collections
                 f"set model.lora.{ours} to the adapter's"
             )
     if fields.get("bias", "none") != "none":
-        raise UserError(
-            f"{path}: bias = {escaped_value(fields['bias'])}; only adapters without trained biases ('none') are supported"
-        )
+        raise UserError(f"{path}: bias = {escaped_value(fields['bias'])}; give an adapter that was trained with bias = 'none'")
     if fields.get("init_lora_weights") not in STARTS:
         raise UserError(
             f"{path}: init_lora_weights = {escaped_value(fields['init_lora_weights'])} also changes the base weights; "
@@ -176,4 +174,4 @@ def _check(path: pathlib.Path, fields: Mapping[str, Any], config: ml_collections
     unsupported = sorted(name for name, value in fields.items() if value and name not in HARMLESS | read)
     if unsupported:
         listed = escaped(", ".join(f"{name} = {fields[name]!r}" for name in unsupported))
-        raise UserError(f"{path}: {listed}: only plain LoRA is supported; merge it into its base model with peft first")
+        raise UserError(f"{path}: {listed}: no plain LoRA; merge it into its base model with peft first")

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
-from hyperseg_jax.untrusted.printing import cell
+from hyperseg_jax.untrusted.printing import escape_markup
 
 
 @dataclasses.dataclass
@@ -32,6 +32,7 @@ class ImportReport:
     config: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
 
     def ignore(self, kind: str, name: str, reason: str) -> None:
+        """Adds a tensor that was not used. kind: the kind of checkpoint."""
         self.ignored.setdefault(f"{kind}: {reason}", []).append(name)
 
     def add_initialized(self, paths: Iterable[str], reason: str) -> None:
@@ -51,7 +52,7 @@ class ImportReport:
             entry[1] += math.prod(info["shape"])
             entry[2].add(info["dtype"])
         sources = ", ".join(f"{kind}: {path}" for kind, path in self.sources.items())
-        table = Table(title=cell(sources), title_justify="left")
+        table = Table(title=escape_markup(sources), title_justify="left")
         for name in ("", "what", "arrays", "parameters", "type"):
             table.add_column(name, justify="right" if name in ("arrays", "parameters") else "left")
         for part, (count, size, types) in parts.items():

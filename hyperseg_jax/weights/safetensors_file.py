@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from hyperseg_jax.untrusted import strict_json
-from hyperseg_jax.untrusted.bad_file import CONVERT, BadFile, map_file, naming
+from hyperseg_jax.untrusted.bad_file import CONVERT, BadFile, map_file, naming_path
 from hyperseg_jax.untrusted.printing import escaped
 from hyperseg_jax.weights.mapped_file import MappedTensors, StoredArray, element_count
 
@@ -43,7 +43,7 @@ def is_safetensors(head: bytes) -> bool:
 
 def open_safetensors(path: pathlib.Path) -> MappedTensors:
     """Opens one file; its tensors are in the order of the header. Raises UserError if it is invalid."""
-    with naming(path):
+    with naming_path(path):
         data = map_file(path)
         length = int.from_bytes(data[:8], "little")
         if len(data) < 8 or length > min(len(data) - 8, HEADER_LIMIT):
@@ -51,9 +51,11 @@ def open_safetensors(path: pathlib.Path) -> MappedTensors:
         header = strict_json.parse(bytes(data[8 : 8 + length]), "its header")
         _check_metadata(header.pop("__metadata__", {}))
         body = data[8 + length :]
-        spans = {name: _span(name, entry) for name, entry in header.items()}
+        spans = {name: _parse_span(name, entry) for name, entry in header.items()}
         _check_cover(spans, len(body))
-        return MappedTensors(path, {name: StoredArray(_view(body, spans[name], entry)) for name, entry in header.items()})
+        return MappedTensors(
+            path, {name: StoredArray(_view_tensor(body, spans[name], entry)) for name, entry in header.items()}
+        )
 
 
 def _check_metadata(metadata: Any) -> None:
@@ -61,7 +63,7 @@ def _check_metadata(metadata: Any) -> None:
         raise BadFile("__metadata__ in its header is not a mapping of strings")
 
 
-def _span(name: str, entry: Any) -> tuple[int, int]:
+def _parse_span(name: str, entry: Any) -> tuple[int, int]:
     """Validates a header entry and returns the byte range (begin, end) of its tensor."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise BadFile(f"{escaped(name)} in its header does not have exactly dtype, shape and data_offsets")
@@ -91,5 +93,5 @@ def _check_cover(spans: dict[str, tuple[int, int]], size: int) -> None:
         raise BadFile(f"its tensors should have {escaped(str(position))} bytes in total, but the file has {size}")
 
 
-def _view(body: memoryview, span: tuple[int, int], entry: Any) -> np.ndarray:
+def _view_tensor(body: memoryview, span: tuple[int, int], entry: Any) -> np.ndarray:
     return np.ndarray(entry["shape"], DTYPES[entry["dtype"]], body[span[0] : span[1]])

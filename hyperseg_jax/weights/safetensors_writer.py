@@ -69,7 +69,7 @@ class SafetensorsWriter:
         part = math.prod(array.shape) * dtype.itemsize
         number = sum(k * math.prod(shape[axis + 1 : len(place)]) for axis, k in enumerate(place))
         offset = len(self._head) + self._starts[name] + number * part
-        for data in c_order_chunks(array):
+        for data in iterate_c_order_chunks(array):
             while len(data):
                 try:
                     written = os.pwrite(self._file.fileno(), data, offset)
@@ -85,20 +85,20 @@ class SafetensorsWriter:
             raise ValueError(f"{self.path}: {self._missing} bytes were not written")
 
 
-def c_order_chunks(array: np.ndarray, block: int = 256) -> Iterator[memoryview]:
+def iterate_c_order_chunks(array: np.ndarray, block: int = 256) -> Iterator[memoryview]:
     """Yields the bytes of an array in C order, in chunks. A transposed matrix is copied strip by strip, in blocks that fit into
     the CPU cache."""
     if array.flags.c_contiguous or array.ndim != 2:
-        yield _bytes(np.ascontiguousarray(array))
+        yield _view_bytes(np.ascontiguousarray(array))
         return
     for i in range(0, array.shape[0], block):
         strip = np.empty((min(block, array.shape[0] - i), array.shape[1]), array.dtype)
         for j in range(0, array.shape[1], block):
             strip[:, j : j + block] = array[i : i + block, j : j + block]
-        yield _bytes(strip)
+        yield _view_bytes(strip)
 
 
-def _bytes(array: np.ndarray) -> memoryview:
+def _view_bytes(array: np.ndarray) -> memoryview:
     return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
@@ -155,12 +155,12 @@ def write_sharded(
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
-def is_finite(array: np.ndarray) -> bool:
+def is_all_finite(array: np.ndarray) -> bool:
     """Whether all values are finite. Makes two passes instead of a copy, since arrays are large."""
     return array.dtype.kind in "iub" or not array.size or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
-def cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+def cast_without_overflow(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     """Casts an array to another float dtype. Raises OverflowError if a finite value becomes infinite."""
     if array.dtype == dtype or array.dtype.kind in "iub":
         return array

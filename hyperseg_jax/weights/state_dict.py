@@ -20,7 +20,7 @@ def find_tensors(root: Any, is_tensor: Callable[[Any], bool]) -> tuple[dict[str,
     """
     if type(root) is not dict:
         raise BadFile(f"contains a {type(root).__name__}, not a mapping of names to tensors", CONVERT)
-    inner = {key: value for key, value in root.items() if type(value) is dict and _holds(value, is_tensor)}
+    inner = {key: value for key, value in root.items() if type(value) is dict and _contains_tensors(value, is_tensor)}
     chosen = [key for key in inner if key in KNOWN]
     if not chosen and not any(map(is_tensor, root.values())):
         chosen = list(inner)
@@ -32,9 +32,9 @@ def find_tensors(root: Any, is_tensor: Callable[[Any], bool]) -> tuple[dict[str,
     for key, value in mapping.items():
         if is_tensor(value):
             if type(key) is not str:
-                raise BadFile(f"names a tensor {escaped(str(key))}, which is not a string", CONVERT)
+                raise BadFile(f"has a tensor with the name {escaped(str(key))}, which is not a string", CONVERT)
             tensors[key] = value
-        elif _holds(value, is_tensor):
+        elif _contains_tensors(value, is_tensor):
             raise BadFile(f"contains tensors in {escaped(str(key))}, outside of the state dict of the model", CONVERT)
         else:
             ignored.append(key)
@@ -43,7 +43,7 @@ def find_tensors(root: Any, is_tensor: Callable[[Any], bool]) -> tuple[dict[str,
     return tensors, [escaped(str(key)) for key in ignored]
 
 
-def _holds(value: Any, is_tensor: Callable[[Any], bool]) -> bool:
+def _contains_tensors(value: Any, is_tensor: Callable[[Any], bool]) -> bool:
     """Whether a container directly contains tensors."""
     members = value.values() if type(value) is dict else value if type(value) in (list, tuple) else ()
     return any(map(is_tensor, members))

@@ -14,7 +14,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from hyperseg_jax.untrusted.bad_file import BadFile, map_file, naming
+from hyperseg_jax.untrusted.bad_file import BadFile, map_file, naming_path
 from hyperseg_jax.weights.checkpoint_folder import JoinedTensors, find_shards
 from hyperseg_jax.weights.detectron2_file import open_detectron2
 from hyperseg_jax.weights.mapped_file import MappedTensors, TensorInfo
@@ -57,7 +57,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> TensorFile:
     """Opens a file, or a folder in the Hugging Face layout: model.safetensors or pytorch_model.bin, single or sharded with an
     index, or an adapter. Raises UserError if it is invalid."""
     path = pathlib.Path(path)
-    with naming(path):
+    with naming_path(path):
         if not path.is_dir():
             return _open_file(path)
         shards = find_shards(path)
@@ -65,7 +65,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> TensorFile:
 
 
 def _open_file(path: pathlib.Path) -> MappedTensors:
-    with naming(path):
+    with naming_path(path):
         head = bytes(map_file(path)[:64])
         if is_safetensors(head):
             return open_safetensors(path)

@@ -16,13 +16,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile, map_file, naming
-from hyperseg_jax.untrusted.pickle_machine import PLAIN_NAMES, Builder, PickleMachine, known
+from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile, map_file, naming_path
+from hyperseg_jax.untrusted.pickle_machine import PLAIN_NAMES, Builder, PickleMachine, name_table
 from hyperseg_jax.untrusted.printing import escaped
 from hyperseg_jax.weights.mapped_file import MappedTensors, StoredArray, element_count
-from hyperseg_jax.weights.pickled_arrays import ARRAY_NAMES, PickledArray, stored_array
+from hyperseg_jax.weights.pickled_arrays import ARRAY_NAMES, PickledArray, require_stored_array
 from hyperseg_jax.weights.state_dict import find_tensors
-from hyperseg_jax.weights.zip_entries import zip_entries
+from hyperseg_jax.weights.zip_entries import read_zip_entries
 
 MAGIC = 0x1950A86A20F9469CFC6C  # magic number of the stream format
 VERSION = 1001
@@ -59,7 +59,8 @@ DTYPES = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StorageKind:
-    """Represents a class such as torch.FloatStorage. dtype: None for torch.storage.UntypedStorage, which counts bytes."""
+    """A storage class of a pickle, such as torch.FloatStorage. dtype: None for torch.storage.UntypedStorage, which counts
+    bytes."""
 
     dtype: np.dtype | None
 
@@ -91,8 +92,8 @@ def is_torch_stream(head: bytes) -> bool:
 
 def open_torch_zip(path: pathlib.Path) -> MappedTensors:
     """Opens a file in the zip format; its tensors are in the order of its state dict. Raises UserError if it is invalid."""
-    with naming(path):
-        entries = zip_entries(map_file(path))
+    with naming_path(path):
+        entries = read_zip_entries(map_file(path))
         pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
             raise BadFile("is a zip archive, but not of torch.save (it has no data.pkl)", "give the weight file itself")
@@ -101,20 +102,20 @@ def open_torch_zip(path: pathlib.Path) -> MappedTensors:
         order = bytes(checked(f"{folder}byteorder")[:10]) if f"{folder}byteorder" in entries else b"little"
         if order not in (b"little", b"big"):
             raise BadFile("has an unknown byte order")
-        root = PickleMachine(checked(pickles[0]), NAMES, lambda machine, ident: _storage(ident, 5)).run()
+        root = PickleMachine(checked(pickles[0]), NAMES, lambda machine, ident: _parse_storage(ident, 5)).run()
         prefix = f"{folder}data/"
         storages = {name.removeprefix(prefix): entry.data for name, entry in entries.items() if name.startswith(prefix)}
-        return _mapped(path, root, storages, swapped=order == b"big", check=lambda key: checked(f"{prefix}{key}"))
+        return _map_tensors(path, root, storages, swapped=order == b"big", check=lambda key: checked(f"{prefix}{key}"))
 
 
 def open_torch_stream(path: pathlib.Path) -> MappedTensors:
     """Opens a file in the stream format; its tensors are in the order of its state dict. Raises UserError if it is invalid."""
-    with naming(path):
+    with naming_path(path):
         data = map_file(path)
         sizes: dict[str, int] = {}  # bytes per element
 
         def persistent(machine: PickleMachine, ident: object) -> Storage:
-            storage = _storage(ident, 6)
+            storage = _parse_storage(ident, 6)
             sizes[storage.key] = storage.kind.dtype.itemsize if storage.kind.dtype else 1
             return storage
 
@@ -136,10 +137,10 @@ def open_torch_stream(path: pathlib.Path) -> MappedTensors:
             at += 8 + count * sizes[key]
         if at != len(data):
             raise BadFile(f"has {len(data) - at} bytes after its storages")
-        return _mapped(path, root, storages, swapped=False)
+        return _map_tensors(path, root, storages, swapped=False)
 
 
-def _mapped(
+def _map_tensors(
     path: pathlib.Path,
     root: object,
     storages: Mapping[str, memoryview],
@@ -147,12 +148,19 @@ def _mapped(
     swapped: bool,
     check: Callable[[str], object] | None = None,
 ) -> MappedTensors:
-    """check(key) raises BadFile if a storage is damaged; called when a tensor of the storage is first read."""
+    """Finds the state dict in the unpickled `root` and maps its tensors as views of the storages.
+
+    check(key) raises BadFile if a storage is damaged; it is called when a tensor of the storage is first read.
+    """
     tensors, ignored = find_tensors(root, lambda value: type(value) in (Tensor, PickledArray))
     arrays = {}
     for name, value in tensors.items():
         try:
-            arrays[name] = stored_array(value) if type(value) is PickledArray else StoredArray(_view(value, storages), swapped)
+            arrays[name] = (
+                require_stored_array(value)
+                if type(value) is PickledArray
+                else StoredArray(_view_tensor(value, storages), swapped)
+            )
         except BadFile as error:
             raise error.about(name) from error
     if check is None:
@@ -162,7 +170,7 @@ def _mapped(
     return MappedTensors(path, arrays, ignored, {name: functools.partial(once, key) for name, key in keys.items()})
 
 
-def _view(tensor: Tensor, storages: Mapping[str, memoryview]) -> np.ndarray:
+def _view_tensor(tensor: Tensor, storages: Mapping[str, memoryview]) -> np.ndarray:
     """Returns a tensor as a view of its storage, after checking that it is within bounds."""
     storage, size = tensor.storage, tensor.dtype.itemsize
     raw = storages.get(storage.key)
@@ -181,7 +189,7 @@ def _view(tensor: Tensor, storages: Mapping[str, memoryview]) -> np.ndarray:
     return np.ndarray(tensor.shape, tensor.dtype, raw, tensor.offset * size, [stride * size for stride in strides])
 
 
-def _storage(ident: Any, length: int) -> Storage:
+def _parse_storage(ident: Any, length: int) -> Storage:
     """Returns the storage of a persistent id: ("storage", kind, key, device, elements), and in the stream format a view."""
     if type(ident) is not tuple or len(ident) != length or type(ident[0]) is not str or ident[0] != "storage":
         raise BadFile("its pickle refers to a value that is not a storage", DISTRUST)
@@ -193,8 +201,8 @@ def _storage(ident: Any, length: int) -> Storage:
     return Storage(kind, key, count * (kind.dtype.itemsize if kind.dtype else 1))
 
 
-def _tensor(args: tuple[Any, ...], dtype: Any) -> Tensor:
-    """args: (storage, offset, sizes, strides)."""
+def _build_tensor(args: tuple[Any, ...], dtype: Any) -> Tensor:
+    """Builds a Tensor. args: (storage, offset, sizes, strides)."""
     storage, offset, shape, strides = args
     if type(storage) is not Storage or not isinstance(dtype, np.dtype):
         raise BadFile("has a tensor without storage or dtype", DISTRUST)
@@ -206,8 +214,9 @@ def _tensor(args: tuple[Any, ...], dtype: Any) -> Tensor:
     return Tensor(storage, dtype, offset, shape, strides)
 
 
-def _check_plain(args: tuple[Any, ...], minimum: int, maximum: int) -> None:
-    """Raises BadFile if a tensor has backward hooks or metadata (of conjugated and negated views) after its strides."""
+def _check_no_hooks(args: tuple[Any, ...], minimum: int, maximum: int) -> None:
+    """Raises BadFile unless the number of arguments is in these bounds and those after the strides are empty: no backward
+    hooks, and no metadata of conjugated or negated views."""
     if not minimum <= len(args) <= maximum or any(type(extra) is dict and extra for extra in args[5:]):
         raise BadFile("has a tensor with hooks or metadata, which weights never need", CONVERT)
 
@@ -217,27 +226,27 @@ def _dtype_of(storage: object) -> np.dtype | None:
 
 
 def _rebuild_v1(machine: PickleMachine, args: tuple[Any, ...]) -> Tensor:
-    _check_plain(args, 4, 4)
-    return _tensor(args, _dtype_of(args[0]))
+    _check_no_hooks(args, 4, 4)
+    return _build_tensor(args, _dtype_of(args[0]))
 
 
 def _rebuild_v2(machine: PickleMachine, args: tuple[Any, ...]) -> Tensor:
-    _check_plain(args, 6, 7)
-    return _tensor(args[:4], _dtype_of(args[0]))
+    _check_no_hooks(args, 6, 7)
+    return _build_tensor(args[:4], _dtype_of(args[0]))
 
 
 def _rebuild_v3(machine: PickleMachine, args: tuple[Any, ...]) -> Tensor:
-    _check_plain(args, 7, 8)
-    return _tensor(args[:4], args[6])
+    _check_no_hooks(args, 7, 8)
+    return _build_tensor(args[:4], args[6])
 
 
-def _parameter(machine: PickleMachine, args: tuple[Any, ...]) -> Tensor:
+def _build_parameter(machine: PickleMachine, args: tuple[Any, ...]) -> Tensor:
     if len(args) != 3 or type(args[0]) is not Tensor:
         raise BadFile("has a parameter that is not a tensor", DISTRUST)
     return args[0]
 
 
-def _size(machine: PickleMachine, args: tuple[Any, ...]) -> tuple[int, ...]:
+def _build_size(machine: PickleMachine, args: tuple[Any, ...]) -> tuple[int, ...]:
     if len(args) != 1 or type(args[0]) is not tuple:
         raise BadFile("has a torch.Size that is not a tuple", DISTRUST)
     element_count(args[0])
@@ -247,12 +256,12 @@ def _size(machine: PickleMachine, args: tuple[Any, ...]) -> tuple[int, ...]:
 NAMES: dict[str, object] = {
     **PLAIN_NAMES,
     **ARRAY_NAMES,
-    **known(
+    **name_table(
         Builder("torch._utils._rebuild_tensor", _rebuild_v1),
         Builder("torch._utils._rebuild_tensor_v2", _rebuild_v2),
         Builder("torch._utils._rebuild_tensor_v3", _rebuild_v3),
-        Builder("torch._utils._rebuild_parameter", _parameter),
-        Builder("torch.Size", _size),
+        Builder("torch._utils._rebuild_parameter", _build_parameter),
+        Builder("torch.Size", _build_size),
     ),
     **{f"torch.{name}Storage": StorageKind(np.dtype(kind)) for name, kind in STORAGES.items()},
     "torch.storage.UntypedStorage": StorageKind(None),

@@ -24,7 +24,7 @@ ENCRYPTED, FULL = 0x1, 0xFFFFFFFF
 
 
 class Entry(NamedTuple):
-    """The bytes of an entry, and their checksum according to the archive."""
+    """The bytes of a zip entry, and their checksum according to the archive."""
 
     data: memoryview
     crc: int
@@ -36,16 +36,16 @@ class Entry(NamedTuple):
         return self.data
 
 
-def zip_entries(data: memoryview) -> dict[str, Entry]:
+def read_zip_entries(data: memoryview) -> dict[str, Entry]:
     """Returns {name: entry} in the order of the archive. Raises BadFile for entries that are compressed, overlap, or are out of
     bounds."""
-    count, begin, end = _directory(data)
+    count, begin, end = _find_directory(data)
     entries: dict[str, Entry] = {}
     spans = []
-    for name, header, size, crc in _central(data, begin, end):
+    for name, header, size, crc in _read_directory(data, begin, end):
         if name in entries:
             raise BadFile(f"its archive has {escaped(name)} twice", DISTRUST)
-        start = _local(data, name, header, begin)
+        start = _find_data(data, name, header, begin)
         if size > begin - start:
             raise BadFile(f"{escaped(name)} in its archive is longer than the archive")
         entries[name] = Entry(data[start : start + size], crc)
@@ -59,7 +59,7 @@ def zip_entries(data: memoryview) -> dict[str, Entry]:
     return entries
 
 
-def _unpack(record: struct.Struct, data: memoryview, at: int, signature: bytes, what: str) -> tuple[int, ...]:
+def _unpack_record(record: struct.Struct, data: memoryview, at: int, signature: bytes, what: str) -> tuple[int, ...]:
     """Reads a record and returns its fields after the signature."""
     if at < 0 or at > len(data) - record.size:
         raise BadFile(f"its archive lacks {what}")
@@ -69,33 +69,35 @@ def _unpack(record: struct.Struct, data: memoryview, at: int, signature: bytes, 
     return values[1:]
 
 
-def _directory(data: memoryview) -> tuple[int, int, int]:
-    """Returns (number of entries, begin and end of the central directory)."""
+def _find_directory(data: memoryview) -> tuple[int, int, int]:
+    """Returns (number of entries, begin and end of the central directory) from the end record of the archive."""
     at = len(data) - END.size
-    disk, first_disk, here, count, size, begin, comment = _unpack(
+    disk, first_disk, here, count, size, begin, comment = _unpack_record(
         END, data, at, b"PK\x05\x06", "its end record; it may be cut off"
     )
     locator = at - END64_LOCATOR.size
     if locator >= 0 and data[locator : locator + 4] == b"PK\x06\x07":  # PyTorch always writes both ends
-        _, at, _ = _unpack(END64_LOCATOR, data, locator, b"PK\x06\x07", "its zip64 locator")
-        _, _, _, disk, first_disk, here, count, size, begin = _unpack(END64, data, at, b"PK\x06\x06", "its zip64 end record")
+        _, at, _ = _unpack_record(END64_LOCATOR, data, locator, b"PK\x06\x07", "its zip64 locator")
+        _, _, _, disk, first_disk, here, count, size, begin = _unpack_record(
+            END64, data, at, b"PK\x06\x06", "its zip64 end record"
+        )
     if disk or first_disk or here != count or comment or begin + size != at:
         raise BadFile("the directory of its archive is not where it should be")
     return count, begin, at
 
 
-def _central(data: memoryview, at: int, end: int) -> Iterator[tuple[str, int, int, int]]:
-    """Yields (name, offset of the local header, size, checksum) of each entry."""
+def _read_directory(data: memoryview, at: int, end: int) -> Iterator[tuple[str, int, int, int]]:
+    """Yields (name, offset of the local header, size, checksum) of each entry in the central directory."""
     data = data[:end]
     while at < end:
-        (_, _, flags, method, _, _, crc, packed, size, name_size, extra_size, comment_size, disk, _, _, place) = _unpack(
+        (_, _, flags, method, _, _, crc, packed, size, name_size, extra_size, comment_size, disk, _, _, place) = _unpack_record(
             CENTRAL, data, at, b"PK\x01\x02", "an entry of its directory"
         )
         at += CENTRAL.size
         if name_size + extra_size + comment_size > end - at:
             raise BadFile("the directory of its archive is cut off")
-        name = _name(bytes(data[at : at + name_size]))
-        wide = _wide(bytes(data[at + name_size : at + name_size + extra_size]))
+        name = _decode_name(bytes(data[at : at + name_size]))
+        wide = _parse_zip64_sizes(bytes(data[at + name_size : at + name_size + extra_size]))
         fields = [size, packed, place]
         if fields.count(FULL) > len(wide):
             raise BadFile(f"{escaped(name)} in its archive lacks its zip64 sizes")
@@ -108,7 +110,7 @@ def _central(data: memoryview, at: int, end: int) -> Iterator[tuple[str, int, in
         at += name_size + extra_size + comment_size
 
 
-def _name(raw: bytes) -> str:
+def _decode_name(raw: bytes) -> str:
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -118,7 +120,7 @@ def _name(raw: bytes) -> str:
     return name
 
 
-def _wide(extra: bytes) -> list[int]:
+def _parse_zip64_sizes(extra: bytes) -> list[int]:
     """Returns the zip64 sizes among the extra fields of an entry."""
     at = 0
     while at + 4 <= len(extra):
@@ -130,10 +132,10 @@ def _wide(extra: bytes) -> list[int]:
     return []
 
 
-def _local(data: memoryview, name: str, place: int, end: int) -> int:
-    """Returns the offset of the data of an entry, after its local header at `place`. end: upper bound of all entries."""
+def _find_data(data: memoryview, name: str, place: int, end: int) -> int:
+    """Returns the offset of the data of an entry, which follow its local header at `place`. end: upper bound of all entries."""
     what = f"{escaped(name)} at the offset in its directory"
-    name_size, extra_size = _unpack(LOCAL, data[:end], place, b"PK\x03\x04", what)[-2:]
+    name_size, extra_size = _unpack_record(LOCAL, data[:end], place, b"PK\x03\x04", what)[-2:]
     start = place + LOCAL.size + name_size + extra_size
     if start > end or bytes(data[place + LOCAL.size : place + LOCAL.size + name_size]) != name.encode("utf-8"):
         raise BadFile(f"its archive lacks {what}")

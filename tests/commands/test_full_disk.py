@@ -46,7 +46,7 @@ def test_full_disks_are_one_line_without_partial_files(name, zero_model, limit_f
 def test_killed_toy_generation_leaves_no_worker_and_restarts(tmp_path):
     code = (
         "import sys; from hyperseg_jax import toy\n"
-        "if __name__ == '__main__': toy.write(sys.argv[1], train=300, val=2, clips=0, workers=1)"
+        "if __name__ == '__main__': toy.write_world(sys.argv[1], train=300, val=2, clips=0, workers=1)"
     )
     script, world = tmp_path / "draws.py", tmp_path / "world"
     script.write_text(code)

@@ -13,7 +13,7 @@ from hyperseg_jax.commands import evaluate, predict, train
 from hyperseg_jax.commands.main import main
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits, printing
-from hyperseg_jax.untrusted.bad_file import without_panics
+from hyperseg_jax.untrusted.bad_file import converting_exceptions
 
 
 class Panic(BaseException):
@@ -148,9 +148,9 @@ def test_internal_errors_are_reported_as_such(monkeypatch, error):
 
 
 def test_panics_become_bad_files_and_stops_do_not():
-    with pytest.raises(Exception, match=r"is not a tokenizer .wrong"), without_panics("is not a tokenizer"):
+    with pytest.raises(Exception, match=r"is not a tokenizer .wrong"), converting_exceptions("is not a tokenizer"):
         raise Panic("wrong\nhere")
-    with pytest.raises(KeyboardInterrupt), without_panics("x"):
+    with pytest.raises(KeyboardInterrupt), converting_exceptions("x"):
         raise KeyboardInterrupt
 
 
@@ -158,7 +158,7 @@ def test_names_are_printed_without_markup():
     console = Console(file=io.StringIO(), width=200)
     for text in ("[red]a[/] [/b]", "\x1b[31m", "\ud800", "a\nb", "\u202e"):
         printing.log(console, text)
-        console.print(printing.cell(text))
+        console.print(printing.escape_markup(text))
     messages = console.file.getvalue().split("\n")
     assert messages[:2] == ["[red]a[/] [/b]"] * 2 and messages[2:4] == [r"\x1b[31m"] * 2 and messages[4:6] == [r"\ud800"] * 2
     assert messages[6:9] == ["a", "b", r"a\nb"] and messages[9] == r"\u202e"

@@ -43,7 +43,7 @@ def test_configs_without_limits(left_out, tmp_path, monkeypatch):
         "hyperseg_jax.training.loop.train", lambda config, workdir, console: recorded.append(config) or tmp_path
     )
     main(["train", "--config", str(file), "--workdir", str(tmp_path / "run"), "--limits", "outside=True"])
-    assert recorded[0].limits.to_dict() == {**limits.block(), "outside": True}
+    assert recorded[0].limits.to_dict() == {**limits.default_block(), "outside": True}
 
 
 @pytest.mark.parametrize("left", [(), ("loss.png",), ("loss.png", "predictions.png")])

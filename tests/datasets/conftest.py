@@ -21,7 +21,7 @@ def samples(shared):
 def toy_scenes():
     """The toy images of the samples."""
     world = toy_images.World(0, train=0, val=COUNT, compositional=0, clips=0)
-    return [toy_images.image(world, "val", k) for k in range(COUNT)]
+    return [toy_images.generate_image(world, "val", k) for k in range(COUNT)]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from hyperseg_jax.datasets import layouts
-from hyperseg_jax.datasets.check import check
+from hyperseg_jax.datasets.check import check_reader
 
 
 def edit_json(path, edit):
@@ -17,7 +17,7 @@ def edit_json(path, edit):
 
 def run_check(root, name, split=None):
     layout = layouts.find_layout(name)
-    return check(lambda: layout.open(root, split or layout.splits[-1]), lambda **_: None, threads=2)
+    return check_reader(lambda: layout.open(root, split or layout.splits[-1]), lambda **_: None, threads=2)
 
 
 def sorted_problems(result):

@@ -18,7 +18,7 @@ from damage import (
 )
 
 from hyperseg_jax.datasets import CocoInstances, files, layouts
-from hyperseg_jax.datasets.check import check
+from hyperseg_jax.datasets.check import check_reader
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.structs import KINDS
@@ -145,9 +145,9 @@ def test_an_image_is_reported_once_and_decoded_once(copy_samples, monkeypatch):
     root = copy_samples("coco", "refer")
     (root / "coco" / "train2014" / "COCO_train2014_000000000000.jpg").unlink()
     opened_files = []
-    original = files.images.colours
-    monkeypatch.setattr(files.images, "colours", lambda path: opened_files.append(path) or original(path))
-    result = check(lambda: layouts.find_layout("refcoco").open(root, "val"), lambda **_: None, threads=1)
+    original = files.images.read_rgb
+    monkeypatch.setattr(files.images, "read_rgb", lambda path: opened_files.append(path) or original(path))
+    result = check_reader(lambda: layouts.find_layout("refcoco").open(root, "val"), lambda **_: None, threads=1)
     assert [kind for kind, _ in sorted_problems(result)] == ["missing file"] and result.examples > 4
     assert len([path for path in opened_files if "000001.jpg" in str(path)]) == 1
 
@@ -165,7 +165,7 @@ BREAKS = {  # (benchmark, file, edit) -> type and message
         ADE,
         write_unknown_labels,
         "bad mask",
-        "00000000.png: has pixel values 200, which are no class",
+        "00000000.png: has pixel values 200, which are neither a class",
     ),
     "cityscapes image": (
         "cityscapes",

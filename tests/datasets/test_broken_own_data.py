@@ -233,8 +233,8 @@ def test_invalid_rows_of_a_table(copy_samples, monkeypatch):
     header, first, _ = table.read_text().split("\n0\t")[0], *table.read_text().split("\n0\t")[1].split("\n1000000\t")
     referring = "".join(f"{k}\tWhat?\tnan\ta\tb\t\t\tA\tx\t{k % 3}\n" for k in range(10, 200))
     table.write_text(f"{header}\n0\t{first}\na bad row\n0\tWhat?\tnan\ta\tb\t\t\tA\tx\t0\n{referring}")
-    parsed, row = [], MmBench._row
-    monkeypatch.setattr(MmBench, "_row", lambda self, raw, n: parsed.append(n) or row(self, raw, n))
+    parsed, row = [], MmBench._parse_row
+    monkeypatch.setattr(MmBench, "_parse_row", lambda self, raw, n: parsed.append(n) or row(self, raw, n))
     output = run_check(root, "mmbench")
     messages = [message for _, message in sorted_problems(output)]
     assert output.examples == 1 + len(range(12, 200, 3)) + 1 and len(parsed) < 3 * 193
@@ -243,7 +243,7 @@ def test_invalid_rows_of_a_table(copy_samples, monkeypatch):
     assert len(messages) == 2 + 190 - len(range(12, 200, 3))
     reader = MmBench(table)
     assert len(reader) == 193 and reader[0].frames.size
-    with limits.applied(seconds=1e-9), pytest.raises(UserError, match=r"limits\.seconds"):
+    with limits.temporary_limits(seconds=1e-9), pytest.raises(UserError, match=r"limits\.seconds"):
         reader[0]
     os.mkfifo(root / "pipe.tsv")
     with pytest.raises(UserError, match=r"pipe\.tsv: is not a regular file"):

@@ -10,7 +10,7 @@ from damage import edit_json, run_check, sorted_problems, truncate_file
 from PIL import Image
 
 from hyperseg_jax.datasets import layouts
-from hyperseg_jax.datasets.check import check
+from hyperseg_jax.datasets.check import check_reader
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.untrusted import limits
@@ -213,7 +213,9 @@ def test_every_layout_names_missing_images(copy_samples, samples):
     for name, layout in layouts.LAYOUTS.items():
         split = layout.splits[0]
         folder = samples / "yours" / name if (samples / "yours" / name).exists() else samples
-        fine = check(lambda layout=layout, folder=folder, split=split: layout.open(folder, split), lambda **_: None, threads=2)
+        fine = check_reader(
+            lambda layout=layout, folder=folder, split=split: layout.open(folder, split), lambda **_: None, threads=2
+        )
         assert fine.problem_count == 0 and fine.examples > 0, name
         if not fine.collected.sizes:  # MMBench: in the table
             continue
@@ -224,8 +226,8 @@ def test_every_layout_names_missing_images(copy_samples, samples):
         missing = root / sorted(fine.collected.sizes)[0].relative_to(samples)
         missing.unlink()
         folder = root / folder.relative_to(samples)
-        with limits.applied(outside=True):  # for the links
-            broken = check(
+        with limits.temporary_limits(outside=True):  # for the links
+            broken = check_reader(
                 lambda layout=layout, folder=folder, split=split: layout.open(folder, split), lambda **_: None, threads=2
             )
         assert any(missing.name in message for message in broken.collected.problems), name

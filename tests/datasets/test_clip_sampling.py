@@ -9,11 +9,11 @@ import pytest
 from hyperseg_jax.datasets.frame_sampling import (
     REACH,
     Sampling,
-    around_random_frame,
-    even_stride,
-    key_first,
-    random_jumps,
-    references_of,
+    move_key_frame_first,
+    reference_frames_of,
+    sample_around_random_frame,
+    sample_by_random_jumps,
+    sample_with_even_stride,
     with_references,
 )
 from hyperseg_jax.errors import UserError
@@ -24,35 +24,37 @@ def draws(rule, length, count, number=300, **options):
 
 
 def test_uniform_clips_have_one_stride():
-    times = draws(even_stride, 30, 4)
+    times = draws(sample_with_even_stride, 30, 4)
     steps = np.diff(times, axis=1)
     assert set(steps[:, 0]) == {1, 2, 3} and (steps == steps[:, :1]).all()
     assert times.min() == 0 and times.max() == 29
-    assert draws(even_stride, 4, 3).max() == 3
-    assert even_stride(4, 6, np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 3, 3]
+    assert draws(sample_with_even_stride, 4, 3).max() == 3
+    assert sample_with_even_stride(4, 6, np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 3, 3]
 
 
 def test_clips_around_a_frame():
-    times = draws(around_random_frame, 60, 3)
+    times = draws(sample_around_random_frame, 60, 3)
     assert (np.diff(times, axis=1) > 0).all() and (times[:, -1] - times[:, 0]).max() == 20
     assert times.min() == 0 and times.max() == 59
-    assert (draws(around_random_frame, 60, 3, reach=2)[:, -1] - draws(around_random_frame, 60, 3, reach=2)[:, 0]).max() == 4
-    assert around_random_frame(2, 4, np.random.default_rng(0)).tolist() == [0, 1, 1, 1]
+    assert (
+        draws(sample_around_random_frame, 60, 3, reach=2)[:, -1] - draws(sample_around_random_frame, 60, 3, reach=2)[:, 0]
+    ).max() == 4
+    assert sample_around_random_frame(2, 4, np.random.default_rng(0)).tolist() == [0, 1, 1, 1]
 
 
 def test_jumps_have_the_published_statistics():
     """400 clips of 5 out of 8 frames by the released code: keys 84, 115, 107, 94 times at frames 2..5; 28.75 % backwards."""
-    times = draws(random_jumps, 8, 5, 4000)
+    times = draws(sample_by_random_jumps, 8, 5, 4000)
     keys = collections.Counter(times[:, 2].tolist())
     backwards = (np.diff(times, axis=1) < 0).all(1)
     assert (backwards | (np.diff(times, axis=1) > 0).all(1)).all() and abs(backwards.mean() - 0.3) < 0.03
     assert set(keys) == {2, 3, 4, 5}
     assert all(abs(keys[t] / 4000 - count / 400) < 0.06 for t, count in zip((2, 3, 4, 5), (84, 115, 107, 94), strict=True))
-    ascending = np.sort(draws(random_jumps, 200, 5), axis=1)
+    ascending = np.sort(draws(sample_by_random_jumps, 200, 5), axis=1)
     assert np.diff(ascending, axis=1).max() <= 9 and np.diff(ascending, axis=1).max() >= 8
-    assert np.diff(np.sort(draws(random_jumps, 200, 5, max_jump=2), axis=1), axis=1).max() == 2
-    assert random_jumps(3, 5, np.random.default_rng(1), reverse=0).tolist() == [0, 1, 2, 2, 2]
-    assert key_first(np.array([7, 6, 5, 1, 0])).tolist() == [5, 7, 6, 1, 0]
+    assert np.diff(np.sort(draws(sample_by_random_jumps, 200, 5, max_jump=2), axis=1), axis=1).max() == 2
+    assert sample_by_random_jumps(3, 5, np.random.default_rng(1), reverse=0).tolist() == [0, 1, 2, 2, 2]
+    assert move_key_frame_first(np.array([7, 6, 5, 1, 0])).tolist() == [5, 7, 6, 1, 0]
 
 
 def test_references_at_evaluation():
@@ -69,15 +71,18 @@ def test_references_at_evaluation():
         (0, 3, 1): [],
     }
     for (count, length, current), expected in rows.items():
-        assert references_of(current, length, count) == expected
-    assert references_of(1, 3, 4) == [0, 2, 2, 2] and references_of(0, 1, 2) == [0, 0]  # the released code fails here
+        assert reference_frames_of(current, length, count) == expected
+    assert reference_frames_of(1, 3, 4) == [0, 2, 2, 2] and reference_frames_of(0, 1, 2) == [
+        0,
+        0,
+    ]  # the released code fails here
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 6])
 def test_streams_use_the_same_references(count):
     for length in range(20):
         inputs = list(with_references(range(length), count))
-        assert inputs == [(t, references_of(t, length, count)) for t in range(length)]
+        assert inputs == [(t, reference_frames_of(t, length, count)) for t in range(length)]
 
 
 def test_streams_keep_only_a_window():
@@ -98,19 +103,19 @@ def test_streams_keep_only_a_window():
 
 def test_key_frames_are_not_empty():
     sampling = Sampling(5, "jump")
-    times = [sampling.frame_indices_showing(40, np.random.default_rng(k), lambda t: t in (20, 21)) for k in range(10)]
+    times = [sampling.sample_frame_indices_showing(40, np.random.default_rng(k), lambda t: t in (20, 21)) for k in range(10)]
     assert all(t[2] in (20, 21) for t in times)
     requests = collections.Counter()
-    assert len(sampling.frame_indices_showing(40, np.random.default_rng(0), lambda t: requests.update([t]))) == 5
+    assert len(sampling.sample_frame_indices_showing(40, np.random.default_rng(0), lambda t: requests.update([t]))) == 5
     assert max(requests.values()) == 1  # each mask is read once, and sampling terminates
 
 
 def test_clips_are_reproducible():
     for rule in REACH:
-        same = [Sampling(4, rule).frame_indices(50, np.random.default_rng([3, 9])).tolist() for _ in range(2)]
-        rest = [Sampling(4, rule).frame_indices(50, np.random.default_rng([3, k])).tolist() for k in range(6)]
+        same = [Sampling(4, rule).sample_frame_indices(50, np.random.default_rng([3, 9])).tolist() for _ in range(2)]
+        rest = [Sampling(4, rule).sample_frame_indices(50, np.random.default_rng([3, k])).tolist() for k in range(6)]
         assert same[0] == same[1] and len({tuple(times) for times in rest}) > 3
-    assert Sampling().frame_indices(5, np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 4]
+    assert Sampling().sample_frame_indices(5, np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_invalid_sampling_options():
@@ -122,4 +127,6 @@ def test_invalid_sampling_options():
         with pytest.raises(UserError, match=messages):
             Sampling(**options)
     lengths = itertools.product(REACH, range(1, 6), range(1, 6))
-    assert all(len(Sampling(count, rule).frame_indices(n, np.random.default_rng(0))) == count for rule, n, count in lengths)
+    assert all(
+        len(Sampling(count, rule).sample_frame_indices(n, np.random.default_rng(0))) == count for rule, n, count in lengths
+    )

@@ -14,7 +14,7 @@ from hyperseg_jax.data.sources import READERS
 from hyperseg_jax.datasets import Davis2016, Davis2017, RefDavis, RefYouTubeVos, YouTubeVis, files, masks, video_folders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
-from hyperseg_jax.toy.toy_images import video
+from hyperseg_jax.toy.toy_images import generate_video
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def copy(written, tmp_path):
 
 
 def drawn(split, k):
-    result, frames, output = video(toy.World(clips=5), split, k)
+    result, frames, output = generate_video(toy.World(clips=5), split, k)
     return result, frames, {e.text: e.targets[0] for e in output if len(e.targets) == 1}
 
 
@@ -207,13 +207,13 @@ CLIPS = {
 @pytest.mark.parametrize("name", CLIPS)
 def test_only_the_frames_asked_for_are_read(written, monkeypatch, name):
     read = []
-    for module, function in ((files, "read_image"), (video_folders, "read_labels"), (masks, "decode")):
+    for module, function in ((files, "read_image"), (video_folders, "read_label_image"), (masks, "decode_segmentation")):
         original = getattr(module, function)
         monkeypatch.setattr(module, function, lambda *a, _o=original, _f=function, **b: read.append(_f) or _o(*a, **b))
     example = CLIPS[name](written, frames=2)[0]
     things = len(drawn("train", 0)[0].things)
     assert len(example.frames) == 2 == example.prompts[0].masks.shape[1] and read.count("read_image") == 2
-    assert read.count("read_labels") in (0, 2) and read.count("decode") <= 2 * things and len(set(read)) == 2
+    assert read.count("read_label_image") in (0, 2) and read.count("decode_segmentation") <= 2 * things and len(set(read)) == 2
 
 
 @pytest.mark.parametrize("name", CLIPS)

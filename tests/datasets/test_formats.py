@@ -56,7 +56,7 @@ def refcoco(root, records, **options):
 
 def test_polygon_is_painted_like_fill_poly():
     """Truncated corners, outline included."""
-    assert np.array_equal(masks.decode([POLYGON], *SIZE, ""), SQUARE)
+    assert np.array_equal(masks.decode_segmentation([POLYGON], *SIZE, ""), SQUARE)
 
 
 def test_run_lengths_of_both_kinds():
@@ -64,15 +64,15 @@ def test_run_lengths_of_both_kinds():
     flat = SQUARE.T.reshape(-1)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flat, [0]]).astype(int)))
     counts = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
-    assert np.array_equal(masks.decode(runs, *SIZE, ""), SQUARE)
-    assert np.array_equal(masks.decode({"size": list(SIZE), "counts": counts}, *SIZE, ""), SQUARE)
+    assert np.array_equal(masks.decode_segmentation(runs, *SIZE, ""), SQUARE)
+    assert np.array_equal(masks.decode_segmentation({"size": list(SIZE), "counts": counts}, *SIZE, ""), SQUARE)
 
 
 def test_outline_fills_back_exactly():
     rng = np.random.default_rng(0)
     ring = np.hypot(*(np.mgrid[:40, :40] - 20)) // 6 % 2 == 1
     for mask in (SQUARE, ring, rng.random((15, 18)) < 0.5, np.eye(5, dtype=bool), np.zeros((4, 4), bool)):
-        assert np.array_equal(masks.fill_polygons(masks.outline(mask), *mask.shape), mask)
+        assert np.array_equal(masks.fill_polygons(masks.trace_polygons(mask), *mask.shape), mask)
 
 
 # what readers take

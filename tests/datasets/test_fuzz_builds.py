@@ -13,7 +13,7 @@ from test_prepared import write
 from hyperseg_jax.datasets import layouts, record_errors
 from hyperseg_jax.datasets.builds import images, records
 from hyperseg_jax.datasets.builds import index as indices
-from hyperseg_jax.datasets.builds.build import Plan, build
+from hyperseg_jax.datasets.builds.build import Plan, build_split
 from hyperseg_jax.datasets.built import Built
 from hyperseg_jax.datasets.prepared import Prepared
 from hyperseg_jax.datasets.record_errors import guard_record
@@ -26,9 +26,9 @@ def build_folders(samples, tmp_path_factory):
     """(a record, the folder of a build, the folder of a prepared dataset)."""
     reader = layouts.find_layout("coco_panoptic").open(samples, "val2017")
     folder = tmp_path_factory.mktemp("made")
-    build(reader, folder / "build" / "val", Plan({"name": "coco_panoptic", "split": "val"}))
+    build_split(reader, folder / "build" / "val", Plan({"name": "coco_panoptic", "split": "val"}))
     return (
-        records.encode(reader[0], images.as_jpegs(reader[0].frames)),
+        records.encode_example(reader[0], images.encode_as_jpegs(reader[0].frames)),
         folder / "build",
         write(folder / "prepared", "instances"),
     )
@@ -49,7 +49,7 @@ class SingleRecord:
 
 
 def read_record(data):
-    with limits.applied(**WITHIN):
+    with limits.temporary_limits(**WITHIN):
         read_all(SingleRecord(data))
 
 
@@ -72,7 +72,7 @@ def _packed(value, content):
 
 
 def open_and_read(kind, folder, split):
-    with record_errors.opening("the reader"):  # like all callers that open readers
+    with record_errors.opening_reader("the reader"):  # like all callers that open readers
         reader = kind(folder, split)
     read_all(reader)
 
@@ -89,7 +89,7 @@ def read_with_content(path, content, read):
     original = path.read_bytes()
     path.write_bytes(content)
     try:
-        with limits.applied(**WITHIN):
+        with limits.temporary_limits(**WITHIN):
             fuzz.check_call(read, memory=2**34)  # ArrayRecord reserves address space that it never uses
     finally:
         path.write_bytes(original)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hyperseg_jax.datasets import layouts
-from hyperseg_jax.datasets.check import check
+from hyperseg_jax.datasets.check import check_reader
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Region
 from hyperseg_jax.untrusted import limits
@@ -70,7 +70,7 @@ def read_all(root, layout, split):
 
 def check_all(root, layout, split):
     """Runs a check and returns its messages."""
-    report = check(lambda: layout.open(root, split), lambda **_: None, threads=1)
+    report = check_reader(lambda: layout.open(root, split), lambda **_: None, threads=1)
     return list(report.collected.problems)
 
 
@@ -79,7 +79,7 @@ def check_content(root, layout, split, path, content):
     original, messages = path.read_bytes(), []
     path.write_bytes(content)
     try:
-        with limits.applied(**WITHIN):
+        with limits.temporary_limits(**WITHIN):
             for read in (read_all, check_all):
                 outcome = fuzz.check_call(lambda read=read: read(root, layout, split), seconds=20)
                 messages += outcome if isinstance(outcome, list) else [str(outcome)]
@@ -208,7 +208,7 @@ def copy_benchmark(copy_samples, samples, name):
 def test_damaged_files(copy_samples, samples, name):
     where = copy_benchmark(copy_samples, samples, name)
     root, layout, split = where
-    with limits.applied(**WITHIN):  # valid files are read within the limits for damaged ones
+    with limits.temporary_limits(**WITHIN):  # valid files are read within the limits for damaged ones
         assert len(fuzz.check_call(lambda: layout.open(root, split), seconds=20))
     fuzz.run_property(lambda case: check_content(*where, *case), cases(*where), examples=5)
     if json_notes(*where):

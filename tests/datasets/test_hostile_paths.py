@@ -32,7 +32,7 @@ def test_linked_images_are_reported(linked_images, name):
     assert not messages.collected.sizes and any("--limits outside=True" in message for message in messages.collected.problems)
     with pytest.raises(UserError):
         layouts.find_layout(name).open(root, layouts.find_layout(name).splits[-1])[0]
-    with limits.applied(outside=True):
+    with limits.temporary_limits(outside=True):
         assert not run_check(root, name).problem_count
 
 
@@ -54,7 +54,7 @@ def test_linked_folders_are_reported(linked_folders, name):
     root, layout = linked_folders / ROOTS.get(name, "."), layouts.find_layout(name)
     with pytest.raises(UserError, match=r"is a link that leaves .*; copy the file there, or, .* --limits outside=True"):
         layout.open(root, layout.splits[-1])[0]
-    with limits.applied(outside=True):
+    with limits.temporary_limits(outside=True):
         layout.open(root, layout.splits[-1])[0]
 
 

@@ -13,7 +13,7 @@ from damage import edit_json, run_check, sorted_problems
 from hyperseg_jax.data.pipeline import Unreadable, read_ahead
 from hyperseg_jax.datasets import CocoInstances, Folder, layouts, record_errors
 from hyperseg_jax.datasets.builds import index as indices
-from hyperseg_jax.datasets.builds.build import Plan, build
+from hyperseg_jax.datasets.builds.build import Plan, build_split
 from hyperseg_jax.datasets.built import Built, open_checked
 from hyperseg_jax.datasets.check_errors import Problem, ProblemCollector, collecting_problems
 from hyperseg_jax.datasets.record_errors import guard_record
@@ -38,12 +38,15 @@ def test_records_with_too_many_masks(copy_samples):
         ),
     )
     began = time.monotonic()
-    with limits.applied(masks=300):
+    with limits.temporary_limits(masks=300):
         with pytest.raises(UserError, match=r"annotations#300 .*has 301 masks, and the limit is 300; .*limits\.masks"):
             open_reader(root)[0]
         problems = sorted_problems(run_check(root, "coco_instances"))
         assert len(problems) == 1 and "limits.masks" in problems[0][1] and run_check(root, "coco_instances").examples == 1
-    with limits.applied(mask_pixels=192 * 192 * 9), pytest.raises(UserError, match=r"annotations#9 .*limits\.mask_pixels"):
+    with (
+        limits.temporary_limits(mask_pixels=192 * 192 * 9),
+        pytest.raises(UserError, match=r"annotations#9 .*limits\.mask_pixels"),
+    ):
         open_reader(root)[0]
     assert time.monotonic() - began < 30
 
@@ -73,27 +76,27 @@ def test_objects_without_masks_count_as_masks(copy_samples):
         root / "youtube_vis_2019/train.json",
         lambda c: [note.update(segmentations=[None] * len(note["segmentations"])) for note in c["annotations"]],
     )
-    with limits.applied(masks=3), pytest.raises(UserError, match=r"limits\.masks"):
+    with limits.temporary_limits(masks=3), pytest.raises(UserError, match=r"limits\.masks"):
         layouts.find_layout("youtube_vis_2019").open(root, "train")[0]
 
 
 def test_time_is_limited(copy_samples):
     root = copy_samples("coco")
-    with limits.applied(seconds=1e-9), pytest.raises(UserError, match=r"seconds of reading time.*limits\.seconds"):
+    with limits.temporary_limits(seconds=1e-9), pytest.raises(UserError, match=r"seconds of reading time.*limits\.seconds"):
         open_reader(root)[0]
 
 
 def test_frames_of_a_record_are_limited(copy_samples):
     root = copy_samples("davis2017")
-    with limits.applied(frame_pixels=192 * 192 * 2), pytest.raises(UserError, match=r"limits\.frame_pixels"):
+    with limits.temporary_limits(frame_pixels=192 * 192 * 2), pytest.raises(UserError, match=r"limits\.frame_pixels"):
         layouts.find_layout("davis2017").open(root, "val")[0]
-    with limits.applied(frames=2), pytest.raises(UserError, match=r"limits\.frames"):
+    with limits.temporary_limits(frames=2), pytest.raises(UserError, match=r"limits\.frames"):
         layouts.find_layout("davis2017").open(root, "val")[0]
 
 
 def test_indices_with_too_many_records(copy_samples, tmp_path):
     root = copy_samples("coco")
-    build(open_reader(root), tmp_path / "out" / "val", Plan({"name": "a", "split": "val"}))
+    build_split(open_reader(root), tmp_path / "out" / "val", Plan({"name": "a", "split": "val"}))
     path = tmp_path / "out" / "val" / indices.INDEX
     content = json.loads(path.read_text())
     for edit, messages in (
@@ -119,22 +122,25 @@ def test_indices_with_too_many_records(copy_samples, tmp_path):
         with pytest.raises(Problem, match=rf"index.json: is damaged \({messages}.*\); remove it and build again") as caught:
             Built(tmp_path / "out", "val")
         assert caught.value.kind == "bad record"
-    with limits.applied(records=1), pytest.raises(UserError, match=r"has 2 records, and the limit is 1; .*limits\.records"):
-        build(open_reader(root), tmp_path / "other", Plan({"name": "a", "split": "val"}))
-    with limits.applied(records=1):
+    with (
+        limits.temporary_limits(records=1),
+        pytest.raises(UserError, match=r"has 2 records, and the limit is 1; .*limits\.records"),
+    ):
+        build_split(open_reader(root), tmp_path / "other", Plan({"name": "a", "split": "val"}))
+    with limits.temporary_limits(records=1):
         assert "limits.records" in sorted_problems(run_check(root, "coco_instances"))[0][1]
 
 
 @pytest.mark.parametrize("place", ["", indices.INDEX, "shard"])
 def test_builds_replaced_by_links_and_pipes(copy_samples, tmp_path, place):
     folder = tmp_path / "out" / "val"
-    index = build(open_reader(copy_samples("coco")), folder, Plan({"name": "a", "split": "val"}))
+    index = build_split(open_reader(copy_samples("coco")), folder, Plan({"name": "a", "split": "val"}))
     path = folder / (index.shards[0].file if place == "shard" else place)
     path.rename(tmp_path / "away")
     path.symlink_to(tmp_path / "away")
     with pytest.raises(UserError, match=r"is a link that leaves .*--limits outside=True"):
         open_checked(tmp_path / "out", "val")[0]
-    with limits.applied(outside=True):
+    with limits.temporary_limits(outside=True):
         assert open_checked(tmp_path / "out", "val")[0].frames.size
     if not place:
         return
@@ -154,7 +160,7 @@ def test_limits_reach_worker_processes(copy_samples, monkeypatch):
 
     monkeypatch.setattr(pipeline, "MIN_RECORDS_FOR_WORKERS", 1)
     folder = copy_samples("yours") / "yours" / "folder"
-    with limits.applied(pixels=100):
+    with limits.temporary_limits(pixels=100):
         read = list(read_ahead(Folder(folder), [0, 1], workers=1))
     assert all(isinstance(one, Unreadable) and "limits.pixels" in one.reason for one in read)
     assert not multiprocessing.active_children()
@@ -162,8 +168,8 @@ def test_limits_reach_worker_processes(copy_samples, monkeypatch):
 
 def test_builds_pass_limits_to_workers(copy_samples, tmp_path):
     root = copy_samples("coco")
-    with limits.applied(pixels=100), pytest.raises(UserError, match=r"limits\.pixels"):
-        build(open_reader(root), tmp_path / "out", Plan({"name": "a", "split": "val"}), workers=1)
+    with limits.temporary_limits(pixels=100), pytest.raises(UserError, match=r"limits\.pixels"):
+        build_split(open_reader(root), tmp_path / "out", Plan({"name": "a", "split": "val"}), workers=1)
 
 
 class RaisingReader:
@@ -260,7 +266,7 @@ def test_colliding_ids_are_refused(copy_samples):
     ],
 )
 def test_errors_on_opening_a_reader_are_converted(error, words):
-    with pytest.raises(Problem) as excinfo, record_errors.opening("the reader"):
+    with pytest.raises(Problem) as excinfo, record_errors.opening_reader("the reader"):
         raise error
     start = f"the reader cannot be opened with these files and options ({words}"
     assert str(excinfo.value).startswith(start) and type(error).__name__ not in str(excinfo.value)

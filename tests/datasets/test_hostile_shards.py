@@ -12,7 +12,7 @@ from test_prepared import write
 
 from hyperseg_jax.datasets import layouts
 from hyperseg_jax.datasets.builds import index as indices
-from hyperseg_jax.datasets.builds.build import Plan, build
+from hyperseg_jax.datasets.builds.build import Plan, build_split
 from hyperseg_jax.datasets.builds.store import sha256
 from hyperseg_jax.datasets.built import open_checked
 from hyperseg_jax.datasets.prepared import Prepared
@@ -36,7 +36,7 @@ def rewritten(path, options, changed):
 
 def test_a_build_is_not_compressed(samples, tmp_path):
     reader = layouts.find_layout("coco_panoptic").open(samples, "val2017")
-    shard = build(reader, tmp_path / "b" / "s", Plan({"name": "a", "split": "s"})).shards[0]
+    shard = build_split(reader, tmp_path / "b" / "s", Plan({"name": "a", "split": "s"})).shards[0]
     path = tmp_path / "b" / "s" / shard.file
     rewritten(path, "group_size:1", {0: BOMB})
     shard = dataclasses.replace(shard, bytes=path.stat().st_size, sha256=sha256(path))
@@ -55,7 +55,10 @@ def test_a_record_of_a_prepared_data_set_is_bounded(tmp_path):
     fuzz.check_call(
         lambda: reader[1], memory=2**28, says="train#1: has 1073741824 bytes in a record, and the limit is 268435456"
     )
-    with limits.applied(record_bytes=100), pytest.raises(UserError, match=r"train#0: has \d+ bytes .*limits\.record_bytes"):
+    with (
+        limits.temporary_limits(record_bytes=100),
+        pytest.raises(UserError, match=r"train#0: has \d+ bytes .*limits\.record_bytes"),
+    ):
         reader[0]
     with pytest.raises(IndexError):
         reader[3]

@@ -23,12 +23,14 @@ def test_run_lengths_are_those_of_pycocotools():
         mask = rng.random(size) < rng.choice([0, 0.02, 0.5, 1])
         mask[: rng.integers(size[0] + 1), : rng.integers(size[1] + 1)] |= rng.random() < 0.5
         runs = run_lengths.encode(mask)
-        assert np.array_equal(masks.decode(runs, *size, ""), mask)
-        assert np.array_equal(masks.decode(runs | {"counts": runs["counts"].encode()}, *size, ""), coco_mask.decode(runs) > 0)
+        assert np.array_equal(masks.decode_segmentation(runs, *size, ""), mask)
+        assert np.array_equal(
+            masks.decode_segmentation(runs | {"counts": runs["counts"].encode()}, *size, ""), coco_mask.decode(runs) > 0
+        )
     wide = np.zeros((1500, 2000), bool)
     wide[3, 1000:] = True
     for mask in (wide, ~wide):
-        assert np.array_equal(masks.decode(run_lengths.encode(mask), *mask.shape, ""), mask)
+        assert np.array_equal(masks.decode_segmentation(run_lengths.encode(mask), *mask.shape, ""), mask)
 
 
 def test_damaged_run_lengths_are_refused_or_fill_the_image():
@@ -41,7 +43,7 @@ def test_damaged_run_lengths_are_refused_or_fill_the_image():
         for _ in range(rng.integers(1, 4)):
             text[rng.integers(len(text))] = chr(rng.integers(0, 256))
         try:
-            assert masks.decode({"size": [40, 50], "counts": "".join(text)}, 40, 50, "").shape == (40, 50)
+            assert masks.decode_segmentation({"size": [40, 50], "counts": "".join(text)}, 40, 50, "").shape == (40, 50)
         except UserError as error:
             refused += 1
             assert "neither polygons nor a run-length encoding" in str(error)
@@ -54,7 +56,7 @@ COUNTS = ["", "o" * 100, "P" * 9, "V" + "P" * 6 + "0", 10**15, None, {}, [2.0, 4
 @pytest.mark.parametrize("counts", COUNTS)
 def test_counts_of_another_make(counts):
     with pytest.raises(UserError, match="file#3: neither polygons nor a run-length encoding"):
-        masks.decode({"size": [2, 3], "counts": counts}, 2, 3, "file#3")
+        masks.decode_segmentation({"size": [2, 3], "counts": counts}, 2, 3, "file#3")
 
 
 def test_polygons_take_bounded_memory():
@@ -62,7 +64,7 @@ def test_polygons_take_bounded_memory():
     for rule in masks.POLYGON_RULES:
         for segmentation in (zigzag, dots):
             with pytest.raises(UserError, match=r"^x: its polygons have .* corners and a perimeter of"):
-                masks.decode(segmentation, 20, 30, "x", polygons=rule)
+                masks.decode_segmentation(segmentation, 20, 30, "x", polygons=rule)
 
 
 def test_many_polygons_are_the_union_of_each():
@@ -71,9 +73,9 @@ def test_many_polygons_are_the_union_of_each():
         size = tuple(int(side) for side in rng.integers(1, 50, 2))
         polygons = [(rng.normal(20, 15, (rng.integers(3, 9), 2)) * rng.choice([1, 6])).reshape(-1).tolist() for _ in range(6)]
         parts = coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
-        assert np.array_equal(masks.decode(polygons, *size, "", polygons="coco"), coco_mask.decode(parts) > 0)
-        alone = [masks.decode([polygon], *size, "") for polygon in polygons]
-        assert np.array_equal(masks.decode(polygons, *size, ""), np.any(alone, 0))
+        assert np.array_equal(masks.decode_segmentation(polygons, *size, "", polygons="coco"), coco_mask.decode(parts) > 0)
+        alone = [masks.decode_segmentation([polygon], *size, "") for polygon in polygons]
+        assert np.array_equal(masks.decode_segmentation(polygons, *size, ""), np.any(alone, 0))
 
 
 @pytest.mark.parametrize("rule", masks.POLYGON_RULES)
@@ -82,13 +84,13 @@ def test_many_polygons_share_one_canvas(rule):
 
     def painted():
         with budget.record_budget():
-            return masks.decode(many, *size, "x", polygons=rule)
+            return masks.decode_segmentation(many, *size, "x", polygons=rule)
 
     assert fuzz.check_call(painted, seconds=5, memory=2**28).shape == size
     full = [[0, 0, 8999, 0, 8999, 6999, 0, 6999]] * 20
-    assert fuzz.check_call(lambda: masks.decode(full, *size, "x", polygons=rule), seconds=5, memory=2**28).any()
+    assert fuzz.check_call(lambda: masks.decode_segmentation(full, *size, "x", polygons=rule), seconds=5, memory=2**28).any()
     ticks = itertools.count(time.monotonic())  # a second for each look at the clock
-    with pytest.MonkeyPatch.context() as patch, limits.applied(seconds=50.0):
+    with pytest.MonkeyPatch.context() as patch, limits.temporary_limits(seconds=50.0):
         patch.setattr(budget.time, "monotonic", lambda: next(ticks))
         with pytest.raises(UserError, match=r"^x: has 5[01]\.\d+ seconds of reading time.*limits\.seconds"):
             painted()

@@ -101,6 +101,6 @@ def test_duplicate_ids(copy_samples, case):
 
 
 def test_duplicate_json_keys():
-    assert json_text.parse(b'{"a": {"b": 1}, "b": {"b": 2}}')["b"] == {"b": 2}
+    assert json_text.parse_json(b'{"a": {"b": 1}, "b": {"b": 2}}')["b"] == {"b": 2}
     with pytest.raises(BadFile, match="the key 'a' twice"):
-        json_text.parse(b'[{"a": 1, "b": 2, "a": 3}]')
+        json_text.parse_json(b'[{"a": 1, "b": 2, "a": 3}]')

@@ -205,7 +205,7 @@ def test_features_in_the_legacy_format(prepared, tmp_path):
     for _ in range(20):
         nested = json.dumps({"json": nested})
     (folder / "features.json").write_text(json.dumps({"type": DICT, "content": nested}))
-    with limits.applied(depth=9), pytest.raises(UserError, match=r"features\.json: nests deeper than"):
+    with limits.temporary_limits(depth=9), pytest.raises(UserError, match=r"features\.json: nests deeper than"):
         Prepared(folder, "train", classes=("sky", "sea"))
 
 
@@ -267,5 +267,5 @@ def test_special_files_as_shards(prepared, tmp_path):
         make()
         with pytest.raises(UserError, match=messages):
             Prepared(folder, "train")
-    with limits.applied(outside=True):
+    with limits.temporary_limits(outside=True):
         assert len(Prepared(folder, "train")) == 3

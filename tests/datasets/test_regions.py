@@ -8,7 +8,7 @@ from sample_inputs import draw_regions
 
 from hyperseg_jax.data.augment import crop_example, flip_horizontally
 from hyperseg_jax.datasets import visual_prompts
-from hyperseg_jax.datasets.regions import cropped, flipped, has_positive_mark
+from hyperseg_jax.datasets.regions import crop_region, flip_region, has_positive_mark
 from hyperseg_jax.datasets.visual_prompts import box_regions, draw_region
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt, Region
@@ -73,18 +73,18 @@ def test_invalid_regions_are_refused(given, told):
 def test_points_are_dilated_pixels():
     for x, y in ((20, 30), (20.99, 30.0), (20.5, 30.5)):
         result = draw_region(Region.from_point(x, y), SIZE)
-        assert np.array_equal(result, visual_prompts.thicken(make_pixel_mask(20, 30), "point")) and result.sum() == 13
+        assert np.array_equal(result, visual_prompts.thicken_mark(make_pixel_mask(20, 30), "point")) and result.sum() == 13
 
 
 def test_thin_marks_are_dilated():
     thin = lambda radius: Region.from_mask(make_pixel_mask(20, 30), "point", radius)
-    assert np.array_equal(draw_region(thin(None), SIZE), visual_prompts.thicken(make_pixel_mask(20, 30), "point"))
-    assert np.array_equal(draw_region(thin(7), SIZE), visual_prompts.thicken(make_pixel_mask(20, 30), "point", 7))
+    assert np.array_equal(draw_region(thin(None), SIZE), visual_prompts.thicken_mark(make_pixel_mask(20, 30), "point"))
+    assert np.array_equal(draw_region(thin(7), SIZE), visual_prompts.thicken_mark(make_pixel_mask(20, 30), "point", 7))
     assert np.array_equal(draw_region(thin(0), SIZE), make_pixel_mask(20, 30))
     for radius in (None, 7, 0):
-        thick = visual_prompts.thickened(thin(radius))
+        thick = visual_prompts.thicken_region_mask(thin(radius))
         assert thick.radius == 0 and np.array_equal(thick.mask, draw_region(thin(radius), SIZE))
-        assert np.array_equal(draw_region(flipped(thin(radius), SIZE[1]), SIZE), draw_region(thin(radius), SIZE)[:, ::-1])
+        assert np.array_equal(draw_region(flip_region(thin(radius), SIZE[1]), SIZE), draw_region(thin(radius), SIZE)[:, ::-1])
     with pytest.raises(UserError, match="has the radius -1; give an integer from 0 to"):
         thin(-1)
 
@@ -100,9 +100,9 @@ def test_scribbles_are_thick_lines():
     thin = np.zeros(SIZE, bool)
     thin[5:26, 5] = thin[25, 5:41] = True
     result = draw_region(Region.from_scribble([(5, 5), (5.9, 25.9), (40, 25)]), SIZE)
-    assert np.array_equal(result, visual_prompts.thicken(thin, "scribble")) and result.sum() > 2 * thin.sum()
+    assert np.array_equal(result, visual_prompts.thicken_mark(thin, "scribble")) and result.sum() > 2 * thin.sum()
     assert np.array_equal(
-        draw_region(Region.from_scribble([(7.5, 8.5)]), SIZE), visual_prompts.thicken(make_pixel_mask(7, 8), "scribble")
+        draw_region(Region.from_scribble([(7.5, 8.5)]), SIZE), visual_prompts.thicken_mark(make_pixel_mask(7, 8), "scribble")
     )
     beyond = draw_region(Region.from_scribble([(5, 5), (5, -400)]), SIZE)  # as after a crop
     assert beyond[:6, 5].all() and beyond.sum() == draw_region(Region.from_scribble([(5, 5), (5, 0)]), SIZE).sum()
@@ -163,23 +163,23 @@ def test_empty_boxes_are_refused(box):
 @pytest.mark.parametrize("x", [0, 3, 3.5, 3.25, 119, 119.5, 1e-30, 119.99999999999999, 60])
 def test_flipped_points(x):
     point = Region.from_point(x, 30)
-    result = flipped(point, WIDTH)
+    result = flip_region(point, WIDTH)
     assert np.array_equal(draw_region(result, SIZE), draw_region(point, SIZE)[:, ::-1])
     between = x % 1 and x > 1e-9
     assert result.points[0, 0] == (WIDTH - x if between else WIDTH - 0.5 - np.floor(x))  # at a border, the pixel's centre
 
 
 def test_flipped_regions_keep_all_marks():
-    result = flipped(ALL, WIDTH)
+    result = flip_region(ALL, WIDTH)
     assert result.points.tolist() == [[99.5, 30.2, 1], [29.5, 12, 1], [59.5, 60, 0]] and result.kind == "point"
     np.testing.assert_allclose(result.boxes, [[20, 40.8, 49.8, 55]])
     assert np.array_equal(result.mask, MASK[:, ::-1]) and len(result.scribbles) == 2
     for one in ("points", "boxes", "mask"):
         alone = Region("mask", **{one: getattr(ALL, one)})
-        assert np.array_equal(draw_region(flipped(alone, WIDTH), SIZE), draw_region(alone, SIZE)[:, ::-1]), one
+        assert np.array_equal(draw_region(flip_region(alone, WIDTH), SIZE), draw_region(alone, SIZE)[:, ::-1]), one
     lines = Region("scribble", scribbles=ALL.scribbles)
-    assert np.array_equal(draw_region(flipped(lines, WIDTH), SIZE), draw_region(lines, SIZE)[:, ::-1])
-    twice = flipped(result, WIDTH)
+    assert np.array_equal(draw_region(flip_region(lines, WIDTH), SIZE), draw_region(lines, SIZE)[:, ::-1])
+    twice = flip_region(result, WIDTH)
     assert np.array_equal(draw_region(twice, SIZE), draw_region(ALL, SIZE))
 
 
@@ -187,7 +187,7 @@ WINDOW = (slice(20, 60), slice(10, 80))
 
 
 def test_cropped_regions():
-    result = cropped(ALL, WINDOW)
+    result = crop_region(ALL, WINDOW)
     np.testing.assert_allclose(result.points, [[10.5, 10.2, 1]])
     np.testing.assert_allclose(result.boxes, [[60.2, 20.8, 70, 35]])
     (line,) = result.scribbles
@@ -216,7 +216,7 @@ def test_cropped_regions():
 )
 def test_visibility_of_cropped_regions(region, seen):
     """Visible regions can be drawn."""
-    result = cropped(region, WINDOW)
+    result = crop_region(region, WINDOW)
     assert has_positive_mark(result) is seen
     if seen:
         assert draw_region(result, (40, 70)).any()

@@ -168,13 +168,13 @@ def test_polygons_by_both_rules():
     from pycocotools import mask as coco_mask
 
     official = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([polygon], 20, 30))).astype(bool)
-    assert np.array_equal(masks.decode([polygon], 20, 30, "", polygons="coco"), official)
-    assert masks.decode([polygon], 20, 30, "").sum() > official.sum()
+    assert np.array_equal(masks.decode_segmentation([polygon], 20, 30, "", polygons="coco"), official)
+    assert masks.decode_segmentation([polygon], 20, 30, "").sum() > official.sum()
 
 
 def test_reasonseg_sentences_and_ignored_pixels(samples):
     world = toy_images.World(0, train=0, val=2, compositional=0, clips=0)
-    scene, _, question = toy_images.reasoning_image(world, "val", 0)
+    scene, _, question = toy_images.generate_reasoning_image(world, "val", 0)
     folder = samples / "reasonseg"
     explanations = folder / "explanatory" / "train.json"
     reader = layouts.find_layout("reasonseg").reader(folder / "train", sentences="each", explanations=explanations)

@@ -91,7 +91,7 @@ def test_radii_follow_the_area():
     sizes = ((480, 640), (427, 640), (640, 427), (333, 500), (1920, 960), (3000, 4000), (4, 9))
     assert [visual_prompts.mark_radius("point", *size) for size in sizes] == [10, 10, 10, 8, 25, 64, 1]
     assert [visual_prompts.mark_radius("scribble", *size) for size in sizes] == [5, 5, 5, 4, 13, 32, 1]
-    assert visual_prompts.thicken(make_square(), "point", 0).sum() == make_square().sum()  # a given radius counts
+    assert visual_prompts.thicken_mark(make_square(), "point", 0).sum() == make_square().sum()  # a given radius counts
 
 
 def test_toy_images_have_the_marks_of_the_tiny_model():
@@ -101,5 +101,5 @@ def test_toy_images_have_the_marks_of_the_tiny_model():
 
 def test_boxes_and_masks_are_not_dilated():
     mask = make_square()
-    assert all(np.array_equal(visual_prompts.thicken(mask, kind), mask) for kind in ("box", "mask"))
-    assert visual_prompts.thicken(mask, "scribble", 1).sum() == mask.sum() + 2 * 200 + 2 * 220
+    assert all(np.array_equal(visual_prompts.thicken_mark(mask, kind), mask) for kind in ("box", "mask"))
+    assert visual_prompts.thicken_mark(mask, "scribble", 1).sum() == mask.sum() + 2 * 200 + 2 * 220

@@ -144,11 +144,11 @@ def crowded_coco(samples, tmp_path):
     content = json.loads(path.read_text())
     notes = content["annotations"]
     for number, note in enumerate(notes):
-        mask = masks.decode(note["segmentation"], 192, 192, "", polygons="coco")
+        mask = masks.decode_segmentation(note["segmentation"], 192, 192, "", polygons="coco")
         note.update(area=float(mask.sum()) * (4 if number % 2 else 0.3), bbox=[0, 0, 1, 1])
     first = [note for note in notes if note["image_id"] == notes[0]["image_id"]]
     for note, kind in zip(first[:2], (first[0]["category_id"],) * 2, strict=True):
-        full = masks.decode(note["segmentation"], 192, 192, "", polygons="coco")
+        full = masks.decode_segmentation(note["segmentation"], 192, 192, "", polygons="coco")
         note.update(iscrowd=1, category_id=kind, segmentation=run_lengths.encode(full))
     empty = {"file_name": content["images"][0]["file_name"], "height": 192, "width": 192}
     content["images"] += [empty | {"id": number} for number in (40, 7, 5)]
@@ -178,7 +178,7 @@ def test_coco_ap_equals_pycocotools(crowded_coco, monkeypatch):
         ours, labels, scores = list(first.masks[:5]), list(first.labels[:5]), list(first.scores[:5])
         for note in notes:
             for _ in range(2):
-                mask = masks.decode(note["segmentation"], 192, 192, "", polygons="coco")
+                mask = masks.decode_segmentation(note["segmentation"], 192, 192, "", polygons="coco")
                 ours.append(np.roll(mask, rng.integers(-5, 6, 2), (0, 1)))
                 labels.append(task.val.category_ids.index(note["category_id"]))
                 scores.append(float(rng.integers(1, 6)) / 6)  # with ties

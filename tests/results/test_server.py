@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperseg_jax.datasets.masks import decode
+from hyperseg_jax.datasets.masks import decode_segmentation
 from hyperseg_jax.results.server import coco_panoptic, mmbench, ref_youtube_vos, vqa, youtube_vis
 
 CLIP = np.random.default_rng(0).random((2, 6, 9)) < 0.5
@@ -34,7 +34,7 @@ def test_youtube_vis(tmp_path):
         (row,) = json.loads(file.read("results.json"))
     assert (row["video_id"], row["category_id"], row["score"]) == (3, 12, 0.5)
     assert row["segmentations"][1] is None
-    assert np.array_equal(decode(row["segmentations"][0], 6, 9, "here"), CLIP[0])
+    assert np.array_equal(decode_segmentation(row["segmentations"][0], 6, 9, "here"), CLIP[0])
 
 
 def test_coco_panoptic(tmp_path):

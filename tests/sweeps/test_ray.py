@@ -191,7 +191,7 @@ def test_real_trainings_are_bit_equal_after_a_kill(cluster, world, trial_files, 
     assert first.killed and second.killed and sum("killed, resumes" in line for line in messages) == 2
     assert [trial.status() for trial in trials] == ["finished"] * 2, trials[0].last_log_line()
     assert resumed() == 2
-    model = lambda trial: model_folder.read(pathlib.Path(trial.workdir, "model"))
+    model = lambda trial: model_folder.read_arrays(pathlib.Path(trial.workdir, "model"))
     same = lambda one, other: [name for name in one if not np.array_equal(one[name], other[name])] == []
     for one, other in zip(undisturbed, trials, strict=True):
         assert model(one).keys() == model(other).keys() and same(model(one), model(other))

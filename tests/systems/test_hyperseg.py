@@ -22,7 +22,7 @@ SYSTEM = systems.get("hyperseg")
 
 @pytest.fixture(scope="module")
 def params(trained):
-    return unflatten(model_folder.read(trained / "model"))
+    return unflatten(model_folder.read_arrays(trained / "model"))
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_fresh_adapters_change_nothing(predicted, config, params, task_and_examp
     fresh = jax.jit(lora)()
     assert fresh and any(np.abs(value).max() > 0 for value in fresh.values())
     result = make_predict(config)(
-        model_folder.overlay(params, unflatten(fresh)), make_batch(task_and_examples, task_and_examples[1])
+        model_folder.replace_leaves(params, unflatten(fresh)), make_batch(task_and_examples, task_and_examples[1])
     )
     for name, value in predicted[1].items():
         np.testing.assert_allclose(result[name], value, rtol=1e-5, atol=1e-5, err_msg=name)

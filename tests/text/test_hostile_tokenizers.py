@@ -230,7 +230,7 @@ def test_padding_and_truncation_of_the_file_are_ignored(tmp_path):
 def test_too_long_texts_are_reported_with_the_limit():
     with pytest.raises(UserError, match=r"has 50000 letters, and the limit is 32768; .*limits\.letters"):
         Tokenizer.toy().encode("a" * 50_000)
-    with limits.applied(letters=60_000):
+    with limits.temporary_limits(letters=60_000):
         assert len(Tokenizer.toy().encode("☃" * 50_000)) == 150_000
 
 

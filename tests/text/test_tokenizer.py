@@ -45,7 +45,7 @@ def test_toy_sentences_have_one_token_per_word(tokenizer):
     world = toy.World()
     for index in range(15):
         for kinds in (world, toy.World(kinds="held_back", compositional=0)):
-            sample = toy_images.image(kinds, "val", index)
+            sample = toy_images.generate_image(kinds, "val", index)
             texts = [f"{e.text}." for e in sample.expressions] + [text for pair in sample.conversation for text in pair]
             for text in texts:
                 pieces = len(text.replace(",", " ,").replace(".", " .").replace("?", " ?").split())

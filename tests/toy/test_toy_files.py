@@ -24,7 +24,7 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return toy.write(tmp_path_factory.mktemp("toy") / "world", **SMALL, log=lambda line: None)
+    return toy.write_world(tmp_path_factory.mktemp("toy") / "world", **SMALL, log=lambda line: None)
 
 
 def read_tree(folder):
@@ -36,43 +36,43 @@ def read_tree(folder):
 
 
 def test_same_seed_same_files(folder, tmp_path):
-    repeated = toy.write(tmp_path / "again", **SMALL, workers=1, log=lambda line: None)
+    repeated = toy.write_world(tmp_path / "again", **SMALL, workers=1, log=lambda line: None)
     assert read_tree(repeated) == read_tree(folder)
-    same_seed, other_seed = (toy_images.image(toy.World(seed=seed, val=2), "val", 0) for seed in (SMALL["seed"], 4))
+    same_seed, other_seed = (toy_images.generate_image(toy.World(seed=seed, val=2), "val", 0) for seed in (SMALL["seed"], 4))
     assert not np.array_equal(same_seed.pixels, other_seed.pixels)
 
 
 def test_longer_splits_extend_shorter_ones():
     short, long = toy.World(val=2), toy.World(val=50, train=1)
-    assert np.array_equal(toy_images.image(short, "val", 1).pixels, toy_images.image(long, "val", 1).pixels)
+    assert np.array_equal(toy_images.generate_image(short, "val", 1).pixels, toy_images.generate_image(long, "val", 1).pixels)
 
 
 def test_existing_worlds_are_reported(folder):
     messages, original = [], read_tree(folder)
-    assert toy.write(folder, **SMALL, log=messages.append) == folder
+    assert toy.write_world(folder, **SMALL, log=messages.append) == folder
     assert len(messages) == 1 and "already" in messages[0]
     assert read_tree(folder) == original
 
 
 def test_other_parameters_are_refused(folder, tmp_path):
     with pytest.raises(UserError, match="other parameters"):
-        toy.write(folder, **{**SMALL, "val": 4})
+        toy.write_world(folder, **{**SMALL, "val": 4})
     (tmp_path / "mine.txt").write_text("not a toy world")
     with pytest.raises(UserError, match="no toy world here"):
-        toy.write(tmp_path, **SMALL)
+        toy.write_world(tmp_path, **SMALL)
     assert (tmp_path / "mine.txt").read_text() == "not a toy world"
     for wrong in ({"level": "harder"}, {"kinds": "new"}, {"val": -1}, {"expressions": 0}):
         with pytest.raises(UserError):
-            toy.write(tmp_path / "x", **wrong)
+            toy.write_world(tmp_path / "x", **wrong)
 
 
 def test_failures_leave_no_partial_files(tmp_path, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writer, "_draw_reasoning", fail)
+    monkeypatch.setattr(writer, "_draw_and_save_reasoning", fail)
     with pytest.raises(KeyboardInterrupt):
-        toy.write(tmp_path / "world", **SMALL)
+        toy.write_world(tmp_path / "world", **SMALL)
     assert not list(tmp_path.iterdir())
 
 
@@ -84,7 +84,7 @@ def test_referring_and_panoptic_round_trip(folder):
     assert len(referring) == 8 * 6 and len(grouped) == 16 and len(panoptic) == 8
     assert [len(grouped[k].prompts) for k in range(4)] == [3, 3, 3, 3]
     for index in range(8):
-        sample = toy_images.image(world, "val", index)
+        sample = toy_images.generate_image(world, "val", index)
         scene_masks = sample.scene.masks
         for k, expression in enumerate(sample.expressions):
             prompt = referring[6 * index + k].prompts[0]
@@ -106,10 +106,10 @@ def test_referring_and_panoptic_round_trip(folder):
 
 def test_exams_of_files_equal_those_of_the_generator(folder):
     world = toy.read_world(folder)
-    result = list(text_controls.objects_and_targets(folder, "val"))
+    result = list(text_controls.read_objects_and_targets(folder, "val"))
     assert len(result) == 8
     for index, (objects, targets) in enumerate(result):
-        sample = toy_images.image(world, "val", index)
+        sample = toy_images.generate_image(world, "val", index)
         assert np.array_equal(objects, sample.scene.masks)
         for target, expression in zip(targets, sample.expressions, strict=True):
             assert np.array_equal(target, sample.scene.masks[list(expression.targets)].any(0))
@@ -117,12 +117,12 @@ def test_exams_of_files_equal_those_of_the_generator(folder):
 
 def test_reasoning_region_chat_and_video_round_trip(folder):
     world = toy.read_world(folder)
-    scene, _, question = toy_images.reasoning_image(world, "val", 1)
+    scene, _, question = toy_images.generate_reasoning_image(world, "val", 1)
     (prompt,) = toy.open_reader(folder, "reasoning", "val")[1].prompts
     assert (prompt.text, prompt.answer, prompt.group) == (question.text, question.answer, question.group)
     assert np.array_equal(prompt.masks[0, 0], scene.masks[list(question.targets)].any(0))
 
-    sample = toy_images.image(world, "val", 2)
+    sample = toy_images.generate_image(world, "val", 2)
     for kind in ("point", "scribble", "box", "mask"):
         (prompt,) = toy.open_reader(folder, "region", "val", kinds=(kind,))[2].prompts
         assert np.array_equal(prompt.masks[:, 0], sample.scene.masks)
@@ -133,7 +133,7 @@ def test_reasoning_region_chat_and_video_round_trip(folder):
     assert [(prompt.text, prompt.answer) for prompt in chat.prompts] == sample.conversation
 
     video = toy.open_reader(folder, "video", "val")
-    scene, frames, written = toy_images.video(world, "val", 0)
+    scene, frames, written = toy_images.generate_video(world, "val", 0)
     for k, expression in enumerate(written):
         example = video[k]
         assert example.frames.shape == frames.shape and example.prompts[0].text == expression.text

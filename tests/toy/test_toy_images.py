@@ -10,7 +10,7 @@ import pytest
 
 from hyperseg_jax import toy
 from hyperseg_jax.toy import scenes, toy_images, writer
-from hyperseg_jax.toy.expressions import LOOKALIKES, lookalikes
+from hyperseg_jax.toy.expressions import LOOKALIKES, count_lookalikes
 from hyperseg_jax.toy.vocabulary import COLORS, HELD_BACK_COLOR, HELD_BACK_SHAPE, SIZE, UNSEEN_PAIRS
 
 WORLD = toy.World(val=60)
@@ -18,7 +18,7 @@ WORLD = toy.World(val=60)
 
 @pytest.fixture(scope="module")
 def val():
-    return [toy_images.image(WORLD, "val", index) for index in range(WORLD.val)]
+    return [toy_images.generate_image(WORLD, "val", index) for index in range(WORLD.val)]
 
 
 FROZEN = {
@@ -38,10 +38,10 @@ def hash_parts(parts):
 
 def test_generator_is_frozen(val):
     """Any change of an image or sentence requires a new vocabulary.VERSION and new hashes."""
-    questions = [toy_images.reasoning_image(WORLD, "val", k) for k in range(4)]
-    clips = [toy_images.video(WORLD, "val", k) for k in range(3)]
+    questions = [toy_images.generate_reasoning_image(WORLD, "val", k) for k in range(4)]
+    clips = [toy_images.generate_video(WORLD, "val", k) for k in range(3)]
     result = {
-        "images": hash_parts((writer.image_records(WORLD, "val", k, val[k]), val[k].pixels) for k in range(12)),
+        "images": hash_parts((writer.build_image_records(WORLD, "val", k, val[k]), val[k].pixels) for k in range(12)),
         "reasoning": hash_parts(([question.text, question.answer], pixels) for _, pixels, question in questions),
         "clips": hash_parts(([e.text for e in written], frames) for _, frames, written in clips),
     }
@@ -55,7 +55,7 @@ def test_exam_is_fair(val):
     assert len(output) == WORLD.val * WORLD.expressions
     assert min(len(image.scene.things) for image in val) >= 3
     named = [(scene, expression.targets) for scene, expression in output if expression.targets]
-    assert min(lookalikes(targets, scene.things) for scene, targets in named) >= LOOKALIKES == 2
+    assert min(count_lookalikes(targets, scene.things) for scene, targets in named) >= LOOKALIKES == 2
     assert np.mean([scene.masks[list(targets)].any(0).mean() for scene, targets in named]) <= 0.15
     groups = [expression.group for _, expression in output]
     share = lambda group: groups.count(group) / len(groups)
@@ -112,7 +112,7 @@ def resolve(text, things):
 
 @pytest.mark.parametrize("split", ["val", "compositional"])
 def test_expressions_are_correct(split, val):
-    sample = val if split == "val" else [toy_images.image(WORLD, split, k) for k in range(20)]
+    sample = val if split == "val" else [toy_images.generate_image(WORLD, split, k) for k in range(20)]
     for image in sample:
         for expression in image.expressions:
             assert tuple(resolve(expression.text, image.scene.things)) == expression.targets, expression
@@ -120,7 +120,7 @@ def test_expressions_are_correct(split, val):
 
 def test_relations_hold_by_a_margin(val):
     hard = toy.World(level="hard")
-    for image in val + [toy_images.image(hard, "val", k) for k in range(30)]:
+    for image in val + [toy_images.generate_image(hard, "val", k) for k in range(30)]:
         things = image.scene.things
         for expression in image.expressions:
             for side in SIDES:
@@ -147,7 +147,7 @@ def test_absent_targets_have_distractors(val):
 
 
 def test_kinds_stay_in_their_splits(val):
-    known = [toy_images.image(WORLD, "train", k).scene for k in range(30)] + [sample.scene for sample in val]
+    known = [toy_images.generate_image(WORLD, "train", k).scene for k in range(30)] + [sample.scene for sample in val]
     pairs = {thing.pair for scene in known for thing in scene.things}
     assert not pairs & UNSEEN_PAIRS
     assert not {HELD_BACK_COLOR, HELD_BACK_SHAPE} & {word for pair in pairs for word in pair}
@@ -156,14 +156,14 @@ def test_kinds_stay_in_their_splits(val):
     assert not any(f"{color} {shape}" in texts for color, shape in UNSEEN_PAIRS)
 
     for k in range(15):
-        sample = toy_images.image(WORLD, "compositional", k)
+        sample = toy_images.generate_image(WORLD, "compositional", k)
         for expression in sample.expressions:
             named = [sample.scene.things[t].pair for t in expression.targets] or [tuple(expression.text.split()[-2:])]
             assert set(named) & UNSEEN_PAIRS, expression
 
     loaded = toy.World(kinds="held_back", compositional=0)
     for k in range(15):
-        for expression in toy_images.image(loaded, "val", k).expressions:
+        for expression in toy_images.generate_image(loaded, "val", k).expressions:
             assert re.search(f"{HELD_BACK_COLOR}|{HELD_BACK_SHAPE}", expression.text), expression
 
 
@@ -200,7 +200,7 @@ def test_nearer_things_occlude_farther_ones(val):
 def test_reasoning_questions_are_correct():
     groups = collections.Counter()
     for k in range(40):
-        scene, _, question = toy_images.reasoning_image(WORLD, "val", k)
+        scene, _, question = toy_images.generate_reasoning_image(WORLD, "val", k)
         groups[question.group] += 1
         things = scene.things
         if "larger" in question.text or "smaller" in question.text:
@@ -222,7 +222,7 @@ def test_reasoning_questions_are_correct():
 def test_videos_have_motion_and_occlusion():
     hidden = 0
     for k in range(12):
-        clip, frames, written = toy_images.video(WORLD, "val", k)
+        clip, frames, written = toy_images.generate_video(WORLD, "val", k)
         assert 6 <= len(frames) <= 8 and frames.shape[1:] == (SIZE, SIZE, 3)
         first, last = clip.scenes[0].things, clip.scenes[-1].things
         moves = [(b.x - a.x, b.y - a.y) for a, b in zip(first, last, strict=True)]

@@ -21,7 +21,7 @@ from hyperseg_jax.systems import system as systems
 def small_world(tmp_path_factory):
     """The default toy world with fewer training images."""
     folder = tmp_path_factory.mktemp("toys") / "world"
-    return toy.write(folder, train=2000, val=100, compositional=0, clips=40, log=lambda _: None)
+    return toy.write_world(folder, train=2000, val=100, compositional=0, clips=40, log=lambda _: None)
 
 
 def train_and_evaluate(steps, world, workdir):

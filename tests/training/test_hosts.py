@@ -125,7 +125,7 @@ class Run:
         return sorted(int(path.name) for path in (self.workdir / "checkpoints").iterdir() if path.name.isdigit())
 
     def model(self):
-        return model_folder.read(self.workdir / "model")
+        return model_folder.read_arrays(self.workdir / "model")
 
 
 @pytest.fixture(scope="session")

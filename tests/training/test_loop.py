@@ -34,7 +34,7 @@ def read_lines(workdir, kind="train"):
 
 
 def models_are_equal(one, other):
-    arrays = [model_folder.read(workdir / "model") for workdir in (one, other)]
+    arrays = [model_folder.read_arrays(workdir / "model") for workdir in (one, other)]
     assert arrays[0].keys() == arrays[1].keys()
     return all(np.array_equal(arrays[0][name], arrays[1][name]) for name in arrays[0])
 

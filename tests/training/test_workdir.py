@@ -105,7 +105,7 @@ def test_a_run_in_a_bucket_resumes(bucket, small_system, micro, monkeypatch):
     lines = read_metrics(workdir / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6, 6] and lines[-1]["kind"] == "validation"
     assert len(list((workdir / "tensorboard").iterdir())) == 2 and (workdir / "predictions.png").stat().st_size > 1000
-    assert model_folder.read(workdir / "model")["second/kernel"].shape == (256, 1024)
+    assert model_folder.read_arrays(workdir / "model")["second/kernel"].shape == (256, 1024)
 
 
 def test_checkpoints_in_a_bucket_are_validated_like_local_ones(bucket, monkeypatch):
@@ -117,7 +117,7 @@ def test_checkpoints_in_a_bucket_are_validated_like_local_ones(bucket, monkeypat
         result.save_checkpointables(3, {"params": part, "run": {"format": 1, "text": "x"}})
     stored, workdir = bucket / "name" / "checkpoints" / "3", epath.Path("gs://name/checkpoints")
     expected = lambda *shape: {"params": {("one",): (shape, "float32")}}
-    untrusted.check(workdir / "3")
+    untrusted.check_checkpoint(workdir / "3")
     check_arrays(workdir / "3", expected(2, 3))
     with pytest.raises(BadFile, match=r"one has the shape \[2, 3\], expected \[3, 3\]"):
         check_arrays(workdir / "3", expected(3, 3))

@@ -43,7 +43,7 @@ def make_header(width, height):
 def test_accepted_formats(tmp_path, form):
     path = tmp_path / "any.name"
     path.write_bytes(encode(form))
-    assert images.colours(path).shape == (9, 12, 3) and images.size(path) == (9, 12)
+    assert images.read_rgb(path).shape == (9, 12, 3) and images.read_size(path) == (9, 12)
     assert files.read_image(path, (9, 12)).dtype == np.uint8
 
 
@@ -64,7 +64,7 @@ def test_postscript_starts_no_program(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     path = tmp_path / "eps_named.jpg"
     path.write_bytes(POSTSCRIPT)
-    for read in (files.read_image, files.image_shape, lambda p: labels.read_labels(p, (30, 40))):
+    for read in (files.read_image, files.read_image_size, lambda p: labels.read_label_image(p, (30, 40))):
         with pytest.raises(UserError, match=r"it is none of (JPEG, )?PNG"):
             read(path)
     assert not mark.exists()
@@ -82,9 +82,12 @@ def test_sizes_are_checked_before_allocation(tmp_path, monkeypatch, data):
 def test_limits_above_pillows(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
     data = encode("PNG", (40, 30))
-    assert images.size(data) == (30, 40)
-    with limits.applied(pixels=1199), pytest.raises(BadFile, match=r"is 40x30 pixels, and the limit is 1199; .*limits\.pixels"):
-        images.colours(data)
+    assert images.read_size(data) == (30, 40)
+    with (
+        limits.temporary_limits(pixels=1199),
+        pytest.raises(BadFile, match=r"is 40x30 pixels, and the limit is 1199; .*limits\.pixels"),
+    ):
+        images.read_rgb(data)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, AttributeError, MemoryError, struct.error, zlib.error])
@@ -104,7 +107,7 @@ def test_special_files(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "zero.jpg").symlink_to("/dev/zero")
     for name in ("pipe.jpg", "zero.jpg"):
-        for read in (files.read_image, files.image_shape, lambda p: labels.read_labels(p, (3, 3)), files.read_json):
+        for read in (files.read_image, files.read_image_size, lambda p: labels.read_label_image(p, (3, 3)), files.read_json):
             with pytest.raises(UserError, match="is not a regular file"):
                 read(tmp_path / name)
 
@@ -112,10 +115,10 @@ def test_special_files(tmp_path):
 @pytest.mark.parametrize("progressive", [True, False])
 def test_jpeg_with_too_many_scans(progressive):
     data = encode("JPEG", progressive=progressive)
-    assert images.colours(data).shape == (9, 12, 3)
+    assert images.read_rgb(data).shape == (9, 12, 3)
     at = data.rindex(b"\xff\xda")
     with pytest.raises(BadFile, match="a JPEG of more than 200 scans"):
-        images.colours(data[:at] + data[at:-2] * 300 + data[-2:])
+        images.read_rgb(data[:at] + data[at:-2] * 300 + data[-2:])
 
 
 @pytest.mark.parametrize("block", [7, 2**20])
@@ -125,19 +128,19 @@ def test_only_real_scans_are_counted(monkeypatch, block):
     data, marks = encode("JPEG"), b"\xff\xda" * 300
     note = b"\xff\xee" + struct.pack(">H", 2 + len(marks)) + marks
     for sound in (data + marks, data[:2] + note + data[2:], encode("MPO") + marks):
-        assert np.array_equal(images.colours(sound), images.colours(data))
+        assert np.array_equal(images.read_rgb(sound), images.read_rgb(data))
     at = data.rindex(b"\xff\xda")
     with pytest.raises(BadFile, match="a JPEG of more than 200 scans"):
-        images.colours(data[:-2] + note + b"\xff\xd0\xff\x01" + data[at:-2] * 200 + data[-2:])
+        images.read_rgb(data[:-2] + note + b"\xff\xd0\xff\x01" + data[at:-2] * 200 + data[-2:])
 
 
 @pytest.mark.parametrize("compression", ["raw", "packbits"])
 def test_tiff_pixels_are_not_counted_as_scans(compression):
     colour = np.full((40, 60, 3), (255, 218, 185), np.uint8)
-    assert np.array_equal(images.colours(encode_array(colour, "TIFF", compression=compression)), colour)
+    assert np.array_equal(images.read_rgb(encode_array(colour, "TIFF", compression=compression)), colour)
     grey = np.full((40, 60), 0xDAFF, np.uint16)
     assert np.array_equal(
-        images.numbers(encode_array(grey, "TIFF", compression=compression), labels.MODES, "label image"), grey
+        images.read_numbers(encode_array(grey, "TIFF", compression=compression), labels.MODES, "label image"), grey
     )
 
 
@@ -152,13 +155,13 @@ def test_damaged_tiffs_print_nothing(capfd, compression):
     )
     data, messages = io.BytesIO(), []
     Image.fromarray(colours).convert(mode).save(data, "TIFF", compression=compression)
-    assert images.colours(data.getvalue()).shape == (40, 50, 3)
+    assert images.read_rgb(data.getvalue()).shape == (40, 50, 3)
     for _ in range(60):
         bad = bytearray(data.getvalue())
         bad[random.integers(8, len(bad))] = random.integers(256)
         bad = bad[: random.integers(8, len(bad))] if random.random() < 0.3 else bad
         try:
-            images.colours(bytes(bad))
+            images.read_rgb(bytes(bad))
         except BadFile as error:
             messages.append(str(error))
     assert messages and capfd.readouterr() == ("", "")
@@ -174,16 +177,16 @@ def make_tiled_tiff(side, compression, data):
 
 
 def test_tiles_are_limited_like_images():
-    assert images.colours(make_tiled_tiff(64, 8, zlib.compress(bytes(64 * 64)))).shape == (1, 1, 3)
+    assert images.read_rgb(make_tiled_tiff(64, 8, zlib.compress(bytes(64 * 64)))).shape == (1, 1, 3)
     with pytest.raises(BadFile, match=r"has tiles of 46336x46336 pixels, and the limit is .*raise limits\.pixels"):
-        images.colours(make_tiled_tiff(46336, 8, zlib.compress(bytes(100))))
+        images.read_rgb(make_tiled_tiff(46336, 8, zlib.compress(bytes(100))))
 
 
 def test_scans_of_jpeg_compressed_tiffs():
     data = encode("TIFF", (64, 64), compression="jpeg")
-    assert images.colours(data).shape == (64, 64, 3)
+    assert images.read_rgb(data).shape == (64, 64, 3)
     with pytest.raises(BadFile, match="a JPEG of more than 204 scans"):
-        images.colours(data + b"\xff\xda" * 300)
+        images.read_rgb(data + b"\xff\xda" * 300)
 
 
 STEPS = (np.arange(108, dtype=np.uint16).reshape(9, 12) * 607) & 0xFFFF
@@ -198,13 +201,13 @@ def encode_array(array, form="PNG", **options):
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
 def test_16_bit_images_and_labels(form):
     data = encode_array(STEPS, form)
-    assert np.array_equal(images.colours(data), np.repeat((STEPS // 256).astype(np.uint8)[..., None], 3, axis=2))
-    assert np.array_equal(images.numbers(data, labels.MODES, "label image"), STEPS)
+    assert np.array_equal(images.read_rgb(data), np.repeat((STEPS // 256).astype(np.uint8)[..., None], 3, axis=2))
+    assert np.array_equal(images.read_numbers(data, labels.MODES, "label image"), STEPS)
     grey = np.arange(108, dtype=np.uint8).reshape(9, 12)
     assert np.array_equal(
-        images.colours(encode_array(grey.astype(np.uint16) * 257, form)), images.colours(encode_array(grey, form))
+        images.read_rgb(encode_array(grey.astype(np.uint16) * 257, form)), images.read_rgb(encode_array(grey, form))
     )
-    assert np.array_equal(read_image(Image.open(io.BytesIO(data))), images.colours(data))
+    assert np.array_equal(read_image(Image.open(io.BytesIO(data))), images.read_rgb(data))
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
@@ -222,7 +225,7 @@ import pathlib, sys, warnings
 from hyperseg_jax.untrusted import images
 for path in sys.argv[1:]:
     try:
-        images.colours(pathlib.Path(path).read_bytes())
+        images.read_rgb(pathlib.Path(path).read_bytes())
     except Exception as error:
         print(error)
 from PIL import Image, TiffImagePlugin
@@ -256,8 +259,8 @@ def test_no_warnings_are_printed(tmp_path):
 
 def check_image(data):
     """Asserts pixels or a one-line error."""
-    with limits.applied(pixels=10_000):
-        result = fuzz.check_call(lambda: images.colours(data))
+    with limits.temporary_limits(pixels=10_000):
+        result = fuzz.check_call(lambda: images.read_rgb(data))
     assert isinstance(result, BadFile) or (result.ndim == 3 and result.dtype == np.uint8)
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from hyperseg_jax.datasets.labels import read_labels
+from hyperseg_jax.datasets.labels import read_label_image
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import label_maps, limits
 from hyperseg_jax.untrusted.bad_file import BadFile
@@ -25,19 +25,22 @@ def test_files_of_scipy(tmp_path, compressed, dtype):
     expected = (LABELS % 200).astype(dtype)
     content = {"other": np.ones((3, 3)), "text": "hello", "LabelMap": expected, "cell": np.array([[1], ["a"]], object)}
     savemat(tmp_path / "a.mat", content, do_compression=compressed)
-    result = label_maps.read(tmp_path / "a.mat", "LabelMap")
+    result = label_maps.read_matrix(tmp_path / "a.mat", "LabelMap")
     assert np.array_equal(result, expected) and result.dtype.kind in "ui"
     with pytest.raises(BadFile, match="has no Labels"):
-        label_maps.read(tmp_path / "a.mat", "Labels")
-    with limits.applied(pixels=34), pytest.raises(BadFile, match=r"is 7x5 pixels, and the limit is 34; .*limits\.pixels"):
-        label_maps.read(tmp_path / "a.mat", "LabelMap")
+        label_maps.read_matrix(tmp_path / "a.mat", "Labels")
+    with (
+        limits.temporary_limits(pixels=34),
+        pytest.raises(BadFile, match=r"is 7x5 pixels, and the limit is 34; .*limits\.pixels"),
+    ):
+        label_maps.read_matrix(tmp_path / "a.mat", "LabelMap")
 
 
 @pytest.mark.parametrize("value", ["text", np.ones((2, 2, 2), np.uint8), np.ones((2, 2)) * 1j, {"a": 1}])
 def test_other_matrices_are_refused(tmp_path, value):
     savemat(tmp_path / "a.mat", {"LabelMap": value})
     with pytest.raises(BadFile, match=r"its LabelMap is not an integer matrix|is damaged"):
-        label_maps.read(tmp_path / "a.mat", "LabelMap")
+        label_maps.read_matrix(tmp_path / "a.mat", "LabelMap")
 
 
 @pytest.mark.parametrize("value", [0.5, 1e300, -1.0, np.nan, np.inf, 2.0**32])
@@ -47,7 +50,7 @@ def test_invalid_labels(tmp_path, value, compressed):
     labels[2, 3] = value
     savemat(tmp_path / "a.mat", {"LabelMap": labels}, do_compression=compressed)
     with pytest.raises(BadFile, match=r"has the label [^ ]+; labels must be integers from 0 to 4294967295"):
-        label_maps.read(tmp_path / "a.mat", "LabelMap")
+        label_maps.read_matrix(tmp_path / "a.mat", "LabelMap")
 
 
 def test_huge_sides(tmp_path):
@@ -58,16 +61,16 @@ def test_huge_sides(tmp_path):
     assert data.count(sides) == 1
     (tmp_path / "a.mat").write_bytes(data.replace(sides, struct.pack("<IId", 9, 8, np.inf)))
     with pytest.raises(BadFile, match="is damaged"):
-        label_maps.read(tmp_path / "a.mat", "LabelMap")
+        label_maps.read_matrix(tmp_path / "a.mat", "LabelMap")
 
 
 def test_negative_labels(tmp_path):
     savemat(tmp_path / "a.mat", {"LabelMap": -LABELS.astype(np.int16)})
     with pytest.raises(UserError, match=r"a\.mat: has the label -77; labels"):
-        read_labels(tmp_path / "a.mat", LABELS.shape)
+        read_label_image(tmp_path / "a.mat", LABELS.shape)
     Image.fromarray(-LABELS.astype(np.int32)).save(tmp_path / "a.tif")
     with pytest.raises(UserError, match=r"a\.tif: has the label -11; labels"):
-        read_labels(tmp_path / "a.tif", LABELS.shape)
+        read_label_image(tmp_path / "a.tif", LABELS.shape)
 
 
 def test_version_7_3(tmp_path):
@@ -77,7 +80,7 @@ def test_version_7_3(tmp_path):
     for data in (header.ljust(512, b"\0") + hdf5, header[:124].replace(b"7.3", b"9.0").ljust(512, b"\0") + hdf5, hdf5):
         path.write_bytes(data)
         with pytest.raises(BadFile, match=r"is a MATLAB file of version 7\.3 \(HDF5\); save it in MATLAB with -v7"):
-            label_maps.read(path, "LabelMap")
+            label_maps.read_matrix(path, "LabelMap")
 
 
 def test_other_files(tmp_path):
@@ -85,13 +88,13 @@ def test_other_files(tmp_path):
     for data in (b"", b"x" * 500):
         path.write_bytes(data)
         with pytest.raises(BadFile, match="is not a MATLAB file of version 5"):
-            label_maps.read(path, "LabelMap")
+            label_maps.read_matrix(path, "LabelMap")
     savemat(path, {"LabelMap": LABELS}, format="4")
     with pytest.raises(BadFile, match="is not a MATLAB file of version 5"):
-        label_maps.read(path, "LabelMap")
+        label_maps.read_matrix(path, "LabelMap")
     os.mkfifo(tmp_path / "pipe.mat")
     with pytest.raises(BadFile, match="is not a regular file"):
-        label_maps.read(tmp_path / "pipe.mat", "LabelMap")
+        label_maps.read_matrix(tmp_path / "pipe.mat", "LabelMap")
 
 
 @pytest.mark.parametrize("name", ["LabelMap", "Other"])
@@ -101,7 +104,7 @@ def test_bombs_are_not_unpacked(tmp_path, name):
     tracemalloc.start()
     try:
         with pytest.raises(BadFile, match="16384x16384 pixels, and the limit is" if name == "LabelMap" else "has no LabelMap"):
-            label_maps.read(tmp_path / "a.mat", "LabelMap")
+            label_maps.read_matrix(tmp_path / "a.mat", "LabelMap")
         assert tracemalloc.get_traced_memory()[1] < 2**22
     finally:
         tracemalloc.stop()
@@ -114,7 +117,7 @@ def test_a_changed_byte_of_a_compressed_map(tmp_path):
     for at in range(136, len(data)):
         (tmp_path / "a.mat").write_bytes(data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
         with pytest.raises(BadFile):
-            label_maps.read(tmp_path / "a.mat", "LabelMap")
+            label_maps.read_matrix(tmp_path / "a.mat", "LabelMap")
 
 
 def test_many_small_elements_are_skipped(tmp_path):
@@ -122,9 +125,9 @@ def test_many_small_elements_are_skipped(tmp_path):
     data = (tmp_path / "a.mat").read_bytes()
     (tmp_path / "a.mat").write_bytes(data[:128] + bytes(8 * 1001) + data[128:])
     with pytest.raises(BadFile, match="has more than 1000 elements"):
-        label_maps.read(tmp_path / "a.mat", "LabelMap")
+        label_maps.read_matrix(tmp_path / "a.mat", "LabelMap")
     (tmp_path / "a.mat").write_bytes(data[:128] + bytes(8 * 900) + data[128:])
-    assert np.array_equal(label_maps.read(tmp_path / "a.mat", "LabelMap"), LABELS)
+    assert np.array_equal(label_maps.read_matrix(tmp_path / "a.mat", "LabelMap"), LABELS)
 
 
 def make_property(path):
@@ -132,8 +135,8 @@ def make_property(path):
 
     def check_map(data):
         path.write_bytes(data)
-        with limits.applied(pixels=10**6):
-            result = fuzz.check_call(lambda: label_maps.read(path, "LabelMap"))
+        with limits.temporary_limits(pixels=10**6):
+            result = fuzz.check_call(lambda: label_maps.read_matrix(path, "LabelMap"))
         assert isinstance(result, BadFile) or (result.ndim == 2 and not (result < 0).any())
 
     return check_map
@@ -164,4 +167,4 @@ def test_duplicate_matrix_names_are_refused(tmp_path, compressed):
     data = (tmp_path / "a.mat").read_bytes()
     (tmp_path / "a.mat").write_bytes(data + data[128:])
     with pytest.raises(BadFile, match="has two matrices named LabelMap"):
-        label_maps.read(tmp_path / "a.mat", "LabelMap")
+        label_maps.read_matrix(tmp_path / "a.mat", "LabelMap")

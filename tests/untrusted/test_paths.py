@@ -35,7 +35,7 @@ ESCAPING = ["../secret.jpg", "out.jpg", "up/secret.jpg", "/etc/passwd", "deep/..
 def test_names_outside_the_folder(data_folder, name):
     with pytest.raises(BadFile, match=r"leaves .*--limits outside=True"):
         paths.join_inside(data_folder, name)
-    with limits.applied(outside=True):
+    with limits.temporary_limits(outside=True):
         assert paths.join_inside(data_folder, name) == data_folder / name
 
 
@@ -78,7 +78,7 @@ def test_a_removed_working_folder(data_folder, monkeypatch):
 @pytest.mark.parametrize("name", ["", " ", "a\0.jpg", "a" * 300, "a/" * 3000, "\ud800.jpg", None, 5, ["a"], {}, True])
 @pytest.mark.parametrize("outside", [False, True])
 def test_invalid_names(data_folder, name, outside):
-    with limits.applied(outside=outside), pytest.raises(BadFile, match="is not a file name; correct it"):
+    with limits.temporary_limits(outside=outside), pytest.raises(BadFile, match="is not a file name; correct it"):
         paths.join_inside(data_folder, name)
 
 

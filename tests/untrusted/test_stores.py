@@ -5,7 +5,7 @@ import pytest
 from hyperseg_jax.datasets.builds.store import Store
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import stores
-from hyperseg_jax.weights.fetch import fetch
+from hyperseg_jax.weights.fetch import fetch_checkpoint
 
 REFUSED = [
     "zip://x::file:///etc/passwd",
@@ -28,7 +28,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("url", REFUSED)
-@pytest.mark.parametrize("use", [Store, fetch, stores.filesystem])
+@pytest.mark.parametrize("use", [Store, fetch_checkpoint, stores.open_filesystem])
 def test_other_stores_are_refused(url, use):
     if stores.is_url(url):
         with pytest.raises(UserError, match="is not a supported bucket URL; use a local path, or one of gs://"):
@@ -36,5 +36,5 @@ def test_other_stores_are_refused(url, use):
 
 
 def test_the_memory_store_is_allowed():
-    store, path = stores.filesystem("memory://a/b")
+    store, path = stores.open_filesystem("memory://a/b")
     assert path == "/a/b" and store.protocol == "memory"

@@ -10,7 +10,7 @@ import pytest
 
 from hyperseg_jax.data.video_files import read_frames
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted.video_ends import missing_bytes
+from hyperseg_jax.untrusted.video_ends import count_missing_bytes
 
 COUNT = 12
 FRAMES = np.random.default_rng(0).normal(128, 40, (COUNT, 32, 32, 3)).clip(0, 255).astype(np.uint8)
@@ -69,7 +69,7 @@ def test_truncated_files_are_reported(tmp_path, name):
     data = write_video(path, codec, times, options)
     assert read_until_error(path) is None
     with av.open(str(path)) as container, path.open("rb") as opened:
-        assert missing_bytes(opened, container.format.name) == 0
+        assert count_missing_bytes(opened, container.format.name) == 0
     packet = 192 if name == "m2ts" else 188
     for share in np.linspace(0.25, 0.97, 25):
         cut = int(len(data) * share)
@@ -95,7 +95,7 @@ def test_streamed_avi_without_length(tmp_path):
     data = write_video(path, "mpeg4", EVEN, {})
     at = data.index(b"movi") - 4
     for length in (b"\0\0\0\0", b"\xff\xff\xff\xff"):
-        assert missing_bytes(io.BytesIO(data[:at] + length + data[at + 4 :]), "avi") == 0
+        assert count_missing_bytes(io.BytesIO(data[:at] + length + data[at + 4 :]), "avi") == 0
 
 
 def test_pipes_are_read_to_the_end(tmp_path):
@@ -118,4 +118,4 @@ def test_pipes_are_read_to_the_end(tmp_path):
     "data", [b"", b"\0" * 5000, b"\xff" * 5000, b"OggS" * 900, b"RIFF\4\0\0\0" * 900, b"\x47" * 5000, b"\x1a\x45\xdf\xa3"]
 )
 def test_no_content_is_an_error(container, data):
-    assert missing_bytes(io.BytesIO(data), container) >= 0
+    assert count_missing_bytes(io.BytesIO(data), container) >= 0

@@ -138,13 +138,13 @@ def test_image_patterns_in_names(tmp_path):
 
 def test_frames_and_pixels_are_limited(tmp_path):
     path = write_video(tmp_path / "a.mp4", make_frames(9))
-    with limits.applied(frames=4), pytest.raises(UserError, match=r"a\.mp4: has more than 4 frames; .*limits\.frames"):
+    with limits.temporary_limits(frames=4), pytest.raises(UserError, match=r"a\.mp4: has more than 4 frames; .*limits\.frames"):
         list(read_frames(path))
-    with limits.applied(pixels=48 * 64 - 1), pytest.raises(UserError, match=r"64x48 pixels|cannot be read"):
+    with limits.temporary_limits(pixels=48 * 64 - 1), pytest.raises(UserError, match=r"64x48 pixels|cannot be read"):
         list(read_frames(path))
-    with limits.applied(pixels=48 * 64 - 1, seconds=1e-9), pytest.raises(UserError):
+    with limits.temporary_limits(pixels=48 * 64 - 1, seconds=1e-9), pytest.raises(UserError):
         list(read_frames(path))
-    with limits.applied(pixels=48 * 64):
+    with limits.temporary_limits(pixels=48 * 64):
         assert len(list(read_frames(path))) == 9
 
 
@@ -156,7 +156,7 @@ def test_changing_frame_sizes(tmp_path):
     path = tmp_path / "both.mpg"
     path.write_bytes(small.read_bytes() + large.read_bytes())
     assert {frame.shape[:2] for frame in read_frames(path)} == {SIZE, (96, 128)}
-    with limits.applied(pixels=48 * 64), pytest.raises(UserError, match=r"128x96 pixels|cannot be read after frame"):
+    with limits.temporary_limits(pixels=48 * 64), pytest.raises(UserError, match=r"128x96 pixels|cannot be read after frame"):
         list(read_frames(path))
 
 
@@ -187,7 +187,7 @@ from hyperseg_jax.data.video_files import read_frames
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-with limits.applied(pixels=48 * 64):
+with limits.temporary_limits(pixels=48 * 64):
     reading, told = read_frames(sys.argv[1]), "all is read"
     next(reading)
     before = peak()
@@ -218,7 +218,7 @@ def make_property(path):
 
     def check_video(data):
         path.write_bytes(data)
-        with limits.applied(pixels=100_000, frames=100, seconds=5.0):
+        with limits.temporary_limits(pixels=100_000, frames=100, seconds=5.0):
             result = fuzz.check_call(lambda: list(read_frames(path)))
         assert peak() - before < 256
         assert isinstance(result, UserError) or all(frame.ndim == 3 and frame.dtype == np.uint8 for frame in result)

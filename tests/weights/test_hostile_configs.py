@@ -17,13 +17,13 @@ from hyperseg_jax.training.loop import train
 from hyperseg_jax.untrusted import limits, paths
 from hyperseg_jax.weights import model_folder
 
-SHIPPED = json.loads((model_folder.find("tiny") / "config.json").read_text())
+SHIPPED = json.loads((model_folder.find_model_folder("tiny") / "config.json").read_text())
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A folder with the config of the shipped tiny model."""
-    shutil.copy(model_folder.find("tiny") / "config.json", tmp_path / "config.json")
+    shutil.copy(model_folder.find_model_folder("tiny") / "config.json", tmp_path / "config.json")
     return tmp_path
 
 
@@ -112,7 +112,11 @@ def test_pipes_and_endless_files_are_not_read(folder):
             model_folder.read_config(folder)
 
 
-READ = {"config.json": model_folder.read_config, "tokenizer.json": Tokenizer.load, "model.safetensors": model_folder.read}
+READ = {
+    "config.json": model_folder.read_config,
+    "tokenizer.json": Tokenizer.load,
+    "model.safetensors": model_folder.read_arrays,
+}
 
 
 @pytest.mark.parametrize("name", READ)
@@ -122,7 +126,7 @@ def test_linked_files(tmp_path, name, inner):
     read = READ[name]
     snapshot, blobs = tmp_path / "models--x" / "snapshots" / "0abc" / inner, tmp_path / "models--x" / "blobs"
     snapshot.parent.mkdir(parents=True)
-    shutil.copytree(model_folder.find("tiny"), snapshot)
+    shutil.copytree(model_folder.find_model_folder("tiny"), snapshot)
     blobs.mkdir()
     shutil.move(snapshot / name, blobs / "0")
     (snapshot / name).symlink_to(os.path.relpath(blobs / "0", snapshot))
@@ -131,28 +135,28 @@ def test_linked_files(tmp_path, name, inner):
     (blobs / "0").symlink_to(tmp_path / "away")
     with pytest.raises(UserError, match=rf"{name} is a link out of this folder; .*--limits outside=True"):
         read(snapshot)
-    with limits.applied(outside=True):
+    with limits.temporary_limits(outside=True):
         assert read(snapshot)
 
 
 def test_shipped_models_of_a_linked_installation(tmp_path, monkeypatch):
-    assets, links = model_folder.find("tiny"), tmp_path / "assets"
+    assets, links = model_folder.find_model_folder("tiny"), tmp_path / "assets"
     (links / "tiny").mkdir(parents=True)
     for name in READ:
         (links / "tiny" / name).symlink_to(assets / name)
     with pytest.raises(UserError, match="is a link out of this folder"):
         model_folder.read_config(links / "tiny")
     monkeypatch.setattr(paths, "ASSETS", links)
-    assert model_folder.find("tiny") == links / "tiny" and all(read(links / "tiny") for read in READ.values())
+    assert model_folder.find_model_folder("tiny") == links / "tiny" and all(read(links / "tiny") for read in READ.values())
 
 
 def test_a_model_linked_outside_its_workdir(tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "model").symlink_to(model_folder.find("tiny"))
+    (tmp_path / "run" / "model").symlink_to(model_folder.find_model_folder("tiny"))
     with pytest.raises(UserError, match=r"run/model: .*--limits outside=True"):
-        model_folder.find(tmp_path / "run")
-    (tmp_path / "mine").symlink_to(model_folder.find("tiny"))
-    assert model_folder.find(tmp_path / "mine") == tmp_path / "mine"
+        model_folder.find_model_folder(tmp_path / "run")
+    (tmp_path / "mine").symlink_to(model_folder.find_model_folder("tiny"))
+    assert model_folder.find_model_folder(tmp_path / "mine") == tmp_path / "mine"
 
 
 def test_limits_come_from_the_user_only(folder):
@@ -160,7 +164,7 @@ def test_limits_come_from_the_user_only(folder):
     config = model_folder.read_config(folder)
     assert "limits" not in config and limits.current() == limits.Limits()
     (folder / "config.json").write_text(json.dumps(change("data/image_size", 4096)))
-    with limits.applied(side=4096):
+    with limits.temporary_limits(side=4096):
         assert model_folder.read_config(folder).data.image_size == 4096
 
 

@@ -148,7 +148,7 @@ def test_numbers_next_to_tensors_are_listed(tmp_path):
         ({"net": {"x": torch.ones(2)}, "ema": {"x": torch.ones(2)}}, "several models (net, ema)"),
         ({"x": torch.ones(2), "ema": {"x": torch.ones(2)}}, "tensors in ema"),
         ({"x": torch.ones(2), "rest": [torch.ones(2)]}, "tensors in rest"),
-        ({0: torch.ones(2)}, "names a tensor 0"),
+        ({0: torch.ones(2)}, "has a tensor with the name 0"),
         ({"epoch": 3}, "no tensors"),
         (torch.ones(2), "contains a Tensor"),
         ([torch.ones(2)], "contains a list"),

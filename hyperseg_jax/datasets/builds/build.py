@@ -28,12 +28,12 @@ from hyperseg_jax.datasets.builds.index import (
     Index,
     Shard,
     check_settings,
+    find_published_shard,
     hash_settings,
-    parsed_shard,
-    read_shard,
+    parse_shard_metadata,
     shard_name,
     write_index,
-    write_shard,
+    write_shard_metadata,
 )
 from hyperseg_jax.datasets.builds.store import Store, sha256
 from hyperseg_jax.errors import UserError
@@ -74,7 +74,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """One shard to write: records start..stop of the reader, to this path."""
+    """One shard to write: the records start..stop-1 of the reader, to this path."""
 
     path: pathlib.Path
     start: int
@@ -83,7 +83,7 @@ class _Job:
     skip_bad: bool
 
 
-def build(
+def build_split(
     reader: Sequence[Example],
     out: str | os.PathLike,
     plan: Plan,
@@ -100,13 +100,13 @@ def build(
     store error.
     """
     store, total, clips = Store(out), len(reader), hasattr(reader, "sample")
-    limits.check("records", total, str(store), "records")
+    limits.check_limit("records", total, str(store), "records")
     if not total:
         raise UserError(f"{store}: the reader has no records; there is nothing to build")
     size = plan.shard_size or (CLIPS if clips else IMAGES)
     settings = {"format": FORMAT, **plan.source, "records": total, "shard_size": size, "long_edge": plan.long_edge}
     settings, settings_hash = json.loads(json.dumps(settings)), hash_settings(settings)
-    stage = _staging_folder(store)
+    stage = _make_staging_folder(store)
     with process_lock(stage / "lock", wait=False) as free:
         if not free:
             raise UserError(f"{store}: another process on this machine is building it; wait until it has finished")
@@ -116,22 +116,22 @@ def build(
             _Job(stage / settings_hash / name, k * size, min(total, (k + 1) * size), plan.long_edge, plan.skip_bad)
             for k, name in enumerate(names)
         ]
-        _make_folder(stage / settings_hash)
+        _make_local_folder(stage / settings_hash)
         try:
             check_settings(store, settings)
             shards = _build_shards(reader, store, jobs, settings_hash, workers, verify, advance)
             facts = {name: list(getattr(reader, name)) for name in FACTS if hasattr(reader, name)}
             index = Index(settings, shards, clips, facts)
             if not index.records:
-                raise UserError(f"{store}: every record is bad; {shards[0].bad[0][1]}")
+                raise UserError(f"{store}: every record is bad; fix them, the first: {shards[0].bad[0][1]}")
             write_index(store, index)
             store.remove_stale()
         finally:
-            _clean_staging(stage, stage / settings_hash)
+            _clean_staging_folder(stage, stage / settings_hash)
     return index
 
 
-def _clean_staging(stage: pathlib.Path, shards: pathlib.Path) -> None:
+def _clean_staging_folder(stage: pathlib.Path, shards: pathlib.Path) -> None:
     """Removes temporary files. The staging folder is kept if it still contains finished shards."""
     remove_stale(shards)
     for metadata in shards.glob("*.json"):
@@ -143,19 +143,19 @@ def _clean_staging(stage: pathlib.Path, shards: pathlib.Path) -> None:
         stage.rmdir()
 
 
-def _staging_folder(store: Store) -> pathlib.Path:
-    """Returns the folder where shards are written before they are published: on the same disk, or in the cache folder for a
-    remote store."""
+def _make_staging_folder(store: Store) -> pathlib.Path:
+    """Creates and returns the folder where shards are written before they are published: inside the folder of the build, or in
+    the cache folder if the store is remote."""
     if store.path is not None:
         stage = store.path / ".staging"
     else:
         stage = cache_folder() / "staging" / hashlib.sha256(store.folder.encode()).hexdigest()[:16]
-    _make_folder(stage)
+    _make_local_folder(stage)
     return stage
 
 
-def _make_folder(folder: pathlib.Path) -> None:
-    """Creates a folder for staged shards."""
+def _make_local_folder(folder: pathlib.Path) -> None:
+    """Creates a folder on this machine. Raises UserError if it is a link or cannot be created."""
     if folder.is_symlink():
         raise UserError(f"{folder}: is a symbolic link; remove it and run the same command again")
     try:
@@ -183,13 +183,13 @@ def _build_shards(
         def build_shard(job: _Job) -> tuple[_Job, Shard | None]:
             if stop.is_set():
                 return job, None
-            shard = read_shard(store, job.path.name, settings_hash)
-            if shard is not None and verify and _checksum(store, shard, job.path) != shard.sha256:
+            shard = find_published_shard(store, job.path.name, settings_hash)
+            if shard is not None and verify and _compute_checksum(store, shard, job.path) != shard.sha256:
                 shard = None
             if shard is None:
                 shard = _read_staged(job) or write(job)
                 if shard is not None and (not shard.bad or job.skip_bad):
-                    _publish(store, job, shard, settings_hash)
+                    _publish_shard(store, job, shard, settings_hash)
             return job, shard
 
         with concurrent.futures.ThreadPoolExecutor(max(1, workers + UPLOADS if workers else 1)) as threads:
@@ -227,7 +227,8 @@ def _build_shards(
     return tuple(shards[job.path.name] for job in jobs)
 
 
-def _checksum(store: Store, shard: Shard, scratch: pathlib.Path) -> str:
+def _compute_checksum(store: Store, shard: Shard, scratch: pathlib.Path) -> str:
+    """Returns the SHA-256 of a published shard. A shard in a remote store is copied to a temporary file beside `scratch`."""
     if store.path is not None:
         return sha256(store.path / shard.file)
     copy = scratch.with_suffix(".copy")
@@ -238,13 +239,14 @@ def _checksum(store: Store, shard: Shard, scratch: pathlib.Path) -> str:
         copy.unlink(missing_ok=True)
 
 
-def _publish(store: Store, job: _Job, shard: Shard, settings_hash: str) -> None:
+def _publish_shard(store: Store, job: _Job, shard: Shard, settings_hash: str) -> None:
+    """Moves or copies a staged shard to the store, marks it as complete there, and removes the staged files."""
     try:
         store.put(job.path, shard.file)
     except UserError:
         if store.size(shard.file) != shard.bytes:  # otherwise another machine has published the same shard
             raise
-    write_shard(store, shard, settings_hash)
+    write_shard_metadata(store, shard, settings_hash)
     job.path.unlink(missing_ok=True)
     _metadata_path(job).unlink(missing_ok=True)
 
@@ -257,7 +259,7 @@ def _metadata_path(job: _Job) -> pathlib.Path:
 def _read_staged(job: _Job) -> Shard | None:
     """Returns a shard that an earlier run staged but did not publish; None if it does not match its metadata."""
     try:
-        shard = parsed_shard(strict_json.parse(strict_json.contents(_metadata_path(job)), "the metadata of a shard"))
+        shard = parse_shard_metadata(strict_json.parse(strict_json.read_bytes(_metadata_path(job)), "the metadata of a shard"))
         size, count = job.path.lstat().st_size, shard.records + len(shard.bad)
         fits = shard.file == job.path.name and shard.bytes == size and count == job.stop - job.start
         return shard if fits and not job.path.is_symlink() and sha256(job.path) == shard.sha256 else None
@@ -277,28 +279,30 @@ def _shard_writer(reader: Sequence[Example], workers: int) -> Iterator[tuple[Cal
     context = multiprocessing.get_context("spawn")
     if not workers:
         local_stop = threading.Event()
-        yield (lambda job: _write(job, reader, local_stop)), local_stop
+        yield (lambda job: _write_shard(job, reader, local_stop)), local_stop
         return
     stop = context.Event()
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, _init_worker, (reader, stop, limits.current()))
     try:
-        yield (lambda job: pool.submit(_write_in_worker, job).result()), stop
+        yield (lambda job: pool.submit(_write_shard_in_worker, job).result()), stop
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _init_worker(reader: Sequence[Example], stop: Any, data_limits: limits.Limits) -> None:
+    """Keeps the reader and the stop event in a new worker process, and sets its limits."""
     global _reader, _stop
-    limits.apply(data_limits)
+    limits.set_limits(data_limits)
     _reader, _stop = reader, stop
     exit_with_parent()
 
 
-def _write_in_worker(job: _Job) -> Shard | None:
-    return _write(job, _reader, _stop)
+def _write_shard_in_worker(job: _Job) -> Shard | None:
+    """Calls `_write_shard` with the reader and the stop event of this worker process."""
+    return _write_shard(job, _reader, _stop)
 
 
-def _write(job: _Job, reader: Sequence[Example], stop: Any) -> Shard | None:
+def _write_shard(job: _Job, reader: Sequence[Example], stop: Any) -> Shard | None:
     """Writes a shard atomically, with its metadata; returns None if stopped. If bad records abort the build, the shard is not
     kept, but all its records are read to report further bad ones."""
     from array_record.python.array_record_module import ArrayRecordWriter
@@ -312,9 +316,9 @@ def _write(job: _Job, reader: Sequence[Example], stop: Any) -> Shard | None:
                     if stop.is_set():
                         break
                     try:
-                        record = _record(reader, number, job.long_edge)
+                        record = _encode_record(reader, number, job.long_edge)
                     except BaseException as error:
-                        bad.append((number, record_errors.reason(error)))
+                        bad.append((number, record_errors.error_message(error)))
                     else:
                         writer.write(record)
                         written += 1
@@ -333,10 +337,11 @@ def _write(job: _Job, reader: Sequence[Example], stop: Any) -> Shard | None:
     return shard if written + len(bad) == job.stop - job.start else None
 
 
-def _record(reader: Sequence[Example], number: int, long_edge: int | None) -> bytes:
+def _encode_record(reader: Sequence[Example], number: int, long_edge: int | None) -> bytes:
+    """Reads record `number`, downscales it to `long_edge` if it is larger, and returns its bytes."""
     with files.record_image_reads() as read:
         example = reader[number]
     if long_edge is not None and max(example.frames.shape[1:3]) > long_edge:
-        example = images.downscale(example, long_edge)
-        return records.encode(example, images.as_jpegs(example.frames))
-    return records.encode(example, images.as_files(example.frames, read))
+        example = images.downscale_example(example, long_edge)
+        return records.encode_example(example, images.encode_as_jpegs(example.frames))
+    return records.encode_example(example, images.encode_losslessly(example.frames, read))

@@ -25,25 +25,31 @@ def sample_clip(record: Record, sampling: Sampling, rng: np.random.Generator, wh
     region = any(prompt.task == "region" for prompt in prompts)
     if sampling.frames is None or (region and any(prompt.masks is None for prompt in prompts)):
         return record.example()
-    times = _frame_indices(record, prompts, sampling, rng)
-    return record.example([int(t) for t in times], [_clip_prompt(record, prompt, times, where) for prompt in prompts])
+    times = _sample_frame_indices(record, prompts, sampling, rng)
+    return record.example([int(t) for t in times], [_cut_prompt_to_clip(record, prompt, times, where) for prompt in prompts])
 
 
-def _frame_indices(record: Record, prompts: Sequence[Prompt], sampling: Sampling, rng: np.random.Generator) -> np.ndarray:
+def _sample_frame_indices(
+    record: Record, prompts: Sequence[Prompt], sampling: Sampling, rng: np.random.Generator
+) -> np.ndarray:
+    """Samples the frames of a clip, see `sample_clip`. If the first frame of a region clip cannot show an object, the clip
+    starts at the first frame of the video."""
     objects = [numbers for prompt in prompts for numbers in (prompt.masks, prompt.crowds) if numbers is not None]
     tracks = [record.is_nonempty(numbers) for numbers in objects if len(numbers)]
     only_expressions = all(prompt.task not in ("region", "panoptic") for prompt in prompts)
     if not tracks or (only_expressions and sampling.rule != "jump"):
-        return sampling.frame_indices(len(record), rng)
+        return sampling.sample_frame_indices(len(record), rng)
     seen = np.asarray(np.concatenate(tracks).any(0))
     region = prompts[0].task == "region"
-    times = sampling.frame_indices_showing(len(record), rng, lambda t: bool(seen[t]), key=0 if region else None)
+    times = sampling.sample_frame_indices_showing(len(record), rng, lambda t: bool(seen[t]), key=0 if region else None)
     if region and not seen[times[0]]:
         return np.minimum(np.arange(len(times)), len(record) - 1)
     return times
 
 
-def _clip_prompt(record: Record, prompt: Prompt, times: np.ndarray, where: str) -> Prompt:
+def _cut_prompt_to_clip(record: Record, prompt: Prompt, times: np.ndarray, where: str) -> Prompt:
+    """Returns the prompt with the masks of these frames; drops the objects that `sample_clip` does not keep."""
+
     def select_frames(name: str, numbers: np.ndarray) -> np.ndarray | None:
         selected = numbers[..., times] if name in PER_FRAME_MASKS else numbers
         return None if name == "ignore" and not record.is_nonempty(selected).any() else selected

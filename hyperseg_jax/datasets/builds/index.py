@@ -72,10 +72,10 @@ def hash_settings(settings: Mapping[str, Any]) -> str:
 
 def check_settings(store: Store, settings: Mapping[str, Any]) -> None:
     """Writes the settings of a new build. Raises UserError if the folder has a build with different settings."""
-    existing = _parsed(store, SETTINGS)
+    existing = _read_json(store, SETTINGS)
     if existing is None:
-        store.write(SETTINGS, json.dumps(settings, indent=1, sort_keys=True))
-        existing = _parsed(store, SETTINGS)  # a concurrent run may have written it first
+        store.write_text(SETTINGS, json.dumps(settings, indent=1, sort_keys=True))
+        existing = _read_json(store, SETTINGS)  # a concurrent run may have written it first
     if existing != settings:
         old = existing if isinstance(existing, dict) else {}
         names = [name for name in {**old, **settings} if old.get(name) != settings.get(name)]
@@ -83,18 +83,19 @@ def check_settings(store: Store, settings: Mapping[str, Any]) -> None:
         raise UserError(f"{store}: contains a build with other settings ({changes[:300]}); give another --out or remove it")
 
 
-def write_shard(store: Store, shard: Shard, settings_hash: str) -> None:
+def write_shard_metadata(store: Store, shard: Shard, settings_hash: str) -> None:
     """Writes the json file that marks a shard as complete. settings_hash: see `hash_settings`."""
-    store.write(f"{shard.file}.json", json.dumps({"settings": settings_hash, **dataclasses.asdict(shard)}))
+    store.write_text(f"{shard.file}.json", json.dumps({"settings": settings_hash, **dataclasses.asdict(shard)}))
 
 
-def read_shard(store: Store, file: str, settings_hash: str) -> Shard | None:
-    """Returns a published shard with these settings that matches its json file; None if it has to be built."""
-    content = _parsed(store, f"{file}.json", damaged={})
+def find_published_shard(store: Store, file: str, settings_hash: str) -> Shard | None:
+    """Returns the metadata of a published shard. None if the shard has to be built: it does not exist, its size is wrong, or
+    its json file is missing or names other settings."""
+    content = _read_json(store, f"{file}.json", damaged={})
     if not isinstance(content, dict) or content.pop("settings", None) != settings_hash:
         return None
     try:
-        shard = parsed_shard(content)
+        shard = parse_shard_metadata(content)
     except ValueError:
         return None
     return shard if shard.file == file and store.size(file) == shard.bytes else None
@@ -111,27 +112,27 @@ def write_index(store: Store, index: Index) -> None:
         "facts": index.facts,
         "shards": [dataclasses.asdict(shard) for shard in index.shards],
     }
-    store.write(INDEX, json.dumps(content, indent=1))
+    store.write_text(INDEX, json.dumps(content, indent=1))
 
 
 def read_index(store: Store) -> Index:
     """Reads index.json. Raises UserError if it is missing, damaged, or of another version."""
-    content = _parsed(store, INDEX)
+    content = _read_json(store, INDEX)
     if content is None:
         why = "the build is not finished; run the same command to resume" if store.size(SETTINGS) else "contains no build"
         raise Problem("missing file", f"{store}: {why} (no {INDEX})")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise Problem("bad record", f"{store}/{INDEX}: does not have format {FORMAT}; build again, or update hyperseg-jax")
     try:
-        _check_kinds(content, INDEX_FIELDS, "it")
-        _check_kinds(content["facts"], dict.fromkeys(content["facts"], list), "facts")
-        shards = tuple(parsed_shard(row, f"shards#{k}") for k, row in enumerate(content["shards"]))
+        _check_field_types(content, INDEX_FIELDS, "it")
+        _check_field_types(content["facts"], dict.fromkeys(content["facts"], list), "facts")
+        shards = tuple(parse_shard_metadata(row, f"shards#{k}") for k, row in enumerate(content["shards"]))
         index = Index(content["settings"], shards, content["clips"], content["facts"])
         if index.records != content["records"] or not shards:
             raise ValueError("its counts are inconsistent")
     except ValueError as error:
         raise Problem("bad record", f"{store}/{INDEX}: is damaged ({error}); remove it and build again") from error
-    limits.check("records", index.records, f"{store}/{INDEX}", "records")
+    limits.check_limit("records", index.records, f"{store}/{INDEX}", "records")
     for shard in shards:
         if shard.records > max(shard.bytes, MAX_EMPTY_RECORDS):
             why = f"{shard.file} cannot have {shard.records} records in {shard.bytes} bytes"
@@ -139,10 +140,10 @@ def read_index(store: Store) -> Index:
     return index
 
 
-def parsed_shard(row: Any, what: str = "the shard") -> Shard:
+def parse_shard_metadata(row: Any, what: str = "the shard") -> Shard:
     """Parses the metadata of a shard. what: description for messages. Raises ValueError if it is invalid."""
-    _check_kinds(row, SHARD_FIELDS, what)
-    bad = tuple(map(_parsed_bad_record, row["bad"]))
+    _check_field_types(row, SHARD_FIELDS, what)
+    bad = tuple(map(_parse_bad_record, row["bad"]))
     shard = Shard(row["file"], row["records"], row["bytes"], row["sha256"], bad)
     named = re.fullmatch(r"\d{5,}-of-\d{5,}\.array_record", shard.file, re.ASCII)
     if not named or not re.fullmatch(r"[0-9a-f]{64}", shard.sha256) or min(shard.records, shard.bytes) < 0:
@@ -150,14 +151,14 @@ def parsed_shard(row: Any, what: str = "the shard") -> Shard:
     return shard
 
 
-def _parsed_bad_record(row: Any) -> tuple[int, str]:
+def _parse_bad_record(row: Any) -> tuple[int, str]:
     match row:
         case [int(number), str(why)]:
             return number, why
     raise ValueError(f"a bad record is {escaped_value(row)}, expected [number, message]")
 
 
-def _check_kinds(row: Any, kinds: Mapping[str, type], what: str) -> None:
+def _check_field_types(row: Any, kinds: Mapping[str, type], what: str) -> None:
     """Raises ValueError if a field is missing or has the wrong type. what: description of the row for messages."""
     if not isinstance(row, dict):
         raise ValueError(f"{what} is {escaped_value(row)}, expected an object {{...}}")
@@ -168,14 +169,14 @@ def _check_kinds(row: Any, kinds: Mapping[str, type], what: str) -> None:
             raise ValueError(f"{what} has {escaped_value(row[name])} in the field {name!r}")
 
 
-def _parsed(store: Store, name: str, damaged: Any = None) -> Any:
+def _read_json(store: Store, name: str, damaged: Any = None) -> Any:
     """Returns the content of a json file; None if it does not exist. damaged: returned for invalid json; None raises
     UserError."""
-    text = store.text(name)
+    text = store.read_text(name)
     if text is None:
         return None
     try:
-        return json_text.parse(text.encode())
+        return json_text.parse_json(text.encode())
     except BadFile as error:
         if damaged is not None:
             return damaged

@@ -43,7 +43,7 @@ CORRUPT_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, O
 _FORM = {"unicode_errors": "surrogatepass"}  # json files may contain lone surrogates
 
 
-def encode(example: Example, images: Sequence[bytes]) -> bytes:
+def encode_example(example: Example, images: Sequence[bytes]) -> bytes:
     """Encodes an example. images: its frames as JPEG or PNG files. Raises UserError if masks and frames differ in size or if
     regions are drawn on another image."""
     if example.drawn_on is not None:
@@ -61,9 +61,9 @@ def encode(example: Example, images: Sequence[bytes]) -> bytes:
             return {"shape": list(value.shape[:-2]), "planes": [planes.setdefault(run, len(planes)) for run in runs]}
         if isinstance(value, Region):
             return {"kind": value.kind, "mask": encode_value(value.mask), "radius": value.radius} | {
-                "points": _packed(value.points),
-                "boxes": _packed(value.boxes),
-                "scribbles": [_packed(line) for line in value.scribbles],
+                "points": _pack_numbers(value.points),
+                "boxes": _pack_numbers(value.boxes),
+                "scribbles": [_pack_numbers(line) for line in value.scribbles],
             }
         if isinstance(value, tuple | list):
             return [encode_value(item) for item in value]
@@ -71,7 +71,7 @@ def encode(example: Example, images: Sequence[bytes]) -> bytes:
 
     prompts = [
         {"task": prompt.task}
-        | {name: encode_value(getattr(prompt, name)) for name in FIELDS if _is_set(getattr(prompt, name), name)}
+        | {name: encode_value(getattr(prompt, name)) for name in FIELDS if _differs_from_default(getattr(prompt, name), name)}
         for prompt in example.prompts
     ]
     content = {
@@ -83,15 +83,16 @@ def encode(example: Example, images: Sequence[bytes]) -> bytes:
         "prompts": prompts,
     }
     data = msgpack.packb(content, **_FORM)
-    limits.check("record_bytes", len(data), example.name, "bytes")
+    limits.check_limit("record_bytes", len(data), example.name, "bytes")
     try:
-        msgpack_parts.check(data)
+        msgpack_parts.check_msgpack(data)
     except BadFile as error:
         raise Problem("bad record", f"{example.name}: {error}") from error
     return data
 
 
-def _is_set(value: Any, name: str) -> bool:
+def _differs_from_default(value: Any, name: str) -> bool:
+    """Returns whether a field of a prompt has to be stored."""
     return isinstance(value, np.ndarray) or value != FIELDS[name]
 
 
@@ -110,18 +111,18 @@ class Record:
         """where: shard and record number, for messages."""
         self._where = where
         try:
-            content = _unpacked(data)
-            self.name, self.frame_names = _text(content["name"]), tuple(map(_text, content["frame_names"]))
-            self.size = files.image_size(dict(zip(("height", "width"), content["size"], strict=True)), where)
-            self._images = [_bytes(image) for image in content["frames"]]
-            self._planes = [_bytes(plane) for plane in content["planes"]]
-            self.prompts = tuple(self._prompt(fields) for fields in content["prompts"])
+            content = _unpack_record(data)
+            self.name, self.frame_names = _check_string(content["name"]), tuple(map(_check_string, content["frame_names"]))
+            self.size = files.declared_image_size(dict(zip(("height", "width"), content["size"], strict=True)), where)
+            self._images = [_check_bytes(image) for image in content["frames"]]
+            self._planes = [_check_bytes(plane) for plane in content["planes"]]
+            self.prompts = tuple(self._parse_prompt(fields) for fields in content["prompts"])
         except Problem:
             raise
         except BadFile as error:
             raise Problem("bad record", f"{where}: {error}") from error
         except CORRUPT_ERRORS as error:
-            raise self._damaged(error) from error
+            raise self._damage_problem(error) from error
         if not self._images:
             raise Problem("bad record", f"{where}: has no frames; build this shard again")
         empty = coco_mask.encode(np.zeros(self.size, np.uint8, order="F"))["counts"]
@@ -139,16 +140,17 @@ class Record:
         """Decodes the Example. times: indices of the frames to decode; prompts: the matching prompts. Default: all."""
         times = range(len(self)) if times is None else times
         prompts = self.prompts if prompts is None else prompts
-        frames = np.stack([self._image(t) for t in times]) if len(times) > 1 else self._image(times[0])[None]
+        frames = np.stack([self._decode_frame(t) for t in times]) if len(times) > 1 else self._decode_frame(times[0])[None]
         decoded = tuple(self._decode_masks(prompt) for prompt in prompts)
         return Example(self.name, frames, decoded, tuple(self.frame_names[t] for t in times) if self.frame_names else ())
 
-    def _prompt(self, fields: dict[str, Any]) -> Prompt:
-        regions = self._regions(fields.pop("regions", []), fields.pop("kinds", []))
+    def _parse_prompt(self, fields: dict[str, Any]) -> Prompt:
+        """Builds a prompt from its stored fields, with plane numbers instead of masks."""
+        regions = self._parse_regions(fields.pop("regions", []), fields.pop("kinds", []))
         for name in fields:
             if name != "task" and name not in FIELDS:
                 raise Problem("bad record", f"{self._where}: field {name!r} is from a newer version; update hyperseg-jax")
-        prompt = Prompt(**{name: self._value(value) for name, value in fields.items()}, regions=regions)
+        prompt = Prompt(**{name: self._parse_value(value) for name, value in fields.items()}, regions=regions)
         if odd := [name for name in fields if name not in PER_FRAME_MASKS and isinstance(getattr(prompt, name), np.ndarray)]:
             raise CorruptRecord(f"field {odd[0]!r} contains masks")
         for name, axes in PER_FRAME_MASKS.items():
@@ -165,14 +167,15 @@ class Record:
             raise CorruptRecord("areas are not numbers")
         return prompt
 
-    def _regions(self, value: Any, kinds: Any) -> tuple[Region, ...]:
-        """kinds: the separate field of an older record, whose regions are one mask array."""
+    def _parse_regions(self, value: Any, kinds: Any) -> tuple[Region, ...]:
+        """Builds the regions of a prompt. kinds: the separate field of records of older versions, which store the regions as
+        one mask array."""
         if isinstance(value, list):
             if kinds:
                 raise CorruptRecord("it has kinds but no masks of regions")
             self._check_region_count(len(value))
-            return tuple(self._region(**fields) for fields in value)
-        numbers = self._value(value)
+            return tuple(self._parse_region(**fields) for fields in value)
+        numbers = self._parse_value(value)
         if not isinstance(numbers, np.ndarray) or numbers.ndim != 1:
             raise CorruptRecord("regions are not masks of one frame")
         self._check_region_count(len(numbers))
@@ -180,39 +183,43 @@ class Record:
 
     def _check_region_count(self, regions: int) -> None:
         try:
-            limits.check("masks", regions, self._where, "regions")
+            limits.check_limit("masks", regions, self._where, "regions")
         except UserError as error:
             raise Problem("bad record", str(error)) from error
 
-    def _region(self, kind: Any, points: Any, boxes: Any, scribbles: Any, mask: Any, radius: Any = 0) -> Region:
-        plane = None if mask is None else self._value(mask)
+    def _parse_region(self, kind: Any, points: Any, boxes: Any, scribbles: Any, mask: Any, radius: Any = 0) -> Region:
+        plane = None if mask is None else self._parse_value(mask)
         if plane is not None and (not isinstance(plane, np.ndarray) or plane.ndim):
             raise CorruptRecord("the mask of a region is not a single mask")
-        lines = tuple(_rows(line, 2) for line in scribbles)
-        return Region(kind, _rows(points, 3), _rows(boxes, 4), lines, plane, radius)
+        lines = tuple(_unpack_rows(line, 2) for line in scribbles)
+        return Region(kind, _unpack_rows(points, 3), _unpack_rows(boxes, 4), lines, plane, radius)
 
-    def _value(self, value: Any) -> Any:
+    def _parse_value(self, value: Any) -> Any:
+        """Converts stored plane numbers to an int array, and lists to tuples; returns other values unchanged."""
         if isinstance(value, list):
-            return tuple(self._value(item) for item in value)
+            return tuple(self._parse_value(item) for item in value)
         if not isinstance(value, dict):
             return value
         numbers = np.array(value["planes"], np.int64).reshape(value["shape"])
-        limits.check("masks", max(numbers.shape, default=0), self._where, "masks")  # an empty array may have any number of rows
+        most = max(numbers.shape, default=0)  # not the product: an empty array may have any number of rows
+        limits.check_limit("masks", most, self._where, "masks")
         if numbers.size and not (numbers.min() >= 0 and numbers.max() < len(self._planes)):
             raise CorruptRecord("a plane of a mask is missing")
         return numbers
 
     def _decode_masks(self, prompt: Prompt) -> Prompt:
+        """Returns the prompt with masks instead of plane numbers."""
         without_mask = sum(region.mask is None for region in prompt.regions)
-        budget.charge(without_mask, self.size, self._where)  # a model may rasterize each of them
+        budget.charge_masks(without_mask, self.size, self._where)  # a model may rasterize each of them
         regions = (
-            region if region.mask is None else dataclasses.replace(region, mask=self._masks(region.mask))
+            region if region.mask is None else dataclasses.replace(region, mask=self._decode_planes(region.mask))
             for region in prompt.regions
         )
-        return map_masks(prompt, lambda _, numbers: self._masks(numbers), regions=tuple(regions))
+        return map_masks(prompt, lambda _, numbers: self._decode_planes(numbers), regions=tuple(regions))
 
-    def _masks(self, numbers: np.ndarray) -> np.ndarray:
-        budget.charge(numbers.size, self.size, self._where)
+    def _decode_planes(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns the masks with these plane numbers [...], bool [..., H, W]."""
+        budget.charge_masks(numbers.size, self.size, self._where)
         masks = np.empty((numbers.size, *self.size), bool)
         for plane, number in zip(masks, numbers.reshape(-1), strict=True):
             try:
@@ -222,10 +229,10 @@ class Record:
                 plane[:] = False
         return masks.reshape(*numbers.shape, *self.size)
 
-    def _image(self, t: int) -> np.ndarray:
+    def _decode_frame(self, t: int) -> np.ndarray:
         budget.charge_frame(self.size, self._where)
         try:
-            frame = images.colours(self._images[t], IMAGES)
+            frame = images.read_rgb(self._images[t], IMAGES)
         except BadFile as error:
             why = f"frame {t} {error.why}"
             raise Problem("unreadable image", f"{self._where}: {why}; build this shard again") from error
@@ -233,34 +240,36 @@ class Record:
             raise Problem("unreadable image", f"{self._where}: frame {t} has another size; build this shard again")
         return frame
 
-    def _damaged(self, error: Exception) -> Problem:
+    def _damage_problem(self, error: Exception) -> Problem:
+        """Returns a Problem that says that this record is damaged, and why."""
         why = str(error) if isinstance(error, CorruptRecord | UserError) else describe_error(error)
         return Problem("bad record", f"{self._where}: is damaged ({why}); build this shard again")
 
 
-def _unpacked(data: bytes) -> Any:
+def _unpack_record(data: bytes) -> Any:
     try:
-        msgpack_parts.check(data)
+        msgpack_parts.check_msgpack(data)
         return msgpack.unpackb(data, strict_map_key=True, **_FORM)
     except (ValueError, TypeError, RecursionError) as error:  # the base classes of msgpack's errors
         raise CorruptRecord("its bytes are not a complete record") from error
 
 
-def _packed(numbers: np.ndarray) -> bytes:
+def _pack_numbers(numbers: np.ndarray) -> bytes:
+    """Returns the numbers as bytes: little-endian float64."""
     return np.asarray(numbers, "<f8").tobytes()
 
 
-def _rows(data: Any, columns: int) -> np.ndarray:
-    return np.frombuffer(_bytes(data), "<f8").reshape(-1, columns)
+def _unpack_rows(data: Any, columns: int) -> np.ndarray:
+    return np.frombuffer(_check_bytes(data), "<f8").reshape(-1, columns)
 
 
-def _text(value: Any) -> str:
+def _check_string(value: Any) -> str:
     if not isinstance(value, str):
         raise CorruptRecord(f"{escaped_value(value)} is not a string")
     return value
 
 
-def _bytes(value: Any) -> bytes:
+def _check_bytes(value: Any) -> bytes:
     if not isinstance(value, bytes):
         raise CorruptRecord(f"{escaped_value(value)} is not a byte string")
     return value

@@ -15,7 +15,7 @@ from typing import Any
 from hyperseg_jax.atomic import DAY, atomic_file, remove_stale
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import json_text, limits, paths, stores
-from hyperseg_jax.untrusted.bad_file import BadFile, reason
+from hyperseg_jax.untrusted.bad_file import BadFile, failure_reason
 
 PART = ".part"
 
@@ -27,7 +27,7 @@ class Store:
         self.folder = os.fspath(folder).rstrip("/")
         self._fs: Any = None
         if stores.is_url(self.folder):
-            self._fs, self._root = stores.filesystem(self.folder, use_listings_cache=False)
+            self._fs, self._root = stores.open_filesystem(self.folder, use_listings_cache=False)
         self.path = pathlib.Path(self.folder) if self._fs is None else None
         """The local path of the folder; None for a remote store."""
 
@@ -36,13 +36,13 @@ class Store:
 
     def subfolder(self, name: str) -> Store:
         if self.path is not None:
-            with self._store_errors(name, "read"):
+            with self._naming_file_in_errors(name, "read"):
                 paths.join_inside(self.path, name)
         return Store(f"{self.folder}/{name}")
 
     def folders(self) -> list[str]:
         """Returns the names of the subfolders; an empty list if the folder does not exist."""
-        with self._store_errors("", "read"):
+        with self._naming_file_in_errors("", "read"):
             if self.path is not None:
                 return sorted(path.name for path in self.path.iterdir() if path.is_dir()) if self.path.is_dir() else []
             if not self._fs.isdir(self._root):
@@ -52,30 +52,30 @@ class Store:
 
     def size(self, name: str) -> int | None:
         """Returns the size of a file in bytes; None if it does not exist."""
-        with self._store_errors(name, "read"):
+        with self._naming_file_in_errors(name, "read"):
             try:
                 if self.path is not None:
                     return paths.join_inside(self.path, name).stat().st_size
-                return int(self._fs.info(self._at(name))["size"])
+                return int(self._fs.info(self._full_path(name))["size"])
             except FileNotFoundError:
                 return None
 
-    def text(self, name: str) -> str | None:
+    def read_text(self, name: str) -> str | None:
         """Returns the content of a small file; None if it does not exist."""
-        with self._store_errors(name, "read"):
+        with self._naming_file_in_errors(name, "read"):
             try:
-                limits.check("json_bytes", self.size(name) or 0, f"{self.folder}/{name}", "bytes")
+                limits.check_limit("json_bytes", self.size(name) or 0, f"{self.folder}/{name}", "bytes")
                 if self.path is not None:
                     data = json_text.read_bytes(paths.join_inside(self.path, name))
                 else:
-                    data = self._fs.cat_file(self._at(name))
+                    data = self._fs.cat_file(self._full_path(name))
             except FileNotFoundError:
                 return None
             return data.decode("utf-8", errors="replace")
 
-    def write(self, name: str, text: str) -> None:
+    def write_text(self, name: str, text: str) -> None:
         """Writes a small file atomically."""
-        with self._store_errors(name, "written"), self._part(name) as part:
+        with self._naming_file_in_errors(name, "written"), self._temporary_name(name) as part:
             if self.path is not None:
                 pathlib.Path(part).write_text(text, encoding="utf-8")
             else:
@@ -83,7 +83,7 @@ class Store:
 
     def put(self, file: pathlib.Path, name: str) -> None:
         """Moves (on the same disk) or copies a local file into the folder atomically."""
-        with self._store_errors(name, "written"), self._part(name) as part:
+        with self._naming_file_in_errors(name, "written"), self._temporary_name(name) as part:
             if self.path is not None:
                 shutil.move(file, part)
             else:
@@ -91,11 +91,11 @@ class Store:
 
     def get(self, name: str, file: pathlib.Path) -> None:
         """Copies a file of the folder to a local path."""
-        with self._store_errors(name, "read"):
+        with self._naming_file_in_errors(name, "read"):
             if self.path is not None:
                 shutil.copyfile(paths.join_inside(self.path, name), file)
             else:
-                self._fs.get_file(self._at(name), str(file))
+                self._fs.get_file(self._full_path(name), str(file))
 
     def remove_stale(self) -> None:
         """Removes temporary files of killed writers; in a remote store only those older than a day, because running writers
@@ -109,23 +109,24 @@ class Store:
                 if self._fs.modified(path) < old:
                     self._fs.rm_file(path)
 
-    def _at(self, name: str) -> str:
+    def _full_path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
 
     @contextlib.contextmanager
-    def _part(self, name: str) -> Iterator[str]:
-        """Yields a temporary name, which is renamed to the final name at the end."""
+    def _temporary_name(self, name: str) -> Iterator[str]:
+        """Yields a temporary name in the folder; at the end, the file with it is renamed to `name`."""
         if self.path is not None:
             self.path.mkdir(parents=True, exist_ok=True)
             with atomic_file(paths.join_inside(self.path, name)) as part:
                 yield str(part)
         else:
-            part_name = self._at(f"{name}.{uuid.uuid4().hex[:12]}{PART}")
+            part_name = self._full_path(f"{name}.{uuid.uuid4().hex[:12]}{PART}")
             yield part_name
-            self._fs.mv(part_name, self._at(name))
+            self._fs.mv(part_name, self._full_path(name))
 
     @contextlib.contextmanager
-    def _store_errors(self, name: str, done: str) -> Iterator[None]:
+    def _naming_file_in_errors(self, name: str, done: str) -> Iterator[None]:
+        """Turns any exception into a UserError that names the file. done: what failed, "read" or "written"."""
         try:
             yield
         except UserError:
@@ -135,7 +136,7 @@ class Store:
         except Exception as error:  # each store raises its own exceptions
             where = f"{self.folder}/{name}" if name else self.folder
             advice = "free space and write permission" if done == "written" else "the path and read permission"
-            raise UserError(f"{where}: cannot be {done} ({reason(error)}); check {advice}") from error
+            raise UserError(f"{where}: cannot be {done} ({failure_reason(error)}); check {advice}") from error
 
 
 def sha256(path: pathlib.Path) -> str:

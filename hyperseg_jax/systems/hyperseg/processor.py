@@ -102,7 +102,7 @@ class HyperSegProcessor:
         prompts = example.prompts[: self.prompts]
         with _prefix_errors(example):
             length = packed_length(self._layouts(prompts, train=False))
-            limits.check("tokens", length, "its prompt", "positions")
+            limits.check_limit("tokens", length, "its prompt", "positions")
         class_counts = [len(prompt.classes) + 1 for prompt in prompts if prompt.classes]
         region_counts = [len(prompt.regions) for prompt in prompts if prompt.regions]
         return {

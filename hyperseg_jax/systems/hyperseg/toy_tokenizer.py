@@ -25,7 +25,7 @@ def phrases() -> set[str]:
 
 def train() -> Tokenizer:
     """Trains the toy tokenizer; the result is deterministic."""
-    return corpus.train(phrases(), (SEG,))
+    return corpus.train_tokenizer(phrases(), (SEG,))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from PIL import Image
 from hyperseg_jax import toy
 from hyperseg_jax.datasets import CocoPanoptic, Davis2017, RefDavis, RefYouTubeVos, YouTubeVis, layouts
 from hyperseg_jax.datasets.builds import build as building
-from hyperseg_jax.datasets.builds.build import Plan, build
+from hyperseg_jax.datasets.builds.build import Plan, build_split
 from hyperseg_jax.datasets.built import Built
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.toy.samples import write_samples
@@ -64,7 +64,7 @@ def content(folder):
 def test_builds_equal_their_source(samples, tmp_path, name, assert_equal):
     layout = layouts.LAYOUTS[name]
     reader = layout.open(samples / "yours" / name if name in YOURS else samples, layout.splits[0])
-    build(reader, tmp_path / "b" / "s", Plan({"name": name, "split": "s"}, shard_size=3))
+    build_split(reader, tmp_path / "b" / "s", Plan({"name": name, "split": "s"}, shard_size=3))
     built = pickle.loads(pickle.dumps(Built(tmp_path / "b", "s")))
     assert len(built) == len(reader)
     for k in range(len(reader)):
@@ -93,14 +93,14 @@ def video_readers(folder, **options):
 @pytest.mark.parametrize("name", ("davis2017", "unsupervised", "ref_davis", "ref_youtube_vos", "youtube_vis"))
 def test_clips_are_complete_or_sampled_like_their_source(clips, tmp_path, name, monkeypatch, assert_equal):
     source = video_readers(clips)[name]
-    build(source, tmp_path / "b" / "s", Plan({"name": name, "split": "s"}))
+    build_split(source, tmp_path / "b" / "s", Plan({"name": name, "split": "s"}))
     for k in range(len(source)):
         assert_equal(Built(tmp_path / "b", "s")[k], source[k])
     decoded = []
     from hyperseg_jax.datasets.builds.records import Record
 
-    image = Record._image
-    monkeypatch.setattr(Record, "_image", lambda self, t: decoded.append(t) or image(self, t))
+    image = Record._decode_frame
+    monkeypatch.setattr(Record, "_decode_frame", lambda self, t: decoded.append(t) or image(self, t))
     for rule in ("stride", "around", "jump"):
         sampled, built = (
             f(frames=3, sampling=rule)
@@ -115,7 +115,7 @@ def test_clips_are_complete_or_sampled_like_their_source(clips, tmp_path, name, 
 
 def test_class_lists_are_sampled_like_their_source(samples, tmp_path, assert_equal):
     layout = layouts.find_layout("coco_panoptic")
-    build(layout.open(samples, "val2017"), tmp_path / "b" / "s", Plan({"name": "coco_panoptic", "split": "s"}))
+    build_split(layout.open(samples, "val2017"), tmp_path / "b" / "s", Plan({"name": "coco_panoptic", "split": "s"}))
     options = {"max_classes": 4, "prompts_per_example": 3, "seed": 5}
     source, built = layout.open(samples, "val2017", **options), Built(tmp_path / "b", "s", **options)
     for k in range(2):
@@ -128,11 +128,11 @@ def test_class_lists_are_sampled_like_their_source(samples, tmp_path, assert_equ
 def test_jpeg_files_are_kept_and_large_ones_shrunk(samples, tmp_path):
     reader = layouts.find_layout("coco_instances").open(samples, "val2017")
     originals = [path.read_bytes() for path in sorted((samples / "coco" / "val2017").iterdir())]
-    build(reader, tmp_path / "b" / "s", Plan({"name": "x", "split": "s"}))
-    assert [Built(tmp_path / "b", "s")._record(k)[0]._images[0] for k in range(2)] == originals
-    build(reader, tmp_path / "b" / "small", Plan({"name": "x", "split": "small"}, long_edge=64))
+    build_split(reader, tmp_path / "b" / "s", Plan({"name": "x", "split": "s"}))
+    assert [Built(tmp_path / "b", "s")._read_record(k)[0]._images[0] for k in range(2)] == originals
+    build_split(reader, tmp_path / "b" / "small", Plan({"name": "x", "split": "small"}, long_edge=64))
     built = Built(tmp_path / "b", "small")
-    (data,) = built._record(0)[0]._images
+    (data,) = built._read_record(0)[0]._images
     assert data.startswith(b"\xff\xd8\xff") and built[0].frames.shape == (1, 64, 64, 3)
     full = np.asarray(Image.fromarray(reader[0].frames[0]).resize((64, 64), Image.Resampling.BILINEAR), int)
     assert np.abs(built[0].frames[0] - full).mean() < 3 and built[0].prompts[0].masks.shape[-2:] == (64, 64)
@@ -142,26 +142,26 @@ def test_jpeg_files_are_kept_and_large_ones_shrunk(samples, tmp_path):
 
 
 def test_workers_give_the_same_bytes(refs, tmp_path):
-    build(refs[0], tmp_path / "a", refs[1])
-    build(refs[0], tmp_path / "b", refs[1], workers=2)
+    build_split(refs[0], tmp_path / "a", refs[1])
+    build_split(refs[0], tmp_path / "b", refs[1], workers=2)
     assert content(tmp_path / "a") == content(tmp_path / "b") and len(content(tmp_path / "a")) == 10
 
 
 def test_only_missing_shards_are_rebuilt(refs, tmp_path, monkeypatch):
-    build(refs[0], tmp_path / "a", refs[1])
+    build_split(refs[0], tmp_path / "a", refs[1])
     before = content(tmp_path / "a")
     (tmp_path / "a" / "00001-of-00004.array_record").unlink()
     shard = tmp_path / "a" / "00002-of-00004.array_record"
     shard.write_bytes(shard.read_bytes()[:-1])
     (tmp_path / "a" / "00003-of-00004.array_record.json").write_text("{")
-    written, write = [], building._write
-    monkeypatch.setattr(building, "_write", lambda job, *rest: written.append(job.path.name[:5]) or write(job, *rest))
-    build(refs[0], tmp_path / "a", refs[1])
+    written, write = [], building._write_shard
+    monkeypatch.setattr(building, "_write_shard", lambda job, *rest: written.append(job.path.name[:5]) or write(job, *rest))
+    build_split(refs[0], tmp_path / "a", refs[1])
     assert sorted(written) == ["00001", "00002", "00003"] and content(tmp_path / "a") == before
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")  # of the right size
-    build(refs[0], tmp_path / "a", refs[1])
+    build_split(refs[0], tmp_path / "a", refs[1])
     assert len(written) == 3
-    build(refs[0], tmp_path / "a", refs[1], verify=True)
+    build_split(refs[0], tmp_path / "a", refs[1], verify=True)
     assert written[3:] == ["00002"] and content(tmp_path / "a") == before
 
 
@@ -170,7 +170,7 @@ def test_killed_builds_resume(samples, tmp_path):
     out, script = tmp_path / "out", tmp_path / "slow.py"
     script.write_text(
         "import sys, time\n"
-        "from hyperseg_jax.datasets.builds.build import Plan, build\n"
+        "from hyperseg_jax.datasets.builds.build import Plan, build_split\n"
         "from hyperseg_jax.datasets import layouts\n"
         "class Slow:\n"
         "    def __init__(self, reader): self.reader = reader\n"
@@ -178,7 +178,7 @@ def test_killed_builds_resume(samples, tmp_path):
         "    def __getitem__(self, k): time.sleep(0.4 * (k > 3)); return self.reader[k]\n"
         "if __name__ == '__main__':\n"
         f"    reader = layouts.find_layout('refcoco').open({str(samples)!r}, 'train')\n"
-        "    build(Slow(reader), sys.argv[1], Plan({'name': 'refcoco', 'split': 'train'}, shard_size=1), workers=2)\n"
+        "    build_split(Slow(reader), sys.argv[1], Plan({'name': 'refcoco', 'split': 'train'}, shard_size=1), workers=2)\n"
     )
     root = pathlib.Path(building.__file__).parents[3]
     environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
@@ -200,17 +200,17 @@ def test_killed_builds_resume(samples, tmp_path):
             time.sleep(0.1)
     reader = layouts.find_layout("refcoco").open(samples, "train")
     plan = Plan({"name": "refcoco", "split": "train"}, shard_size=1)
-    build(reader, out, plan)
-    build(reader, tmp_path / "whole", plan)
+    build_split(reader, out, plan)
+    build_split(reader, tmp_path / "whole", plan)
     assert content(out) == content(tmp_path / "whole")
     assert {name: (out / name).stat().st_mtime_ns for name in finished} == kept
 
 
 def test_other_settings_are_named(refs, tmp_path):
-    build(refs[0], tmp_path / "a", refs[1])
+    build_split(refs[0], tmp_path / "a", refs[1])
     before = content(tmp_path / "a")
     with pytest.raises(UserError, match=r"a: contains a build with other settings \(long_edge None there, 64 now\)"):
-        build(refs[0], tmp_path / "a", Plan(refs[1].source, shard_size=2, long_edge=64))
+        build_split(refs[0], tmp_path / "a", Plan(refs[1].source, shard_size=2, long_edge=64))
     assert content(tmp_path / "a") == before
 
 
@@ -219,7 +219,7 @@ def test_concurrent_builds_are_refused(refs, tmp_path):
         building.process_lock(tmp_path / "a" / ".staging" / "lock", wait=False),
         pytest.raises(UserError, match="another process on this machine"),
     ):
-        build(refs[0], tmp_path / "a", refs[1])
+        build_split(refs[0], tmp_path / "a", refs[1])
 
 
 def test_bad_records_abort_a_build_or_are_skipped(samples, tmp_path, assert_equal):
@@ -241,18 +241,18 @@ def test_bad_records_abort_a_build_or_are_skipped(samples, tmp_path, assert_equa
 
     messages = {"name": "folder", "split": "all"}
     with pytest.raises(UserError, match="bad records so far") as raised:
-        build(Broken(), tmp_path / "a", Plan(messages))
+        build_split(Broken(), tmp_path / "a", Plan(messages))
     assert "record 1: mask.png: no such mask" in str(raised.value) and "record 4: is in an unexpected format" in str(
         raised.value
     )
     assert not list((tmp_path / "a").glob("*.array_record"))
     bad = [1, 4, 5]
     with pytest.raises(UserError, match="--skip-bad"):
-        build(Broken(), tmp_path / "b" / "s", Plan(messages, shard_size=3))
-    index = build(Broken(), tmp_path / "b" / "s", Plan(messages, skip_bad=True, shard_size=3))  # as the message advises
+        build_split(Broken(), tmp_path / "b" / "s", Plan(messages, shard_size=3))
+    index = build_split(Broken(), tmp_path / "b" / "s", Plan(messages, skip_bad=True, shard_size=3))  # as the message advises
     assert [number for number, _ in index.bad] == bad and index.records == len(reader) - len(bad)
     with pytest.raises(UserError, match=r"record 1: mask\.png"):  # and what was left out is not forgotten
-        build(Broken(), tmp_path / "b" / "s", Plan(messages, shard_size=3))
+        build_split(Broken(), tmp_path / "b" / "s", Plan(messages, shard_size=3))
     built, kept = Built(tmp_path / "b", "s"), [k for k in range(len(reader)) if k not in bad]
     for k, number in enumerate(kept):
         assert_equal(built[k], reader[number])
@@ -264,12 +264,12 @@ def test_full_disks_are_one_line_without_loss(refs, tmp_path):
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
         with pytest.raises(UserError, match=r"00000-of-00004\S* cannot be written .* run the same command again"):
-            build(refs[0], tmp_path / "a", refs[1])
+            build_split(refs[0], tmp_path / "a", refs[1])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert not list((tmp_path / "a").glob("*.array_record*"))
-    build(refs[0], tmp_path / "a", refs[1])
+    build_split(refs[0], tmp_path / "a", refs[1])
     assert len(Built(tmp_path, "a")) == len(refs[0])
 
 
@@ -277,8 +277,8 @@ def test_full_disks_are_one_line_without_loss(refs, tmp_path):
 
 
 def test_a_store_in_memory(refs, bucket, tmp_path, assert_equal):
-    build(refs[0], f"{bucket}/train", refs[1], workers=1)
-    build(refs[0], tmp_path / "local", refs[1])
+    build_split(refs[0], f"{bucket}/train", refs[1], workers=1)
+    build_split(refs[0], tmp_path / "local", refs[1])
     store = fsspec.filesystem("memory")
     assert {path.rsplit("/", 1)[-1]: store.cat_file(path) for path in store.ls("/bucket/refs/train", detail=False)} == content(
         tmp_path / "local"
@@ -314,16 +314,16 @@ def test_store_errors_are_one_line_and_shards_are_kept(refs, bucket, tmp_path, m
 
     monkeypatch.setattr(type(store), "put_file", broken)
     with pytest.raises(UserError, match=r"00002-of-00004.array_record: cannot be written .*the connection was reset"):
-        build(refs[0], f"{bucket}/train", refs[1])
-    written, write = [], building._write
-    monkeypatch.setattr(building, "_write", lambda job, *rest: written.append(job.path.name[:5]) or write(job, *rest))
-    build(refs[0], f"{bucket}/train", refs[1])
+        build_split(refs[0], f"{bucket}/train", refs[1])
+    written, write = [], building._write_shard
+    monkeypatch.setattr(building, "_write_shard", lambda job, *rest: written.append(job.path.name[:5]) or write(job, *rest))
+    build_split(refs[0], f"{bucket}/train", refs[1])
     assert "00002" not in written and not list((tmp_path / "cache" / "staging").rglob("*.array_record"))
     assert len(Built(bucket, "train")) == len(refs[0])
 
 
 def test_incomplete_shards(refs, tmp_path, capsys):
-    build(refs[0], tmp_path / "train", refs[1])
+    build_split(refs[0], tmp_path / "train", refs[1])
     assert run_command(capsys, "data", "check", "built", "--root", tmp_path)[0] == 0
     shard = tmp_path / "train" / "00001-of-00004.array_record"
     full = shard.read_bytes()
@@ -374,7 +374,7 @@ def test_configs_read_builds(samples, tmp_path, micro):
     from hyperseg_jax.data import sources
     from hyperseg_jax.systems import system as systems
 
-    build(
+    build_split(
         layouts.find_layout("refcoco").open(samples, "train"),
         tmp_path / "refs" / "train",
         Plan({"name": "r", "split": "train"}),
@@ -393,7 +393,7 @@ def test_configs_read_builds(samples, tmp_path, micro):
 def test_pickled_readers_are_small(samples, tmp_path):
     source = layouts.find_layout("coco_panoptic").open(samples, "val2017")
     assert isinstance(source, CocoPanoptic)
-    build(source, tmp_path / "s", Plan({"name": "x", "split": "s"}))
+    build_split(source, tmp_path / "s", Plan({"name": "x", "split": "s"}))
     built = Built(tmp_path, "s")
     before = len(pickle.dumps(built))
     built[0]

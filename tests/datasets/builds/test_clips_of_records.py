@@ -23,7 +23,7 @@ def video(task, **fields):
     masks[0, :, :3], masks[1, :, 3:] = SEEN[0, :, None, None], SEEN[1, :, None, None]
     frames = np.broadcast_to(np.arange(LENGTH, dtype=np.uint8)[:, None, None, None], (LENGTH, 6, 8, 3))
     example = Example("v", frames, (Prompt(task=task, masks=masks, labels=(0, 1), **fields),))
-    return masks, Record(records.encode(example, images.as_files(frames, [])), "shard#0")
+    return masks, Record(records.encode_example(example, images.encode_losslessly(frames, [])), "shard#0")
 
 
 def drawn(record, rule, count=40):
@@ -82,9 +82,9 @@ def test_points_of_the_first_frame_are_for_whole_videos():
     with pytest.raises(UserError, match="shard#0: its regions are not the objects of its first frame"):
         next(drawn(record, "stride"))
     with_server = Record(
-        records.encode(
+        records.encode_example(
             dataclasses.replace(record.example(), prompts=(Prompt(task="region", regions=dots),)),
-            images.as_files(record.example().frames, []),
+            images.encode_losslessly(record.example().frames, []),
         ),
         "shard#0",
     )

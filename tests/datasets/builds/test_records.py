@@ -52,7 +52,7 @@ def full():
 
 
 def pack(example):
-    return records.encode(example, images.as_files(example.frames, []))
+    return records.encode_example(example, images.encode_losslessly(example.frames, []))
 
 
 def test_every_field_round_trips(full, assert_equal):
@@ -176,9 +176,9 @@ def test_empty_masks_of_any_number_take_no_memory(full, field):
 def test_more_regions_than_a_record_may_have_are_refused(full):
     line = full.prompts[0].regions[2]
     many = lambda count: pack(dataclasses.replace(full, prompts=(Prompt("region", regions=(line,) * count),) * 2))
-    with limits.applied(masks=20), pytest.raises(UserError, match=r"^s#0: has 21 regions, and the limit is 20"):
+    with limits.temporary_limits(masks=20), pytest.raises(UserError, match=r"^s#0: has 21 regions, and the limit is 20"):
         Record(many(21), "s#0")
-    with limits.applied(masks=20), budget.record_budget(), pytest.raises(UserError, match=r"raise limits\.masks"):
+    with limits.temporary_limits(masks=20), budget.record_budget(), pytest.raises(UserError, match=r"raise limits\.masks"):
         Record(many(15), "s#0").example()
 
 
@@ -200,7 +200,7 @@ def test_example_images_are_stored(full):
 
 def test_downscaling_moves_marks(full):
     """15 x 24 pixels become 8 x 12: each mark keeps its relative position."""
-    mask, mixed, lines = images.downscale(full, 12).prompts[0].regions
+    mask, mixed, lines = images.downscale_example(full, 12).prompts[0].regions
     down, across = 8 / 15, 12 / 24
     before = full.prompts[0].regions
     np.testing.assert_allclose(mixed.points, before[1].points * [across, down, 1])
@@ -219,16 +219,16 @@ def test_unknown_fields_are_named(full):
 def test_downscaling_equals_that_of_the_pipeline(full):
     noise = np.random.default_rng(2).random((8, 2, 15, 24)) > 0.5
     full = dataclasses.replace(full, prompts=(dataclasses.replace(full.prompts[0], masks=noise),))
-    small = images.downscale(full, 12)
+    small = images.downscale_example(full, 12)
     geometry = fit(15, 24, 12)
     assert small.frames.shape == (2, *geometry.filled, 3) and small.prompts[0].text == full.prompts[0].text
     for mask, before in zip(small.prompts[0].masks[:, 0], full.prompts[0].masks[:, 0], strict=True):
         np.testing.assert_array_equal(mask, resize_and_pad_map(before, geometry)[: geometry.filled[0], : geometry.filled[1]])
-    assert images.downscale(full, 24) is full  # never enlarged
+    assert images.downscale_example(full, 24) is full  # never enlarged
     dot = np.zeros((1, 2, 15, 24), bool)
     dot[..., 14, 23] = True
     one = dataclasses.replace(full, prompts=(Prompt(task="video", masks=dot),))
-    assert (images.downscale(one, 4).prompts[0].masks.sum((-2, -1)) == 1).all()
+    assert (images.downscale_example(one, 4).prompts[0].masks.sum((-2, -1)) == 1).all()
 
 
 def test_lists_in_lists_take_no_memory():
@@ -252,9 +252,9 @@ def test_the_values_of_a_record_are_counted_as_they_are_unpacked(full):
         return 1 + sum(map(count, inner))
 
     values = count(msgpack.unpackb(data, unicode_errors="surrogatepass"))
-    with limits.applied(values=values):
+    with limits.temporary_limits(values=values):
         assert Record(data, "s#0").name == full.name
-    with limits.applied(values=values - 1), pytest.raises(UserError, match=rf"^s#0: has {values} values"):
+    with limits.temporary_limits(values=values - 1), pytest.raises(UserError, match=rf"^s#0: has {values} values"):
         Record(data, "s#0")
     for wide in (
         [0] * 15,
@@ -265,12 +265,12 @@ def test_the_values_of_a_record_are_counted_as_they_are_unpacked(full):
         "a" * 300,
     ):
         for value in (wide, [wide, 2**40, 1.5, b"a" * 70_000, "b" * 70_000, None, True, -(2**30), -7, 300, 70_000]):
-            msgpack_parts.check(msgpack.packb(value))
+            msgpack_parts.check_msgpack(msgpack.packb(value))
     with pytest.raises(BadFile, match="is damaged"):
-        msgpack_parts.check(msgpack.packb([1, 2]) + b"a")
+        msgpack_parts.check_msgpack(msgpack.packb([1, 2]) + b"a")
 
 
 def test_a_record_that_no_reader_would_take_is_not_written(full):
     for name in ("record_bytes", "values"):
-        with limits.applied(**{name: 50}), pytest.raises(UserError, match=rf"^clip/1: has \d+ .*limits\.{name}"):
+        with limits.temporary_limits(**{name: 50}), pytest.raises(UserError, match=rf"^clip/1: has \d+ .*limits\.{name}"):
             pack(full)

@@ -7,7 +7,7 @@ import pytest
 from command import run_command
 
 from hyperseg_jax.datasets import layouts
-from hyperseg_jax.datasets.builds.build import Plan, build
+from hyperseg_jax.datasets.builds.build import Plan, build_split
 from hyperseg_jax.datasets.builds.index import read_index
 from hyperseg_jax.datasets.builds.store import Store
 from hyperseg_jax.errors import UserError
@@ -28,7 +28,7 @@ def staged_build(samples, tmp_path):
         layouts.find_layout("refcoco").open(samples, "train"),
         Plan({"name": "refcoco", "split": "train"}, shard_size=4),
     )
-    index = build(reader, tmp_path / "whole", plan)
+    index = build_split(reader, tmp_path / "whole", plan)
     mark = json.loads((tmp_path / "whole" / f"{index.shards[0].file}.json").read_text())["settings"]
     return reader, plan, tmp_path / "out", tmp_path / "out" / ".staging" / mark
 
@@ -71,7 +71,7 @@ def test_invalid_staged_shards_are_rebuilt(staged_build, private_folder, tmp_pat
     note = {"file": "00000-of-00002.array_record", "records": 4, "bytes": 19, "bad": []}
     note["sha256"] = hashlib.sha256(b"bytes of a stranger").hexdigest()
     (staged / "00000-of-00002.json").write_text(json.dumps([1] if wrong is None else note | wrong))
-    index = build(reader, out, plan)
+    index = build_split(reader, out, plan)
     assert index == read_index(Store(tmp_path / "whole")) and not staged.parent.exists()
 
 
@@ -82,7 +82,7 @@ def test_linked_staged_shards_are_rebuilt(staged_build, tmp_path):
     (staged / "other").write_bytes(full.read_bytes())
     (staged / full.name).symlink_to(staged / "other")
     (staged / "00000-of-00002.json").write_text(full.with_name(f"{full.name}.json").read_text())
-    build(reader, out, plan)
+    build_split(reader, out, plan)
     assert not (out / full.name).is_symlink() and (out / full.name).read_bytes() == full.read_bytes()
 
 
@@ -93,7 +93,7 @@ def test_links_in_the_staging_folder_are_refused(staged_build, private_folder, n
     link.parent.mkdir(parents=True)
     link.symlink_to(private_folder if "lock" not in name else private_folder / "new")
     with pytest.raises(UserError, match=rf"{link.name}: is (a symbolic link|not a lock file); remove it"):
-        build(reader, out, plan)
+        build_split(reader, out, plan)
 
 
 def test_linked_splits_are_refused(samples, private_folder, tmp_path, capsys):

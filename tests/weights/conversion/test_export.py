@@ -25,7 +25,7 @@ def saved_model(random_params, tmp_path):
 
     def make(config, dtype=np.float32):
         params = random_params(config, dtype)
-        model_folder.save(tmp_path / "model", config, Tokenizer.toy(), params)
+        model_folder.save_model(tmp_path / "model", config, Tokenizer.toy(), params)
         return tmp_path / "model", params
 
     return make
@@ -152,7 +152,7 @@ def test_command_line_round_trip(full_config, saved_model, tmp_path, capsys):
         ]
     )
     assert "mask_decoder" in capsys.readouterr().out
-    np.testing.assert_array_equal(model_folder.read(tmp_path / "again")["queries"], params["queries"])
+    np.testing.assert_array_equal(model_folder.read_arrays(tmp_path / "again")["queries"], params["queries"])
 
 
 @pytest.mark.parametrize("dtype, size", [(np.float16, 300.0), (np.float32, 1e25)])
@@ -160,7 +160,7 @@ def test_an_adapter_that_makes_its_kernel_infinite_is_refused(full_config, rando
     config = full_config(model__lora__rank=2, model__lora__alpha=4.0)
     large = lambda path, leaf: np.full_like(leaf, size) if "lora_" in jax.tree_util.keystr(path) else leaf
     params = jax.tree.map_with_path(large, random_params(config, dtype))
-    model_folder.save(tmp_path / "model", config, Tokenizer.toy(), params)
+    model_folder.save_model(tmp_path / "model", config, Tokenizer.toy(), params)
     with pytest.raises(UserError, match=r"attention/\w+/kernel: is not finite after merging its adapter"):
         export_weights(tmp_path / "model", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -169,6 +169,6 @@ def test_an_adapter_that_makes_its_kernel_infinite_is_refused(full_config, rando
 def test_non_finite_weights_are_refused(full_config, random_params, tmp_path):
     params = random_params(full_config())
     params["expression_projector"]["kernel"] = np.full_like(params["expression_projector"]["kernel"], np.nan)
-    model_folder.save(tmp_path / "model", full_config(), Tokenizer.toy(), params)
+    model_folder.save_model(tmp_path / "model", full_config(), Tokenizer.toy(), params)
     with pytest.raises(UserError, match="expression_projector/kernel: has values that are not finite"):
         export_weights(tmp_path / "model", tmp_path / "out")

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.weights.fetch import fetch, select_files
+from hyperseg_jax.weights.fetch import fetch_checkpoint, select_files
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def bucket():
 
 
 def test_local_paths_are_unchanged(tmp_path):
-    assert fetch(str(tmp_path)) == tmp_path
+    assert fetch_checkpoint(str(tmp_path)) == tmp_path
 
 
 def test_code_and_duplicate_weights_are_skipped():
@@ -37,40 +37,40 @@ def test_code_and_duplicate_weights_are_skipped():
 
 
 def test_a_store_is_copied_once(bucket):
-    folder = fetch("memory://bucket/hyperseg")
+    folder = fetch_checkpoint("memory://bucket/hyperseg")
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
-    assert fetch("memory://bucket/hyperseg") == folder
+    assert fetch_checkpoint("memory://bucket/hyperseg") == folder
     bucket.pipe("/bucket/hyperseg/config.json", b"changed since")
-    assert (fetch("memory://bucket/hyperseg") / "config.json").read_bytes() == b"changed since"
+    assert (fetch_checkpoint("memory://bucket/hyperseg") / "config.json").read_bytes() == b"changed since"
 
 
 def test_one_file_of_a_store(bucket):
-    assert fetch("memory://bucket/hyperseg/pytorch_model.bin").read_bytes() == b"pytorch_model.bin"
+    assert fetch_checkpoint("memory://bucket/hyperseg/pytorch_model.bin").read_bytes() == b"pytorch_model.bin"
 
 
 def test_a_store_without_weights(bucket):
     with pytest.raises(UserError, match=r"contains no weights|cannot be read"):
-        fetch("memory://bucket/hyperseg/nothing")
+        fetch_checkpoint("memory://bucket/hyperseg/nothing")
 
 
 def test_a_store_with_text_files_only(bucket):
     bucket.rm("/bucket/hyperseg/model.safetensors")
     bucket.rm("/bucket/hyperseg/pytorch_model.bin")
     with pytest.raises(UserError, match="contains no weights"):
-        fetch("memory://bucket/hyperseg")
+        fetch_checkpoint("memory://bucket/hyperseg")
 
 
 @pytest.mark.parametrize("name", ["odd-scheme://x/y", "nowhere.safetensors", "./nowhere", "../nowhere"])
 def test_invalid_locations(name):
     with pytest.raises(UserError, match=name.split(":")[0]):
-        fetch(name)
+        fetch_checkpoint(name)
 
 
 def test_a_hub_name(tmp_path, monkeypatch):
     requests = {}
     monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda name, revision: ["config.json", "m.safetensors", "code.py"])
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: requests.update(options) or str(tmp_path))
-    assert fetch("someone/HyperSeg-3B@v1.0") == pathlib.Path(tmp_path)
+    assert fetch_checkpoint("someone/HyperSeg-3B@v1.0") == pathlib.Path(tmp_path)
     assert requests == {"revision": "v1.0", "allow_patterns": ["config.json", "m.safetensors"]}
 
 
@@ -83,7 +83,7 @@ def test_an_unknown_hub_name(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "list_repo_files", refuse)
     with pytest.raises(UserError, match=r"someone/nothing.*404"):
-        fetch("someone/nothing")
+        fetch_checkpoint("someone/nothing")
 
 
 def test_cached_snapshot_without_network(tmp_path, monkeypatch):
@@ -97,6 +97,6 @@ def test_cached_snapshot_without_network(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "list_repo_files", refuse)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", cached_snapshot)
     with pytest.raises(UserError, match="no route to host"):
-        fetch("someone/model")
+        fetch_checkpoint("someone/model")
     (tmp_path / "model.safetensors").touch()
-    assert fetch("someone/model") == tmp_path
+    assert fetch_checkpoint("someone/model") == tmp_path

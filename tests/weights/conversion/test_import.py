@@ -47,12 +47,12 @@ def test_torch_to_ours_to_torch_is_bit_exact(full_config, random_tensors, checkp
 def test_ours_to_torch_to_ours_is_bit_exact(full_config, random_params, tmp_path, dtype):
     config = full_config(model__perceiver__gate="tanh")
     params = random_params(config, dtype)
-    model_folder.save(tmp_path / "ours", config, Tokenizer.toy(), params)
+    model_folder.save_model(tmp_path / "ours", config, Tokenizer.toy(), params)
     report = export_weights(tmp_path / "ours", tmp_path / "theirs")
     assert report.extras and all("gate" in name for name in report.extras)
     import_weights([tmp_path / "theirs"], config, tmp_path / "again")
     assert_equal(
-        dict(model_folder.read(tmp_path / "again")), {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
+        dict(model_folder.read_arrays(tmp_path / "again")), {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
     )
 
 
@@ -110,7 +110,7 @@ def test_import_of_both_parents(full_config, random_tensors, checkpoint, tmp_pat
 
     report = import_weights([pkl, siglip, checkpoint(mipha, "mipha")], config, tmp_path / "ours")
     assert list(report.sources) == ["Mipha-3B", "SigLIP", "Mask2Former"]
-    ours = model_folder.read(tmp_path / "ours")
+    ours = model_folder.read_arrays(tmp_path / "ours")
     np.testing.assert_array_equal(ours["llm/layers/mlp/up/kernel"][0], tensors["model.layers.0.mlp.fc1.weight"].T)
     np.testing.assert_array_equal(ours["mask_decoder/mask/layers_1/bias"], tensors["predictor.mask_embed.layers.1.bias"])
     np.testing.assert_array_equal(
@@ -142,11 +142,11 @@ def test_import_of_both_parents(full_config, random_tensors, checkpoint, tmp_pat
 
 def test_import_of_an_adapter_with_its_base(full_config, random_tensors, random_params, checkpoint, tmp_path):
     config = full_config(model__lora__rank=2)
-    model_folder.save(tmp_path / "tuned", config, Tokenizer.toy(), random_params(config))
+    model_folder.save_model(tmp_path / "tuned", config, Tokenizer.toy(), random_params(config))
     export_weights(tmp_path / "tuned", tmp_path / "adapter", format="peft")
     report = import_weights([tmp_path / "adapter", checkpoint(random_tensors(full_config()))], config, tmp_path / "ours")
     assert not report.initialized and list(report.sources) == ["HyperSeg-3B", "PEFT adapter adapter"]
-    tuned, ours = model_folder.read(tmp_path / "tuned"), model_folder.read(tmp_path / "ours")
+    tuned, ours = model_folder.read_arrays(tmp_path / "tuned"), model_folder.read_arrays(tmp_path / "ours")
     np.testing.assert_array_equal(ours["llm/layers/attention/value/lora_b"], tuned["llm/layers/attention/value/lora_b"])
 
 
@@ -197,7 +197,7 @@ def test_incompatible_checkpoints(full_config, random_tensors, random_params, ch
     one = checkpoint(random_tensors(full_config()), "one")
     with pytest.raises(UserError, match="both are HyperSeg-3B"):
         import_weights([one, checkpoint(random_tensors(full_config()), "two")], full_config(), tmp_path / "ours")
-    model_folder.save(tmp_path / "tuned", config, Tokenizer.toy(), random_params(config))
+    model_folder.save_model(tmp_path / "tuned", config, Tokenizer.toy(), random_params(config))
     for name in ("first", "second"):
         export_weights(tmp_path / "tuned", tmp_path / name, format="peft")
     with pytest.raises(UserError, match="one adapter"):
@@ -230,7 +230,7 @@ def test_vocabulary_size_follows_the_checkpoint(full_config, random_tensors, che
     report = import_weights([checkpoint(random_tensors(larger))], full_config(), tmp_path / "ours")
     assert report.config == {"model.llm.vocab_size": [576, 600], "model.head_vocab_size": [576, 640]}
     assert model_folder.read_config(tmp_path / "ours").model.llm.vocab_size == 600
-    assert model_folder.read(tmp_path / "ours")["llm/tokens/embedding"].shape[0] == 600
+    assert model_folder.read_arrays(tmp_path / "ours")["llm/tokens/embedding"].shape[0] == 600
 
 
 def test_too_few_rows_for_the_tokenizer(full_config, random_tensors, checkpoint, tmp_path):
@@ -242,7 +242,7 @@ def test_dtype_conversion_and_overflow(full_config, random_tensors, checkpoint, 
     tensors = random_tensors(full_config())
     folder = checkpoint(tensors)
     import_weights([folder], full_config(), tmp_path / "ours", dtype="bfloat16")
-    assert model_folder.read(tmp_path / "ours")["queries"].dtype == ml_dtypes.bfloat16
+    assert model_folder.read_arrays(tmp_path / "ours")["queries"].dtype == ml_dtypes.bfloat16
     tensors["seg_query"][0, 0] = 1e6
     with pytest.raises(UserError, match="seg_query: has values outside the range of float16"):
         import_weights([checkpoint(tensors, "large")], full_config(), tmp_path / "half", dtype="float16")

@@ -21,7 +21,7 @@ from hyperseg_jax.weights import model_folder
 def saved_model(full_config, random_params, tmp_path):
     """(folder, parameters by path) in bfloat16."""
     params = random_params(full_config(), ml_dtypes.bfloat16)
-    model_folder.save(tmp_path / "model", full_config(), Tokenizer.toy(), params)
+    model_folder.save_model(tmp_path / "model", full_config(), Tokenizer.toy(), params)
     return tmp_path / "model", flatten(params)
 
 
@@ -39,7 +39,7 @@ def test_each_device_gets_its_shard(saved_model):
 
 
 def test_reading_copies_nothing(saved_model):
-    array = model_folder.read(saved_model[0])["llm/layers/mlp/up/kernel"]
+    array = model_folder.read_arrays(saved_model[0])["llm/layers/mlp/up/kernel"]
     assert not array.flags.owndata and not array.flags.writeable
 
 
@@ -60,7 +60,7 @@ def test_non_finite_weights_are_named(full_config, random_params, tmp_path, numb
     with_nan = params["expression_projector"]["kernel"].copy()
     with_nan[0, 0] = number
     params["expression_projector"]["kernel"] = with_nan
-    model_folder.save(tmp_path / "model", full_config(), Tokenizer.toy(), params)
+    model_folder.save_model(tmp_path / "model", full_config(), Tokenizer.toy(), params)
     expected = {path: jax.ShapeDtypeStruct(x.shape, np.float32) for path, x in flatten(params).items()}
     with pytest.raises(UserError, match="expression_projector/kernel has values that are not finite"):
         model_folder.load_params(tmp_path / "model", expected)
@@ -70,7 +70,7 @@ def test_linked_files_are_not_copied(saved_model, full_config, random_params, tm
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "id").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "other")
-    model_folder.save(tmp_path / "link", full_config(), Tokenizer.toy(), random_params(full_config()))
+    model_folder.save_model(tmp_path / "link", full_config(), Tokenizer.toy(), random_params(full_config()))
     assert not (tmp_path / "link" / "id").exists() and [path.name for path in (tmp_path / "other").iterdir()] == ["id"]
 
 
@@ -90,7 +90,7 @@ def test_other_files_of_a_model_folder_stay_and_are_not_copied(saved_model, full
         os.chdir("d")
     os.chdir(before)
     file = (folder / "notes" / "of" / "mine").stat().st_ino
-    model_folder.save(folder, full_config(), Tokenizer.toy(), random_params(full_config()))
+    model_folder.save_model(folder, full_config(), Tokenizer.toy(), random_params(full_config()))
     assert (folder / "notes" / "of" / "mine").read_text() == "kept" and (folder / "link").read_text() == "kept"
     assert (folder / "notes" / "of" / "mine").stat().st_ino == file and (deep / "d" / "d").is_dir()
     assert not (folder / "pipe").exists() and not list(folder.parent.glob(".*hyperseg*"))

@@ -86,7 +86,7 @@ def test_merging_preserves_the_logits(lora_config, random_like, phi_shapes, targ
         if path.endswith("/lora_a"):
             linear = path.removesuffix("/lora_a")
             a, b = adapters[path], adapters[f"{linear}/lora_b"]
-            merged[f"{linear}/kernel"] = peft_adapter.merge(merged[f"{linear}/kernel"], a, b, scale)
+            merged[f"{linear}/kernel"] = peft_adapter.merge_adapter(merged[f"{linear}/kernel"], a, b, scale)
     expected = np.asarray(logits(config, params))
     result = np.asarray(logits(lora_config(rank=0), unflatten(merged)))
     assert np.abs(result - expected).max() < 1e-5 * expected.std()
@@ -97,7 +97,7 @@ def test_merging_preserves_the_logits(lora_config, random_like, phi_shapes, targ
 def test_merging_keeps_the_dtype_and_rounds_once():
     rng = np.random.default_rng(0)
     kernel, a, b = (rng.standard_normal(shape).astype(jnp.bfloat16) for shape in ((3, 8, 6), (3, 8, 2), (3, 2, 6)))
-    merged = peft_adapter.merge(kernel, a, b, 1.5)
+    merged = peft_adapter.merge_adapter(kernel, a, b, 1.5)
     assert merged.dtype == jnp.bfloat16
     exact = kernel.astype(np.float64) + 1.5 * a.astype(np.float64) @ b.astype(np.float64)
     np.testing.assert_array_equal(merged, exact.astype(np.float32).astype(jnp.bfloat16))
@@ -109,7 +109,7 @@ def test_peft_reads_our_adapters(lora_config, tmp_path, random_like, phi_shapes,
 
     config = lora_config(targets=targets)
     params = random_like(phi_shapes(config))
-    peft_adapter.write(tmp_path / "adapter", params, config, base="base")
+    peft_adapter.write_adapter(tmp_path / "adapter", params, config, base="base")
     model = PeftModel.from_pretrained(base_model(config, params), tmp_path / "adapter", local_files_only=True)
     hit = {name.split(".base_layer")[0] for name, _ in model.named_modules() if name.endswith(".base_layer")}
     assert hit == {f"base_model.model.model.layers.{i}.{NAMES[t]}" for t in targets for i in range(12)}
@@ -121,7 +121,7 @@ def test_peft_reads_our_adapters(lora_config, tmp_path, random_like, phi_shapes,
 
 def test_peft_adapts_only_the_language_model(lora_config, tmp_path, random_like, phi_shapes):
     config = lora_config(targets=TARGETS[0])
-    peft_adapter.write(tmp_path / "adapter", random_like(phi_shapes(config)), config)
+    peft_adapter.write_adapter(tmp_path / "adapter", random_like(phi_shapes(config)), config)
     pattern = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
     assert re.fullmatch(pattern, "model.layers.11.self_attn.q_proj")
     for other in (
@@ -155,7 +155,7 @@ def saved_by_peft(tmp_path, lora_config, random_like, phi_shapes, base_model):
 
 def test_we_read_adapters_of_peft(saved_by_peft, assert_close):
     config, flat, model, folder = saved_by_peft()
-    assert_close(logits(config, unflatten(flat | peft_adapter.read(folder, config))), their_logits(model))
+    assert_close(logits(config, unflatten(flat | peft_adapter.read_adapter(folder, config))), their_logits(model))
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
@@ -163,13 +163,13 @@ def test_round_trip_is_bit_equal(saved_by_peft, tmp_path, kind):
     config, _, _, folder = saved_by_peft()
     saved_model = {name: tensor.astype(jnp.dtype(kind)) for name, tensor in load_file(folder / peft_adapter.WEIGHTS).items()}
     save_file(saved_model, folder / peft_adapter.WEIGHTS)
-    adapters = peft_adapter.read(folder, config)
-    peft_adapter.write(tmp_path / "again", adapters, config)
+    adapters = peft_adapter.read_adapter(folder, config)
+    peft_adapter.write_adapter(tmp_path / "again", adapters, config)
     repeated = load_file(tmp_path / "again" / peft_adapter.WEIGHTS)
     assert repeated.keys() == saved_model.keys()
     for name, tensor in saved_model.items():
         assert repeated[name].dtype == tensor.dtype and repeated[name].tobytes() == tensor.tobytes()
-    for path, leaf in peft_adapter.read(tmp_path / "again", config).items():
+    for path, leaf in peft_adapter.read_adapter(tmp_path / "again", config).items():
         assert leaf.dtype == jnp.dtype(kind) and leaf.tobytes() == adapters[path].tobytes()
 
 
@@ -194,7 +194,7 @@ def test_round_trip_is_bit_equal(saved_by_peft, tmp_path, kind):
 def test_unsupported_adapters_are_refused(saved_by_peft, fields, message):
     config, _, _, folder = saved_by_peft(**fields)
     with pytest.raises(UserError, match=message):
-        peft_adapter.read(folder, config)
+        peft_adapter.read_adapter(folder, config)
 
 
 @pytest.mark.parametrize("field", ["x\x1b" * 10**5, "peft_type", "r", "bias", "init_lora_weights"])
@@ -202,34 +202,34 @@ def test_long_fields_are_truncated_in_messages(lora_config, tmp_path, field):
     plain = {"peft_type": "LORA", "r": 2, "lora_alpha": 6.0, "bias": "none", "init_lora_weights": True}
     (tmp_path / peft_adapter.CONFIG).write_text(json.dumps(plain | {field: "y\x1b" * 10**5}))
     with pytest.raises(UserError) as excinfo:
-        peft_adapter.read(tmp_path, lora_config())
+        peft_adapter.read_adapter(tmp_path, lora_config())
     assert str(excinfo.value).isprintable() and len(str(excinfo.value)) < 1000
 
 
 def test_a_broken_folder_is_named(lora_config, tmp_path, random_like, phi_shapes):
     config = lora_config(targets=TARGETS[0])
     with pytest.raises(UserError, match=r"adapter_config\.json: not a readable config"):
-        peft_adapter.read(tmp_path / "nowhere", config)
+        peft_adapter.read_adapter(tmp_path / "nowhere", config)
     params = random_like(phi_shapes(config))
     folder = tmp_path / "adapter"
-    peft_adapter.write(folder, params, config)
-    peft_adapter.write(folder, flatten(params), config)  # in its own folder, by path
+    peft_adapter.write_adapter(folder, params, config)
+    peft_adapter.write_adapter(folder, flatten(params), config)  # in its own folder, by path
     tensors = load_file(folder / peft_adapter.WEIGHTS)
     wide = {name: np.concatenate([x, x], axis=int("lora_B" in name)) for name, x in tensors.items()}
     save_file(wide, folder / peft_adapter.WEIGHTS)
     with pytest.raises(UserError, match=r"adapter_model\.safetensors: .*\n.*/lora_a: shape \(12, 36, 4\), the model has \(12"):
-        peft_adapter.read(folder, config)
+        peft_adapter.read_adapter(folder, config)
     save_file(tensors | {next(iter(wide)): next(iter(wide.values()))}, folder / peft_adapter.WEIGHTS)
     with pytest.raises(UserError, match=r"adapter_model\.safetensors: the layers' adapters differ in shape"):
-        peft_adapter.read(folder, config)
+        peft_adapter.read_adapter(folder, config)
     (folder / peft_adapter.WEIGHTS).write_bytes(b"\0" * 9)
     with pytest.raises(UserError, match=r"adapter_model\.safetensors: is not a weight file"):
-        peft_adapter.read(folder, config)
+        peft_adapter.read_adapter(folder, config)
     (folder / peft_adapter.CONFIG).write_text('{"peft_type": "IA3"}')
     with pytest.raises(UserError, match=r"adapter_config\.json: peft_type = 'IA3'"):
-        peft_adapter.read(folder, config)
+        peft_adapter.read_adapter(folder, config)
     with pytest.raises(UserError, match=r"model\.lora\.rank = 0"):
-        peft_adapter.read(folder, lora_config(rank=0))
+        peft_adapter.read_adapter(folder, lora_config(rank=0))
 
 
 def test_writing_is_strict(lora_config, tmp_path, random_like, phi_shapes):
@@ -237,14 +237,14 @@ def test_writing_is_strict(lora_config, tmp_path, random_like, phi_shapes):
     flat = flatten(random_like(phi_shapes(config)))
     less = {path: leaf for path, leaf in flat.items() if path != "llm/layers/attention/query/lora_b"}
     with pytest.raises(UserError, match=r"missing in the parameters: llm/layers/attention/query/lora_b"):
-        peft_adapter.write(tmp_path / "a", less, config)
+        peft_adapter.write_adapter(tmp_path / "a", less, config)
     more = flat | {"llm/layers/mlp/up/lora_a": np.zeros((12, 36, 2))}
     with pytest.raises(UserError, match=r"no PyTorch name for: llm/layers/mlp/up/lora_a"):
-        peft_adapter.write(tmp_path / "a", more, config)
+        peft_adapter.write_adapter(tmp_path / "a", more, config)
     with pytest.raises(UserError, match=r"lora_a: shape \(12, 36, 2\), the model has \(12, 36, 3\)"):
-        peft_adapter.write(tmp_path / "a", flat, lora_config(targets=TARGETS[0], rank=3))
+        peft_adapter.write_adapter(tmp_path / "a", flat, lora_config(targets=TARGETS[0], rank=3))
     assert not (tmp_path / "a").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
     with pytest.raises(UserError, match=r"contains thesis\.txt, which would be deleted"):
-        peft_adapter.write(tmp_path / "full", flat, config)
+        peft_adapter.write_adapter(tmp_path / "full", flat, config)
