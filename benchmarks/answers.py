@@ -17,8 +17,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 
-from hyperseg_jax.ops.transforms import Geometry, fit
-from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize
+from hyperseg_jax.ops.transforms import Geometry, fit_to_square
+from hyperseg_jax.results.mask_resize import canvas_size, geometry_array, make_mask_resize
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.systems import system as systems
 
@@ -52,16 +52,16 @@ def main() -> None:
     parsed = parser.parse_args()
 
     answers, rng = systems.get("hyperseg").answers, np.random.default_rng(0)
-    geometry, prompt = fit(parsed.side * 3 // 4, parsed.side, INPUT), Prompt("referring", "it")
+    geometry, prompt = fit_to_square(parsed.side * 3 // 4, parsed.side, INPUT), Prompt("referring", "it")
     noise = rng.normal(0, 2, (parsed.queries, 8, 8)).astype(np.float32)
     cells = INPUT // STRIDE
     masks = interpolation_matrix(8, cells) @ noise @ interpolation_matrix(8, cells).T  # smooth blobs
     scores = rng.normal(-3, 2, parsed.queries).astype(np.float32)
     outputs = {"mask_logits": masks, "expression": scores, "asked": np.asarray(True)}
-    answer, size = answers.find("expression"), canvas(*geometry.original)
+    answer, size = answers.find("expression"), canvas_size(*geometry.original)
 
     def select(outputs: dict[str, jax.Array], geometry: jax.Array) -> dict[str, jax.Array]:
-        return answer.select(outputs, mask_resize(geometry, masks.shape[1:], size), answers.default.segment_thresholds())
+        return answer.select(outputs, make_mask_resize(geometry, masks.shape[1:], size), answers.default.segment_thresholds())
 
     jitted, loaded = jax.jit(select), jax.device_put(outputs)
     selected = jax.block_until_ready(jitted(loaded, geometry_array(geometry)))

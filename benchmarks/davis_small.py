@@ -19,7 +19,7 @@ from hyperseg_jax.atomic import write_text
 from hyperseg_jax.datasets import ReferringFrames
 from hyperseg_jax.metrics.jf import boundary_accuracy, region_similarity
 from hyperseg_jax.predictors.model import load
-from hyperseg_jax.results.drawing import compare, contact_sheet, save_image
+from hyperseg_jax.results.drawing import arrange_tiles, draw_comparison, save_image
 from hyperseg_jax.structs import Example
 
 Values = dict[str, list[float]]
@@ -71,7 +71,7 @@ def main() -> None:
                 for name, value in scores.items():
                     values[video][name].append(value)
             if example.name.startswith(f"{prompt.key}/"):
-                tiles.setdefault(prompt.key, {}).setdefault(prompt.group, compare(example.frames[0], prompt, [ours]))
+                tiles.setdefault(prompt.key, {}).setdefault(prompt.group, draw_comparison(example.frames[0], prompt, [ours]))
 
     averages = {
         video: {name: float(np.mean(targets[name])) for name in sorted(targets)} for video, targets in sorted(values.items())
@@ -85,7 +85,7 @@ def main() -> None:
     print(f"mean J of {len(every)} prompts: {np.mean(every):.3f}")
     write_text(parsed.out / "scores.json", json.dumps(averages, indent=2) + "\n")
     rows = [np.concatenate(list(tiles[video].values()), axis=1) for video in odd.videos]
-    save_image(parsed.out / "clips.png", contact_sheet(rows, 2))
+    save_image(parsed.out / "clips.png", arrange_tiles(rows, 2))
 
 
 if __name__ == "__main__":

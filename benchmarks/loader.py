@@ -32,7 +32,7 @@ from hyperseg_jax.data.pipeline import Stream
 from hyperseg_jax.datasets import Gqa
 from hyperseg_jax.datasets.builds.build import Plan, build_split
 from hyperseg_jax.datasets.built import Built
-from hyperseg_jax.ops.transforms import fit, resize_and_pad
+from hyperseg_jax.ops.transforms import fit_to_square, resize_and_pad
 from hyperseg_jax.untrusted import images
 
 HEIGHT, WIDTH = 480, 640
@@ -73,7 +73,7 @@ class ImageTask:
 
 def resize(pixels: np.ndarray, size: int) -> np.ndarray:
     """Resizes uint8 [H, W, 3] to [size, size, 3]."""
-    return resize_and_pad(pixels, fit(*pixels.shape[:2], size))
+    return resize_and_pad(pixels, fit_to_square(*pixels.shape[:2], size))
 
 
 class ImageFiles(torch.utils.data.Dataset):

@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parsed = parser.parse_args()
     config = configs.load("hyperseg_3b")
-    processor = sources.processor(config, systems.get(config.system), Tokenizer.toy(), "panoptic", length=4096)
+    processor = sources.make_processor(config, systems.get(config.system), Tokenizer.toy(), "panoptic", length=4096)
     targets = config.data.tasks.panoptic.targets
     for segments in parsed.segments:
         inputs = make_example(segments)

@@ -67,7 +67,7 @@ def test_every_parameter_has_an_optimizer_group(name):
 
     config = configs.load(name)
     rules = tuple(param_groups.ParamGroup(**dict(rule)) for rule in config.optimizer.param_groups)
-    where = param_groups.assign(build_config(name)[1], rules)
+    where = param_groups.assign_groups(build_config(name)[1], rules)
     assert any(rules[k].rate for k in where.values())
     if name == "hyperseg_3b":  # trained by the authors: 64 adapters, the decoders and the connectors; the rest is frozen
         trained = {path for path, k in where.items() if rules[k].rate}

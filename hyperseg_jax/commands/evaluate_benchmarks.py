@@ -21,7 +21,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import benchmark_run, benchmarks
 from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.evaluation.submissions import WRITERS
-from hyperseg_jax.metrics.published import REPORTED_RESULTS, reported_results
+from hyperseg_jax.metrics.published import REPORTED_RESULTS, find_reported_results
 from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.results.server import coco_panoptic
 from hyperseg_jax.systems import system as systems
@@ -39,7 +39,7 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
     """Evaluates a checkpoint on the requested benchmarks and prints a table of scores; --out also writes result files."""
     config = configs.load(parsed.config, parsed.overrides)
     set_block(config.get("limits", {}), parsed.limits)
-    chosen = benchmarks.find(parsed.benchmarks)
+    chosen = benchmarks.find_benchmarks(parsed.benchmarks)
     hosts.join(
         hosts.Timeouts(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
     )
@@ -57,9 +57,9 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
         if not root:
             if not_toy := [name for name, line in chosen.items() if line.reader != "toy"]:
                 raise UserError(f"--benchmarks {', '.join(not_toy)}: give --data-root, the root folder of their files")
-            root = str(sources.toy_world(config.data.toy.to_dict() | {"train": 0}, console))
+            root = str(sources.prepare_toy_world(config.data.toy.to_dict() | {"train": 0}, console))
         tasks = {name: benchmarks.open_task(name, line, config, system, root) for name, line in chosen.items()}
-        mesh = placement.make(config.train.preset, config.train.mesh, adapters=systems.lora(config) is not None)
+        mesh = placement.make(config.train.preset, config.train.mesh, adapters=systems.lora_block(config) is not None)
         engine = load_engine(config, system, folder, mesh)
         states = parsed.out / PARTIAL if parsed.out else None
         if states and hosts.is_primary():
@@ -114,7 +114,7 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
 def _check_submission_paths(folder: pathlib.Path) -> None:
     """Raises UserError if files or folders in the output folder of a benchmark are in the way of a submission."""
     check_output_paths(folder, (), (f"submission{end}" for end in (".zip", ".json", ".xlsx")))
-    coco_panoptic.check(folder / "submission")
+    coco_panoptic.check_output_folder(folder / "submission")
 
 
 def _write_submission(
@@ -145,7 +145,7 @@ def scores_table(scores: Mapping[str, Mapping[str, float]], rules: str) -> Table
     result = Table("benchmark", "metric", "ours", "published", title=f"scores by the {rules} rules")
     for name, values in scores.items():
         for metric, value in values.items():
-            reported = "; ".join(f"{row.value:.2f} {row.model}" for row in reported_results(name, metric))
+            reported = "; ".join(f"{row.value:.2f} {row.model}" for row in find_reported_results(name, metric))
             result.add_row(escape_markup(name), escape_markup(metric), score_text(metric, value), reported)
         result.add_section()
     return result

@@ -39,7 +39,7 @@ def run(parsed: argparse.Namespace) -> None:
     table = Table("task", "examples per chip", "peak GB per chip", "upper bound", "fits", title=title)
     problems: list[str] = []
     messages: dict[str, None] = {}  # unique messages, in order
-    for task in parsed.task or sources.programs(config):
+    for task in parsed.task or sources.program_names(config):
         with console.status(f"compiling the {task} step"):
             plan = planning.compile_step(config, task, devices)
         mesh = " x ".join(f"{name} {size}" for name, size in plan.mesh.items())

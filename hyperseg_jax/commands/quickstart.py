@@ -17,7 +17,7 @@ from rich.table import Table
 from hyperseg_jax import config as configs
 from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.results.drawing import caption, contact_sheet, draw_segments, overlay
+from hyperseg_jax.results.drawing import add_caption, arrange_tiles, draw_masks, draw_segments
 from hyperseg_jax.results.page import Page
 from hyperseg_jax.untrusted import paths, printing
 from hyperseg_jax.untrusted.bad_file import naming_path
@@ -97,7 +97,7 @@ def open_tasks(config: Any, console: Console) -> dict[str, Any]:
     from hyperseg_jax.data import sources
     from hyperseg_jax.systems import system as systems
 
-    return sources.build(config, systems.get(config.system), console=console)
+    return sources.build_tasks(config, systems.get(config.system), console=console)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +132,7 @@ def show_held_out(page: Page, model: Any, known: EvaluationSet, log: Callable[[s
         "that uses the text must score low."
     )
     page.table(("prediction", "cIoU", "gIoU"), [(what, f"{c:.2f}", f"{g:.2f}") for what, c, g in controls.lines()])
-    page.image(contact_sheet(controls.evaluation.tiles, 3), "Left: target. Right: prediction.")
+    page.image(arrange_tiles(controls.evaluation.tiles, 3), "Left: target. Right: prediction.")
 
 
 def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
@@ -145,8 +145,8 @@ def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
     stuff = [name for name, thing in zip(prompt.classes, prompt.things, strict=True) if not thing]
     prediction = model.segment_classes(frame, names, stuff=stuff)
     tiles = [
-        caption(
-            overlay(frame, list(prediction.masks), tint=True),
+        add_caption(
+            draw_masks(frame, list(prediction.masks), tint=True),
             "classes: " + ", ".join(prediction.names),
             height=44,
         )
@@ -159,7 +159,7 @@ def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
         mark[draw_region(prompt.regions[0], mark.shape[:2])] = (255, 0, 255)
         (segment,) = model.segment_regions(example.frames[0], prompt.regions)
         tiles.append(
-            caption(
+            add_caption(
                 np.concatenate([mark, draw_segments(example.frames[0], [segment])], 1)[:, :384],
                 f"{prompt.regions[0].kind}, and the prediction",
                 height=44,
@@ -167,7 +167,7 @@ def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
         )
     page.heading("2. The same model with other kinds of prompts")
     page.text("A list of classes (panoptic segmentation), and visual prompts drawn on an object.")
-    page.image(contact_sheet(tiles, 2), "A class list, then visual prompts (magenta) and the predicted object of each.")
+    page.image(arrange_tiles(tiles, 2), "A class list, then visual prompts (magenta) and the predicted object of each.")
 
 
 def show_clip(page: Page, model: Any, world: pathlib.Path, log: Callable[[str], None]) -> None:
@@ -178,12 +178,12 @@ def show_clip(page: Page, model: Any, world: pathlib.Path, log: Callable[[str], 
     example = toy.open_reader(world, "video", "val")[0]
     text = example.prompts[0].text
     tiles = [
-        caption(draw_segments(frame, segments), f"frame {t + 1}")
+        add_caption(draw_segments(frame, segments), f"frame {t + 1}")
         for t, (frame, segments) in enumerate(model.segment_video(example.frames, text))
     ]
     page.heading("3. A video")
     page.text(f"“{text}”: features of each frame are passed on to the next.")
-    page.image(contact_sheet(tiles, 4), text)
+    page.image(arrange_tiles(tiles, 4), text)
 
 
 def fine_tune(
@@ -245,12 +245,12 @@ def draw_comparison(base_model: Any, tuned_model: Any, dataset: EvaluationSet, c
         if prompt is None:
             continue
         frame = example.frames[0]
-        panels = [overlay(frame, [mask[0] for mask in prompt.masks])]
+        panels = [draw_masks(frame, [mask[0] for mask in prompt.masks])]
         panels += [draw_segments(frame, model.segment(frame, prompt.text)) for model in (base_model, tuned_model)]
-        tiles.append(caption(_side_by_side(panels), prompt.text))
+        tiles.append(add_caption(_side_by_side(panels), prompt.text))
         if len(tiles) == count:
             break
-    return contact_sheet(tiles, 2)
+    return arrange_tiles(tiles, 2)
 
 
 def _side_by_side(panels: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:

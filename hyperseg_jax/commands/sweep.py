@@ -138,7 +138,7 @@ def _check_metric_is_written(sweep: _Sweep, console: Console) -> None:
     field = f"--metric {metric}"
     if metric.task == "train":
         if metric.name not in checks.STEP_METRICS:
-            score_names.check_score(field, metric.name, checks.train_metrics(sweep.configs[0]))
+            score_names.check_score(field, metric.name, checks.train_metric_names(sweep.configs[0]))
         return
     checked: set[str] = set()  # trials may have different data
     for config in sweep.configs:

@@ -85,6 +85,7 @@ class Augment:
         return example, fill
 
     def _crop_and_scale(self, example: Example, rng: np.random.Generator) -> tuple[Example, float]:
+        """Returns the example with a random crop, and the fraction of the padded square for its long edge."""
         size = example.frames.shape[1:3]
         fill = 1.0
         for _ in range(MAX_TRIES):
@@ -98,6 +99,7 @@ class Augment:
         return example, fill
 
     def _redraw_marks(self, prompt: Prompt, rng: np.random.Generator) -> Prompt:
+        """Replaces each region of a region prompt by a random mark drawn from its target mask, if it has one."""
         if prompt.task != "region" or prompt.masks is None:
             return prompt
         regions = list(prompt.regions)
@@ -132,7 +134,7 @@ def crop_example(example: Example, window: Window) -> Example:
 
     def crop_prompt(prompt: Prompt) -> Prompt:
         if prompt.task in MULTI_TARGET_TASKS:
-            prompt = _drop_invisible(prompt, window)
+            prompt = _drop_invisible_objects(prompt, window)
         regions = tuple(crop_region(thicken_region_mask(region), window) for region in prompt.regions)
         return map_masks(prompt, lambda _, mask: mask[..., window[0], window[1]], regions=regions, areas=())
 
@@ -150,7 +152,8 @@ def _visible_regions(prompt: Prompt, window: Window) -> np.ndarray:
     return seen
 
 
-def _drop_invisible(prompt: Prompt, window: Window) -> Prompt:
+def _drop_invisible_objects(prompt: Prompt, window: Window) -> Prompt:
+    """Returns the prompt without the targets and regions that are not in the window; labels are renumbered."""
     if prompt.task == "region":
         seen = _visible_regions(prompt, window)
         new_label = np.cumsum(seen) - 1
@@ -168,6 +171,7 @@ def _drop_invisible(prompt: Prompt, window: Window) -> Prompt:
 
 
 def _map_prompts(example: Example, change: Callable[[Prompt], Prompt]) -> Example:
+    """Returns the example with each of its prompts changed."""
     return dataclasses.replace(example, prompts=tuple(change(prompt) for prompt in example.prompts))
 
 

@@ -22,7 +22,7 @@ BATCHES = ("task", MIXED)
 """Values of data.batches: one task per batch, or all tasks mixed in each batch."""
 
 
-def cycle(ratios: Mapping[str, int]) -> tuple[str, ...]:
+def task_cycle(ratios: Mapping[str, int]) -> tuple[str, ...]:
     """Returns the order of tasks in one cycle: {"a": 3, "b": 1} -> ("a", "a", "b", "a")."""
     if not ratios or any(int(r) != r or r < 0 for r in ratios.values()) or not sum(ratios.values()):
         listed = ", ".join(f"{name} {ratio}" for name, ratio in ratios.items())
@@ -47,7 +47,7 @@ class Mixture:
         if batches not in BATCHES:
             raise UserError(f"data.batches = {batches!r}: use one of {', '.join(BATCHES)}")
         self._tasks = {name: task for name, task in tasks.items() if task.ratio}
-        self._cycle = cycle({name: task.ratio for name, task in tasks.items()})
+        self._cycle = task_cycle({name: task.ratio for name, task in tasks.items()})
         self._batch_size, self._seed, self._first, self._mixed = batch_size, seed, first, batches == MIXED
         self._streams = {
             name: grain.MapDataset.range(len(task.train)).seed(seed + k).shuffle().repeat()

@@ -51,7 +51,7 @@ class Padding:
         return [str(self.length), str(longest), str(-(-longest // STEP) * STEP), *map(_percent, fractions)]
 
 
-def measure(task: Task, *, seed: int, records: int = RECORDS) -> Padding:
+def measure_padding(task: Task, *, seed: int, records: int = RECORDS) -> Padding:
     """Samples training records of a task (the same on every host), processes them as the stream does, and measures padding."""
     train = task.train or ()
     elements, first_error = [], "" if len(train) else "there are none"
@@ -70,10 +70,10 @@ def measure(task: Task, *, seed: int, records: int = RECORDS) -> Padding:
     return Padding(first_error, len(elements), length, tuple(used for used, _ in positions), fractions)
 
 
-def table(
+def padding_table(
     measured: Mapping[str, Padding], ratios: Mapping[str, int], *, batch_size: int, length_buckets: Sequence[int], mixed: bool
 ) -> Table:
-    """Returns a table with one row per task and, if batches are mixed, one row for the mixed batches."""
+    """Returns a table of the measured paddings, with one row per task and, if batches are mixed, one for the mixed batches."""
     title = f"padding of the training batches, by {RECORDS} records of each task"
     bucketed = ["in buckets"] if length_buckets else []
     others = list(dict.fromkeys(name for padding in measured.values() for name in padding.padding_fractions))

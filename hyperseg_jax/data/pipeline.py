@@ -34,7 +34,7 @@ class Stream:
         rows = range(batch_size) if rows is None else rows
         self._batch_size, self._rows, self._rows_per_batch = batch_size, rows, len(rows)
         self.read_errors: list[tuple[int, str]] = []
-        _parse_flags(workers)
+        _parse_absl_flags(workers)
         self._workers, self._started = workers, False
         parallel = grain.MultiprocessingOptions(num_workers=workers) if workers else None
         self._iterator = iter(
@@ -58,13 +58,13 @@ class Stream:
 
     def __next__(self) -> dict[str, Any]:
         start = self.position
-        batch = self._next()
+        batch = self._next_batch()
         for row, codes in zip(self._rows, batch.pop("fault"), strict=True):
             if codes[0]:
                 self.read_errors.append((start + row, record_errors.decode_message(codes)))
         return batch
 
-    def _next(self) -> dict[str, Any]:
+    def _next_batch(self) -> dict[str, Any]:
         if self._started:
             return next(self._iterator)
         self._started = True
@@ -119,7 +119,7 @@ def read_ahead(examples: Sequence[Any], indices: Sequence[int], *, workers: int 
     used for fewer than MIN_RECORDS_FOR_WORKERS records.
     """
     workers = workers if len(indices) >= MIN_RECORDS_FOR_WORKERS else 0
-    _parse_flags(workers)
+    _parse_absl_flags(workers)
     dataset = grain.MapDataset.source(_ReadOrError(examples, indices))
     read = dataset.to_iter_dataset(grain.ReadOptions(*((0, 0) if workers else (2, 4))))
     if workers:
@@ -155,7 +155,9 @@ class _ReadOrError(_KeepsLimits):
             return Unreadable(record_errors.error_message(error))
 
 
-def _parse_flags(workers: int) -> None:
+def _parse_absl_flags(workers: int) -> None:
+    """Parses no command-line flags with absl if nothing else has parsed them, because Grain's worker processes read parsed
+    flags."""
     if workers and not flags.FLAGS.is_parsed():
         flags.FLAGS(sys.argv[:1])  # Grain's workers read them
 

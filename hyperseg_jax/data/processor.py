@@ -55,13 +55,15 @@ class Processor(Protocol):
         """
 
     def bucket(self, example: Example) -> Shape:
-        """Returns the padded sizes and counts for this example in prediction and evaluation; few distinct values occur."""
+        """Returns the padded sizes and counts for this example in prediction and evaluation. Only few distinct ones are
+        returned, so that few programs are compiled."""
 
     def for_bucket(self, shape: Shape) -> Processor:
-        """Returns a processor with these sizes and counts; all other sizes are kept."""
+        """Returns a processor with the sizes and counts of a bucket; all sizes that are not in it are kept."""
 
     def with_common_shape(self, others: Iterable[Any]) -> Processor:
-        """Returns a processor of the same model with the maximum of each size over this and the other processors."""
+        """Returns a processor of the same model that holds the elements of this and the other processors: with the maximum of
+        each size."""
 
     def spec(self, batch_size: int) -> Batch:
         """Returns the shapes and dtypes of a batch (jax.ShapeDtypeStruct), for compilation without data."""
@@ -84,7 +86,7 @@ class Processor(Protocol):
 
 
 def common_shape(shapes: Iterable[Shape]) -> dict[str, int]:
-    """Returns the maximum of each size and count."""
+    """Returns the shape that holds all of these: the maximum of each size and count."""
     common: dict[str, int] = {}
     for shape in shapes:
         common |= {name: max(size, common.get(name, 0)) for name, size in shape.items()}

@@ -20,7 +20,7 @@ from rich.console import Console
 from hyperseg_jax import datasets, toy
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.data.augment import Augment
-from hyperseg_jax.data.mixture import MIXED, cycle
+from hyperseg_jax.data.mixture import MIXED, task_cycle
 from hyperseg_jax.data.processor import Batch, Processor
 from hyperseg_jax.datasets import layouts, record_errors
 from hyperseg_jax.datasets.built import Built
@@ -116,7 +116,7 @@ class Task:
         return self.train_processor.blank()
 
 
-def build(
+def build_tasks(
     config: ml_collections.ConfigDict, system: Any, *, console: Console, for_training: bool = True, split: str = "val"
 ) -> dict[str, Task]:
     """Builds the tasks of config.data. Generates the toy dataset first if the config uses it and it does not exist yet.
@@ -127,8 +127,8 @@ def build(
     data = config.data
     tokenizer = system.tokenizer(config)
     root = resolve_root(data, console, for_training=for_training)
-    processors = {name: processor(config, system, tokenizer, name) for name in data.tasks}
-    shared = processor(config, system, tokenizer, MIXED) if programs(config) == (MIXED,) else None
+    processors = {name: make_processor(config, system, tokenizer, name) for name in data.tasks}
+    shared = make_processor(config, system, tokenizer, MIXED) if program_names(config) == (MIXED,) else None
     if unknown := [name for name in data.get("augment", {}) if name not in data.tasks]:
         raise UserError(f"data.augment.{unknown[0]}: no such task; use one of {', '.join(data.tasks)}")
     tasks = {}
@@ -146,7 +146,7 @@ def build(
             val = {**val, "split": split}
             controls = (str(val.get("folder")).replace("{root}", root), split) if val.get("task") == "referring" else None
         train_reader, val_reader = (open_reader(where, reader, part, root) for part in (train if for_training else None, val))
-        augment = augmentation(config, name)
+        augment = make_augmentation(config, name)
         tasks[name] = Task(name, train_reader, val_reader, ratio, processors[name], augment, controls, shared)
     return tasks
 
@@ -176,19 +176,17 @@ def resolve_root(data: ml_collections.ConfigDict, console: Console, *, for_train
     if not uses_toy:
         return ""
     parameters = data.toy.to_dict()
-    return str(toy_world(parameters if for_training else parameters | {"train": 0}, console))
+    return str(prepare_toy_world(parameters if for_training else parameters | {"train": 0}, console))
 
 
-def processor(
+def make_processor(
     config: ml_collections.ConfigDict, system: Any, tokenizer: Tokenizer | None, task: str, **sizes: int
 ) -> Processor:
-    """Returns the processor of a task, or of "mixed" batches, which fits every task with a ratio above 0.
-
-    tokenizer: may be None if only shapes are needed. sizes: override sizes of the config.
-    """
+    """Returns the processor of a task, or of "mixed" batches, which fits every task with a ratio above 0. tokenizer: None
+    suffices if only shapes are needed. sizes: array sizes that override those of the config."""
     if task == MIXED:
-        trained = cycle({name: block.ratio for name, block in config.data.tasks.items()})
-        first, *others = (processor(config, system, tokenizer, name, **sizes) for name in dict.fromkeys(trained))
+        trained = task_cycle({name: block.ratio for name, block in config.data.tasks.items()})
+        first, *others = (make_processor(config, system, tokenizer, name, **sizes) for name in dict.fromkeys(trained))
         return first.with_common_shape(others)
     fields = config.data.tasks[task].to_dict() | sizes
     result: Processor = system.processor(
@@ -199,7 +197,7 @@ def processor(
     return result
 
 
-def augmentation(config: ml_collections.ConfigDict, task: str) -> Augment:
+def make_augmentation(config: ml_collections.ConfigDict, task: str) -> Augment:
     """Returns the augmentation of a task: data.horizontal_flip, overridden by the fields of data.augment.TASK."""
     block = config.data.get("augment", {}).get(task, {})
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in block.items()}
@@ -210,7 +208,7 @@ def augmentation(config: ml_collections.ConfigDict, task: str) -> Augment:
         raise UserError(f"data.augment.{task}: {error}") from error
 
 
-def programs(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+def program_names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """Returns the names of the compiled train steps: one per task, or only MIXED."""
     return (MIXED,) if config.data.get("batches", "task") == MIXED else tuple(config.data.tasks)
 
@@ -232,8 +230,9 @@ def check_untrusted_paths(config: ml_collections.ConfigDict, where: str) -> None
                 )
 
 
-def toy_world(parameters: Mapping[str, Any], console: Console) -> pathlib.Path:
-    """Returns the folder of the toy dataset with these parameters in the user's cache; generates it if needed."""
+def prepare_toy_world(parameters: Mapping[str, Any], console: Console) -> pathlib.Path:
+    """Returns the folder of the toy dataset with these parameters in the user's cache. Generates the dataset if the folder does
+    not exist yet."""
     code = zlib.crc32(json.dumps([toy.VERSION, dict(parameters)], sort_keys=True).encode())
     folder = cache_folder() / f"toy-{code:08x}"
     if not folder.exists():

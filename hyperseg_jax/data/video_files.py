@@ -42,7 +42,7 @@ def read_frames(source: str | os.PathLike[str] | BinaryIO) -> Iterator[np.ndarra
     Raises UserError for a missing file, a file that is not a video, or a damaged frame, when that frame is read.
     """
     if not isinstance(source, str | os.PathLike):
-        yield from _decode(source, getattr(source, "name", "the stream"))
+        yield from _decode_video(source, getattr(source, "name", "the stream"))
         return
     path = pathlib.Path(source)
     if path.is_dir():
@@ -52,14 +52,14 @@ def read_frames(source: str | os.PathLike[str] | BinaryIO) -> Iterator[np.ndarra
     try:
         file = paths.open_file(path)
     except BadFile as error:
-        raise UserError(f"{path}: {error} of a video") from error
+        raise UserError(f"{path}: {error.why}; give a video file or a folder of its frames") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be opened ({error.strerror}); check the path of the video") from error
     with file:
-        yield from _decode(file, path)
+        yield from _decode_video(file, path)
 
 
-def _decode(file: BinaryIO, name: str | os.PathLike[str]) -> Iterator[np.ndarray]:
+def _decode_video(file: BinaryIO, name: str | os.PathLike[str]) -> Iterator[np.ndarray]:
     """Decodes a file object. FFmpeg only reads through the file object, so a file name is never interpreted as a URL."""
     try:
         import av

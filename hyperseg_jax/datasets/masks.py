@@ -104,14 +104,14 @@ def fill_polygons(
         begin, end = runs(polygon, height, width)
         first.append(begin)
         after.append(end)
-    pixels = run_lengths.paint(np.concatenate(first), np.concatenate(after), height * width)
+    pixels = run_lengths.paint_runs(np.concatenate(first), np.concatenate(after), height * width)
     return pixels.reshape(width, height).T if rule == "coco" else pixels.reshape(height, width)
 
 
 def _coco_polygon_runs(polygon: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the runs of a polygon down the columns, see fill_poly."""
     (encoded,) = coco_mask.frPyObjects([polygon.reshape(-1).tolist()], height, width)
-    edges = np.cumsum(run_lengths.lengths(encoded["counts"], height * width))
+    edges = np.cumsum(run_lengths.parse_lengths(encoded["counts"], height * width))
     return edges[:-1:2], edges[1::2]
 
 

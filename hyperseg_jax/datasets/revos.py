@@ -15,7 +15,7 @@ from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.video_reader import VideoReader
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
-from hyperseg_jax.text.expressions import video_expression
+from hyperseg_jax.text.expressions import clean_video_expression
 from hyperseg_jax.untrusted import budget, limits
 
 TYPES = {0: "referring", 1: "reasoning", 2: "absent"}
@@ -146,7 +146,7 @@ class ReVos(VideoReader):
         kind = TYPES.get(files.integer_field(expression, "type_id", where), "") if "type_id" in expression else TYPES[0]
         return Prompt(
             task="video",
-            text=video_expression(files.text_field(expression, "exp", where)),
+            text=clean_video_expression(files.text_field(expression, "exp", where)),
             masks=target[None] if anno_ids else np.zeros((0, *target.shape), bool),
             group=files.text_field(expression, "group", where, kind),
             foreground=foreground,

@@ -142,11 +142,11 @@ class MaskedAttentionDecoder(nn.Module):
                 blocked = _blocked_positions(mask_embedding, small_features[level])
             else:
                 blocked = rearrange(attention_masks[i], "(b prompts) q s -> b prompts q s", prompts=prompts)
-            stages.append(stage | {"attention_mask": _rows(blocked)})
+            stages.append(stage | {"attention_mask": _merge_prompt_axis(blocked)})
             allowed = ~blocked | blocked.all(-1, keepdims=True)  # a fully blocked query attends to all positions
             x = layer(x, query_positions, *maps[level], allowed)
         final, _, normalized = self._predict(x, mask_features, embeddings)
-        return self._prediction(x, normalized, final, tuple(stages))
+        return self._build_prediction(x, normalized, final, tuple(stages))
 
     def _keys_and_values(
         self, level: Float[DeviceArray, "B h w C"], index: int
@@ -174,7 +174,10 @@ class MaskedAttentionDecoder(nn.Module):
             kind: self._product("bkqc,bkc->bkq" if kind == "expression" else "bkqc,bknc->bkqn", projected[kind], embedding)
             for kind, embedding in embeddings.items()
         }
-        stage = {"mask_logits": _rows(mask_logits), "scores": {kind: _rows(score) for kind, score in scores.items()}}
+        stage = {
+            "mask_logits": _merge_prompt_axis(mask_logits),
+            "scores": {kind: _merge_prompt_axis(score) for kind, score in scores.items()},
+        }
         return stage, mask_embedding, normalized
 
     def _product(self, expression: str, x: Float[DeviceArray, " ..."], y: Float[DeviceArray, " ..."]) -> jax.Array:
@@ -182,23 +185,23 @@ class MaskedAttentionDecoder(nn.Module):
         p = self.precision
         return jnp.einsum(expression, *p.cast(x, y), precision=p.matmul, preferred_element_type=p.output)
 
-    def _prediction(
+    def _build_prediction(
         self, x: jax.Array, normalized: jax.Array, final: dict[str, Any], stages: tuple[dict[str, Any], ...]
     ) -> MaskPrediction:
         output = self.precision.output
-        scores, embeddings, boxes = dict(final["scores"]), {"query": _rows(x)}, None
+        scores, embeddings, boxes = dict(final["scores"]), {"query": _merge_prompt_axis(x)}, None
         for kind, head in self.extra_heads.items():
             if kind == "box":
-                boxes = _rows(jax.nn.sigmoid(head(normalized).astype(output)))
+                boxes = _merge_prompt_axis(jax.nn.sigmoid(head(normalized).astype(output)))
             elif kind == "box_iou":
-                scores[kind] = _rows(head(normalized)[..., 0].astype(output))
+                scores[kind] = _merge_prompt_axis(head(normalized)[..., 0].astype(output))
             else:
-                embeddings[kind] = _rows(head(x))
+                embeddings[kind] = _merge_prompt_axis(head(x))
         return MaskPrediction(final["mask_logits"], scores, boxes, embeddings, stages)
 
 
-def _rows(x: Shaped[DeviceArray, "B K ..."]) -> Shaped[DeviceArray, "B*K ..."]:
-    """Merges the axes of images and prompts."""
+def _merge_prompt_axis(x: Shaped[DeviceArray, "B K ..."]) -> Shaped[DeviceArray, "B*K ..."]:
+    """Merges the axes of images and prompts to one axis of rows."""
     return rearrange(x, "b prompts ... -> (b prompts) ...")
 
 

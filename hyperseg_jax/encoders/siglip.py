@@ -16,7 +16,7 @@ from hyperseg_jax.layers.linear import linear_table
 from hyperseg_jax.layers.mlp import FeedForward, feed_forward_table
 from hyperseg_jax.layers.norms import LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
-from hyperseg_jax.layers.remat import stack
+from hyperseg_jax.layers.remat import stack_blocks
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.tables import Identity, Row, Table
 
@@ -119,19 +119,19 @@ class Siglip(nn.Module):
         positions = self.param("positions", init, (self.num_tokens, self.hidden_size), self.precision.params)
         x = axes.constrain(x + self.precision.cast(positions), "batch", "tokens", "act_embed")
 
-        feature, inner = self._layers("layers", self.num_used, x, all_hidden)
+        feature, inner = self._run_layers("layers", self.num_used, x, all_hidden)
         hidden = (x, *inner)
         if self.keep_unused and (all_hidden or self.is_initializing()):
-            last, inner = self._layers("unused_layers", self.num_layers - self.num_used, feature, all_hidden)
+            last, inner = self._run_layers("unused_layers", self.num_layers - self.num_used, feature, all_hidden)
             hidden += inner
             normed = LayerNorm(self.epsilon, self.precision, name="unused_norm")(last)
             SiglipHead(self.num_heads, self.mlp_size, self.epsilon, self.precision, name="unused_head")(normed)
         return (feature, hidden) if all_hidden else feature
 
-    def _layers(self, name: str, count: int, x: jax.Array, collect: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    def _run_layers(self, name: str, count: int, x: jax.Array, collect: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         if not count:
             return x, ()
-        layers = stack(SiglipLayer, count, self.remat)
+        layers = stack_blocks(SiglipLayer, count, self.remat)
         x, inner = layers(self.num_heads, self.mlp_size, self.epsilon, self.precision, collect, name=name)(x)
         return x, (tuple(inner) if collect else ())
 

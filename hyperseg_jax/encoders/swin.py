@@ -17,11 +17,11 @@ from hyperseg_jax.layers.linear import Linear, linear_table
 from hyperseg_jax.layers.mlp import FeedForward, feed_forward_table
 from hyperseg_jax.layers.norms import LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
-from hyperseg_jax.layers.remat import apply_remat, stack
+from hyperseg_jax.layers.remat import apply_remat, stack_blocks
 from hyperseg_jax.layers.window_attention import (
     WindowAttention,
-    merge,
-    partition,
+    merge_windows,
+    partition_windows,
     relative_bias_table,
     shift_mask,
     window_attention_table,
@@ -64,12 +64,14 @@ class SwinBlock(nn.Module):
         shift = self.window // 2 if self.shifted else 0
         x = pad_to_multiple(x, self.window)  # padding is not masked, as in the published system
         height, width = x.shape[1:3]
-        windows = partition(jnp.roll(x, (-shift, -shift), (1, 2)), self.window)
+        windows = partition_windows(jnp.roll(x, (-shift, -shift), (1, 2)), self.window)
         mask = shift_mask(height, width, self.window) if self.shifted else None
         windows = WindowAttention(self.num_heads, self.window, self.precision, name="attention")(windows, mask)
-        return jnp.roll(merge(windows, height, width), (shift, shift), (1, 2))[:, :h, :w]
+        return jnp.roll(merge_windows(windows, height, width), (shift, shift), (1, 2))[:, :h, :w]
 
     def _drop_path(self, branch: Float[DeviceArray, "B H W C"], drop: Float[DeviceArray, ""]) -> Float[jax.Array, "B H W C"]:
+        """Sets a branch to zero for random images, and scales it for the others, so that its mean is unchanged (stochastic
+        depth)."""
         if self.deterministic:
             return branch
         mask = jax.random.bernoulli(self.make_rng("dropout"), 1 - drop, (branch.shape[0], 1, 1, 1))
@@ -112,7 +114,7 @@ class SwinStage(nn.Module):
     ) -> Float[jax.Array, "B H W C"]:
         fields = (self.num_heads, self.window, self.mlp_ratio)
         if is_scanned(self.depth):
-            pairs = stack(SwinPair, self.depth // 2, self.remat, (0,))
+            pairs = stack_blocks(SwinPair, self.depth // 2, self.remat, (0,))
             return pairs(*fields, self.precision, deterministic, name="pairs")(
                 x, rearrange(drops, "(pairs blocks) -> pairs blocks", blocks=2)
             )[0]

@@ -1,7 +1,7 @@
 """Running and scoring a model: validation in training, benchmarks, and the engine of predictors.
 
 Running
-    engine          Engine: a model behind jitted functions; predictions(): all examples of a task in global batches
+    engine          Engine: a model behind jitted functions; run_protocols(): all examples of a task in global batches
     features        FeatureCache: encoded features, cached for further prompts about the same image
     protocols       queries of an example: frame by frame, all frames at once, joint expressions, semi-supervised VOS
     clicks          interactive segmentation with simulated clicks

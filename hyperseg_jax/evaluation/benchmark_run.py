@@ -15,7 +15,7 @@ from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.benchmarks import Benchmark
-from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, prediction_fn, predictions
+from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, make_prediction_fn, run_protocols
 from hyperseg_jax.evaluation.protocols import EvalProtocol
 from hyperseg_jax.evaluation.qualitative import QualitativeExamples, is_valid_example_row
 from hyperseg_jax.evaluation.scoring import SCORINGS, Scorer
@@ -100,7 +100,7 @@ def run(
     saved = ""
     if state_file is not None and os.path.lexists(state_file) and hosts.is_primary():
         try:
-            saved = _read(state_file, settings, new(), benchmark)
+            saved = _read_state(state_file, settings, new(), benchmark)
         except (BadFile, OSError) as error:
             aside = paths.rename_damaged(state_file).name
             log(f"{state_file}: is not a partial evaluation ({failure_reason(error)}); renamed to {aside}, starting again")
@@ -109,22 +109,22 @@ def run(
         total.merge(state)
         total.done = total.resumed = state["done"]
     progress(total.done, count)
-    finished = predictions(
+    finished = run_protocols(
         engine,
         task,
         examples,
-        functools.partial(_protocol, engine, benchmark, task, options),
+        functools.partial(_make_protocol, engine, benchmark, task, options),
         start=total.done,
         count=count,
         batch_size=batch_size,
         options=options,
-        unread=functools.partial(_raise_unreadable, task.name),
+        on_unreadable=functools.partial(_raise_unreadable, task.name),
         workers=workers,
     )
     for number, (done, protocols) in enumerate(finished, 1):
         for index, protocol in protocols:
             try:
-                _count(new_results, benchmark, index, protocol)
+                _add_results(new_results, benchmark, index, protocol)
             except BaseException as error:
                 _raise_unreadable(task.name, index, record_errors.error_message(error))
         progress(done, count)
@@ -145,7 +145,7 @@ def run(
     return total
 
 
-def _read(state_file: pathlib.Path, settings: dict[str, Any], new: PartialResults, benchmark: Benchmark) -> str:
+def _read_state(state_file: pathlib.Path, settings: dict[str, Any], new: PartialResults, benchmark: Benchmark) -> str:
     """Returns the validated state of a file as JSON text. Raises BadFile if it is invalid, UserError if another evaluation
     wrote it."""
     with converting_exceptions("it has other fields"):
@@ -165,7 +165,8 @@ def _read(state_file: pathlib.Path, settings: dict[str, Any], new: PartialResult
     return json.dumps(state)
 
 
-def _count(new_results: PartialResults, benchmark: Benchmark, index: int, protocol: EvalProtocol) -> None:
+def _add_results(new_results: PartialResults, benchmark: Benchmark, index: int, protocol: EvalProtocol) -> None:
+    """Scores a finished example, and keeps its rows for the evaluation server if the benchmark has one."""
     for k, (prompt, predictions_by_frame) in enumerate(protocol.answers()):
         value = new_results.scorer.add(protocol.example.name, prompt, predictions_by_frame)
         new_results.cases.add(value, index, k, predictions_by_frame[0])
@@ -178,7 +179,7 @@ def _raise_unreadable(name: str, index: int, reason: str) -> None:
     raise UserError(f"benchmark {name} record {index}: {reason}")
 
 
-def _protocol(engine: Engine, benchmark: Benchmark, task: Task, options: AnswerOptions, example: Example) -> EvalProtocol:
+def _make_protocol(engine: Engine, benchmark: Benchmark, task: Task, options: AnswerOptions, example: Example) -> EvalProtocol:
     other_tasks = {prompt.task for prompt in example.prompts} - {benchmark.task}
     if other_tasks:
         raise UserError(f"{example.name}: has a {other_tasks.pop()} prompt in a benchmark of {benchmark.task}")
@@ -187,4 +188,4 @@ def _protocol(engine: Engine, benchmark: Benchmark, task: Task, options: AnswerO
     geometry = task.processor.geometry(*example.frames.shape[1:3])
     scoring = SCORINGS[benchmark.scoring]
     protocol = scoring.interactive or scoring.protocol if engine.interactive else scoring.protocol
-    return protocol(example, prediction_fn(engine, options, geometry))
+    return protocol(example, make_prediction_fn(engine, options, geometry))

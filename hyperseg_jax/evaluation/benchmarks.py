@@ -8,7 +8,7 @@ from typing import Any
 
 import ml_collections
 
-from hyperseg_jax.data.sources import READERS, Task, open_reader, processor
+from hyperseg_jax.data.sources import READERS, Task, make_processor, open_reader
 from hyperseg_jax.datasets.visual_prompts import RADII
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems.system import System
@@ -45,17 +45,19 @@ _REVOS = {
 }
 
 
-def _referring(name: str) -> Benchmark:
+def _referring_benchmark(name: str) -> Benchmark:
+    """Returns a benchmark of the RefCOCO family. name: its file, without .json."""
     fields = {"json_path": f"{{root}}/refcoco/{name}.json", "image_root": _TRAIN2014}
     return Benchmark("referring", "referring", "refcoco", fields)
 
 
-def _reasoning(split: str) -> Benchmark:
+def _reasoning_benchmark(split: str) -> Benchmark:
     fields = {"folder": f"{{root}}/reasonseg/{split}", "sentences": "each"}
     return Benchmark("reasoning", "referring", "reasonseg", fields)
 
 
-def _visual_prompts(kind: str) -> Benchmark:
+def _visual_prompt_benchmark(kind: str) -> Benchmark:
+    """Returns the interactive benchmark of COCO with prompts of one kind, such as "point"."""
     fields: dict[str, Any] = {
         "json_path": "{root}/interactive/coco_interactive_val.json",
         "image_root": _VAL2017,
@@ -65,7 +67,7 @@ def _visual_prompts(kind: str) -> Benchmark:
     return Benchmark("region", "regions", "interactive", fields)
 
 
-def _from_layout(
+def _benchmark_from_layout(
     task: str,
     scoring: str,
     name: str,
@@ -80,69 +82,71 @@ def _from_layout(
     return Benchmark(task, scoring, "benchmark", fields, submission=submission, truth=truth)
 
 
-def _toy(task: str, scoring: str, **options: Any) -> Benchmark:
+def _toy_benchmark(task: str, scoring: str, **options: Any) -> Benchmark:
+    """Returns a benchmark of the generated toy dataset. options: options of its reader."""
     return Benchmark(task, scoring, "toy", {"folder": "{root}", "task": task, "split": "val", **options}, published=False)
 
 
 BENCHMARKS: dict[str, Benchmark] = {
-    "refcoco": _referring("refcoco_val"),
-    "refcoco_testA": _referring("refcoco_testA"),
-    "refcoco_testB": _referring("refcoco_testB"),
-    "refcoco+": _referring("refcoco+_val"),
-    "refcoco+_testA": _referring("refcoco+_testA"),
-    "refcoco+_testB": _referring("refcoco+_testB"),
-    "refcocog": _referring("refcocog_val"),
-    "refcocog_test": _referring("refcocog_test"),
-    "grefcoco": dataclasses.replace(_from_layout("referring", "generalized", "grefcoco", "val"), published=False),
-    "reasonseg": _reasoning("val"),
-    "reasonseg_test": _reasoning("test"),
+    "refcoco": _referring_benchmark("refcoco_val"),
+    "refcoco_testA": _referring_benchmark("refcoco_testA"),
+    "refcoco_testB": _referring_benchmark("refcoco_testB"),
+    "refcoco+": _referring_benchmark("refcoco+_val"),
+    "refcoco+_testA": _referring_benchmark("refcoco+_testA"),
+    "refcoco+_testB": _referring_benchmark("refcoco+_testB"),
+    "refcocog": _referring_benchmark("refcocog_val"),
+    "refcocog_test": _referring_benchmark("refcocog_test"),
+    "grefcoco": dataclasses.replace(_benchmark_from_layout("referring", "generalized", "grefcoco", "val"), published=False),
+    "reasonseg": _reasoning_benchmark("val"),
+    "reasonseg_test": _reasoning_benchmark("test"),
     "coco_panoptic": Benchmark("panoptic", "panoptic", "coco_panoptic", _PANOPTIC, submission="coco_panoptic"),
     "coco_semantic": Benchmark("panoptic", "semantic", "coco_panoptic", _PANOPTIC),
-    "coco_point": _visual_prompts("point"),
-    "coco_scribble": _visual_prompts("scribble"),
-    "coco_box": _visual_prompts("box"),
-    "coco_mask": _visual_prompts("mask"),
+    "coco_point": _visual_prompt_benchmark("point"),
+    "coco_scribble": _visual_prompt_benchmark("scribble"),
+    "coco_box": _visual_prompt_benchmark("box"),
+    "coco_mask": _visual_prompt_benchmark("mask"),
     "revos": Benchmark("video", "revos", "revos", _REVOS, submission="ref_youtube_vos"),
-    "ade20k": _from_layout("panoptic", "semantic", "ade20k", "validation"),
-    "cityscapes": _from_layout("panoptic", "semantic", "cityscapes", "val"),
-    "pascal_context59": _from_layout("panoptic", "semantic", "pascal_context59", "val"),
-    "pascal_voc20": _from_layout("panoptic", "semantic", "pascal_voc20", "val"),
-    "coco_stuff": _from_layout("panoptic", "semantic", "coco_stuff", "val2017"),
-    "coco_instances": _from_layout("panoptic", "instances", "coco_instances", "val2017"),
-    "coco_clicks": _from_layout("region", "clicks", "coco_visual_prompts", "val2017"),
-    "voc_clicks": _from_layout("region", "clicks", "pascal_voc_objects", "val"),
-    "davis2016": _from_layout("region", "davis", "davis2016", "val"),
-    "davis2017": _from_layout("region", "davis", "davis2017", "val"),
-    "davis2017_unsupervised": _from_layout("panoptic", "davis_unsupervised", "davis2017_unsupervised", "val"),
-    "ref_davis": _from_layout("video", "ref_davis", "ref_davis", "val", together=True),
-    "ref_youtube_vos": _from_layout("video", "clips", "ref_youtube_vos", "valid", "ref_youtube_vos", truth=False),
-    "ref_youtube_vos_train": _from_layout("video", "clips", "ref_youtube_vos", "train"),
-    "youtube_vis_2019": _from_layout("panoptic", "tracks", "youtube_vis_2019", "valid", "youtube_vis", truth=False),
-    "youtube_vis_2019_train": _from_layout("panoptic", "tracks", "youtube_vis_2019", "train"),
-    "youtube_vis_2021": _from_layout("panoptic", "tracks", "youtube_vis_2021", "valid", "youtube_vis", truth=False),
-    "youtube_vis_2021_train": _from_layout("panoptic", "tracks", "youtube_vis_2021", "train"),
-    "vqav2": _from_layout("chat", "vqa", "vqav2", "val2014", "vqa"),
-    "gqa": _from_layout("chat", "exact", "gqa", "testdev_balanced"),
-    "pope_random": _from_layout("chat", "pope", "pope", "random"),
-    "pope_popular": _from_layout("chat", "pope", "pope", "popular"),
-    "pope_adversarial": _from_layout("chat", "pope", "pope", "adversarial"),
-    "scienceqa": _from_layout("chat", "exact", "scienceqa", "test"),
-    "mmbench": _from_layout("chat", "multiple_choice", "mmbench", "DEV_EN", "mmbench"),
-    "toy_referring": _toy("referring", "referring"),
-    "toy_absent": _toy("referring", "generalized"),
-    "toy_reasoning": _toy("reasoning", "referring"),
-    "toy_panoptic": _toy("panoptic", "panoptic", max_classes=8),
-    "toy_instances": _toy("panoptic", "instances", max_classes=8),
-    "toy_semantic": _toy("panoptic", "semantic", max_classes=8),
-    "toy_regions": _toy("region", "regions", max_regions=3),
-    "toy_clicks": _toy("region", "clicks", kinds=("point",), max_regions=3),
-    "toy_video": dataclasses.replace(_toy("video", "clips"), submission="ref_youtube_vos"),
-    "toy_chat": _toy("chat", "exact", prompts_per_example=1),
+    "ade20k": _benchmark_from_layout("panoptic", "semantic", "ade20k", "validation"),
+    "cityscapes": _benchmark_from_layout("panoptic", "semantic", "cityscapes", "val"),
+    "pascal_context59": _benchmark_from_layout("panoptic", "semantic", "pascal_context59", "val"),
+    "pascal_voc20": _benchmark_from_layout("panoptic", "semantic", "pascal_voc20", "val"),
+    "coco_stuff": _benchmark_from_layout("panoptic", "semantic", "coco_stuff", "val2017"),
+    "coco_instances": _benchmark_from_layout("panoptic", "instances", "coco_instances", "val2017"),
+    "coco_clicks": _benchmark_from_layout("region", "clicks", "coco_visual_prompts", "val2017"),
+    "voc_clicks": _benchmark_from_layout("region", "clicks", "pascal_voc_objects", "val"),
+    "davis2016": _benchmark_from_layout("region", "davis", "davis2016", "val"),
+    "davis2017": _benchmark_from_layout("region", "davis", "davis2017", "val"),
+    "davis2017_unsupervised": _benchmark_from_layout("panoptic", "davis_unsupervised", "davis2017_unsupervised", "val"),
+    "ref_davis": _benchmark_from_layout("video", "ref_davis", "ref_davis", "val", together=True),
+    "ref_youtube_vos": _benchmark_from_layout("video", "clips", "ref_youtube_vos", "valid", "ref_youtube_vos", truth=False),
+    "ref_youtube_vos_train": _benchmark_from_layout("video", "clips", "ref_youtube_vos", "train"),
+    "youtube_vis_2019": _benchmark_from_layout("panoptic", "tracks", "youtube_vis_2019", "valid", "youtube_vis", truth=False),
+    "youtube_vis_2019_train": _benchmark_from_layout("panoptic", "tracks", "youtube_vis_2019", "train"),
+    "youtube_vis_2021": _benchmark_from_layout("panoptic", "tracks", "youtube_vis_2021", "valid", "youtube_vis", truth=False),
+    "youtube_vis_2021_train": _benchmark_from_layout("panoptic", "tracks", "youtube_vis_2021", "train"),
+    "vqav2": _benchmark_from_layout("chat", "vqa", "vqav2", "val2014", "vqa"),
+    "gqa": _benchmark_from_layout("chat", "exact", "gqa", "testdev_balanced"),
+    "pope_random": _benchmark_from_layout("chat", "pope", "pope", "random"),
+    "pope_popular": _benchmark_from_layout("chat", "pope", "pope", "popular"),
+    "pope_adversarial": _benchmark_from_layout("chat", "pope", "pope", "adversarial"),
+    "scienceqa": _benchmark_from_layout("chat", "exact", "scienceqa", "test"),
+    "mmbench": _benchmark_from_layout("chat", "multiple_choice", "mmbench", "DEV_EN", "mmbench"),
+    "toy_referring": _toy_benchmark("referring", "referring"),
+    "toy_absent": _toy_benchmark("referring", "generalized"),
+    "toy_reasoning": _toy_benchmark("reasoning", "referring"),
+    "toy_panoptic": _toy_benchmark("panoptic", "panoptic", max_classes=8),
+    "toy_instances": _toy_benchmark("panoptic", "instances", max_classes=8),
+    "toy_semantic": _toy_benchmark("panoptic", "semantic", max_classes=8),
+    "toy_regions": _toy_benchmark("region", "regions", max_regions=3),
+    "toy_clicks": _toy_benchmark("region", "clicks", kinds=("point",), max_regions=3),
+    "toy_video": dataclasses.replace(_toy_benchmark("video", "clips"), submission="ref_youtube_vos"),
+    "toy_chat": _toy_benchmark("chat", "exact", prompts_per_example=1),
 }
 
 
-def find(names: str) -> dict[str, Benchmark]:
-    """Returns the benchmarks of a comma-separated list. Raises UserError, listing all benchmarks, if a name is unknown."""
+def find_benchmarks(names: str) -> dict[str, Benchmark]:
+    """Returns the benchmarks of a comma-separated list of names. Raises UserError, listing all benchmarks, if a name is
+    unknown."""
     requested = [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in requested if name not in BENCHMARKS]
     if unknown or not requested:
@@ -165,10 +169,10 @@ def open_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDict
     root: folder of all data. Raises UserError if files are missing or the config has no such task.
     """
     if benchmark.reader not in READERS:
-        raise UserError(f"benchmark {name}: no reader {benchmark.reader!r}")
+        raise UserError(f"benchmark {name}: its reader {benchmark.reader!r} is not registered; use one of {', '.join(READERS)}")
     check_task(name, benchmark, config)
     examples = open_reader(f"benchmark {name}", benchmark.reader, benchmark.fields, root)
     if not len(examples):
         raise UserError(f"benchmark {name}: has no examples; check its files below {root}")
-    prompt_processor = processor(config, system, system.tokenizer(config), benchmark.task, prompts=1, frames=1)
+    prompt_processor = make_processor(config, system, system.tokenizer(config), benchmark.task, prompts=1, frames=1)
     return Task(name, None, examples, 0, prompt_processor)

@@ -12,7 +12,7 @@ from scipy.ndimage import distance_transform_edt
 from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.protocols import EvalProtocol, PredictionFn, T
-from hyperseg_jax.metrics.ciou_giou import iou, overlap
+from hyperseg_jax.metrics.ciou_giou import count_overlap, iou
 from hyperseg_jax.metrics.clicks import LIMIT, THRESHOLDS
 from hyperseg_jax.structs import Example, Prediction, Prompt, Region
 
@@ -44,10 +44,10 @@ class SimulatedClicks(EvalProtocol):
             self._add_click(k)
 
     def prompt_at(self, prompt: int) -> Prompt:
-        regions = tuple(map(self._region, range(len(self._targets))))
+        regions = tuple(map(self._clicked_region, range(len(self._targets))))
         return dataclasses.replace(self.example.prompts[0], regions=regions)
 
-    def _region(self, k: int) -> Region:
+    def _clicked_region(self, k: int) -> Region:
         """Returns the clicks on object k as a region, or an empty mask if the object has no clicks because it is ignored."""
         if not self._clicks[k]:
             return Region.from_mask(self._drawn[k], "point")
@@ -56,9 +56,8 @@ class SimulatedClicks(EvalProtocol):
     def _single_query(self, prompt: Prompt, frame: int) -> Example:
         return super()._single_query(prompt, 0)
 
-    def measure(self, prompt: int, bucket: Callable[[Example], T]) -> T:
-        """Returns bucket(example) with LIMIT points in each region, as at the last step. A region without points stays
-        empty."""
+    def bucket_of_longest_query(self, prompt: int, bucket: Callable[[Example], T]) -> T:
+        """Returns bucket(query) with LIMIT points in each region, as at the last step. A region without points stays empty."""
         prompt_now = self.prompt_at(prompt)
         padded = lambda region: Region("point", points=np.resize(region.points, (LIMIT, 3)))
         regions = tuple(padded(region) if len(region.points) else region for region in prompt_now.regions)
@@ -70,7 +69,7 @@ class SimulatedClicks(EvalProtocol):
             if self._ious[k] and self._ious[k][-1] >= THRESHOLDS[-1]:
                 continue
             self._masks[k] = mask
-            self._ious[k].append(iou(*overlap(mask, self._targets[k], self._ignore)))
+            self._ious[k].append(iou(*count_overlap(mask, self._targets[k], self._ignore)))
             self._add_click(k)
 
     def _add_click(self, k: int) -> None:
@@ -79,7 +78,7 @@ class SimulatedClicks(EvalProtocol):
         if missing.any():
             row, column = centre(missing)
             self._clicks[k].append((column + 0.5, row + 0.5, 1))
-            self._drawn[k] = draw_region(self._region(k), missing.shape)
+            self._drawn[k] = draw_region(self._clicked_region(k), missing.shape)
 
     def answers(self) -> list[tuple[Prompt, list[Prediction]]]:
         return [(self.example.prompts[0], [Prediction(self._masks, ious=tuple(map(tuple, self._ious)))])]
@@ -97,7 +96,7 @@ class CorrectiveClicks(SimulatedClicks):
     def _add_click(self, k: int) -> None:
         clickable, mask = ~self._drawn[k] & ~self._ignore, self._masks[k]
         missing, surplus = self._targets[k] & ~mask & clickable, mask & ~self._targets[k] & clickable
-        depths = [deepest(wrong) if wrong.any() else (0.0, 0, 0) for wrong in (missing, surplus)]
+        depths = [deepest_pixel(wrong) if wrong.any() else (0.0, 0, 0) for wrong in (missing, surplus)]
         positive = depths[0][0] >= depths[1][0]
         depth, row, column = depths[0 if positive else 1]
         if depth:
@@ -106,14 +105,14 @@ class CorrectiveClicks(SimulatedClicks):
 
 
 def centre(region: np.ndarray) -> tuple[int, int]:
-    """Returns (row, column) of the pixel farthest from the border of a region, see `deepest`."""
-    _, row, column = deepest(region)
+    """Returns (row, column) of the pixel of a region that is farthest from its border, see `deepest_pixel`."""
+    _, row, column = deepest_pixel(region)
     return row, column
 
 
-def deepest(region: np.ndarray) -> tuple[float, int, int]:
-    """Returns (distance in pixels, row, column) of the pixel farthest from the border of a region, the first one if several are
-    equal. region: bool [H, W], not empty; everything beyond the image is outside."""
+def deepest_pixel(region: np.ndarray) -> tuple[float, int, int]:
+    """Returns (distance in pixels to the border, row, column) of the pixel of a region that is farthest from its border, the
+    first one if several are equal. region: bool [H, W], not empty; everything beyond the image is outside of it."""
     rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
     top, left = int(rows[0]), int(columns[0])
     depth = distance_transform_edt(np.pad(region[top : rows[-1] + 1, left : columns[-1] + 1], 1))[1:-1, 1:-1]

@@ -1,7 +1,7 @@
 """The evaluation engine: how validation, benchmarks and predictors run a model.
 
-`Engine.select` and `Engine.generate` run one batch on the devices. `predictions` runs the examples of a task in global batches,
-on any number of hosts, with images decoded ahead by a Grain stream.
+`Engine.select` and `Engine.generate` run one batch on the devices. `run_protocols` runs the examples of a task in global
+batches, on any number of hosts, with images decoded ahead by a Grain stream.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.parallel.feed import SINGLE_PROCESS, Feed, Rows
 from hyperseg_jax.results.answers import Answer, Answers, Thresholds
-from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize
+from hyperseg_jax.results.mask_resize import canvas_size, geometry_array, make_mask_resize
 from hyperseg_jax.structs import Example, Prediction, Prompt
 from hyperseg_jax.systems.system import Predict, System
 
@@ -97,7 +97,7 @@ class Engine:
         answer = self.answers.find(options.kind)
         if self.predict is None:
             raise UserError("this system predicts no masks; request text instead")
-        select = _selector(answer, self.feed, request.canvas)
+        select = _jit_selection(answer, self.feed, request.canvas)
         batch, features = self._encode(request, memory is not None)
         outputs, memory = self.predict(self.params, batch, features, memory)
         selected = select((outputs, self.feed.put(request.geometries, request.rows)), options.thresholds.segment_thresholds())
@@ -120,7 +120,8 @@ class Engine:
         return texts[:, None]
 
     def _encode(self, request: Request, memory: bool = False) -> tuple[Any, dict[str, Any]]:
-        """Returns (the batch without encoded parts, features of its parts), on the devices."""
+        """Encodes the parts of a batch that are independent of the rest. Returns (the other arrays of the batch, features of
+        the parts), on the devices."""
         put = lambda arrays: self.feed.put(arrays, request.rows)
         if not request.cache_features:
             return put(request.batch), {}
@@ -140,9 +141,9 @@ class AnswerOptions:
 
 
 @functools.lru_cache(maxsize=64)
-def _selector(answer: Answer, feed: Feed, size: tuple[int, int]) -> Callable[..., Any]:
-    """Returns the jitted f((outputs [B, T, K, ...], geometries [B, 2, 3]), thresholds) -> selected outputs [B, T, K, ...],
-    including "finite", whether the mask logits are finite."""
+def _jit_selection(answer: Answer, feed: Feed, size: tuple[int, int]) -> Callable[..., Any]:
+    """Returns the jitted function f((outputs [B, T, K, ...], geometries [B, 2, 3]), thresholds) -> selected outputs [B, T, K,
+    ...]. These include "finite", whether the mask logits are finite."""
 
     def select_rows(rows: tuple[Any, jax.Array], thresholds: jax.Array) -> Any:
         outputs, geometries = rows
@@ -151,7 +152,7 @@ def _selector(answer: Answer, feed: Feed, size: tuple[int, int]) -> Callable[...
         def select_one(row: tuple[Any, jax.Array]) -> Any:
             outputs, geometry = row
             masks = outputs["mask_logits"]
-            selected = answer.select(outputs, mask_resize(geometry, masks.shape[-2:], size), thresholds)
+            selected = answer.select(outputs, make_mask_resize(geometry, masks.shape[-2:], size), thresholds)
             return {**selected, "finite": jnp.isfinite(masks).all()}
 
         flat = jax.tree.map(lambda leaf: leaf.reshape(batch * frames * prompts, *leaf.shape[3:]), outputs)
@@ -161,7 +162,7 @@ def _selector(answer: Answer, feed: Feed, size: tuple[int, int]) -> Callable[...
     return jax.jit(feed.map_shards(select_rows))
 
 
-def prediction_fn(engine: Engine, options: AnswerOptions, geometry: Geometry) -> PredictionFn:
+def make_prediction_fn(engine: Engine, options: AnswerOptions, geometry: Geometry) -> PredictionFn:
     """Returns f(prompt, selected outputs of one frame [1, 1, ...]) -> Prediction. geometry: placement of the example's frames
     in the model's input."""
 
@@ -175,7 +176,7 @@ def prediction_fn(engine: Engine, options: AnswerOptions, geometry: Geometry) ->
     return predict
 
 
-def predictions(
+def run_protocols(
     engine: Engine,
     task: Task,
     examples: Sequence[Example],
@@ -185,14 +186,15 @@ def predictions(
     start: int = 0,
     batch_size: int = 12,
     options: AnswerOptions,
-    unread: Callable[[int, str], None],
+    on_unreadable: Callable[[int, str], None],
     workers: int = 0,
 ) -> Iterator[tuple[int, Iterator[tuple[int, EvalProtocol]]]]:
-    """Runs examples start..count in global batches. Yields (number of examples done on all hosts, iterator of (index, finished
-    protocol) of the examples that this host scores); consume the iterator before the next batch.
+    """Runs the evaluation protocols of examples start..count - 1 in global batches. Yields, after each batch, (number of
+    examples done on all hosts, iterator of (index, finished protocol) of the examples that this host scores). Consume the
+    iterator before the next batch.
 
-    protocol: creates the protocol of an example. options: how predictions are selected. unread: called with index and reason
-    of each example of this host that cannot be read or queried; an exception that it raises ends the run. workers: number of
+    protocol: creates the protocol of an example. options: how predictions are selected. on_unreadable(index, reason): called
+    for each example of this host that cannot be read or queried; an exception that it raises ends the run. workers: number of
     processes that decode images, 0 for threads.
 
     Every batch has `batch_size` rows, rounded up for the mesh. All examples of a batch take as many steps and prompts as the
@@ -201,19 +203,19 @@ def predictions(
     size = engine.feed.divisible_size(batch_size)
     rows = engine.feed.rows(size)
     filler_protocol: Any = functools.lru_cache(maxsize=1)(
-        lambda processor: _first_protocol(task.name, processor, examples, protocol)
+        lambda processor: _first_readable_protocol(task.name, processor, examples, protocol)
     )
     indices = [first + row for first in range(start, count, size) for row in rows.indices if first + row < count]
     with contextlib.closing(read_ahead(examples, indices, workers=workers)) as stream:
         for first in range(start, count, size):
-            batch = _ExampleBatch(task, rows, first, unread, filler_protocol)
+            batch = _ExampleBatch(task, rows, first, on_unreadable, filler_protocol)
             for n, row in enumerate(rows.indices):
                 if first + row < count:
                     batch.add(n, next(stream), protocol)
-            batch.agree()
+            batch.agree_on_shapes()
             _run_batch(engine, batch, options)
             engine.feature_cache.clear()
-            yield min(first + size, count), batch.scored()
+            yield min(first + size, count), batch.scored_protocols()
             batch.protocols.clear()  # frees the frames and masks of the batch before the next one is decoded
 
 
@@ -229,10 +231,11 @@ class _ExampleBatch:
         task: Task,
         rows: Rows,
         first: int,
-        unread: Callable[[int, str], None],
+        on_unreadable: Callable[[int, str], None],
         filler_protocol: Callable[[Processor], EvalProtocol],
     ) -> None:
-        self._task, self.rows, self.first, self._unread, self._filler_protocol = task, rows, first, unread, filler_protocol
+        self._task, self.rows, self.first = task, rows, first
+        self._on_unreadable, self._filler_protocol = on_unreadable, filler_protocol
         self.protocols: dict[int, EvalProtocol] = {}
         self.steps = self.prompts = 1
         self.uses_memory = self.same_image = False
@@ -240,6 +243,7 @@ class _ExampleBatch:
         self.processor = task.processor
 
     def add(self, n: int, read: Example | Unreadable, protocol: Callable[[Example], EvalProtocol]) -> None:
+        """Adds the protocol of row n. If the example could not be read or has no protocol, on_unreadable is called instead."""
         reason = read.reason if isinstance(read, Unreadable) else ""
         if not isinstance(read, Unreadable):
             try:
@@ -249,12 +253,12 @@ class _ExampleBatch:
         if reason:
             self._drop(n, reason)
 
-    def agree(self) -> None:
+    def agree_on_shapes(self) -> None:
         """Sets the length bucket, steps and prompts of the batch to the maximum over all hosts."""
-        shapes = {n: self._shape(n) for n in list(self.protocols)}
+        shapes = {n: self._bucket_of_row(n) for n in list(self.protocols)}
         protocols = self.protocols.values()
         counts = [max((getattr(protocol, name) for protocol in protocols), default=1) for name in ("steps", "prompts")]
-        sizes = [canvas(*protocol.example.frames.shape[1:3]) for protocol in protocols] or [(0, 0)]
+        sizes = [canvas_size(*protocol.example.frames.shape[1:3]) for protocol in protocols] or [(0, 0)]
         local = [*counts, *np.max(sizes, axis=0).tolist(), common_shape(filter(None, shapes.values()))]
         all_hosts = hosts.exchange(f"steps of {self._task.name} from {self.first}", json.dumps(local))
         *maxima, shapes_of_hosts = zip(*map(json.loads, all_hosts), strict=True)
@@ -266,11 +270,11 @@ class _ExampleBatch:
             any_protocol = next(iter(protocols), None) or self._filler_protocol(self.processor)
             self.uses_memory, self.same_image = any_protocol.uses_memory, any_protocol.same_image
 
-    def _shape(self, n: int) -> Shape | None:
-        """Returns the bucket that holds all queries of a row. Drops the row and returns None if it cannot be queried."""
+    def _bucket_of_row(self, n: int) -> Shape | None:
+        """Returns the bucket that holds all queries of row n. If it cannot be queried, drops the row and returns None."""
         protocol = self.protocols[n]
         try:
-            return common_shape(protocol.measure(k, self.processor.bucket) for k in range(protocol.prompts))
+            return common_shape(protocol.bucket_of_longest_query(k, self.processor.bucket) for k in range(protocol.prompts))
         except BaseException as error:
             self._drop(n, record_errors.error_message(error))
             return None
@@ -281,14 +285,14 @@ class _ExampleBatch:
         for n, protocol in self.protocols.items():
             try:
                 k = min(prompt, protocol.prompts - 1)
-                queries[n] = protocol.query(min(step, protocol.steps - 1), k, self._prepare)
+                queries[n] = protocol.prepare_query(min(step, protocol.steps - 1), k, self._prepare)
             except BaseException as error:
                 failed[n] = record_errors.error_message(error)
         for n, reason in failed.items():
             self._drop(n, reason)
         filler = next(iter(queries.values()), None)
         if filler is None:
-            filler = self._filler_protocol(self.processor).query(0, 0, self._prepare)
+            filler = self._filler_protocol(self.processor).prepare_query(0, 0, self._prepare)
         rows = [queries.get(n, filler) for n in range(len(self.rows.indices))]
         arrays, geometries = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
         cache_features = self.prompts > 1 or (self.steps > 1 and (self.same_image or not self.uses_memory))
@@ -298,9 +302,10 @@ class _ExampleBatch:
         return self.processor(example, train=False), geometry_array(self.processor.geometry(*example.frames.shape[1:3]))
 
     def _drop(self, n: int, reason: str) -> None:
+        """Removes row n from the batch; calls on_unreadable if this host scores it."""
         self.protocols.pop(n, None)
         if self.rows.scored[n]:
-            self._unread(self.first + self.rows.indices[n], reason)
+            self._on_unreadable(self.first + self.rows.indices[n], reason)
 
     def add_outputs(self, step: int, prompt: int, outputs: dict[str, Any]) -> None:
         """Passes the outputs of each row to its protocol, also for rows that another host scores if later queries depend on
@@ -309,7 +314,7 @@ class _ExampleBatch:
             if (self.rows.scored[n] or protocol.adaptive) and step < protocol.steps and prompt < protocol.prompts:
                 protocol.add_outputs(prompt, {name: value[n] for name, value in outputs.items()})
 
-    def scored(self) -> Iterator[tuple[int, EvalProtocol]]:
+    def scored_protocols(self) -> Iterator[tuple[int, EvalProtocol]]:
         """Yields (index, protocol) of the rows that this host scores. Each protocol is freed before the next one is yielded."""
         for n in list(self.protocols):
             protocol = self.protocols.pop(n)
@@ -332,7 +337,7 @@ def _run_batch(engine: Engine, batch: _ExampleBatch, options: AnswerOptions) -> 
             batch.add_outputs(step, prompt, outputs)
 
 
-def _first_protocol(
+def _first_readable_protocol(
     name: str, processor: Processor, examples: Sequence[Example], protocol: Callable[[Example], EvalProtocol]
 ) -> EvalProtocol:
     """Returns the protocol of the first example that can be read and queried. Raises UserError if there is none."""
@@ -340,7 +345,7 @@ def _first_protocol(
     for k in range(len(examples)):
         try:
             first = protocol(examples[k])
-            first.query(0, 0, functools.partial(processor, train=False))
+            first.prepare_query(0, 0, functools.partial(processor, train=False))
             return first
         except BaseException as error:
             failure = record_errors.error_message(error)  # raises again what is not an error of a record

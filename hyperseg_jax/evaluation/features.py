@@ -53,7 +53,7 @@ class FeatureCache:
         for name in names:
             needed_keys = [keys[needed] for needed in self._encodings[name].needs if needed in keys]
             keys[name] = _digest(parts[name], needed_keys)
-        names, cached_everywhere = self._agree(names, parts, keys)
+        names, cached_everywhere = self._parts_on_all_hosts(names, parts, keys)
         features: dict[str, Any] = {}
         for name in names:
             cached = self._cached[name]
@@ -66,9 +66,11 @@ class FeatureCache:
             features[name] = cached[keys[name]]
         return features
 
-    def _agree(self, names: list[str], parts: Mapping[str, Batch], keys: Mapping[str, str]) -> tuple[list[str], set[str]]:
-        """Returns the parts that all hosts have with equal shapes, including all parts that they need on any host, and the
-        subset that is cached on all hosts."""
+    def _parts_on_all_hosts(
+        self, names: list[str], parts: Mapping[str, Batch], keys: Mapping[str, str]
+    ) -> tuple[list[str], set[str]]:
+        """Exchanges which parts each host has, their shapes, and whether they are cached. Returns the parts that all hosts have
+        with equal shapes, and whose needed parts are among them as well; and the subset that is cached on all hosts."""
         shapes = {name: [leaf.shape[1:] for leaf in jax.tree.leaves(parts[name])] for name in names}
         local = {name: [shapes[name], keys[name] in self._cached[name]] for name in names}
         by_host = [json.loads(text) for text in hosts.exchange("parts of a batch", json.dumps(local))]

@@ -40,13 +40,13 @@ class EvalProtocol:
         """Number of queries per step."""
         return len(self.example.prompts)
 
-    def query(self, step: int, prompt: int, prepare: Callable[[Example], T]) -> T:
-        """Returns prepare(example), for an example with one frame and one prompt, without targets."""
+    def prepare_query(self, step: int, prompt: int, prepare: Callable[[Example], T]) -> T:
+        """Reduces the example to the query of this step: one frame and one prompt, without targets. Returns prepare(query)."""
         return prepare(self._single_query(self.prompt_at(prompt), step))
 
-    def measure(self, prompt: int, bucket: Callable[[Example], T]) -> T:
-        """Returns bucket(example), for the query of the step that needs the longest sequence."""
-        return self.query(0, prompt, bucket)
+    def bucket_of_longest_query(self, prompt: int, bucket: Callable[[Example], T]) -> T:
+        """Returns bucket(query) for the query of this prompt that needs the longest sequence over all steps."""
+        return self.prepare_query(0, prompt, bucket)
 
     def add_outputs(self, prompt: int, outputs: Any) -> None:
         """Adds the outputs of a query of the current step."""
@@ -86,7 +86,7 @@ class AllFrames(EvalProtocol):
         """Returns the prompts of a query."""
         return self.example.prompts[number * self._group_size : (number + 1) * self._group_size]
 
-    def query(self, step: int, prompt: int, prepare: Callable[[Example], T]) -> T:
+    def prepare_query(self, step: int, prompt: int, prepare: Callable[[Example], T]) -> T:
         return prepare(dataclasses.replace(self.example, prompts=tuple(map(_without_targets, self.group(prompt)))))
 
     def add_outputs(self, prompt: int, outputs: Any) -> None:
@@ -104,7 +104,7 @@ class AllFrames(EvalProtocol):
 
 
 def _without_targets(prompt: Prompt) -> Prompt:
-    """Removes the targets, which predictions do not need."""
+    """Returns the prompt without its targets, which predictions do not need."""
     return dataclasses.replace(prompt, masks=None, labels=())
 
 
@@ -129,7 +129,8 @@ class JointExpressions(EvalProtocol):
 
 
 def _without_overlap(masks: np.ndarray) -> Prediction:
-    """Returns non-overlapping objects from their probabilities [N, H, W]."""
+    """Returns bool masks [N, H, W] without overlap from the probabilities [N, H, W] of objects: a pixel belongs to the most
+    probable object, or to none."""
     return Prediction(merge_soft(masks) == np.arange(1, len(masks) + 1)[:, None, None])
 
 

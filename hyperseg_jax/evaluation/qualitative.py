@@ -11,7 +11,7 @@ import numpy as np
 
 from hyperseg_jax.datasets.masks import decode_segmentation
 from hyperseg_jax.ops import run_lengths
-from hyperseg_jax.results.drawing import compare, contact_sheet, describe, save_image
+from hyperseg_jax.results.drawing import arrange_tiles, describe_prompt, draw_comparison, save_image
 from hyperseg_jax.structs import Example, Prediction
 from hyperseg_jax.untrusted import budget, limits
 
@@ -52,7 +52,7 @@ class QualitativeExamples:
         cases = ((row, examples[row["index"]]) for row in self.rows)
         tiles = [_tile(row, example) for row, example in cases if row["prompt"] < len(example.prompts)]
         if tiles:
-            save_image(path, contact_sheet(tiles, 3))
+            save_image(path, arrange_tiles(tiles, 3))
 
 
 def is_valid_example_row(row: Any) -> bool:
@@ -78,5 +78,5 @@ def _tile(row: Mapping[str, Any], example: Example) -> np.ndarray:
     with budget.record_budget():
         masks = [decode_segmentation(mask, frame.shape[0], frame.shape[1], example.name) for mask in row["masks"]]
     answer = f" -> {row['text']}" if row["text"] else ""
-    text = f"{row['value']:.3f}  {example.name}  {describe(prompt)}{answer}"
-    return compare(frame, prompt, masks, text, longest=TILE, height=44)
+    text = f"{row['value']:.3f}  {example.name}  {describe_prompt(prompt)}{answer}"
+    return draw_comparison(frame, prompt, masks, text, longest=TILE, height=44)

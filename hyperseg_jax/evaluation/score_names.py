@@ -11,8 +11,8 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.scoring import BY_TASK, SCORINGS
 
 
-def headlines() -> tuple[str, ...]:
-    """Returns the headline scores of all tasks that validation scores."""
+def headline_scores() -> tuple[str, ...]:
+    """Returns the headline scores of all kinds of prompts that validation scores."""
     return tuple(dict.fromkeys(SCORINGS[name].headline for name in BY_TASK.values()))
 
 
@@ -42,12 +42,12 @@ def check_score(field: str, name: str, known: Sequence[str]) -> None:
     if not known:
         raise UserError(f"{field}: this task is not scored in validation; choose another task, or train/loss")
     hint = f"did you mean {close[0]}? " if close else ""
-    raise UserError(f"{field}: no score {name!r}; {hint}known scores: {', '.join(known)}")
+    raise UserError(f"{field}: no score {name!r}; {hint}use one of {', '.join(known)}")
 
 
-def check_best(best: str, tasks: Mapping[str, Any]) -> None:
-    """Raises UserError unless the config field train.best is empty or TASK/SCORE with a validation score of that task. tasks:
-    result of data.sources.build."""
+def check_best_field(best: str, tasks: Mapping[str, Any]) -> None:
+    """Raises UserError unless train.best is empty or TASK/SCORE with a validation score of this task. best: value of the field.
+    tasks: result of data.sources.build_tasks."""
     if not best:
         return
     task, _, name = best.partition("/")

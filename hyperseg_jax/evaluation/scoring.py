@@ -26,9 +26,9 @@ from hyperseg_jax.untrusted.printing import escaped_value, one_line
 class Scoring:
     """How prompts are queried and scored.
 
-    new(rules) -> accumulator. kind: answer kind on a frame (results.answers.Answers, or "text"). add(accumulator, name of the
-    example, prompt, predictions by frame). headline: the main score. protocol: evaluation protocol of an example. interactive:
-    protocol for interactive systems, if different.
+    new(rules) -> an empty accumulator. kind: answer kind on a frame (results.answers.Answers, or "text"). add(accumulator, name
+    of the example, prompt, predictions by frame): adds a prompt. headline: the main score. protocol: evaluation protocol of an
+    example. interactive: protocol for interactive systems, if different.
     """
 
     new: Callable[[str], Any]
@@ -52,37 +52,43 @@ def _predicted_and_target(prompt: Prompt, predictions: Sequence[Prediction]) -> 
     return predicted, masks[0][: len(predicted)] if len(masks) else np.zeros_like(predicted)
 
 
-def _first(array: np.ndarray | None) -> np.ndarray | None:
+def _first_frame(array: np.ndarray | None) -> np.ndarray | None:
     return None if array is None else array[0]
 
 
 def _add_expression(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    """Adds the mask of an expression about an image."""
     predicted, target = _predicted_and_target(prompt, predictions)
-    scores.update(predicted[0], target[0], _first(prompt.ignore), prompt.group)
+    scores.update(predicted[0], target[0], _first_frame(prompt.ignore), prompt.group)
 
 
 def _add_generalized(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    """Adds the mask of an expression that may match nothing or several objects (gRefCOCO)."""
     predicted, target = _predicted_and_target(prompt, predictions)
     scores.update(predicted[0], target[0])
 
 
 def _add_clip(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    """Adds the masks of an expression about a video, one per frame."""
     predicted, target = _predicted_and_target(prompt, predictions)
     scores.update(predicted, target, None if prompt.ignore is None else prompt.ignore[: len(predicted)], prompt.group)
 
 
 def _add_revos(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    """Adds the masks of an expression of ReVOS, one per frame."""
     predicted, target = _predicted_and_target(prompt, predictions)
     scores.update(predicted, target, None if prompt.foreground is None else prompt.foreground[: len(predicted)], prompt.group)
 
 
 def _add_regions(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    """Adds the masks of visual prompts, one per region."""
     order = np.argsort(prompt.labels)
     kinds = tuple(region.kind for region in prompt.regions)
-    scores.update(predictions[0].masks, _target_masks(prompt)[order, 0], kinds, _first(prompt.ignore))
+    scores.update(predictions[0].masks, _target_masks(prompt)[order, 0], kinds, _first_frame(prompt.ignore))
 
 
 def _add_panoptic(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    """Adds the panoptic segments of an image."""
     crowds = None if prompt.crowds is None else prompt.crowds[:, 0]
     scores.update(
         predictions[0].masks,
@@ -91,7 +97,7 @@ def _add_panoptic(scores: Any, name: str, prompt: Prompt, predictions: Sequence[
         prompt.labels,
         prompt.classes,
         prompt.things,
-        _first(prompt.ignore),
+        _first_frame(prompt.ignore),
         crowds,
         prompt.crowd_labels,
     )
@@ -117,13 +123,14 @@ def _add_instances(scores: Any, name: str, prompt: Prompt, predictions: Sequence
     )
 
 
-def _tracks(predictions: Sequence[Prediction]) -> np.ndarray:
+def _track_masks(predictions: Sequence[Prediction]) -> np.ndarray:
     """Returns the masks of tracks, bool [N, T, H, W]."""
     return np.stack([frame.masks for frame in predictions], axis=1)
 
 
 def _add_tracks(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
-    predicted, crowds = _tracks(predictions), () if prompt.crowds is None else prompt.crowds
+    """Adds the instances of a class list in a video."""
+    predicted, crowds = _track_masks(predictions), () if prompt.crowds is None else prompt.crowds
     labels = (*prompt.labels, *prompt.crowd_labels)
     scores.update(
         name,
@@ -139,26 +146,31 @@ def _add_tracks(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Pr
 def _add_objects(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
     """Adds the prompted objects, followed by the other objects of the video."""
     others = () if prompt.others is None else prompt.others
-    scores.update(_tracks(predictions), np.array([*_target_masks(prompt), *others], bool), prompt.ignore, prompt.group)
+    scores.update(_track_masks(predictions), np.array([*_target_masks(prompt), *others], bool), prompt.ignore, prompt.group)
 
 
 def _add_proposals(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
     """Adds the best tracks as proposals without overlap: a pixel belongs to the best track that covers it."""
-    proposals = _tracks(predictions)[np.argsort([-score for score in predictions[0].scores], kind="stable")[:MAX_PROPOSALS]]
+    proposals = _track_masks(predictions)[
+        np.argsort([-score for score in predictions[0].scores], kind="stable")[:MAX_PROPOSALS]
+    ]
     better_tracks = np.cumsum(proposals, axis=0) - proposals
     scores.update(proposals & (better_tracks == 0), _target_masks(prompt), prompt.ignore, prompt.group)
 
 
 def _add_clicks(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    """Adds the IoUs of each object after each of its clicks."""
     for ious in predictions[0].ious:
         scores.update(ious)
 
 
 def _add_nothing(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    """Counts a prompt without ground truth."""
     scores.update()
 
 
 def _add_semantic(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    """Adds the semantic segmentation of an image."""
     target = np.full(predictions[0].masks.shape[1:], -1)
     for mask, label in zip(_target_masks(prompt)[:, 0], prompt.labels, strict=True):
         target[mask] = label
@@ -170,14 +182,17 @@ def _add_semantic(scores: Any, name: str, prompt: Prompt, predictions: Sequence[
 
 
 def _add_exact(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    """Adds a text answer that must equal the true one."""
     scores.update(predictions[0].text, prompt.answer, prompt.group)
 
 
 def _add_vqa(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    """Adds a text answer that is compared with those of several annotators."""
     scores.update(predictions[0].text, prompt.answers, prompt.group)
 
 
 def _add_pope(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    """Adds a text answer to a yes/no question."""
     scores.update(predictions[0].text, prompt.answer.strip().lower() == "yes", prompt.group)
 
 
@@ -192,14 +207,15 @@ def parse_options(question: str) -> dict[str, str]:
 
 
 def parse_number(key: str, field: str, where: str) -> int:
-    """Returns the id of a question as a number. Raises UserError if it is not one. field, where: source of the id, for
-    messages."""
+    """Returns the id of a question as a number. Raises UserError if it is not an integer. field, where: names of the id's field
+    and of its file or example, for the message."""
     if not re.fullmatch("0|-?[1-9][0-9]{0,17}", key):
         raise UserError(f"{where}: its {field} is {escaped_value(key)}, but the benchmark needs an integer; correct it")
     return int(key)
 
 
 def _add_choice(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    """Adds a text answer to a multiple-choice question."""
     question = parse_number(prompt.key, "index", name) % ROTATIONS
     scores.update(predictions[0].text, prompt.answer, parse_options(prompt.text), question, prompt.group)
 
@@ -252,8 +268,8 @@ class Scorer:
         return SCORINGS[name] if name else None
 
     def add(self, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> float | None:
-        """Adds the predictions for one prompt, one per frame. Returns the headline score of this prompt alone, None if it has
-        none. Raises UserError, with nothing added, if the prompt cannot be scored."""
+        """Adds the predictions for one prompt, one per frame. Returns the headline score of only this prompt, None if it has
+        none. Raises UserError, without adding anything, if the prompt cannot be scored."""
         scoring = SCORINGS[self._by_task[prompt.task]]
         single = scoring.new(self._rules)
         try:
@@ -270,13 +286,14 @@ class Scorer:
         return value
 
     def _merge_into(self, name: str, accumulator: Any) -> None:
+        """Adds an accumulator to the one of this scoring."""
         self._accumulators.setdefault(name, SCORINGS[name].new(self._rules)).merge(accumulator)
 
     def merge(self, state: Mapping[str, Any]) -> None:
         """Adds the state() of another scorer. Raises ValueError, TypeError or KeyError if the state is invalid."""
         for name, part in state.items():
             if name not in self._by_task.values():
-                raise ValueError(f"{name!r} is not scored here")
+                raise ValueError(f"it has sums of {name!r}, which this evaluation does not score")
             self._merge_into(name, type(SCORINGS[name].new(self._rules)).from_state(part))
 
     def state(self) -> dict[str, Any]:

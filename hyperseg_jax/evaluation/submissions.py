@@ -11,7 +11,7 @@ import numpy as np
 from hyperseg_jax.datasets.masks import decode_segmentation
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.scoring import parse_number, parse_options
-from hyperseg_jax.metrics.multiple_choice import choose
+from hyperseg_jax.metrics.multiple_choice import choose_option
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.results.server import coco_panoptic, mmbench, ref_youtube_vos, vqa, youtube_vis
 from hyperseg_jax.structs import Example, Prediction, Prompt
@@ -36,13 +36,16 @@ def check_question(submission: str, example: Example, prompt: Prompt) -> None:
         if len(set(example.frame_names)) < len(example.frame_names):
             raise UserError(f"{example.name}: its video has two frames with the same name; correct the list of frames")
         if "/" not in prompt.key:
-            raise UserError(f"{example.name}: {escaped_value(prompt.key)} is not video/expression; correct it")
+            raise UserError(f"{example.name}: {escaped_value(prompt.key)} is not a key like video/expression; correct it")
 
 
 def make_row(example: Example, prompt: Prompt, predictions: Sequence[Prediction]) -> Row:
-    """Returns the answer to a prompt as JSON values, with the masks of all frames as run lengths."""
+    """Returns the answer to a prompt as JSON values, with the masks of all frames as run lengths. Raises UserError if the
+    prompt has no key."""
     if not prompt.key:
-        raise UserError(f"{example.name}: its reader returns no key of the question, which the evaluation server needs")
+        raise UserError(
+            f"{example.name}: the prompt has no key, which the evaluation server needs; the reader must return Prompt.key"
+        )
     height, width = example.frames.shape[1:3]
     return {
         "key": prompt.key,
@@ -77,38 +80,38 @@ def is_valid_row(row: Any) -> bool:
     )
 
 
-def _masks(row: Row, frame: int) -> np.ndarray:
+def _decode_masks(row: Row, frame: int) -> np.ndarray:
     """Returns the masks of a frame, bool [N, H, W]."""
     height, width = row["height"], row["width"]
     masks = [decode_segmentation(mask, height, width, row["key"]) for mask in row["masks"][frame]]
     return np.array(masks, bool).reshape(-1, height, width)
 
 
-def _choice(row: Row) -> dict[str, Any]:
+def _make_mmbench_answer(row: Row) -> dict[str, Any]:
     options = parse_options(row["question"])
     return {
         "index": int(row["key"]),
         "question": row["question"].split("\n")[0],
         **options,
-        "prediction": choose(row["text"], options) or row["text"],
+        "prediction": choose_option(row["text"], options) or row["text"],
     }
 
 
-def _expressions(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
+def _write_expressions(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
     """Writes expression masks; keys are video/expression."""
     path = folder / "submission.zip"
-    video = lambda row: np.stack([_masks(row, t).any(0) for t in range(len(row["frames"]))])
+    video = lambda row: np.stack([_decode_masks(row, t).any(0) for t in range(len(row["frames"]))])
     ref_youtube_vos.write(path, ((*row["key"].rsplit("/", 1), row["frames"], video(row)) for row in rows))
     return path
 
 
-def _panoptic(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
+def _write_panoptic(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
     """Writes panoptic images; keys are image ids, and PNG names follow COCO. examples.category_ids: ids of the classes."""
 
     def images() -> Iterator[tuple[int, str, np.ndarray, list[dict[str, int]]]]:
         for row in rows:
             ids = np.zeros((row["height"], row["width"]), np.int32)
-            for k, mask in enumerate(_masks(row, 0), 1):
+            for k, mask in enumerate(_decode_masks(row, 0), 1):
                 ids[mask] = k
             segments = [{"id": k, "category_id": examples.category_ids[label]} for k, label in enumerate(row["labels"], 1)]
             yield int(row["key"]), f"{int(row['key']):012d}.png", ids, segments
@@ -117,12 +120,12 @@ def _panoptic(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathl
     return folder / "submission"
 
 
-def _tracks(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
+def _write_tracks(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
     """Writes video instances; keys are video ids. examples.category_ids: ids of the classes."""
 
     def instances() -> Iterator[tuple[int, int, float, np.ndarray]]:
         for row in rows:
-            frames = [_masks(row, t) for t in range(len(row["masks"]))]
+            frames = [_decode_masks(row, t) for t in range(len(row["masks"]))]
             for k, (label, score) in enumerate(zip(row["labels"], row["scores"], strict=True)):
                 yield int(row["key"]), examples.category_ids[label], score, np.stack([frame[k] for frame in frames])
 
@@ -131,23 +134,23 @@ def _tracks(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib
     return path
 
 
-def _vqa(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
+def _write_vqa(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
     path = folder / "submission.json"
     vqa.write(path, ((int(row["key"]), row["text"]) for row in rows))
     return path
 
 
-def _mmbench(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
+def _write_mmbench(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
     path = folder / "submission.xlsx"
-    mmbench.write(path, map(_choice, rows))
+    mmbench.write(path, map(_make_mmbench_answer, rows))
     return path
 
 
 WRITERS: dict[str, Callable[[pathlib.Path, Sequence[Row], Any], pathlib.Path]] = {
-    "ref_youtube_vos": _expressions,
-    "coco_panoptic": _panoptic,
-    "youtube_vis": _tracks,
-    "vqa": _vqa,
-    "mmbench": _mmbench,
+    "ref_youtube_vos": _write_expressions,
+    "coco_panoptic": _write_panoptic,
+    "youtube_vis": _write_tracks,
+    "vqa": _write_vqa,
+    "mmbench": _write_mmbench,
 }
 """Format -> write(folder, rows in the order of the examples, reader of the examples), which returns the path to submit."""

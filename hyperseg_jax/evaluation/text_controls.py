@@ -64,7 +64,7 @@ def referring_with_controls(
     evaluation = evaluation or evaluate(engine, tasks, limit=limit, log=log)
     if "ciou" not in evaluation.scores["controls"]:
         raise UserError(f"task {task.name}: none of the requested records can be read, so there is no score; fix them")
-    shuffled = evaluate(engine, tasks, limit=limit, tiles=0, change=lambda _, examples: shuffle(examples))
+    shuffled = evaluate(engine, tasks, limit=limit, tiles=0, change=lambda _, examples: shuffle_texts(examples))
     images = read_objects_and_targets(
         *task.controls, limit=limit, on_unreadable=lambda k, reason: unread.append(f"image {k}: {reason}")
     )
@@ -83,8 +83,8 @@ def referring_with_controls(
     )
 
 
-def shuffle(examples: list[Example]) -> list[Example]:
-    """Returns the examples with each text moved to another prompt."""
+def shuffle_texts(examples: list[Example]) -> list[Example]:
+    """Returns the examples with the texts of all their prompts permuted, so that each prompt gets another one's text."""
     all_prompts = [prompt for example in examples for prompt in example.prompts]
     order = shuffled_order([prompt.text for prompt in all_prompts])
     texts = iter([all_prompts[k].text for k in order])

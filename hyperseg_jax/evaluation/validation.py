@@ -14,11 +14,11 @@ import numpy as np
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, prediction_fn, predictions
+from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, make_prediction_fn, run_protocols
 from hyperseg_jax.evaluation.protocols import AllFrames, EvalProtocol
 from hyperseg_jax.evaluation.scoring import BY_TASK, SCORINGS, Scorer
 from hyperseg_jax.parallel import hosts
-from hyperseg_jax.results.drawing import compare, contact_sheet, save_image
+from hyperseg_jax.results.drawing import arrange_tiles, draw_comparison, save_image
 from hyperseg_jax.structs import Example, Prediction, Prompt
 
 BATCH = 12  # examples per batch; constant, so that each task compiles one program
@@ -35,7 +35,7 @@ class Evaluation:
     def save_sheet(self, path: pathlib.Path, columns: int = 6) -> None:
         """Writes the tiles as one PNG, if there are any."""
         if self.tiles:
-            save_image(path, contact_sheet(self.tiles, columns))
+            save_image(path, arrange_tiles(self.tiles, columns))
 
 
 def evaluate(
@@ -60,7 +60,7 @@ def evaluate(
     """
     evaluation = Evaluation({}, [])
     for name, task in tasks.items():
-        if task.val is None or (kind := _first_prompt(name, task).task) not in BY_TASK:
+        if task.val is None or (kind := _first_readable_prompt(name, task).task) not in BY_TASK:
             continue
         options = AnswerOptions(SCORINGS[BY_TASK[kind]].kind, engine.answers.default)
         count = min(len(task.val), limit or len(task.val))
@@ -69,24 +69,24 @@ def evaluate(
         add_unread = functools.partial(_add_unread, unread)
         examples: Sequence[Example] = task.val
         if change is not None:
-            examples = change(name, list(_readable(task.val, count, add_unread)))
+            examples = change(name, list(_read_readable(task.val, count, add_unread)))
         total = min(count, len(examples))
         share = min(count, tiles // len(tasks))  # the sheet has tiles of every task, spread over its examples
-        for done, finished in predictions(
+        for done, finished in run_protocols(
             engine,
             task,
             examples,
-            functools.partial(_protocol, engine, options, scorer, task),
+            functools.partial(_make_protocol, engine, options, scorer, task),
             count=total,
             batch_size=BATCH,
             options=options,
-            unread=add_unread,
+            on_unreadable=add_unread,
             workers=workers,
         ):
             for index, protocol in finished:
                 scores_of_example = Scorer(scored_tasks)
                 try:
-                    tile = _score(scores_of_example, protocol, draw=index * share % count < share)
+                    tile = _score_example(scores_of_example, protocol, draw=index * share % count < share)
                     scorer.merge(scores_of_example.state())
                 except BaseException as error:
                     add_unread(index, record_errors.error_message(error))
@@ -107,11 +107,11 @@ def evaluate(
     return evaluation
 
 
-def _protocol(engine: Engine, options: AnswerOptions, scorer: Scorer, task: Task, example: Example) -> EvalProtocol:
-    """Returns the protocol of an example: all frames at once. Prompts without a metric get an empty prediction."""
+def _make_protocol(engine: Engine, options: AnswerOptions, scorer: Scorer, task: Task, example: Example) -> EvalProtocol:
+    """Returns the protocol of an example: all frames at once. Prompts that have no metric get an empty prediction."""
     geometry = task.processor.geometry(*example.frames.shape[1:3])
 
-    predict = prediction_fn(engine, options, geometry)
+    predict = make_prediction_fn(engine, options, geometry)
 
     def predict_if_scored(prompt: Prompt, outputs: Any) -> Prediction:
         return (
@@ -121,7 +121,7 @@ def _protocol(engine: Engine, options: AnswerOptions, scorer: Scorer, task: Task
     return AllFrames(example, predict_if_scored, group_size=task.processor.prompts)
 
 
-def _score(scorer: Scorer, protocol: EvalProtocol, *, draw: bool) -> list[np.ndarray]:
+def _score_example(scorer: Scorer, protocol: EvalProtocol, *, draw: bool) -> list[np.ndarray]:
     """Scores the prompts of an example that have a metric. Returns an image of the first prompt if `draw`."""
     tiles = []
     for k, (prompt, predictions_by_frame) in enumerate(protocol.answers()):
@@ -129,13 +129,13 @@ def _score(scorer: Scorer, protocol: EvalProtocol, *, draw: bool) -> list[np.nda
             continue
         scorer.add(f"{protocol.example.name} {k}", prompt, predictions_by_frame)
         if draw and k == 0:
-            tiles.append(compare(protocol.example.frames[0], prompt, list(predictions_by_frame[0].masks)))
+            tiles.append(draw_comparison(protocol.example.frames[0], prompt, list(predictions_by_frame[0].masks)))
     return tiles
 
 
-def _readable(examples: Sequence[Example], count: int, add_unread: Callable[[int, str], None]) -> Iterator[Example]:
-    """Yields the readable ones of the first `count` examples. Every host reads all of them; process 0 reports unreadable
-    ones."""
+def _read_readable(examples: Sequence[Example], count: int, add_unread: Callable[[int, str], None]) -> Iterator[Example]:
+    """Yields those of the first `count` examples that can be read. Every host reads all of them; process 0 calls
+    add_unread(index, reason) for each of the others."""
     for k in range(count):
         try:
             yield examples[k]
@@ -151,7 +151,7 @@ def _add_unread(unread: list[str], index: int, reason: str) -> None:
     unread.append(f"record {index}: {reason}")
 
 
-def _first_prompt(name: str, task: Task) -> Prompt:
+def _first_readable_prompt(name: str, task: Task) -> Prompt:
     """Returns a prompt of the first record that can be read and processed. Raises UserError if there is none."""
     examples, reason = task.val or (), "it is empty"
     for k in range(len(examples)):

@@ -31,7 +31,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", axes.named(self.kernel_init, *names), shape, self.precision.params)
         x, kernel = self.precision.cast(x, kernel)
         if self.kernel_size == self.stride and not self.padding:
-            y = self._patches(x, kernel)
+            y = self._convolve_patches(x, kernel)
         elif self.kernel_size == 1 and self.stride == 1:
             y = self.precision.product(x, kernel[0, 0])
         else:
@@ -48,8 +48,9 @@ class Conv(nn.Module):
             y = y + self.precision.cast(bias)
         return y
 
-    def _patches(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """Computes non-overlapping patches as one matrix product, faster than a strided convolution on every backend."""
+    def _convolve_patches(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Computes the convolution of non-overlapping patches as one matrix product, which is faster than a strided convolution
+        on every backend."""
         p, (_, h, w, _) = self.stride, x.shape
         x = rearrange(x[:, : h // p * p, : w // p * p], "b (h y) (w x) c -> b h w (y x c)", y=p, x=p)
         return self.precision.product(x, rearrange(kernel, "y x c features -> (y x c) features"))

@@ -13,7 +13,8 @@ from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.tables import Identity, Row, Table
 
 
-def _affine(module: nn.Module, channels: int, dtype: str) -> tuple[jax.Array, jax.Array]:
+def _affine_params(module: nn.Module, channels: int, dtype: str) -> tuple[jax.Array, jax.Array]:
+    """Creates the scale and bias parameters of a norm with this dtype, and returns them as float32."""
     scale = module.param("scale", axes.named(nn.initializers.ones, "norm"), (channels,), dtype)
     bias = module.param("bias", axes.named(nn.initializers.zeros, "norm"), (channels,), dtype)
     return jnp.asarray(scale, jnp.float32), jnp.asarray(bias, jnp.float32)
@@ -27,7 +28,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[DeviceArray, "*B C"]) -> Float[jax.Array, "*B C"]:
-        scale, bias = _affine(self, x.shape[-1], self.precision.params)
+        scale, bias = _affine_params(self, x.shape[-1], self.precision.params)
         x = jnp.asarray(x, jnp.float32)
         centered = x - x.mean(-1, keepdims=True)
         variance = jnp.square(centered).mean(-1, keepdims=True)
@@ -46,7 +47,7 @@ class GroupNorm(nn.Module):
         b, h, w, c = x.shape
         if c % self.groups:
             raise ValueError(f"GroupNorm: {c} channels are not divisible by {self.groups} groups")
-        scale, bias = _affine(self, c, self.precision.params)
+        scale, bias = _affine_params(self, c, self.precision.params)
         grouped = jnp.asarray(x, jnp.float32).reshape(b, h * w, self.groups, c // self.groups)
         centered = grouped - grouped.mean((1, 3), keepdims=True)
         variance = jnp.square(centered).mean((1, 3), keepdims=True)

@@ -43,7 +43,7 @@ def apply_remat(block: type[nn.Module], policy: str) -> type[nn.Module]:
     return nn.remat(block, policy=save[policy], prevent_cse=False)  # a scan body needs no CSE barrier
 
 
-def stack(block: type[nn.Module], count: int, policy: str, in_axes: tuple[Any, ...] = ()) -> type[nn.Module]:
+def stack_blocks(block: type[nn.Module], count: int, policy: str, in_axes: tuple[Any, ...] = ()) -> type[nn.Module]:
     """Returns `count` blocks as one scanned block; its parameters have a leading "layers" axis.
 
     block: __call__(carry, *inputs) -> (carry, output or None). in_axes: one entry for each input after the carry,

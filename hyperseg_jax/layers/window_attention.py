@@ -19,12 +19,12 @@ from hyperseg_jax.tables import Constant, Identity, Row, Table
 SHIFT_MASK_BIAS = -100.0  # published attention bias between positions that share a window only because of the shift
 
 
-def partition(x: Shaped[DeviceArray, "B H W C"], window: int) -> Shaped[jax.Array, "B H*W//{window**2} {window**2} C"]:
+def partition_windows(x: Shaped[DeviceArray, "B H W C"], window: int) -> Shaped[jax.Array, "B H*W//{window**2} {window**2} C"]:
     """Splits a feature map into windows of tokens; H and W must be multiples of the window."""
     return rearrange(x, "b (rows y) (columns x) c -> b (rows columns) (y x) c", y=window, x=window)
 
 
-def merge(windows: Float[DeviceArray, "B nW L C"], height: int, width: int) -> Float[jax.Array, "B {height} {width} C"]:
+def merge_windows(windows: Float[DeviceArray, "B nW L C"], height: int, width: int) -> Float[jax.Array, "B {height} {width} C"]:
     """Merges windows to a feature map; the inverse of partition."""
     window = round(windows.shape[2] ** 0.5)
     sizes = {"rows": height // window, "columns": width // window, "y": window, "x": window}
@@ -39,7 +39,8 @@ def relative_position_index(window: int) -> Int[np.ndarray, "{window**2} {window
 
 
 def shift_mask(height: int, width: int, window: int) -> Float32[np.ndarray, "nW 1 {window**2} {window**2}"]:
-    """Returns HIDDEN between positions that are not adjacent before the shift, else 0."""
+    """Returns the attention bias of shifted windows: SHIFT_MASK_BIAS between positions that are not adjacent before the shift,
+    else 0."""
     shift = window // 2
 
     def bands(size: int) -> np.ndarray:

@@ -28,15 +28,16 @@ class KeyValues:
     used: Int[jax.Array, ""]
 
     @classmethod
-    def from_prompt(cls, keys: Slots, values: Slots, mask: Bool[DeviceArray, "B S"], room: int) -> KeyValues:
-        """Creates a cache from the keys, values and mask of a prompt, with `room` empty slots at the end."""
-        visible = jnp.pad(jnp.asarray(mask), ((0, 0), (0, room)))
-        return cls(_append_slots(keys, room), _append_slots(values, room), visible, jnp.int32(mask.shape[1]))
+    def from_prompt(cls, keys: Slots, values: Slots, mask: Bool[DeviceArray, "B S"], empty_slots: int) -> KeyValues:
+        """Creates a cache from the keys, values and mask of a prompt, followed by `empty_slots` slots for new tokens."""
+        visible = jnp.pad(jnp.asarray(mask), ((0, 0), (0, empty_slots)))
+        return cls(_append_slots(keys, empty_slots), _append_slots(values, empty_slots), visible, jnp.int32(mask.shape[1]))
 
-    def extended(self, mask: Bool[DeviceArray, "B L"], room: int) -> KeyValues:
-        """Appends empty slots for further positions, visible where mask is True, and for `room` tokens."""
-        count = mask.shape[1] + room
-        visible = jnp.concatenate([self.visible, jnp.pad(mask, ((0, 0), (0, room)))], axis=1)
+    def extended(self, mask: Bool[DeviceArray, "B L"], empty_slots: int) -> KeyValues:
+        """Returns the cache with more empty slots: those for the positions of `mask`, visible where it is True, and
+        `empty_slots` for new tokens."""
+        count = mask.shape[1] + empty_slots
+        visible = jnp.concatenate([self.visible, jnp.pad(mask, ((0, 0), (0, empty_slots)))], axis=1)
         return dataclasses.replace(
             self, keys=_append_slots(self.keys, count), values=_append_slots(self.values, count), visible=visible
         )

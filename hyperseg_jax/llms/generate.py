@@ -21,7 +21,7 @@ Texts = Int32[jax.Array, "B K N {max_new_tokens}"]
 class Writer:
     """The interface of text generation: N texts for each of the K prompts of an example. N is 1, or the number of regions.
 
-    begin(parameters, batch, features, room) -> (logits of the first tokens, state with room for `room` tokens).
+    begin(parameters, batch, features, empty_slots) -> (logits of the first tokens, state with slots for this many new tokens).
     step(parameters, ids, index of these tokens from 0, state) -> (logits of the next tokens, state).
     """
 
@@ -32,10 +32,10 @@ class Writer:
         """Decodes greedily; all tokens after eos_id are eos_id. Ids >= vocab_size are never generated."""
         logits, state = self.begin(params, batch, features, max_new_tokens)
         step: Step = lambda ids, number, state: self.step(params, ids, number, state)
-        return greedy(logits, step, state, max_new_tokens=max_new_tokens, eos_id=eos_id, vocab_size=vocab_size)
+        return decode_greedily(logits, step, state, max_new_tokens=max_new_tokens, eos_id=eos_id, vocab_size=vocab_size)
 
 
-def greedy(
+def decode_greedily(
     logits: Float[DeviceArray, "*B V"], step: Step, state: Any, *, max_new_tokens: int, eos_id: int, vocab_size: int
 ) -> Int32[jax.Array, "*B {max_new_tokens}"]:
     """Returns the greedily decoded tokens; all tokens after eos_id are eos_id.

@@ -16,7 +16,7 @@ from hyperseg_jax.layers.linear import Embedding, Linear, LoRA, linear_table
 from hyperseg_jax.layers.mlp import ACTIVATIONS
 from hyperseg_jax.layers.norms import LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
-from hyperseg_jax.layers.remat import stack
+from hyperseg_jax.layers.remat import stack_blocks
 from hyperseg_jax.layers.rotary import CosSin, rotary_angles, rotate
 from hyperseg_jax.llms.cache import KeyValues, write_slots
 from hyperseg_jax.ops.attention import attend
@@ -187,27 +187,27 @@ class Phi(nn.Module):
         if self.is_initializing():
             self.embed(jnp.zeros((1,), jnp.int32))  # the table is used by embed() only
         collect = "hidden" if all_hidden else "nothing"
-        hidden, inner = self._layers(stream.embeddings, stream.positions, _causal_mask(stream), deterministic, collect)
+        hidden, inner = self._run_layers(stream.embeddings, stream.positions, _causal_mask(stream), deterministic, collect)
         if not all_hidden:
             return hidden
         return hidden, (self.precision.cast(stream.embeddings), *inner[:-1], hidden)
 
-    def prefill(self, stream: TokenStream, room: int = 0, prefix: KeyValues | None = None) -> tuple[Hidden, KeyValues]:
-        """Returns hidden states of all positions, and a cache with `room` empty slots.
+    def prefill(self, stream: TokenStream, empty_slots: int = 0, prefix: KeyValues | None = None) -> tuple[Hidden, KeyValues]:
+        """Returns hidden states of all positions, and their cache, followed by `empty_slots` slots for new tokens.
 
         prefix: cache of the P positions before the stream, which all positions may attend to; the returned cache has P + L
         positions.
         """
         mask = _causal_mask(stream)
         if prefix is None:
-            hidden, (keys, values) = self._layers(stream.embeddings, stream.positions, mask, True, "keys_values")
-            return hidden, KeyValues.from_prompt(keys, values, stream.mask, room)
+            hidden, (keys, values) = self._run_layers(stream.embeddings, stream.positions, mask, True, "keys_values")
+            return hidden, KeyValues.from_prompt(keys, values, stream.mask, empty_slots)
         length = stream.mask.shape[1]
         prefix_mask = jnp.broadcast_to(prefix.visible[:, None, None], (*mask.shape[:3], prefix.visible.shape[1]))
-        mask = jnp.pad(jnp.concatenate([prefix_mask, mask], axis=-1), ((0, 0), (0, 0), (0, 0), (0, room)))
-        extended_cache = prefix.extended(stream.mask, room)
+        mask = jnp.pad(jnp.concatenate([prefix_mask, mask], axis=-1), ((0, 0), (0, 0), (0, 0), (0, empty_slots)))
+        extended_cache = prefix.extended(stream.mask, empty_slots)
         past = extended_cache.keys, extended_cache.values, prefix.used
-        hidden, (keys, values) = self._layers(stream.embeddings, stream.positions, mask, True, "keys_values", past)
+        hidden, (keys, values) = self._run_layers(stream.embeddings, stream.positions, mask, True, "keys_values", past)
         return hidden, dataclasses.replace(extended_cache, keys=keys, values=values, used=prefix.used + length)
 
     def step(
@@ -216,11 +216,11 @@ class Phi(nn.Module):
         """Decodes one token per row: its embedding and position -> (its hidden state, the updated cache)."""
         past = past.with_next_visible()
         mask, inputs = past.visible[:, None, None, :], (past.keys, past.values, past.used)
-        hidden, (keys, values) = self._layers(embeddings[:, None], positions[:, None], mask, True, "keys_values", inputs)
+        hidden, (keys, values) = self._run_layers(embeddings[:, None], positions[:, None], mask, True, "keys_values", inputs)
         return hidden[:, 0], dataclasses.replace(past, keys=keys, values=values, used=past.used + 1)
 
     @nn.compact
-    def _layers(
+    def _run_layers(
         self,
         embeddings: Float[DeviceArray, "B L D"],
         positions: Int[DeviceArray, "B L"],
@@ -234,7 +234,7 @@ class Phi(nn.Module):
         cos_sin = rotary_angles(positions, dims, self.rotary_theta)
         x = axes.constrain(self.precision.cast(embeddings), "batch", "length", "act_embed")
         broadcast, per_layer = nn.broadcast, 0
-        layers = stack(
+        layers = stack_blocks(
             PhiLayer, self.num_layers, self.remat, (broadcast, broadcast, per_layer, per_layer, broadcast)[: 2 + len(past)]
         )
         last, collected = layers(

@@ -12,7 +12,7 @@ Its terms:
     reidentification  contrastive loss of instance embeddings between frames
 """
 
-from hyperseg_jax.losses.criterion import MaskCriterion, MaskLosses, match_all
+from hyperseg_jax.losses.criterion import MaskCriterion, MaskLosses, match_targets
 from hyperseg_jax.losses.points import PointDraws, draw_points
 from hyperseg_jax.losses.reidentification import ReidTargets, choose_queries, reidentification_loss
 from hyperseg_jax.losses.scores import BalancedScores, ClassScores, ScoreLoss
@@ -33,7 +33,7 @@ __all__ = [
     "choose_queries",
     "count_tokens",
     "draw_points",
-    "match_all",
+    "match_targets",
     "reidentification_loss",
     "text_cross_entropy",
     "text_cross_entropy_in_chunks",

@@ -12,7 +12,14 @@ from jaxtyping import Bool, Float, Int, Int32, PRNGKeyArray
 
 from hyperseg_jax import axes
 from hyperseg_jax.losses import masks
-from hyperseg_jax.losses.points import PointDraws, draw_points, sample_cells, sample_masks, sample_segments, uncertain_points
+from hyperseg_jax.losses.points import (
+    PointDraws,
+    draw_points,
+    sample_cells,
+    sample_masks,
+    sample_segments,
+    select_uncertain_points,
+)
 from hyperseg_jax.losses.scores import ScoreLoss
 from hyperseg_jax.losses.targets import MaskTargets, TargetCounts
 from hyperseg_jax.ops.matching import hungarian
@@ -29,7 +36,7 @@ class MaskLosses:
     query_of_target: Int32[jax.Array, "stages B N"]
 
 
-def match_all(cost: Float[DeviceArray, "stages B Q N"], valid: Bool[DeviceArray, "B N"]) -> Int32[jax.Array, "stages B N"]:
+def match_targets(cost: Float[DeviceArray, "stages B Q N"], valid: Bool[DeviceArray, "B N"]) -> Int32[jax.Array, "stages B N"]:
     """Returns the query of each target.
 
     All assignment problems of a device run in one loop inside shard_map; partitioned by the compiler, every loop iteration
@@ -113,13 +120,13 @@ class MaskCriterion:
 
         # Stages run sequentially: the body is compiled once, and memory is needed for one stage only.
         costs = jax.lax.map(lambda x: self.cost(x[0], targets, x[1]), jax.lax.stop_gradient((stages, draws)))
-        query_of_target = match_all(costs, targets.valid)
+        query_of_target = match_targets(costs, targets.valid)
         terms = jax.lax.map(lambda x: self.stage_losses(x[0], targets, x[1], x[2], counts), (stages, query_of_target, draws))
         total = sum((self.weights[kind] * values.sum() for kind, values in terms.items()), jnp.zeros(()))
         return MaskLosses(total, terms, query_of_target)
 
     def cost(self, stage: dict, targets: MaskTargets, draws: PointDraws | None) -> Float[jax.Array, "B Q N"]:
-        """Returns the matching cost of one stage."""
+        """Returns the matching cost of every query with every target in one decoder stage."""
         logits = stage["mask_logits"]
         if draws is None:
             predicted, target_values = (sample_cells(x, logits.shape[2:]) for x in (logits, targets.masks))
@@ -147,7 +154,7 @@ class MaskCriterion:
         if draws is None:
             predicted, target_values = (sample_cells(x, logits.shape[2:]) for x in (chosen, targets.masks))
         else:
-            points = uncertain_points(chosen, is_matched, draws.candidates, draws.unselected, self.num_points)
+            points = select_uncertain_points(chosen, is_matched, draws.candidates, draws.unselected, self.num_points)
             predicted, target_values = sample_masks(chosen, points), sample_segments(targets.segments, targets.planes, points)
         divisor = jnp.maximum(counts.targets, 1.0)
         losses = {

@@ -80,18 +80,16 @@ def sample_cells(masks: Shaped[DeviceArray, "B N h w"], size: tuple[int, int]) -
     return resized.reshape(*masks.shape[:2], -1)
 
 
-def uncertain_points(
+def select_uncertain_points(
     logits: Float[DeviceArray, "B N h w"],
     valid: Bool[DeviceArray, "B N"],
     candidates: Float[DeviceArray, "B M tried 2"],
     unselected: Float[DeviceArray, "B M unselected 2"],
     num_points: int,
 ) -> Float[jax.Array, "B M {num_points} 2"]:
-    """Returns the candidates with logits nearest to zero, followed by the unselected points.
-
-    valid: shared points (M = 1) are selected by the most uncertain valid mask. As in Mask2Former, no gradient flows through
-    the selection.
-    """
+    """Selects the candidates with logits nearest to zero; returns them, followed by the unselected points. valid: False for
+    padding. If the masks of a row share the points (M = 1), a candidate is as uncertain as for the most uncertain valid mask.
+    As in Mask2Former, no gradient flows through the selection."""
     num_selected = num_points - unselected.shape[-2]
     if not num_selected:
         return unselected

@@ -14,7 +14,11 @@ from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 from hyperseg_jax.losses.masks import MASKED
 from hyperseg_jax.structs import DeviceArray
 
-OUTSIDE_PRICE, FAR_PRICE, TAKEN_PRICE = 100.0, 1e4, 1e5  # added to costs, so that these pairs are chosen last, in this order
+OUTSIDE_PENALTY, FAR_PENALTY, TAKEN_PENALTY = (
+    100.0,
+    1e4,
+    1e5,
+)  # added to costs, so that these pairs are chosen last, in this order
 CENTRE_RADIUS = 2.5 / 32  # half the side of the square around a target's center, relative to the image width
 
 
@@ -42,8 +46,8 @@ def choose_queries(
     decides which of several targets gets a query.
     """
     cost, iou = assignment_cost(boxes, class_probability, target_boxes, labels, valid)
-    positive, cost = cheapest_queries(cost, iou, valid, 10)
-    near, _ = cheapest_queries(cost, iou, valid, 30)
+    positive, cost = assign_cheapest_queries(cost, iou, valid, 10)
+    near, _ = assign_cheapest_queries(cost, iou, valid, 30)
     return ReidTargets(positive, valid[:, None] & ~near)
 
 
@@ -54,7 +58,7 @@ def assignment_cost(
     labels: Int[DeviceArray, " N"],
     valid: Bool[DeviceArray, " N"],
 ) -> tuple[Float[jax.Array, "Q N"], Float[jax.Array, "Q N"]]:
-    """Returns (cost, IoU) of every query with every target; arguments as in choose_queries."""
+    """Returns (cost, IoU) of every query with every target. The cost is described in `choose_queries`, as are the arguments."""
     p = class_probability.astype(jnp.float32)
     focal = 0.25 * (1 - p) ** 2 * -jnp.log(p + 1e-8) - 0.75 * p**2 * -jnp.log(1 - p + 1e-8)
     iou, giou = box_overlaps(boxes, target_boxes)
@@ -62,7 +66,7 @@ def assignment_cost(
     in_box = (offset < target_boxes[:, 2:] / 2).all(-1)
     in_centre = (offset < CENTRE_RADIUS).all(-1)
     somewhere = ((in_box | in_centre) & valid).any(1, keepdims=True)
-    cost = focal.mean(0)[labels] - 3.0 * giou + OUTSIDE_PRICE * ~(in_box & in_centre) + FAR_PRICE * ~somewhere
+    cost = focal.mean(0)[labels] - 3.0 * giou + OUTSIDE_PENALTY * ~(in_box & in_centre) + FAR_PENALTY * ~somewhere
     return cost, iou
 
 
@@ -80,13 +84,15 @@ def box_overlaps(
     return iou, iou - (hull - union) / jnp.maximum(hull, 1e-12)
 
 
-def cheapest_queries(
+def assign_cheapest_queries(
     cost: Float[DeviceArray, "Q N"], iou: Float[DeviceArray, "Q N"], valid: Bool[DeviceArray, " N"], candidates: int
 ) -> tuple[Bool[jax.Array, "N Q"], Float[jax.Array, "Q N"]]:
-    """Returns the k cheapest queries of each target, with k its summed IoU with the `candidates` best queries, at least 1.
+    """Assigns to each target its k cheapest queries; k is the sum of its `candidates` largest IoUs, at least 1. Returns (bool
+    [N, Q], whether a query is assigned to a target, and the costs, with the penalties that this search added to assigned
+    queries).
 
-    A query of several targets is assigned to the one with the lowest cost; a target without queries gets the cheapest free
-    one. Also returns the costs, with the penalties that this search added to assigned queries.
+    A query that several targets would get is assigned to the one with the lowest cost; a target without queries gets the
+    cheapest free one.
     """
     queries, targets = cost.shape
     iou_sums = jax.lax.top_k(iou.T, min(candidates, queries))[0].sum(-1)
@@ -105,7 +111,7 @@ def cheapest_queries(
     def assign_next(_, state):
         matched, cost = state
         unassigned = is_unassigned(matched)
-        cost = cost + jnp.where(matched.any(1, keepdims=True) & unassigned.any(), TAKEN_PRICE, 0.0)
+        cost = cost + jnp.where(matched.any(1, keepdims=True) & unassigned.any(), TAKEN_PENALTY, 0.0)
         matched |= unassigned & (jnp.arange(queries)[:, None] == jnp.argmin(cost, axis=0))
         has_conflicts = unassigned.any() & (matched.sum(1) > 1).any()
         return jnp.where(is_shared & has_conflicts, cheapest_target(cost), matched), cost

@@ -67,58 +67,60 @@ class MaskAP:
         if name in self._images:
             raise ValueError(f"{name} was scored before; add each image once")
         ours = [
-            self._record(k, mask, kind, score=float(score))
+            self._make_coco_record(k, mask, kind, score=float(score))
             for k, (mask, score, kind) in enumerate(zip(predicted, scores, predicted_classes, strict=True), 1)
         ]
         crowds = crowd or [False] * len(target)
         areas: Sequence[float | None] = target_areas or [None] * len(target)
         theirs = [
-            self._record(k, mask, kind, area=area, iscrowd=int(is_crowd), ignore=int(is_crowd))
+            self._make_coco_record(k, mask, kind, area=area, iscrowd=int(is_crowd), ignore=int(is_crowd))
             for k, (mask, kind, is_crowd, area) in enumerate(zip(target, target_classes, crowds, areas, strict=True), 1)
         ]
         kinds = sorted({record["class"] for record in (*ours, *theirs)})
         self._images[name] = {
-            kind: self._match([r for r in ours if r["class"] == kind], [r for r in theirs if r["class"] == kind])
+            kind: self._match_class([r for r in ours if r["class"] == kind], [r for r in theirs if r["class"] == kind])
             for kind in kinds
         }
 
-    def _record(self, number: int, mask: np.ndarray, kind: str, *, area: float | None = None, **fields: Any) -> dict[str, Any]:
+    def _make_coco_record(
+        self, number: int, mask: np.ndarray, kind: str, *, area: float | None = None, **fields: Any
+    ) -> dict[str, Any]:
         segmentation = self._encode_mask(mask)
-        mask_area = self._area(segmentation) if area is None else area
+        mask_area = self._mask_area(segmentation) if area is None else area
         return {"id": number, "class": kind, "segmentation": segmentation, "area": mask_area, **fields}
 
     def _encode_mask(self, mask: np.ndarray) -> Any:
         return encode(mask)
 
-    def _area(self, segmentation: Any) -> float:
+    def _mask_area(self, segmentation: Any) -> float:
         return float(coco_mask.area(segmentation))
 
-    def _overlaps(self, ours: list[Any], theirs: list[Any], crowd: list[int]) -> Any:
+    def _pairwise_iou(self, ours: list[Any], theirs: list[Any], crowd: list[int]) -> Any:
         """Returns IoU [P, N]; for crowds, the intersection over the area of the prediction."""
         return coco_mask.iou(ours, theirs, crowd)
 
-    def _match(self, ours: list[dict], theirs: list[dict]) -> dict[str, Any]:
+    def _match_class(self, ours: list[dict], theirs: list[dict]) -> dict[str, Any]:
         """Matches one class of one image.
 
         Returns scores [D], best first, and for each area range the matched and ignored detections, as one bit per IoU
         threshold, and the number of targets ("targets").
         """
-        tool = self._evaluator()
+        tool = self._make_evaluator()
         limit = tool.params.maxDets[-1]
         best = [ours[k] for k in np.argsort([-r["score"] for r in ours], kind="mergesort")[:limit]]
         tool._gts, tool._dts = defaultdict(list, {(0, 0): theirs}), defaultdict(list, {(0, 0): ours})
         crowd = [r["iscrowd"] for r in theirs]
-        overlaps = self._overlaps([r["segmentation"] for r in best], [r["segmentation"] for r in theirs], crowd)
+        overlaps = self._pairwise_iou([r["segmentation"] for r in best], [r["segmentation"] for r in theirs], crowd)
         tool.ious = {(0, 0): overlaps}
         matches = [tool.evaluateImg(0, 0, area, limit) for area in self.areas]
         return {
             "scores": matches[0]["dtScores"],
-            "matched": [_bits(row["dtMatches"] > 0) for row in matches],
-            "ignored": [_bits(row["dtIgnore"]) for row in matches],
+            "matched": [_pack_bits(row["dtMatches"] > 0) for row in matches],
+            "ignored": [_pack_bits(row["dtIgnore"]) for row in matches],
             "targets": [int(np.sum(np.asarray(row["gtIgnore"]) == 0)) for row in matches],
         }
 
-    def _evaluator(self) -> COCOeval:
+    def _make_evaluator(self) -> COCOeval:
         with contextlib.redirect_stdout(io.StringIO()):
             tool = COCOeval(iouType="segm")
         tool.params.areaRng = [list(area) for area in self.areas]
@@ -140,7 +142,7 @@ class MaskAP:
         """Restores an accumulator. Raises ValueError, TypeError or KeyError for an invalid state."""
         restored = cls()
         for name, kinds in state["images"].items():
-            if not all(_are_matches(matches, len(cls.areas)) for matches in kinds.values()):
+            if not all(_is_valid_matches(matches, len(cls.areas)) for matches in kinds.values()):
                 raise ValueError(f"{name!r} has matches in an unexpected format")
         kinds = {kind for matches in state["images"].values() for kind in matches}
         num_targets = sum(sum(matches["targets"]) for kinds in state["images"].values() for matches in kinds.values())
@@ -156,12 +158,15 @@ class MaskAP:
         scores = {"count": float(len(names))}
         if not kinds:
             return scores
-        tool = self._evaluator()
+        tool = self._make_evaluator()
         tool.params.imgIds, tool.params.catIds = list(range(len(names))), list(range(len(kinds)))
         tool._paramsEval = tool.params
         count = len(tool.params.iouThrs)
         tool.evalImgs = [
-            _unpack(self._images[name].get(kind), a, count) for kind in kinds for a in range(len(self.areas)) for name in names
+            _unpack_matches(self._images[name].get(kind), a, count)
+            for kind in kinds
+            for a in range(len(self.areas))
+            for name in names
         ]
         with contextlib.redirect_stdout(io.StringIO()):
             tool.accumulate()
@@ -169,12 +174,12 @@ class MaskAP:
         return {key: float(value) for key, value in zip(NAMES, tool.stats, strict=True) if value >= 0} | scores
 
 
-def _bits(flags: np.ndarray) -> list[int]:
+def _pack_bits(flags: np.ndarray) -> list[int]:
     """Packs bool [T, D] into D integers, bit t for threshold t."""
     return (flags.astype(np.int64) << np.arange(len(flags))[:, None]).sum(0).tolist()
 
 
-def _are_matches(matches: Mapping[str, Any], areas: int) -> bool:
+def _is_valid_matches(matches: Mapping[str, Any], areas: int) -> bool:
     """Returns whether a value has the format of the matches of one class of one image."""
     are_integers = lambda values, length, below: (
         is_list(values, int) and len(values) == length and all(0 <= value < below for value in values)
@@ -188,17 +193,17 @@ def _are_matches(matches: Mapping[str, Any], areas: int) -> bool:
             for key in ("matched", "ignored")
         )
         and are_integers(matches["targets"], areas, MAX_TARGETS)
-        and all(map(_are_enough, matches["matched"], matches["ignored"], matches["targets"]))
+        and all(map(_are_enough_targets, matches["matched"], matches["ignored"], matches["targets"]))
     )
 
 
-def _are_enough(matched: Sequence[int], ignored: Sequence[int], wanted: int) -> bool:
+def _are_enough_targets(matched: Sequence[int], ignored: Sequence[int], wanted: int) -> bool:
     """Returns whether there are as many targets as detections that matched one, at each threshold."""
     found = [hit & ~ignore for hit, ignore in zip(matched, ignored, strict=True)]
     return all(sum(hit >> t & 1 for hit in found) <= wanted for t in range(max(found, default=0).bit_length()))
 
 
-def _unpack(matches: Mapping[str, Any] | None, area: int, thresholds: int) -> dict[str, Any] | None:
+def _unpack_matches(matches: Mapping[str, Any] | None, area: int, thresholds: int) -> dict[str, Any] | None:
     """Unpacks the matches of one class, area range and image for COCOeval.accumulate."""
     if matches is None:
         return None

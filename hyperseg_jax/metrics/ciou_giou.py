@@ -13,7 +13,7 @@ _EPSILON = 1e-5
 PRECISIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def overlap(prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None) -> tuple[int, int]:
+def count_overlap(prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None) -> tuple[int, int]:
     """Returns the pixel counts of the intersection and union of two bool masks, without ignored pixels."""
     if prediction.shape != target.shape:
         raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape; resize the prediction")
@@ -52,7 +52,7 @@ class ReferringScores(Sums):
     def update(self, prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None, group: str = "") -> None:
         """Adds one prompt. prediction, target, ignore: bool, of one shape ([H, W], or [T, H, W] for a video)."""
         ignored = ignore if self._options["rules"] == "official" else None
-        intersection, union = overlap(prediction, target, ignored)
+        intersection, union = count_overlap(prediction, target, ignored)
         absent = not target.any()
         passed = [intersection >= threshold * union for threshold in PRECISIONS]
         self._add(group, intersection, union, iou(intersection, union), 1, absent, absent and not union, *passed)
@@ -61,20 +61,20 @@ class ReferringScores(Sums):
         """Returns {"ciou", "giou", "count", "precision@0.5"..., "absent_accuracy" (if targets were absent)} and "giou/<group>",
         "ciou/<group>"."""
         total = self._total()
-        scores = {"ciou": _ciou(total), "giou": _giou(total), "count": float(total[3])}
+        scores = {"ciou": _ciou_from_sums(total), "giou": _giou_from_sums(total), "count": float(total[3])}
         if total[4]:
             scores["absent_accuracy"] = float(total[5] / total[4])
         for threshold, number in zip(PRECISIONS, total[6:], strict=True):
             scores[f"precision@{threshold}"] = float(number / max(total[3], 1))
         for group, row in sorted(self._sums.items()):
             if group:
-                scores |= {f"ciou/{group}": _ciou(row), f"giou/{group}": _giou(row)}
+                scores |= {f"ciou/{group}": _ciou_from_sums(row), f"giou/{group}": _giou_from_sums(row)}
         return scores
 
 
-def _ciou(row: np.ndarray) -> float:
+def _ciou_from_sums(row: np.ndarray) -> float:
     return float(row[0] / (row[1] + 1e-10))
 
 
-def _giou(row: np.ndarray) -> float:
+def _giou_from_sums(row: np.ndarray) -> float:
     return float(row[2] / (row[3] + _EPSILON))

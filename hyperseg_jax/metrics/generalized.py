@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hyperseg_jax.metrics.ciou_giou import overlap
+from hyperseg_jax.metrics.ciou_giou import count_overlap
 from hyperseg_jax.metrics.sums import Sums, check_rules
 
 PRECISIONS = (0.7, 0.8, 0.9)
@@ -30,7 +30,7 @@ class GeneralizedScores(Sums):
 
     def update(self, prediction: np.ndarray, target: np.ndarray) -> None:
         """Adds one prompt. prediction, target: bool [H, W]; empty if there is no prediction or target."""
-        intersection, union = overlap(prediction, target)
+        intersection, union = count_overlap(prediction, target)
         no_target, predicted_none = not target.any(), not prediction.any()
         value = float(predicted_none) if no_target else intersection / union
         passed = [not no_target and value >= threshold for threshold in PRECISIONS]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hyperseg_jax.metrics.ciou_giou import iou, overlap
+from hyperseg_jax.metrics.ciou_giou import count_overlap, iou
 from hyperseg_jax.metrics.sums import Sums
 
 
@@ -23,7 +23,7 @@ class InteractiveScores(Sums):
     ) -> None:
         """Adds the regions of an image. prediction, target: bool [R, H, W], one per kind; ignore: bool [H, W]."""
         for mask, target_mask, kind in zip(prediction, target, kinds, strict=True):
-            intersection, union = overlap(mask, target_mask, ignore)
+            intersection, union = count_overlap(mask, target_mask, ignore)
             self._add(kind, intersection, union, iou(intersection, union), 1)
 
     def compute(self) -> dict[str, float]:

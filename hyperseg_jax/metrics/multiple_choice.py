@@ -11,7 +11,7 @@ _SIGNS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _SPLIT = "\n"  # between category and question in the names of rows
 
 
-def choose(text: str, options: Mapping[str, str]) -> str | None:
+def choose_option(text: str, options: Mapping[str, str]) -> str | None:
     """Returns the option that an answer selects: the only letter, among its last five words, else the only quoted option.
 
     options: {"A": "a cat", ...}. Returns None if neither rule applies; the benchmark then uses a language model, while here
@@ -37,7 +37,7 @@ class MultipleChoiceScores(Sums):
 
     def update(self, answer: str, truth: str, options: Mapping[str, str], question: Any, group: str = "") -> None:
         """Adds one rotation. truth: its letter. question: id shared by all rotations (in MMBench, index modulo 1e6)."""
-        self._add(f"{group}{_SPLIT}{question}", choose(answer, options) == truth, 1)
+        self._add(f"{group}{_SPLIT}{question}", choose_option(answer, options) == truth, 1)
 
     def compute(self) -> dict[str, float]:
         """Returns {"accuracy", "plain", "count" (of questions)} and "accuracy/<group>"; zeros if empty."""

@@ -80,20 +80,20 @@ class PanopticQuality(Sums):
         """Restores an accumulator."""
         restored = super().from_state(state)
         if type(state["thing"]) is not dict or not is_list(list(state["thing"].values()), bool):
-            raise ValueError("what is a thing is not told by true and false")
+            raise ValueError("its field `thing` does not map class names to true or false")
         restored._is_thing = dict(state["thing"])
         if missing := restored._sums.keys() - restored._is_thing.keys():
-            raise ValueError(f"{sorted(missing)[0]!r} is neither listed as thing nor as stuff")
+            raise ValueError(f"its field `thing` lacks the class {sorted(missing)[0]!r}")
         return restored
 
     def by_class(self) -> dict[str, float]:
         """Returns PQ of every class that was labelled or predicted."""
-        return {name: float(_quality(row)[0]) for name, row in sorted(self._sums.items())}
+        return {name: float(_quality_from_sums(row)[0]) for name, row in sorted(self._sums.items())}
 
     def compute(self) -> dict[str, float]:
         """Returns {"pq", "sq", "rq"}, each also with _things and _stuff, and "classes": means over the classes labelled or
         predicted, 0 if there are none."""
-        rows = {name: _quality(row) for name, row in self._sums.items()}
+        rows = {name: _quality_from_sums(row) for name, row in self._sums.items()}
         parts = {
             "": list(rows.values()),
             "_things": [row for name, row in rows.items() if self._is_thing[name]],
@@ -116,7 +116,7 @@ def _number_map(masks: Iterable[np.ndarray], size: tuple[int, ...]) -> np.ndarra
     return numbers
 
 
-def _quality(row: np.ndarray) -> tuple[float, float, float]:
+def _quality_from_sums(row: np.ndarray) -> tuple[float, float, float]:
     iou_sum, matches, extra, missed = row
     segmentation = iou_sum / matches if matches else 0.0
     recognition = matches / (matches + 0.5 * extra + 0.5 * missed)

@@ -30,13 +30,13 @@ class PopeScores(Sums):
     def compute(self) -> dict[str, float]:
         """Returns {"accuracy", "precision", "recall", "f1", "yes_share", "f1_mean", "count"}, also f1 and accuracy by group."""
         total = self._total()
-        groups = {name: _scores(*row.tolist()) for name, row in sorted(self._sums.items())}
-        scores = _scores(*total.tolist()) | {"count": float(total.sum())}
+        groups = {name: _scores_from_counts(*row.tolist()) for name, row in sorted(self._sums.items())}
+        scores = _scores_from_counts(*total.tolist()) | {"count": float(total.sum())}
         scores["f1_mean"] = sum(group["f1"] for group in groups.values()) / max(len(groups), 1)
         return scores | {f"{key}/{name}": group[key] for name, group in groups.items() if name for key in ("accuracy", "f1")}
 
 
-def _scores(true_yes: float, false_yes: float, true_no: float, false_no: float) -> dict[str, float]:
+def _scores_from_counts(true_yes: float, false_yes: float, true_no: float, false_no: float) -> dict[str, float]:
     count = true_yes + false_yes + true_no + false_no
     precision, recall = true_yes / max(true_yes + false_yes, 1), true_yes / max(true_yes + false_no, 1)
     return {

@@ -43,7 +43,7 @@ REPORTED_RESULTS = tuple(
 )
 
 
-def reported_results(benchmark: str, metric: str) -> tuple[ReportedResult, ...]:
+def find_reported_results(benchmark: str, metric: str) -> tuple[ReportedResult, ...]:
     """Returns the reported results of a metric, best first."""
     rows = [row for row in REPORTED_RESULTS if (row.benchmark, row.metric) == (benchmark, metric)]
     return tuple(sorted(rows, key=lambda row: row.value, reverse=not metric.startswith("noc")))

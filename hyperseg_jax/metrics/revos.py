@@ -85,7 +85,7 @@ class ReVosScores(Sums):
 
     def compute(self) -> dict[str, float]:
         """Returns {"j", "f", "jf", "a", "r", "count"} and each as "<name>/<group>"; no "r" without a foreground."""
-        groups = {name: _means(row) for name, row in sorted(self._sums.items())}
+        groups = {name: _means_from_sums(row) for name, row in sorted(self._sums.items())}
         overall = [groups[name] for name in OVERALL_GROUPS if name in groups] or list(groups.values())
         names = [name for name in ("j", "f", "jf", "a", "r") if overall and all(name in group for group in overall)]
         scores = {name: float(np.mean([group[name] for group in overall])) for name in names}
@@ -93,7 +93,7 @@ class ReVosScores(Sums):
         return scores | {f"{name}/{group}": value for group, means in groups.items() if group for name, value in means.items()}
 
 
-def _means(row: np.ndarray) -> dict[str, float]:
+def _means_from_sums(row: np.ndarray) -> dict[str, float]:
     j, f, a = (row[:3] / row[3]).tolist()
     means = {"j": j, "f": f, "jf": (j + f) / 2, "a": a}
     return means | {"r": float(row[4] / row[5])} if row[5] else means

@@ -19,7 +19,7 @@ def check_rules(rules: str) -> str:
 
 
 def is_list(value: Any, *kinds: type) -> bool:
-    """Returns whether a JSON value is a list whose members are all of these types."""
+    """Returns whether a JSON value is a list in which each member has one of these types."""
     return type(value) is list and all(type(member) in kinds for member in value)
 
 

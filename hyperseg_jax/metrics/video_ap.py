@@ -19,11 +19,11 @@ class VideoAP(MaskAP):
     def _encode_mask(self, mask: np.ndarray) -> list[Any]:
         return [encode(frame) if frame.any() else None for frame in mask]
 
-    def _area(self, segmentation: list[Any]) -> float:
+    def _mask_area(self, segmentation: list[Any]) -> float:
         areas = [float(coco_mask.area(frame)) for frame in segmentation if frame is not None]
         return float(np.mean(areas)) if areas else 0.0
 
-    def _overlaps(self, ours: list[Any], theirs: list[Any], crowd: list[int]) -> Any:
+    def _pairwise_iou(self, ours: list[Any], theirs: list[Any], crowd: list[int]) -> Any:
         if not ours or not theirs:
             return []
         return np.array([[_video_iou(mine, true) for true in theirs] for mine in ours])

@@ -23,8 +23,8 @@ def fill_poly(polygon: Real[np.ndarray, "V 2"], height: int, width: int) -> tupl
         is_visible[k], clipped_start[k], clipped_end[k] = _clip_edge(start[k].tolist(), end[k].tolist(), width - 1, height - 1)
     rises = (clipped_start[:, 1] != clipped_end[:, 1])[:, None]
     slope_points = np.where(rises, clipped_start, start), np.where(rises, clipped_end, end)
-    x, y = _outline(clipped_start[is_visible], clipped_end[is_visible])
-    left, right, row = _interior(start, end, slope_points, width)
+    x, y = _outline_pixels(clipped_start[is_visible], clipped_end[is_visible])
+    left, right, row = _interior_spans(start, end, slope_points, width)
     left, right, row = np.append(left, x), np.append(right, x), np.append(row, y)
     is_inside = (left >= 0) & (right < width) & (left <= right) & (row >= 0) & (row < height)
     first = (row * width)[is_inside]
@@ -35,20 +35,20 @@ def _clip_edge(start: list[int], end: list[int], right: int, bottom: int) -> tup
     """Clips an edge to the image, in y first, rounding toward zero; returns whether it is visible, and its end points."""
     ends = [list(start), list(end)]
 
-    def sides(point: list[int]) -> int:
+    def outside_sides(point: list[int]) -> int:
         x, y = point
         return (x < 0) + 2 * (x > right) + 4 * (y < 0) + 8 * (y > bottom)
 
     for axis, mask, last in ((1, 12, bottom), (0, 3, right)):
-        if sides(ends[0]) & sides(ends[1]):
+        if outside_sides(ends[0]) & outside_sides(ends[1]):
             return False, ends[0], ends[1]
         for k in (0, 1):
-            if sides(ends[k]) & mask:
+            if outside_sides(ends[k]) & mask:
                 border = 0 if ends[k][axis] < 0 else last
                 distance = border - ends[k][axis]
                 ends[k][1 - axis] += int(distance * (ends[1][1 - axis] - ends[0][1 - axis]) / (ends[1][axis] - ends[0][axis]))
                 ends[k][axis] = border
-    return not (sides(ends[0]) | sides(ends[1])), ends[0], ends[1]
+    return not (outside_sides(ends[0]) | outside_sides(ends[1])), ends[0], ends[1]
 
 
 def _group_indices(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -57,7 +57,7 @@ def _group_indices(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return owner, np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
-def _outline(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _outline_pixels(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns x, y of all pixels of the edges, by Bresenham's algorithm from left to right."""
     turned = (end[:, 0] < start[:, 0])[:, None]
     start, end = np.where(turned, end, start), np.where(turned, start, end)
@@ -71,14 +71,11 @@ def _outline(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return x, y
 
 
-def _interior(
+def _interior_spans(
     start: np.ndarray, end: np.ndarray, slope_points: tuple[np.ndarray, np.ndarray], width: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the first x, the last x, and y of the pixels between the first and second, third and fourth, ... edge that
-    crosses a row.
-
-    slope_points: two points of each edge that define its slope, in the same order.
-    """
+    """Returns (first x, last x, y) of the spans of pixels inside the polygon: between the first and second, third and fourth,
+    ... edge that crosses a row. slope_points: two points of each edge that define its slope, in the order of the edges."""
     upside_down = (end[:, 1] < start[:, 1])[:, None]
     low, high = np.where(upside_down, end, start), np.where(upside_down, start, end)
     first, second = (

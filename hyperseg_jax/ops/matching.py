@@ -23,7 +23,7 @@ def hungarian(cost: Float[DeviceArray, "Q N"], valid: Bool[DeviceArray, " N"]) -
     queries, targets = cost.shape
     if not queries or not targets:
         return jnp.full(targets, -1, jnp.int32)
-    cost, valid = _finite(cost.astype(jnp.float32)).T, jnp.asarray(valid)  # [N, Q]
+    cost, valid = _replace_non_finite(cost.astype(jnp.float32)).T, jnp.asarray(valid)  # [N, Q]
     # If there are more targets than queries, each target has a private dummy column (the bench).
     bench = targets if targets > queries else 0
 
@@ -38,10 +38,10 @@ def hungarian(cost: Float[DeviceArray, "Q N"], valid: Bool[DeviceArray, " N"]) -
             bench_costs = jnp.where(jnp.arange(bench) == row, bench_cost, jnp.inf)
             return jnp.concatenate([cost[row], bench_costs]) - u[row] - v
 
-        sink, length, distance, before, visited = _search(edges, target, target_of, valid[target])
+        sink, length, distance, before, visited = _search_path(edges, target, target_of, valid[target])
         slack = jnp.where(visited, length - distance, 0.0)
         u = (u + jnp.where(column_of >= 0, slack[column_of], 0.0)).at[target].add(length)
-        return u, v - slack, *_augment(sink, before, target_of, column_of)
+        return u, v - slack, *_flip_path(sink, before, target_of, column_of)
 
     columns = queries + bench
     unassigned = (jnp.full(columns, -1, jnp.int32), jnp.full(targets, -1, jnp.int32))
@@ -50,7 +50,7 @@ def hungarian(cost: Float[DeviceArray, "Q N"], valid: Bool[DeviceArray, " N"]) -
     return jnp.where(column_of < queries, column_of, -1)
 
 
-def _finite(cost: DeviceArray) -> jax.Array:
+def _replace_non_finite(cost: DeviceArray) -> jax.Array:
     """Replaces non-finite costs by a value so large that one such pair costs more than any assignment without it."""
     finite = jnp.isfinite(cost)
     cost = jnp.clip(jnp.where(finite, cost, 0.0), -1e30, 1e30)
@@ -60,12 +60,10 @@ def _finite(cost: DeviceArray) -> jax.Array:
     return jnp.where(finite, cost, jnp.where(jnp.any(finite), highest, 0.0) + min(cost.shape) * span + 1.0)
 
 
-def _search(edges, target, target_of, active):
+def _search_path(edges, target, target_of, active):
     """Searches with Dijkstra's algorithm from a target to the nearest free column; does nothing for an inactive target.
-
-    edges: row -> reduced costs of its columns. Returns the free column (-1 if inactive), the length of the path to it, the
-    distance of each column, the row before each column, and which columns were visited.
-    """
+    edges(row): reduced costs of the columns of a row. Returns the free column (-1 if inactive), the length of the path to it,
+    the distance of each column, the row before each column on its path, and which columns were visited."""
     columns = target_of.shape[0]
 
     def searching(state):
@@ -99,7 +97,7 @@ def _search(edges, target, target_of, active):
     return sink, length, distance, before, visited
 
 
-def _augment(sink, before, target_of, column_of):
+def _flip_path(sink, before, target_of, column_of):
     """Flips the assignments along the path from the free column back to its target, which had no column before."""
 
     def flip(state):

@@ -19,8 +19,9 @@ class Geometry:
     padded: tuple[int, int]
 
 
-def fit(height: int, width: int, size: int, fill: float = 1.0) -> Geometry:
-    """Scales the long edge to `fill` (at most 1) times `size`, keeping the aspect ratio; sides are int(x + 0.5)."""
+def fit_to_square(height: int, width: int, size: int, fill: float = 1.0) -> Geometry:
+    """Returns the placement of an image whose long edge is scaled to `fill` (at most 1) times `size`, keeping the aspect ratio.
+    The sides are int(x + 0.5)."""
     scale = fill * size / max(height, width)
     filled = (min(size, int(height * scale + 0.5)), min(size, int(width * scale + 0.5)))
     return Geometry((height, width), (max(1, filled[0]), max(1, filled[1])), (size, size))
@@ -39,25 +40,25 @@ def resize_and_pad(frame: UInt8[np.ndarray, "H W 3"], geometry: Geometry, value:
 def resize_and_pad_map(numbers: Shaped[np.ndarray, "*planes H W"], geometry: Geometry) -> Shaped[np.ndarray, "*planes h w"]:
     """Resizes segment maps by nearest neighbour, like Pillow, and pads them with 0."""
     height, width = geometry.filled
-    rows, columns = _nearest(numbers.shape[-2], height), _nearest(numbers.shape[-1], width)
+    rows, columns = _nearest_indices(numbers.shape[-2], height), _nearest_indices(numbers.shape[-1], width)
     padded = np.zeros((*numbers.shape[:-2], *geometry.padded), numbers.dtype)
     padded[..., :height, :width] = numbers.take(columns, axis=-1).take(rows, axis=-2)
     return padded
 
 
-def _nearest(size: int, target: int) -> np.ndarray:
+def _nearest_indices(size: int, target: int) -> np.ndarray:
     """Returns the source index of each of `target` pixels when resizing a line of `size` pixels."""
     line = Image.fromarray(np.arange(size, dtype=np.int32)[None])
     return np.asarray(line.resize((target, 1), Image.Resampling.NEAREST))[0]
 
 
-def stretch(frame: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
+def stretch_to_square(frame: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
     """Resizes a frame to a square: bicubic, without keeping the aspect ratio (the SigLIP processor)."""
     return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BICUBIC))
 
 
-def stretch_mask(mask: Bool[np.ndarray, "H W"], size: int) -> Bool[np.ndarray, "size size"]:
-    """Resizes a mask like stretch; a nonempty mask stays nonempty."""
+def stretch_mask_to_square(mask: Bool[np.ndarray, "H W"], size: int) -> Bool[np.ndarray, "size size"]:
+    """Resizes a mask like `stretch_to_square`; a nonempty mask stays nonempty."""
     resized = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize((size, size), Image.Resampling.BICUBIC)) > 0
     if mask.any() and not resized.any():
         y, x = (round(float(c.mean()) * size / n) for c, n in zip(np.nonzero(mask), mask.shape, strict=True))

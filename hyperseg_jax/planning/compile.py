@@ -69,15 +69,17 @@ def compile_step(config: ml_collections.ConfigDict, task: str, devices: Sequence
     Raises UserError if there is no such task, or if the batch cannot be split over the mesh.
     """
     system = systems.get(config.system)
-    if task not in (known := sources.programs(config)):
+    if task not in (known := sources.program_names(config)):
         raise UserError(f"--task {task}: the config has no such task; use one of {', '.join(known)}")
     model = system.build(config)
-    placed = placement.make(config.train.preset, config.train.mesh, devices=devices, adapters=systems.lora(config) is not None)
-    checks.check_split(config, placed)
-    rules = param_groups.from_config(config.optimizer.param_groups)
+    placed = placement.make(
+        config.train.preset, config.train.mesh, devices=devices, adapters=systems.lora_block(config) is not None
+    )
+    checks.check_batch_size(config, placed)
+    rules = param_groups.groups_from_config(config.optimizer.param_groups)
     rate = param_groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps)
     initial = trace_initial_state(config, system, model, rules, rate, placed)
-    batch = sources.processor(config, system, None, task).spec(config.train.batch_size)
+    batch = sources.make_processor(config, system, None, task).spec(config.train.batch_size)
     batch = placement.add_shardings(batch, placed.batch)
     step = make_step(system, model, config, initial.tx)
     fields: dict[str, Any] = {

@@ -18,9 +18,9 @@ from PIL import Image
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.regions import has_positive_mark
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.engine import NEW_TOKENS, TEXT, AnswerOptions, Engine, Request, prediction_fn
+from hyperseg_jax.evaluation.engine import NEW_TOKENS, TEXT, AnswerOptions, Engine, Request, make_prediction_fn
 from hyperseg_jax.ops.transforms import Geometry
-from hyperseg_jax.results.mask_resize import canvas, geometry_array
+from hyperseg_jax.results.mask_resize import canvas_size, geometry_array
 from hyperseg_jax.structs import Example, Prediction, Prompt, Region
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -71,10 +71,10 @@ class Model:
         reasoning: the text is a question whose answer is segmented ("what could one sit on?"); uses the prompt of reasoning
         segmentation.
         """
-        prompt = Prompt(task="reasoning" if reasoning else "referring", text=_checked_text(text))
-        options = self._options("soft_expression" if soft else "expression", no_target_threshold=no_target_threshold)
+        prompt = Prompt(task="reasoning" if reasoning else "referring", text=_check_text(text))
+        options = self._replace_thresholds("soft_expression" if soft else "expression", no_target_threshold=no_target_threshold)
         predicted, _ = self._predict(read_image(image), prompt, options)
-        return _with_name(predicted, text)
+        return _name_masks(predicted, text)
 
     def segment_classes(
         self,
@@ -90,10 +90,12 @@ class Model:
         threshold: class probability that a segment must exceed. overlap: minimum visible share of a segment. Both default to
         the system's values.
         """
-        names = (*map(_checked_text, classes), *map(_checked_text, stuff))
+        names = (*map(_check_text, classes), *map(_check_text, stuff))
         things = (True,) * len(classes) + (False,) * len(stuff)
         prompt = Prompt(task="panoptic", classes=names, things=things)
-        return self._predict(read_image(image), prompt, self._options("panoptic", segment=threshold, overlap=overlap))[0]
+        return self._predict(
+            read_image(image), prompt, self._replace_thresholds("panoptic", segment=threshold, overlap=overlap)
+        )[0]
 
     def segment_regions(
         self, image: ImageLike, regions: Sequence[np.ndarray | Region], *, labels: Sequence[str] = ()
@@ -102,7 +104,7 @@ class Model:
         frame = read_image(image)
         prompt = _region_prompt("region", frame, regions)
         names = _region_names(regions, labels)
-        predicted, _ = self._predict(frame, prompt, self._options("regions"))
+        predicted, _ = self._predict(frame, prompt, self._replace_thresholds("regions"))
         return dataclasses.replace(predicted, names=names)
 
     def segment_rounds(
@@ -117,7 +119,7 @@ class Model:
         frame, memory = read_image(image), None
         for regions in rounds:
             prompt, names = _region_prompt("region", frame, regions), _region_names(regions, labels)
-            predicted, new_memory = self._predict(frame, prompt, self._options("regions"), memory)
+            predicted, new_memory = self._predict(frame, prompt, self._replace_thresholds("regions"), memory)
             memory = new_memory if self.engine.interactive else None
             yield dataclasses.replace(predicted, names=names)
 
@@ -125,12 +127,12 @@ class Model:
         self, frames: Iterable[ImageLike], text: str, *, no_target_threshold: float | types.EllipsisType | None = ...
     ) -> Iterator[tuple[np.ndarray, Prediction]]:
         """Yields (image, prediction) for each frame. The model state passes from frame to frame; memory use is constant."""
-        prompt, memory = Prompt(task="video", text=_checked_text(text)), None
-        options = self._options("expression", no_target_threshold=no_target_threshold)
+        prompt, memory = Prompt(task="video", text=_check_text(text)), None
+        options = self._replace_thresholds("expression", no_target_threshold=no_target_threshold)
         for image in frames:
             frame = read_image(image)
             predicted, memory = self._predict(frame, prompt, options, memory, cache_features=False)
-            yield frame, _with_name(predicted, text)
+            yield frame, _name_masks(predicted, text)
 
     def chat(self, image: ImageLike, question: str, *, max_new_tokens: int = NEW_TOKENS) -> str:
         """Returns the model's text answer, decoded greedily, at most max_new_tokens tokens."""
@@ -149,11 +151,11 @@ class Model:
     def _generate_texts(self, frame: np.ndarray, prompt: Prompt, max_new_tokens: int) -> tuple[str, ...]:
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens = {max_new_tokens}: must be at least 1")
-        request, geometry = self._request(Example("the image", frame[None], (prompt,)))
+        request, geometry = self._make_request(Example("the image", frame[None], (prompt,)))
         row = {"texts": self.engine.generate(request, max_new_tokens=max_new_tokens)[0]}
-        return prediction_fn(self.engine, AnswerOptions(TEXT, self.engine.answers.default), geometry)(prompt, row).texts
+        return make_prediction_fn(self.engine, AnswerOptions(TEXT, self.engine.answers.default), geometry)(prompt, row).texts
 
-    def _options(self, kind: str, **thresholds: float | types.EllipsisType | None) -> AnswerOptions:
+    def _replace_thresholds(self, kind: str, **thresholds: float | types.EllipsisType | None) -> AnswerOptions:
         """Returns the system's default thresholds with the given ones replaced."""
         overrides = {name: value for name, value in thresholds.items() if value is not ...}
         return AnswerOptions(kind, dataclasses.replace(self.engine.answers.default, **overrides))  # type: ignore[arg-type]
@@ -162,21 +164,21 @@ class Model:
         self, frame: np.ndarray, prompt: Prompt, options: AnswerOptions, memory: Any = None, *, cache_features: bool = True
     ) -> tuple[Prediction, Any]:
         """Returns the prediction for one prompt and image, and the memory for the next frame. cache_features: see Request."""
-        request, geometry = self._request(Example("the image", frame[None], (prompt,)), cache_features)
+        request, geometry = self._make_request(Example("the image", frame[None], (prompt,)), cache_features)
         outputs, memory = self.engine.select(request, options, memory)
         if not outputs.pop("finite").all():
             raise UserError("the outputs of the model are not finite, so its weights are damaged; use another checkpoint")
         row = {name: value[0] for name, value in outputs.items()}
-        return prediction_fn(self.engine, options, geometry)(prompt, row), memory
+        return make_prediction_fn(self.engine, options, geometry)(prompt, row), memory
 
-    def _request(self, example: Example, cache_features: bool = True) -> tuple[Request, Geometry]:
+    def _make_request(self, example: Example, cache_features: bool = True) -> tuple[Request, Geometry]:
         """Returns a batch of one example with one frame and one prompt, in the smallest bucket that fits it, and the geometry
         of the frame in the model input."""
         processor = self._processor.for_bucket(self._processor.bucket(example))
         batch = jax.tree.map(lambda x: x[None], processor(example, train=False))
         geometry = processor.geometry(*example.frames.shape[1:3])
         request = Request(
-            processor, batch, geometry_array(geometry)[None], canvas(*geometry.original), cache_features=cache_features
+            processor, batch, geometry_array(geometry)[None], canvas_size(*geometry.original), cache_features=cache_features
         )
         return request, geometry
 
@@ -196,25 +198,28 @@ def read_image(image: ImageLike) -> np.ndarray:
 
 
 def load(name: str | os.PathLike) -> Model:
-    """Calls Model.load; cached until the model file changes."""
+    """Loads a model with Model.load; it is cached until the model file changes."""
     folder = model_folder.find_model_folder(name)
     return _load(folder.absolute(), (folder / "model.safetensors").stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4)
 def _load(folder: pathlib.Path, modified_ns: int) -> Model:
-    """modified_ns: time of the last change of the model file, a part of the cache key."""
+    """Loads the model of a folder, cached. modified_ns: time of the last change of the model file, which is a part of the cache
+    key."""
     return Model.load(folder)
 
 
-def _checked_text(text: str) -> str:
+def _check_text(text: str) -> str:
+    """Returns the stripped text of a prompt. Raises UserError if it is empty."""
     if not text.strip(" ."):
         raise UserError("the prompt is empty; say what to segment")
     return text.strip()
 
 
 def _region_prompt(task: str, frame: np.ndarray, regions: Sequence[np.ndarray | Region]) -> Prompt:
-    """Returns a prompt of regions. Raises UserError if a mask does not fit the image; the processor checks other regions."""
+    """Returns a prompt of regions. Raises UserError if there are none, or if a mask is empty or has another size than the
+    image; the processor checks points, boxes and scribbles."""
     converted = tuple(region if isinstance(region, Region) else Region.from_mask(region) for region in regions)
     for k, region in enumerate(converted):
         if region.mask is None:
@@ -230,12 +235,12 @@ def _region_prompt(task: str, frame: np.ndarray, regions: Sequence[np.ndarray | 
 
 
 def _region_names(regions: Sequence[Any], labels: Sequence[str]) -> tuple[str, ...]:
-    """Returns a name for each region."""
+    """Returns a name for each region: its label, by default its number."""
     if labels and len(labels) != len(regions):
         raise UserError(f"{len(labels)} labels for {len(regions)} regions; pass one label for each region")
     return tuple(labels) or tuple(f"region {k + 1}" for k in range(len(regions)))
 
 
-def _with_name(predicted: Prediction, name: str) -> Prediction:
+def _name_masks(predicted: Prediction, name: str) -> Prediction:
     """Returns the prediction with every mask named by the prompt text."""
     return dataclasses.replace(predicted, names=(name,) * len(predicted))

@@ -7,7 +7,7 @@ From outputs to predictions
     objects         merges the masks of several prompts about one frame into an object map
     tracking        links instances of single frames into tracks over a video
 For people and evaluation servers
-    drawing         overlays, target/prediction comparisons, contact sheets
+    drawing         draws masks on images, targets beside predictions, and grids of such tiles
     page            a self-contained HTML page
     server/         submission files for the benchmarks' evaluation servers, one module per format
 """

@@ -73,29 +73,31 @@ def unpack_masks(packed: np.ndarray, geometry: Geometry) -> np.ndarray:
     return np.unpackbits(packed[..., :height, :], axis=-1, count=width).astype(bool)
 
 
-def _masks(masks: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Returns packed masks or mask probabilities of a canvas, cropped to the image."""
+def _crop_masks(masks: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Crops the packed masks or mask probabilities of a canvas to the image, and unpacks packed ones."""
     height, width = geometry.original
     return unpack_masks(masks, geometry) if masks.dtype == np.uint8 else masks[..., :height, :width]
 
 
-def expression(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+def predict_expression(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
     """Returns the one mask of an expression; none if the expression is predicted to be absent."""
     threshold = thresholds.no_target_threshold
     if threshold is not None and (selected["present"] < threshold or not selected["any"]):
         dtype = bool if selected["mask"].dtype == np.uint8 else np.float32
         return Prediction(np.zeros((0, *geometry.original), dtype))
-    return Prediction(_masks(selected["mask"], geometry)[None], scores=(float(selected["score"]),), names=(prompt.text,))
+    return Prediction(_crop_masks(selected["mask"], geometry)[None], scores=(float(selected["score"]),), names=(prompt.text,))
 
 
-def regions(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+def predict_regions(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
     """Returns one mask for each drawn region, in their order."""
     names = tuple(region.kind for region in prompt.regions)
     count = len(names)
-    return Prediction(_masks(selected["mask"][:count], geometry), scores=tuple(selected["score"][:count].tolist()), names=names)
+    return Prediction(
+        _crop_masks(selected["mask"][:count], geometry), scores=tuple(selected["score"][:count].tolist()), names=names
+    )
 
 
-def panoptic(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+def predict_panoptic(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
     """Returns segments without overlap. All parts of a stuff class form one segment."""
     height, width = geometry.original
     segment_map = selected["owner"][:height, :width]
@@ -113,19 +115,19 @@ def panoptic(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: T
         queries.append(query)
     labels = tuple(selected["label"][queries].tolist())
     stacked = np.stack(masks) if masks else np.zeros((0, *geometry.original), bool)
-    return Prediction(stacked, labels, tuple(selected["score"][queries].tolist()), _names(prompt, labels))
+    return Prediction(stacked, labels, tuple(selected["score"][queries].tolist()), _class_names(prompt, labels))
 
 
-def instances(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+def predict_instances(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
     """Returns instances of thing classes with scores; instances may overlap."""
     things = np.asarray(prompt.things, bool)
     is_thing = selected["valid"] & things[np.minimum(selected["label"], len(things) - 1)]
     labels = tuple(selected["label"][is_thing].tolist())
     masks = unpack_masks(selected["mask"][selected["query"][is_thing]], geometry)
-    return Prediction(masks, labels, tuple(selected["score"][is_thing].tolist()), _names(prompt, labels))
+    return Prediction(masks, labels, tuple(selected["score"][is_thing].tolist()), _class_names(prompt, labels))
 
 
-def candidates(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+def predict_candidates(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
     """Returns the best queries of a frame, best first, with class probabilities and embeddings for tracking."""
     classes = selected["classes"][:, : len(prompt.classes)]
     order = np.argsort(-classes.max(-1), kind="stable")
@@ -138,13 +140,14 @@ def candidates(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds:
     )
 
 
-def semantic(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+def predict_semantic(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
     """Returns one mask for each class that is the most probable class of some pixel."""
     height, width = geometry.original
     best = selected["label"][:height, :width]
     labels = tuple(int(label) for label in np.unique(best))
-    return Prediction(np.stack([best == label for label in labels]), labels, names=_names(prompt, labels))
+    return Prediction(np.stack([best == label for label in labels]), labels, names=_class_names(prompt, labels))
 
 
-def _names(prompt: Prompt, labels: Sequence[int]) -> tuple[str, ...]:
+def _class_names(prompt: Prompt, labels: Sequence[int]) -> tuple[str, ...]:
+    """Returns the name of the class of each label."""
     return tuple(prompt.classes[label] for label in labels)

@@ -26,14 +26,14 @@ COLOURS = np.array(
 )
 
 
-def outline(mask: np.ndarray) -> np.ndarray:
+def outline_pixels(mask: np.ndarray) -> np.ndarray:
     """Returns the boundary pixels inside a mask. bool [H, W] -> bool [H, W]."""
     padded = np.pad(mask, 1)
     interior = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask & ~interior
 
 
-def overlay(frame: np.ndarray, masks: Sequence[np.ndarray], *, scale: int = 1, tint: bool = False) -> np.ndarray:
+def draw_masks(frame: np.ndarray, masks: Sequence[np.ndarray], *, scale: int = 1, tint: bool = False) -> np.ndarray:
     """Draws each mask with an outline and dims the rest. uint8 [H, W, 3] -> uint8 [H * scale, W * scale, 3].
 
     Pixels inside a mask keep their colours, because the prompt may mention them. tint: blends a different colour into each
@@ -48,13 +48,13 @@ def overlay(frame: np.ndarray, masks: Sequence[np.ndarray], *, scale: int = 1, t
     for k, mask in enumerate(scaled):
         if tint:
             canvas[mask] = 0.5 * canvas[mask] + 0.5 * COLOURS[k % len(COLOURS)]
-        boundary = outline(mask)
+        boundary = outline_pixels(mask)
         canvas[boundary] = 255
-        canvas[outline(mask & ~boundary)] = 20
+        canvas[outline_pixels(mask & ~boundary)] = 20
     return canvas.clip(0, 255).astype(np.uint8)
 
 
-def caption(tile: np.ndarray, text: str, *, height: int = 30) -> np.ndarray:
+def add_caption(tile: np.ndarray, text: str, *, height: int = 30) -> np.ndarray:
     """Adds wrapped text below a tile. uint8 [H, W, 3] -> [H + height, W, 3]."""
     canvas = Image.new("RGB", (tile.shape[1], tile.shape[0] + height), "white")
     canvas.paste(Image.fromarray(tile), (0, 0))
@@ -71,7 +71,7 @@ def caption(tile: np.ndarray, text: str, *, height: int = 30) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def contact_sheet(tiles: Sequence[np.ndarray], columns: int, *, gap: int = 6) -> np.ndarray:
+def arrange_tiles(tiles: Sequence[np.ndarray], columns: int, *, gap: int = 6) -> np.ndarray:
     """Arranges tiles in a white grid, row by row. Cells have the size of the largest tile; unused cells stay white."""
     height, width = (max(tile.shape[k] for tile in tiles) for k in (0, 1))
     rows = -(-len(tiles) // columns)
@@ -89,11 +89,11 @@ def save_image(path: pathlib.Path, image: np.ndarray) -> None:
 
 
 def draw_segments(frame: np.ndarray, segments: Prediction | Sequence[Segment], *, scale: int = 1) -> np.ndarray:
-    """Draws predicted segments with overlay(); tinted if there are several."""
-    return overlay(frame, [segment.mask for segment in segments], scale=scale, tint=len(segments) > 1)
+    """Draws predicted segments with draw_masks(); tinted if there are several."""
+    return draw_masks(frame, [segment.mask for segment in segments], scale=scale, tint=len(segments) > 1)
 
 
-def compare(
+def draw_comparison(
     frame: np.ndarray, prompt: Prompt, masks: Sequence[np.ndarray], text: str = "", *, longest: int = 0, height: int = 30
 ) -> np.ndarray:
     """Draws the targets of a prompt beside the predicted masks, with a caption: uint8 [h + height, 2 * w, 3].
@@ -105,11 +105,11 @@ def compare(
     small = lambda mask: mask[::step, ::step]
     targets = [small(mask[0]) for mask in prompt.masks] if prompt.masks is not None else []
     tint = prompt.task == "panoptic"
-    panels = [overlay(small(frame), panel_masks, tint=tint) for panel_masks in (targets, [small(mask) for mask in masks])]
-    return caption(np.concatenate(panels, axis=1), text or describe(prompt), height=height)
+    panels = [draw_masks(small(frame), panel_masks, tint=tint) for panel_masks in (targets, [small(mask) for mask in masks])]
+    return add_caption(np.concatenate(panels, axis=1), text or describe_prompt(prompt), height=height)
 
 
-def describe(prompt: Prompt) -> str:
+def describe_prompt(prompt: Prompt) -> str:
     """Returns a short description of a prompt: its text, the kinds of its visual prompts, or the classes of its targets."""
     classes = dict.fromkeys(prompt.classes[label] for label in prompt.labels) if prompt.classes else ()
     return prompt.text or ", ".join(region.kind for region in prompt.regions) or ", ".join(classes or prompt.classes)

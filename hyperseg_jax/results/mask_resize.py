@@ -18,7 +18,7 @@ STEP = 128
 """The sides of a canvas are multiples of this many pixels."""
 
 
-def canvas(height: int, width: int) -> tuple[int, int]:
+def canvas_size(height: int, width: int) -> tuple[int, int]:
     """Returns (height, width) of the canvas for an image of this size, which lies at its top left."""
     return -(-height // STEP) * STEP, -(-width // STEP) * STEP
 
@@ -40,7 +40,7 @@ class MaskResize:
     inside: Bool[jax.Array, "H W"]
 
 
-def mask_resize(geometry: Int[DeviceArray, "2 3"], source: tuple[int, int], size: tuple[int, int]) -> MaskResize:
+def make_mask_resize(geometry: Int[DeviceArray, "2 3"], source: tuple[int, int], size: tuple[int, int]) -> MaskResize:
     """Returns the resize matrices of an image. source: (h, w) of the logits. size: (H, W) of the canvas.
 
     The published code resizes logits to the padded size, crops the padding, and resizes the result to the image. Both steps

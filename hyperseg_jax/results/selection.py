@@ -34,7 +34,7 @@ def class_probabilities(logits: Float[DeviceArray, "Q C"], valid: Bool[DeviceArr
     return jax.nn.softmax(jnp.where(valid, logits, -jnp.inf), axis=-1)
 
 
-def best_query(
+def find_best_query(
     masks: Float[DeviceArray, "Q h w"],
     scores: Float[DeviceArray, " Q"],
     resize: MaskResize,
@@ -66,7 +66,7 @@ def best_query(
     return index, best, logits
 
 
-def expression(
+def select_expression(
     masks: Float[DeviceArray, "Q h w"],
     scores: Float[DeviceArray, " Q"],
     resize: MaskResize,
@@ -83,13 +83,13 @@ def expression(
     matched query as much as the Q - 1 others (losses.scores.BalancedScores), which makes scores too large by log(Q - 1);
     this bias is subtracted before summing.
     """
-    _, score, logits = best_query(masks, scores, resize, enabled)
+    _, score, logits = find_best_query(masks, scores, resize, enabled)
     bias = jnp.log(max(len(scores) - 1, 1)) if balanced else 0.0
     present = jax.nn.sigmoid(scores - bias).sum()
     return {"mask": _output_mask(logits, soft), "score": score, "any": (logits > 0).any(), "present": present}
 
 
-def regions(
+def select_regions(
     masks: Float[DeviceArray, "Q h w"],
     scores: Float[DeviceArray, "Q R"],
     resize: MaskResize,
@@ -100,13 +100,13 @@ def regions(
     """Selects the best query of each region. Returns mask [R, ...] and score [R]."""
 
     def select_region(inputs: tuple[Float[DeviceArray, " Q"], Bool[DeviceArray, ""]]) -> Selected:
-        _, score, logits = best_query(masks, inputs[0], resize, inputs[1])
+        _, score, logits = find_best_query(masks, inputs[0], resize, inputs[1])
         return {"mask": _output_mask(logits, soft), "score": score}
 
     return jax.lax.map(select_region, (scores.T, valid))
 
 
-def panoptic(
+def select_panoptic(
     masks: Float[DeviceArray, "Q h w"],
     logits: Float[DeviceArray, "Q C"],
     resize: MaskResize,
@@ -150,7 +150,7 @@ def panoptic(
     return {"owner": segment_map.astype(_smallest_dtype(len(masks))), "label": label, "score": score, "found": found}
 
 
-def best_pairs(
+def find_best_pairs(
     logits: Float[DeviceArray, "Q C"], *, valid: Bool[DeviceArray, " C"], limit: int
 ) -> tuple[Int[jax.Array, " n"], Int[jax.Array, " n"], Float[jax.Array, " n"]]:
     """Returns (queries, classes, probabilities) of the most probable query-class pairs, best first.
@@ -164,7 +164,7 @@ def best_pairs(
     return pair // logits.shape[-1], pair % logits.shape[-1], best
 
 
-def instances(
+def select_instances(
     masks: Float[DeviceArray, "Q h w"],
     logits: Float[DeviceArray, "Q C"],
     resize: MaskResize,
@@ -172,18 +172,18 @@ def instances(
     valid: Bool[DeviceArray, " C"],
     limit: int,
 ) -> Selected:
-    """Selects instances, which may overlap, from best_pairs.
+    """Selects instances, which may overlap, from the result of `find_best_pairs`.
 
     Returns query, label and score [n], with score = class probability * mask score; valid [n], False for padding; and
     mask [Q, ...].
     """
-    query, label, probability = best_pairs(logits, valid=valid, limit=limit)
+    query, label, probability = find_best_pairs(logits, valid=valid, limit=limit)
     resized = _resize_all(masks, resize)
     selected = {"query": query, "label": label, "score": probability * resized["mask_score"][query], "valid": probability >= 0}
     return {**selected, "mask": resized["mask"]}
 
 
-def candidates(
+def select_candidates(
     masks: Float[DeviceArray, "Q h w"],
     logits: Float[DeviceArray, "Q C"],
     embeddings: Float[DeviceArray, "Q D"],
@@ -204,7 +204,7 @@ def candidates(
     return {"mask": resized["mask"], "classes": classes, "any": resized["any"], "embedding": embeddings[best]}
 
 
-def semantic(
+def select_semantic(
     masks: Float[DeviceArray, "Q h w"], logits: Float[DeviceArray, "Q C"], resize: MaskResize, *, valid: Bool[DeviceArray, " C"]
 ) -> Selected:
     """Returns label [H, W], the most probable class of each pixel.
@@ -212,14 +212,16 @@ def semantic(
     The score of a class is the sum over queries of class probability * mask probability (Mask2Former's semantic_inference).
     Rows are processed in blocks, because all classes at full size need too much memory.
     """
-    return {"label": by_rows(lambda sums: sums.argmax(0).astype(jnp.int16), masks, logits, resize, valid=valid)}
+    return {
+        "label": reduce_class_scores_by_rows(lambda sums: sums.argmax(0).astype(jnp.int16), masks, logits, resize, valid=valid)
+    }
 
 
 ROWS = 32
 """Canvas rows per block; must divide mask_resize.STEP."""
 
 
-def by_rows(
+def reduce_class_scores_by_rows(
     reduce: Callable[[Float[jax.Array, "C ROWS W"]], Shaped[jax.Array, "*_ ROWS W"]],
     masks: Float[DeviceArray, "Q h w"],
     logits: Float[DeviceArray, "Q C"],
@@ -227,7 +229,7 @@ def by_rows(
     *,
     valid: Bool[DeviceArray, " C"],
 ) -> Shaped[jax.Array, "*_ H W"]:
-    """Applies reduce(class scores [C, ROWS, W]) to blocks of rows and joins the results to [..., H, W]; see `semantic`."""
+    """Applies reduce(class scores [C, ROWS, W]) to each block of ROWS rows, and joins the results to [..., H, W]."""
     probability = jnp.where(jnp.arange(logits.shape[-1]) < valid.sum() - 1, class_probabilities(logits, valid), 0.0)
 
     def reduce_block(block: tuple[Float[DeviceArray, "ROWS h"], Bool[DeviceArray, "ROWS W"]]) -> jax.Array:

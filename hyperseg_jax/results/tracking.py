@@ -94,7 +94,7 @@ class Tracker:
     def _match(self, ids: np.ndarray, embeddings: np.ndarray) -> None:
         """Assigns to each candidate in order its most similar track, if the similarity suffices; each track is used once."""
         numbers, tracks = list(self._tracks), list(self._tracks.values())
-        similarities = similarity(embeddings, np.stack([self._memory_embedding(track) for track in tracks]))
+        similarities = match_similarity(embeddings, np.stack([self._memory_embedding(track) for track in tracks]))
         frames = np.array([track.frames for track in tracks], np.float32)
         for k in range(len(ids)):
             row, matching = similarities[k].copy(), similarities[k] > 0.5
@@ -144,8 +144,9 @@ def suppress_duplicates(overlap: np.ndarray, limit: float) -> np.ndarray:
     return np.array(kept, int)
 
 
-def similarity(embeddings: np.ndarray, memory: np.ndarray) -> np.ndarray:
-    """Returns the mean of the softmax over tracks and over candidates of dot products. [n, D], [m, D] -> [n, m]."""
+def match_similarity(embeddings: np.ndarray, memory: np.ndarray) -> np.ndarray:
+    """Returns the similarity [n, m] of candidates [n, D] and tracks [m, D], from the dot products of their embeddings: the mean
+    of the softmax over tracks and the softmax over candidates."""
     products = embeddings @ memory.T
     exponentials = [np.exp(products - products.max(axis, keepdims=True)) for axis in (1, 0)]
     return (

@@ -18,7 +18,7 @@ from etils import epath
 
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.training.observers import valid_lines
+from hyperseg_jax.training.observers import read_valid_lines
 from hyperseg_jax.untrusted import paths, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile, failure_reason, naming_path
 from hyperseg_jax.untrusted.printing import one_line
@@ -87,7 +87,7 @@ class Trial:
 
     def metric_lines(self) -> Iterator[dict[str, Any]]:
         """Reads metrics.jsonl and yields its lines so far, without invalid ones."""
-        return valid_lines(epath.Path(self.workdir) / "metrics.jsonl")  # type: ignore[arg-type]  # gs:// as well
+        return read_valid_lines(epath.Path(self.workdir) / "metrics.jsonl")  # type: ignore[arg-type]  # gs:// as well
 
     def is_complete(self) -> bool:
         """Returns whether training has logged its last step."""

@@ -136,8 +136,8 @@ class System(Generic[Model]):
         return nn.unbox(self.boxed_shapes(config))
 
 
-def lora(config: ConfigDict) -> Any:
-    """Returns config.model.lora, the block of low-rank adapters; None if LoRA is disabled."""
+def lora_block(config: ConfigDict) -> Any:
+    """Returns config.model.lora, the settings of the low-rank adapters; None if LoRA is disabled."""
     block = config.model.get("lora")
     return block if block is not None and block.rank else None
 
@@ -188,7 +188,8 @@ Args = ParamSpec("Args")
 
 
 def _with_user_errors(function: Callable[Args, Result], message: str) -> Callable[Args, Result]:
-    """Wraps a function of the config to raise only UserError; modules, Flax and JAX reject bad sizes with many exceptions."""
+    """Wraps a function of the config, so that it raises UserError for bad values. Modules, Flax and JAX reject bad sizes with
+    many types of exceptions. message: the start of the message."""
 
     @functools.wraps(function)
     def wrapper(*args: Args.args, **kwargs: Args.kwargs) -> Result:

@@ -10,6 +10,6 @@ def join_sentences(sentences: Iterable[str]) -> str:
     return "".join(f" {sentence}." for sentence in sentences).strip()
 
 
-def video_expression(text: str) -> str:
+def clean_video_expression(text: str) -> str:
     """Removes "(s)" from an expression of ReVOS."""
     return text.replace("(s)", "").strip()

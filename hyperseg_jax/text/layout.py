@@ -41,7 +41,7 @@ def choose_bucket(needed: int, buckets: Iterable[int]) -> int:
     return min((bucket for bucket in buckets if needed <= bucket), default=longer)
 
 
-def expand(runs: Sequence[Run], length: int) -> Layout:
+def expand_runs(runs: Sequence[Run], length: int) -> Layout:
     """Converts the runs of a prompt to arrays of `length` positions. Raises UserError if the prompt is longer."""
     needed = expanded_length(runs)
     if needed > length:
@@ -74,12 +74,12 @@ def expand(runs: Sequence[Run], length: int) -> Layout:
     )
 
 
-def pack(layouts: Sequence[Layout], length: int) -> Layout:
+def pack_layouts(layouts: Sequence[Layout], length: int) -> Layout:
     """Packs the prompts of one image into one sequence of `length`: their common prefix once, then the rest of each prompt.
 
-    layouts: results of `expand`, of any lengths. Raises UserError if the packed sequence is longer.
+    layouts: results of `expand_runs`, of any lengths. Raises UserError if the packed sequence is longer.
     """
-    common, sizes = _shared(layouts)
+    common, sizes = _prefix_and_lengths(layouts)
     needed = packed_length(layouts)
     if needed > length:
         raise UserError(
@@ -103,18 +103,18 @@ def pack(layouts: Sequence[Layout], length: int) -> Layout:
 
 def packed_length(layouts: Sequence[Layout]) -> int:
     """Returns the number of positions after packing."""
-    common, sizes = _shared(layouts)
+    common, sizes = _prefix_and_lengths(layouts)
     return common + sum(size - common for size in sizes)
 
 
-def _shared(layouts: Sequence[Layout]) -> tuple[int, list[int]]:
+def _prefix_and_lengths(layouts: Sequence[Layout]) -> tuple[int, list[int]]:
     """Returns the length of the common prefix, and the total length of each prompt."""
     sizes = [int((layout.source != Source.PADDING).sum()) for layout in layouts]
-    return _common_length(layouts, min(sizes)) if len(layouts) > 1 else 0, sizes
+    return _common_prefix_length(layouts, min(sizes)) if len(layouts) > 1 else 0, sizes
 
 
-def _common_length(layouts: Sequence[Layout], limit: int) -> int:
-    """Returns the length of the common prefix, which ends before any pooled, query or target position.
+def _common_prefix_length(layouts: Sequence[Layout], limit: int) -> int:
+    """Returns the length of the prefix that all layouts share. It ends before any pooled, query or target position.
 
     A target token is predicted at the preceding position, so that position is not part of the prefix either.
     """

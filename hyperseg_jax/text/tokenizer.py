@@ -103,8 +103,8 @@ class Tokenizer:
         # A tokenizer.json without tokenizer_config.json is complete; transformers takes seconds to import.
         is_complete = file.is_file() and not (file.parent / "tokenizer_config.json").is_file()
         if is_complete or not path.is_dir():
-            return cls(_from_file(file), one_line(file), eos=eos, added=added)
-        return cls(_from_folder(path), one_line(path), eos=eos, added=added)
+            return cls(_load_file(file), one_line(file), eos=eos, added=added)
+        return cls(_load_folder(path), one_line(path), eos=eos, added=added)
 
     @staticmethod
     def is_in(folder: pathlib.Path) -> bool:
@@ -140,14 +140,15 @@ class Tokenizer:
         return cls(backend)
 
     def __reduce__(self) -> tuple[Callable[[str, str, str], Tokenizer], tuple[str, str, str]]:
-        return _from_text, (self._backend.to_str(), self._where, self.eos)
+        return _load_text, (self._backend.to_str(), self._where, self.eos)
 
 
-def _from_text(text: str, where: str, eos: str) -> Tokenizer:
+def _load_text(text: str, where: str, eos: str) -> Tokenizer:
+    """Loads a tokenizer from the content of a tokenizer.json. Unpickles a Tokenizer, see __reduce__."""
     return Tokenizer(_Backend.from_str(text), where, eos=eos)
 
 
-def _from_file(file: pathlib.Path) -> _Backend:
+def _load_file(file: pathlib.Path) -> _Backend:
     """Loads a tokenizer.json."""
     with naming_path(file):
         content = tokenizers.validate_tokenizer(strict_json.parse(strict_json.read_bytes(file, LARGEST), "its content"))
@@ -165,7 +166,7 @@ def _check_ids(backend: _Backend, table: Mapping[str, int]) -> None:
         raise BadFile(f"the token {escaped(token)} does not get its id {table.get(token)} when loaded", tokenizers.PUBLISHED)
 
 
-def _from_folder(folder: pathlib.Path) -> _Backend:
+def _load_folder(folder: pathlib.Path) -> _Backend:
     """Loads the tokenizer of a Hugging Face folder with transformers.
 
     transformers gets a copy of the known files, so that nothing else in the folder is opened, and only the fields of
@@ -173,7 +174,7 @@ def _from_folder(folder: pathlib.Path) -> _Backend:
     """
     from transformers import AutoTokenizer
 
-    parsed = {name: _parsed(folder / name) for name in JSON_FILES if (folder / name).exists()}
+    parsed = {name: _parse_json(folder / name) for name in JSON_FILES if (folder / name).exists()}
     tokenizer_config = parsed.get("tokenizer_config.json", {})
     if "auto_map" in tokenizer_config:
         raise UserError(
@@ -211,7 +212,7 @@ def _from_folder(folder: pathlib.Path) -> _Backend:
     return backend
 
 
-def _parsed(file: pathlib.Path) -> dict[str, Any]:
+def _parse_json(file: pathlib.Path) -> dict[str, Any]:
     """Reads and validates a JSON file of a tokenizer."""
     with naming_path(file):
         content = strict_json.parse(strict_json.read_bytes(file, LARGEST), "its content")

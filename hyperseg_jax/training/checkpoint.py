@@ -57,13 +57,14 @@ class Checkpoints:
         self._folder, self._keep, self._best, self._log, self._seconds = epath.Path(folder), keep, best, log, seconds
         self._remote = stores.is_url(os.fspath(self._folder))  # a bucket has no links or pipes
         self._prepare_folder()
-        self._checkpointer = self._open()
+        self._checkpointer = self._open_checkpointer()
         self._closed = False  # True after a failed save, until the checkpointer is opened again
         self._pending: tuple[int, str] | None = None  # (step, error so far) of the save in progress
         self.failed: list[str] = []
 
     def _prepare_folder(self) -> None:
-        """Raises UserError on all hosts if the folder points outside, or if none of its checkpoints can be opened."""
+        """Cleans the folder on the primary host before Orbax opens it, see `_remove_leftovers`. Raises UserError on all hosts
+        if the folder is a link that leads elsewhere, or if it has damaged checkpoints and no valid one."""
         failure = ""
         if hosts.is_primary():
             try:
@@ -75,8 +76,8 @@ class Checkpoints:
             raise UserError(failure)
 
     def _remove_leftovers(self) -> None:
-        """Removes files of killed saves and moves checkpoints aside that Orbax must not open. Raises BadFile if no valid
-        checkpoint remains."""
+        """Removes files of killed saves, and renames damaged checkpoints, which Orbax must not open. Raises BadFile if there
+        are damaged checkpoints and no valid one, or if the folder is in a bucket and has damaged checkpoints."""
         if not self._remote:
             paths.check_link(pathlib.Path(self._folder))
         with contextlib.suppress(Exception):  # storage clients raise many types of errors
@@ -108,7 +109,8 @@ class Checkpoints:
             )
 
     def _check_remote(self) -> None:
-        """Raises BadFile if Orbax must not open a checkpoint in a bucket. Nothing is renamed in buckets."""
+        """Raises BadFile if the folder, in a bucket, has a damaged checkpoint, which Orbax must not open. Nothing is renamed in
+        buckets."""
         try:
             steps = [path for path in self._folder.iterdir() if untrusted.is_step_name(path.name)]
         except Exception:  # as above; Orbax reports the error or creates the folder
@@ -120,7 +122,7 @@ class Checkpoints:
                 why = f"{escaped(path.name)} is not a readable checkpoint ({_root_cause(error)})"
                 raise BadFile(why, "remove it, or give another --workdir") from error
 
-    def _open(self) -> ocp.training.Checkpointer:
+    def _open_checkpointer(self) -> ocp.training.Checkpointer:
         policies = ocp.training.preservation_policies
         preserved: list[Any] = [policies.LatestN(self._keep)]
         if self._best:
@@ -150,7 +152,7 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """The step of the newest complete checkpoint."""
+        """The step of the newest complete checkpoint, None if there is none."""
         newest = self._checkpointer.latest
         return None if newest is None else int(newest.step)
 
@@ -175,10 +177,10 @@ class Checkpoints:
                 "train": _train_part(state),
             }
             parts["run"] = {"format": FORMAT, **run}
-            metrics = {"best": best_of(scores, self._best)} if scores and self._best else None
+            metrics = {"best": find_score(scores, self._best)} if scores and self._best else None
             try:
                 if self._closed:
-                    self._checkpointer, self._closed = self._open(), False
+                    self._checkpointer, self._closed = self._open_checkpointer(), False
                 # A checkpoint of this step is a torn one: a complete one would have been resumed from.
                 torn = any(checkpoint.step == step for checkpoint in self._checkpointer.checkpoints)
                 self._checkpointer.save_checkpointables_async(step, parts, force=True, overwrite=torn, metrics=metrics)
@@ -188,8 +190,9 @@ class Checkpoints:
         return self._finish_pending() if wait else previous_error
 
     def _write_probe(self) -> str:
-        """Writes and deletes a small file; returns the error, "" if there is none. Called before each save, because a save
-        of Orbax may fail on some hosts only."""
+        """Checks on the primary host that the folder is writable, by writing and deleting a small file. Returns the error; ""
+        if there is none, and on other hosts. Called before each save, because an Orbax save that fails on some hosts leaves the
+        others waiting."""
         if not hosts.is_primary():
             return ""
         file = self._folder / f"{PROBE}{uuid.uuid4().hex}"
@@ -227,8 +230,8 @@ class Checkpoints:
         return failure
 
     def _remove_failed_save(self, step: int) -> None:
-        """Removes the files of a failed save. Orbax would remove them during the next save, which then fails. Repeats,
-        because the parts of a save that have not failed are still being written for a moment."""
+        """Removes the files of a failed save. Orbax would remove them during the next save, which then fails. Repeats for up to
+        five seconds, because other parts of the failed save may still be being written."""
         checks_without_files = 0
         for _ in range(50):
             leftovers = list(self._folder.glob(f"{step}{UNFINISHED}*"))
@@ -241,20 +244,23 @@ class Checkpoints:
             time.sleep(0.1)
 
     def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Restores the newest checkpoint that all hosts can read completely, in the shapes and shardings of `state` (abstract
-        is enough). Returns it with its run metadata. The checkpoint may have been saved on any mesh and any number of hosts.
-        Raises UserError if no checkpoint fits."""
+        """Restores the newest checkpoint that all hosts can read completely. state: gives the shapes and shardings; abstract
+        arrays suffice. Returns the restored state and the run metadata of the checkpoint, which may have been saved on any mesh
+        and any number of hosts. Raises UserError if no checkpoint fits."""
         parts = {"params": {"trainable": state.trainable, "frozen": state.frozen}, "train": _train_part(state)}
-        abstract = jax.tree.map(_abstract, parts)
+        abstract = jax.tree.map(_abstract_array, parts)
         reason = ""
         for checkpoint in reversed(self._checkpointer.checkpoints):
-            loaded, failure = self._read(checkpoint.step, epath.Path(checkpoint.path), abstract)
+            loaded, failure = self._check_and_load(checkpoint.step, epath.Path(checkpoint.path), abstract)
             if failure:
                 reason = reason or f"step {checkpoint.step}: {failure}"
                 self._log(f"{checkpoint.path}: cannot be read completely, trying the previous one ({failure})")
                 continue
             if loaded["run"]["format"] != FORMAT:
-                raise UserError(f"{checkpoint.path}: format {loaded['run']['format']}, this version reads {FORMAT}")
+                raise UserError(
+                    f"{checkpoint.path}: has format {loaded['run']['format']}, but this version reads format {FORMAT}; use the "
+                    "version that saved it, or another --workdir"
+                )
             train = loaded["train"]
             # The sharding of a restored key is P(None) instead of P(), which would recompile the step.
             train["key"] = jax.device_put(train["key"], state.key.sharding)
@@ -273,21 +279,21 @@ class Checkpoints:
             "use the config it was trained with, or another --workdir"
         )
 
-    def _read(self, step: int, path: epath.Path, abstract: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    def _check_and_load(self, step: int, path: epath.Path, abstract: dict[str, Any]) -> tuple[dict[str, Any], str]:
         """Returns the content of a checkpoint, and the error of any host that cannot read it, "" if there is none. The error
         is the same on all hosts."""
         loaded, failure = dict[str, Any](), ""
         try:
             if hosts.is_primary():
-                check_arrays(path, {name: _arrays(part) for name, part in abstract.items()})
+                check_arrays(path, {name: _saved_arrays(part) for name, part in abstract.items()})
         except Exception as error:  # damaged files raise many types of errors
             failure = _root_cause(error)
         if failure := hosts.exchange(f"the arrays of step {step}", failure)[0]:
             return loaded, failure
         try:
-            with _asyncio_silenced():
-                loaded = self._load(step, {**abstract, "run": None})
-            check_facts(loaded["run"])
+            with _silence_asyncio():
+                loaded = self._load_arrays(step, {**abstract, "run": None})
+            check_run_metadata(loaded["run"])
         except Exception as error:  # as above
             failure = _root_cause(error)
         if failure := hosts.combine_failures(f"reading step {step}", failure):
@@ -299,7 +305,8 @@ class Checkpoints:
             failure = "it contains non-finite numbers, so the training diverged"
         return loaded, failure
 
-    def _load(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+    def _load_arrays(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+        """Loads parts of a checkpoint with Orbax. Raises BadFile with the root cause if that fails."""
         try:
             return dict(self._checkpointer.load_checkpointables(step, abstract))
         except Exception as error:  # as above
@@ -308,24 +315,25 @@ class Checkpoints:
         raise BadFile(cause)
 
 
-def check_facts(run: Any) -> None:
-    """Raises ValueError if the run metadata of a checkpoint was not written by any version of this package."""
+def check_run_metadata(run: Any) -> None:
+    """Raises ValueError if the run metadata of a checkpoint has invalid fields, so that no version of this package wrote it.
+    The fields of an unknown format are not checked."""
     is_integer = lambda value: type(value) is int and 0 <= value < 2**62
     is_count = lambda value: is_integer(value) and value < 2**31 - 1
     if not isinstance(run, dict) or not is_integer(run.get("format")):
-        raise ValueError("its run metadata has no format")
+        raise ValueError("its run metadata has no valid format")
     if run["format"] != FORMAT:
         return  # restore() reports the unknown format
     seconds, pending_sums = run.get("seconds", {}), run.get("untold")
     if not is_count(run.get("global_next_index")) or not is_count(run.get("bad", 0)):
-        raise ValueError("its run metadata has no position in the data")
+        raise ValueError("its run metadata has no valid position in the data")
     is_number = lambda value: type(value) in (int, float) and 0 <= value < 2**53
     if not isinstance(seconds, dict) or not all(k in SHARES and is_number(value) for k, value in seconds.items()):
-        raise ValueError("its run metadata has no times")
+        raise ValueError("its run metadata has no valid seconds by category")
     if not (
         pending_sums is None or (isinstance(pending_sums, dict) and all(_is_task_sums(*item) for item in pending_sums.items()))
     ):
-        raise ValueError("its run metadata has no sums of the interval")
+        raise ValueError("its run metadata has no valid sums of metrics")
 
 
 def _is_task_sums(task: Any, saved: Any) -> bool:
@@ -346,14 +354,15 @@ def _is_task_sums(task: Any, saved: Any) -> bool:
 
 
 def _root_cause(error: BaseException) -> str:
-    """Returns the reason of the root cause: the last __cause__ in the chain, or the first BadFile before it."""
+    """Returns the message of the root cause of an exception: the last __cause__ in the chain, or the first BadFile before
+    it."""
     while error.__cause__ is not None and not isinstance(error, BadFile):
         error = error.__cause__
     return failure_reason(error)
 
 
-def best_of(scores: Mapping[str, Mapping[str, float]], name: str) -> float:
-    """Returns the score `name`, "task/metric". Raises UserError if the validation has no such score."""
+def find_score(scores: Mapping[str, Mapping[str, float]], name: str) -> float:
+    """Returns the score with this name, "task/metric". Raises UserError if the validation has no such score."""
     task, _, metric = name.partition("/")
     if metric not in scores.get(task, {}):
         known = ", ".join(f"{scored}/{metric}" for scored in scores for metric in scores[scored])
@@ -362,6 +371,7 @@ def best_of(scores: Mapping[str, Mapping[str, float]], name: str) -> float:
 
 
 def _train_part(state: TrainState) -> dict[str, Any]:
+    """Returns the fields that are saved as the part `train`: all but the parameters."""
     return {
         "optimizer": state.optimizer,
         "average": state.average,
@@ -379,15 +389,15 @@ def _are_finite(*parts: Any) -> jax.Array:
 
 
 def _replicate_like(count: int, like: jax.Array) -> jax.Array:
-    """Returns a counter with the sharding and type of `like`."""
+    """Returns an integer as an array with the sharding and type of `like`."""
     return jax.make_array_from_callback((), like.sharding, lambda _: np.asarray(count, like.dtype))
 
 
-def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
+def _abstract_array(x: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
 
-def _arrays(tree: Any) -> Arrays:
+def _saved_arrays(tree: Any) -> Arrays:
     """Returns the shapes and types in which Orbax saves the arrays of a part, by path. A typed key is saved as its raw data."""
     raw = lambda x: jax.eval_shape(jax.random.key_data, x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
     path = lambda keys: tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
@@ -396,7 +406,7 @@ def _arrays(tree: Any) -> Arrays:
 
 
 @contextlib.contextmanager
-def _asyncio_silenced() -> Iterator[None]:
+def _silence_asyncio() -> Iterator[None]:
     """Silences asyncio while Orbax reads: if one array is damaged, Orbax drops the tasks of the others, and each of them would
     print a warning to stderr."""
     logger = logging.getLogger("asyncio")

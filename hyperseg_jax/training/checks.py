@@ -43,7 +43,7 @@ def check_counts(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"optimizer.accumulate = {config.optimizer.accumulate}: give one or more")
 
 
-def check_split(config: ml_collections.ConfigDict, mesh: placement.Placement) -> None:
+def check_batch_size(config: ml_collections.ConfigDict, mesh: placement.Placement) -> None:
     """Raises UserError unless the batch can be split into optimizer.accumulate slices, and each slice over the mesh."""
     slices, parts = config.optimizer.accumulate, mesh.batch_shards
     if config.train.batch_size % (slices * parts):
@@ -66,7 +66,7 @@ def report_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task],
     """Reads some training records of each task and prints the share of padding in its batches. Raises UserError on all hosts if
     one of them can read none of the records of a task."""
     ratios = {name: task.ratio for name, task in tasks.items() if task.ratio}
-    measured = {name: padding.measure(tasks[name], seed=config.seed) for name in ratios}
+    measured = {name: padding.measure_padding(tasks[name], seed=config.seed) for name in ratios}
     unreadable = [
         f"data.tasks.{name}.train: none of its first records can be read: {padded.error}"
         for name, padded in measured.items()
@@ -75,12 +75,12 @@ def report_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task],
     if failure := hosts.combine_failures("reading the first training records", unreadable[0] if unreadable else ""):
         raise UserError(failure)
     console.print(
-        padding.table(
+        padding.padding_table(
             measured,
             ratios,
             batch_size=config.train.batch_size,
             length_buckets=config.data.length_buckets,
-            mixed=sources.programs(config) == (MIXED,),
+            mixed=sources.program_names(config) == (MIXED,),
         )
     )
 
@@ -89,11 +89,11 @@ STEP_METRICS = ("loss", "gradient_norm", *COUNTERS, "goodput", "steps_per_second
 """Metrics of every training line, independent of the system's losses."""
 
 
-def train_metrics(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+def train_metric_names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """Returns the names of all metrics of a training line. Traces the losses of the system, which takes seconds for a small
     model."""
     system = systems.get(config.system)
-    batch = sources.processor(config, system, None, sources.programs(config)[0]).spec(1)
+    batch = sources.make_processor(config, system, None, sources.program_names(config)[0]).spec(1)
     loss = system.full_loss(system.build(config), config)
     _, losses = jax.eval_shape(loss, system.shapes(config), batch, jax.random.key(0))
     return (*STEP_METRICS, *losses)

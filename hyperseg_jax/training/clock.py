@@ -21,30 +21,32 @@ SHARES = {
 
 
 class Clock:
-    """Seconds of a run by category, across restarts. Every second counts in one category, the first in "start"."""
+    """Counts the seconds of a run by category, across restarts. Every second counts in exactly one category; those before the
+    first `begin` count as "start"."""
 
     def __init__(self) -> None:
         self._seconds = dict.fromkeys(SHARES, 0.0)
         self._since, self._share = time.monotonic(), "start"
 
     def resume(self, before: Mapping[str, float], lost: float) -> None:
-        """Adds the seconds of the run before its checkpoint, and those after it as lost."""
-        for share, seconds in before.items():
-            self._seconds[share] += seconds
+        """Continues the counts of the run that is resumed. before: its seconds by category at the checkpoint. lost: its seconds
+        after the checkpoint, which count as "lost"."""
+        for category, seconds in before.items():
+            self._seconds[category] += seconds
         self._seconds["lost"] += lost
 
-    def begin(self, share: str, *, after: Any = None) -> None:
-        """Counts time in this category from now on. after: arrays to wait for first, which counts in the previous category: a
-        step is dispatched long before the device has finished it."""
+    def begin(self, category: str, *, after: Any = None) -> None:
+        """Counts time in this category from now on. after: arrays to wait for first, because a step is dispatched long before
+        the device has finished it. The waiting time counts in the previous category."""
         jax.block_until_ready(after)
         now = time.monotonic()
         self._seconds[self._share] += now - self._since
-        self._since, self._share = now, share
+        self._since, self._share = now, category
 
     def read(self) -> dict[str, float]:
         """Returns the seconds of each category so far."""
         self.begin(self._share)
-        return {share: round(seconds, 3) for share, seconds in self._seconds.items()}
+        return {category: round(seconds, 3) for category, seconds in self._seconds.items()}
 
 
 def goodput(seconds: Mapping[str, float]) -> float:
@@ -55,5 +57,5 @@ def goodput(seconds: Mapping[str, float]) -> float:
 def summary(seconds: Mapping[str, float]) -> str:
     """Returns a line such as "goodput 91.2 %  (step 91.2  data 1.0 ...)" in percent. Omits categories below 0.1 %."""
     total = max(sum(seconds.values()), 1e-9)
-    shares = "  ".join(f"{share} {100 * value / total:.1f}" for share, value in seconds.items() if value > total / 1000)
+    shares = "  ".join(f"{category} {100 * value / total:.1f}" for category, value in seconds.items() if value > total / 1000)
     return f"goodput {100 * goodput(seconds):.1f} %  ({shares})"

@@ -55,7 +55,7 @@ class FlopCounter:
         if self._known:
 
             def loss_fn(trainable: Any) -> Any:
-                return self._loss(param_groups.merge(trainable, state.frozen), batch, state.key)
+                return self._loss(param_groups.merge_params(trainable, state.frozen), batch, state.key)
 
             self._flops_by_task[task] = count_flops(jax.value_and_grad(loss_fn, has_aux=True), state.trainable)
 
@@ -85,17 +85,18 @@ def _count_equation(equation: Any) -> float:
         features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / features
     iterations = equation.params["length"] if name == "scan" else 1
-    inner = [part for value in equation.params.values() for part in _jaxprs(value)]
+    inner = [part for value in equation.params.values() for part in _find_jaxprs(value)]
     if name == "cond":
         return max(map(_count_jaxpr, inner), default=0.0)
     return iterations * sum(map(_count_jaxpr, inner))
 
 
-def _jaxprs(value: Any) -> list[Any]:
+def _find_jaxprs(value: Any) -> list[Any]:
+    """Returns the jaxprs in a parameter of an equation."""
     if isinstance(value, core.ClosedJaxpr):
         return [value.jaxpr]
     if isinstance(value, core.Jaxpr):
         return [value]
     if isinstance(value, (tuple, list)):
-        return [jaxpr for part in value for jaxpr in _jaxprs(part)]
+        return [jaxpr for part in value for jaxpr in _find_jaxprs(part)]
     return []

@@ -14,8 +14,7 @@ from hyperseg_jax.parallel import placement
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.training import param_groups
-from hyperseg_jax.training.state import TrainState, create
-from hyperseg_jax.training.state import shardings as state_shardings
+from hyperseg_jax.training.state import TrainState, create_state, state_shardings
 from hyperseg_jax.weights import model_folder
 
 
@@ -39,7 +38,7 @@ class InitialState:
     @property
     def params(self) -> Mapping[str, Any]:
         """Shapes, types and shardings of all parameters; frozen parameters have the type they are stored in."""
-        return param_groups.merge(self.abstract.trainable, self.abstract.frozen)
+        return param_groups.merge_params(self.abstract.trainable, self.abstract.frozen)
 
     def check_source(self) -> None:
         """Raises UserError if the parameters of the source model do not fit. Reads only their names and shapes."""
@@ -66,7 +65,7 @@ def trace_initial_state(
     """Traces the parameters and the state without computing, reading or writing anything. Raises UserError for a bad config."""
     boxed, shapes = system.boxed_shapes(config), system.shapes(config)
     tx = param_groups.optimizer(
-        param_groups.split(shapes, groups)[0],
+        param_groups.split_params(shapes, groups)[0],
         groups,
         learning_rate,
         betas=tuple(config.optimizer.betas),
@@ -74,7 +73,9 @@ def trace_initial_state(
     )
 
     def with_params(params: Any) -> TrainState:
-        return create(params, groups, tx, config.seed, frozen_type=config.train.frozen_type, averaged=config.train.average > 0)
+        return create_state(
+            params, groups, tx, config.seed, frozen_type=config.train.frozen_type, averaged=config.train.average > 0
+        )
 
     def init_fn(loaded: dict[str, Any]) -> TrainState:
         random = system.init_plain(model, config, jax.random.key(config.seed))

@@ -58,8 +58,8 @@ def train(
     timer = Clock()
     console = console or Console(stderr=True, quiet=not hosts.is_primary())
     checks.check_counts(config)
-    mesh = placement.make(config.train.preset, config.train.mesh, adapters=systems.lora(config) is not None)
-    checks.check_split(config, mesh)
+    mesh = placement.make(config.train.preset, config.train.mesh, adapters=systems.lora_block(config) is not None)
+    checks.check_batch_size(config, mesh)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(temporary_block(config.get("limits", {})))
@@ -69,10 +69,10 @@ def train(
         run_dir.check(config)
         system = systems.get(config.system)
         tokenizer = system.tokenizer(config)
-        tasks = sources.build(config, system, console=console)
-        score_names.check_best(config.train.best, tasks)
+        tasks = sources.build_tasks(config, system, console=console)
+        score_names.check_best_field(config.train.best, tasks)
         model = system.build(config)
-        groups = param_groups.from_config(config.optimizer.param_groups)
+        groups = param_groups.groups_from_config(config.optimizer.param_groups)
         learning_rate = param_groups.schedule(
             config.optimizer.learning_rate,
             config.optimizer.warmup_steps,
@@ -142,7 +142,7 @@ def train(
                 timer=timer,
                 profiled=tuple(config.train.profile),
                 on_metrics=unreadable.check,
-                headlines=score_names.headlines(),
+                headlines=score_names.headline_scores(),
                 pending=pending,
             )
         )
@@ -163,7 +163,7 @@ def train(
                 watchdog.pause()
                 flop_counter.trace_task(task, state, batch)
                 compiled.add(task)
-                report_compilation = observers.compiling(f"the train step of {task}")
+                report_compilation = observers.log_compilation(f"the train step of {task}")
             observers.profile(step)
             with report_compilation:
                 new_state, metrics = step_fn(state.replace(key=None), state.key, batch)
@@ -192,14 +192,14 @@ def train(
                     dataclasses.replace(engine, params=state.params),
                     tasks,
                     limit=config.train.eval_examples,
-                    progress=observers.validating,
+                    progress=observers.show_validation_progress,
                     log=log,
                     workers=config.data.workers,
                 )
                 scores = evaluation.scores
                 observers.scores(step, scores)
                 watchdog.beat()
-                attempt(log, "the sheet of images", evaluation.save_sheet, run_dir.local / "predictions.png")
+                write_on_all_hosts(log, "the sheet of images", evaluation.save_sheet, run_dir.local / "predictions.png")
 
             # ---- Model and checkpoint ------------------------------------------------------------
             stop_now = stop.should_stop(step) or step == stop_at
@@ -207,7 +207,7 @@ def train(
             if validate or last or step % config.train.save_every == 0:
                 run_dir.check_lock()
             if validate or last:
-                unsaved_error = attempt(
+                unsaved_error = write_on_all_hosts(
                     log, "the model", model_folder.save_model, run_dir.local / "model", config, tokenizer, state.params
                 )
             # last, so that the checkpoint contains everything of this step; each validation may be the best one
@@ -225,7 +225,7 @@ def train(
                 save_error = checkpoints.save(state, metadata, scores=scores, wait=last)
                 unsaved_error = unsaved_error or (save_error if last else "")
             if validate or last or step % config.train.save_every == 0:
-                attempt(log, "the copy of the workdir", run_dir.push)
+                write_on_all_hosts(log, "the copy of the workdir", run_dir.push)
             if stop_now and step < steps and not unsaved_error:
                 log(f"stopped at step {step}; run the same command to resume")
             if last:
@@ -238,8 +238,9 @@ def train(
     return run_dir.path / "model"
 
 
-def attempt(log: Callable[[str], None], what: str, write: Callable[..., None], *args: Any) -> str:
-    """Calls write(*args) on all processes. Logs and returns the errors of all of them, "" if there are none."""
+def write_on_all_hosts(log: Callable[[str], None], what: str, write: Callable[..., None], *args: Any) -> str:
+    """Calls write(*args) on this host, and logs and returns the errors of all hosts; "" if there are none. All hosts must call
+    it. what: description of the file, for the log."""
     failure = ""
     try:
         write(*args)
@@ -269,4 +270,6 @@ def check_compilations(step_fn: Any, buckets: int) -> None:
     value changed between steps."""
     compiled = step_fn._cache_size()
     if compiled > buckets:
-        raise RuntimeError(f"the train step was compiled {compiled} times for {buckets} buckets")
+        raise RuntimeError(
+            f"the train step was compiled {compiled} times for {buckets} buckets; keep shapes, dtypes and static values fixed"
+        )

@@ -29,7 +29,7 @@ class RunningMeans:
     def add(self, task: str, metrics: Mapping[str, Any]) -> None:
         """Adds the scalar metrics of one step without waiting for the device."""
         sums = self._sums.get(task, {})
-        self._sums[task] = _add({name: sums.get(name, np.zeros(2, np.float32)) for name in metrics}, dict(metrics))
+        self._sums[task] = _add_to_sums({name: sums.get(name, np.zeros(2, np.float32)) for name in metrics}, dict(metrics))
         self._steps[task] = self._steps.get(task, 0) + 1
 
     def compute(self) -> dict[str, dict[str, float]]:
@@ -51,7 +51,7 @@ class RunningMeans:
 
 
 @jax.jit
-def _add(sums: dict[str, jax.Array], metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def _add_to_sums(sums: dict[str, jax.Array], metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
     def add_value(pair: jax.Array, value: jax.Array) -> jax.Array:
         finite = jnp.isfinite(value)
         return pair + jnp.stack([jnp.where(finite, value, 0.0), finite]).astype(jnp.float32)

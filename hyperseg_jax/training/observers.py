@@ -53,7 +53,7 @@ class Observers:
     ) -> None:
         self._on_metrics, self._headlines = on_metrics, headlines
         self._path = workdir / "metrics.jsonl"
-        messages = [_truncate(self._path, start), _ensure_folder(workdir / "tensorboard")]
+        messages = [_truncate_metrics(self._path, start), _ensure_folder(workdir / "tensorboard")]
         self._file = self._path.open("a", buffering=1)
         self._board = _TensorBoard(workdir / "tensorboard", start)
         self._write_error = ""
@@ -88,7 +88,7 @@ class Observers:
         if exception[0] is None:
             self.write_pending()
         self._progress.stop()
-        for end in (self._file.close, self._board.flush, self._draw):
+        for end in (self._file.close, self._board.flush, self._plot_losses):
             self._try_write(end)
 
     def advance(self, step: int) -> None:
@@ -100,7 +100,7 @@ class Observers:
         self._progress.update(self._bar, note=text)
 
     @contextlib.contextmanager
-    def compiling(self, what: str) -> Iterator[None]:
+    def log_compilation(self, what: str) -> Iterator[None]:
         """Logs the start and the duration of a compilation in its body."""
         self.log(f"compiling {what}")
         self.note(f"compiling {what}")
@@ -109,12 +109,12 @@ class Observers:
         self.log(f"compiled {what} in {time.monotonic() - start:.1f} s")
 
     def begin_validation(self) -> None:
-        """Logs the start of a validation. The first one compiles a program for each task."""
+        """Logs the start of a validation. In the first validation of a run, a program is compiled for each task."""
         first = "" if self._validated else "; the first validation compiles a program for each task"
         self.log(f"validating{first}")
         self._validation_time = time.monotonic()
 
-    def validating(self, task: str, done: int, count: int) -> None:
+    def show_validation_progress(self, task: str, done: int, count: int) -> None:
         """Shows the progress of a validation. Logs the time of the first batch of each task, which includes compilation."""
         self.note(f"validating {task} {done}/{count}")
         if task not in self._validated:
@@ -154,11 +154,11 @@ class Observers:
         rates = self._rates(seconds, last_seconds, timed, flops - last_flops)
         for task, values in means_by_task.items():
             line = {"kind": "train", "step": step, "task": task, **rates, **values, **counters, "seconds": seconds}
-            self._write(line)
+            self._write_line(line)
             for name, value in (values | counters).items():
-                self._try_write(self._board.scalar, f"train/{task}/{name}", value, step)
+                self._try_write(self._board.write_scalar, f"train/{task}/{name}", value, step)
         for name, value in rates.items():
-            self._try_write(self._board.scalar, f"speed/{name}", value, step)
+            self._try_write(self._board.write_scalar, f"speed/{name}", value, step)
         self._note = "loss " + ", ".join(f"{values['loss']:.3f} ({task})" for task, values in means_by_task.items())
         self._note += f"  {rates['steps_per_second']:.2f} steps/s" if "steps_per_second" in rates else ""
         self._note += f"  MFU {100 * rates['mfu']:.1f} %" if "mfu" in rates else ""
@@ -194,9 +194,9 @@ class Observers:
     def scores(self, step: int, scores: dict[str, dict[str, float]]) -> None:
         """Writes and logs the validation scores of each task."""
         for task, values in scores.items():
-            self._write({"kind": "validation", "step": step, "task": task, **values})
+            self._write_line({"kind": "validation", "step": step, "task": task, **values})
             for name, value in values.items():
-                self._try_write(self._board.scalar, f"validation/{task}/{name}", value, step)
+                self._try_write(self._board.write_scalar, f"validation/{task}/{name}", value, step)
             text = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if isinstance(value, float))
             self.log(f"step {step}  {task}: {text}")
 
@@ -204,13 +204,14 @@ class Observers:
         """Prints a line above the progress bar."""
         printing.log(self._progress.console, text)
 
-    def _draw(self) -> None:
+    def _plot_losses(self) -> None:
+        """Writes loss.png; a failure is only logged."""
         try:
-            plot_losses(valid_lines(self._path), self._plot, self._headlines)
+            plot_losses(read_valid_lines(self._path), self._plot, self._headlines)
         except UserError as error:
             self.log(str(error))
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write_line(self, line: dict[str, Any]) -> None:
         self._try_write(self._file.write, json.dumps(line) + "\n")
 
     def _try_write(self, write: Callable[..., Any], *args: Any) -> None:
@@ -224,8 +225,8 @@ class Observers:
 
 
 class _TensorBoard:
-    """Writes scalars for TensorBoard, synchronously: the threads of tensorboardX's own writer die on a full disk, and its queue
-    then blocks forever."""
+    """Writes scalars for TensorBoard in the calling thread. The threads of tensorboardX's own writer die on a full disk, and
+    its queue then blocks forever."""
 
     def __init__(self, folder: pathlib.Path, start: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter  # imported late: slow to import
@@ -239,7 +240,7 @@ class _TensorBoard:
         )
         self.flush()
 
-    def scalar(self, name: str, value: float, step: int) -> None:
+    def write_scalar(self, name: str, value: float, step: int) -> None:
         from tensorboardX.summary import scalar
 
         self._events.write_event(self._event(wall_time=time.time(), step=step, summary=scalar(name, value)))
@@ -251,30 +252,30 @@ class _TensorBoard:
         self._flushed = time.monotonic()
 
 
-def valid_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+def read_valid_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """Yields the valid lines of a metrics file. Skips truncated lines of killed runs and anything that no run wrote."""
-    return (line for line in _lines(path) if line is not None)
+    return (line for line in _read_lines(path) if line is not None)
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns all `valid_lines` of a file, which take up to ten times its size in memory."""
-    return list(valid_lines(path))
+    """Returns all `read_valid_lines` of a file, which take up to ten times its size in memory."""
+    return list(read_valid_lines(path))
 
 
-def _lines(path: pathlib.Path) -> Iterator[dict[str, Any] | None]:
+def _read_lines(path: pathlib.Path) -> Iterator[dict[str, Any] | None]:
     """Yields all lines of a metrics file, None for each invalid one."""
-    if not _is_log(path):
+    if not _is_metrics_file(path):
         return
     with path.open("rb") as file:
         inside_line = False
         for data in iter(lambda: file.readline(MAX_LINE_BYTES), b""):
             if data.strip() and not inside_line:
-                yield _line(data)
+                yield _parse_line(data)
             inside_line = not data.endswith(b"\n")  # the rest of a line that is too long is skipped
 
 
-def _line(data: bytes) -> dict[str, Any] | None:
-    """Returns the parsed line if a run can have written it, else None."""
+def _parse_line(data: bytes) -> dict[str, Any] | None:
+    """Parses a line of a metrics file. Returns None if no run can have written it."""
     try:
         line = strict_json.parse_any(data, "a line", finite=False)  # losses may be NaN
     except BadFile:
@@ -303,13 +304,13 @@ def _is_number(value: Any) -> bool:
 def lost_seconds(path: pathlib.Path, saved: Mapping[str, float]) -> float:
     """Returns the seconds that a run spent after its last checkpoint. saved: its seconds by category at the checkpoint."""
     last: Mapping[str, float] = saved
-    for line in _lines(path):
+    for line in _read_lines(path):
         last = line.get("seconds", last) if line else last
     lost = sum(last.values()) - sum(saved.values())
     return max(0.0, lost) if math.isfinite(lost) else 0.0
 
 
-def _is_log(path: pathlib.Path) -> bool:
+def _is_metrics_file(path: pathlib.Path) -> bool:
     """Returns whether a path, possibly in a bucket, is a regular file of plausible size inside the workdir."""
     if not stores.is_url(os.fspath(path)):
         path = pathlib.Path(path)  # epath treats a pipe as a file
@@ -320,16 +321,16 @@ def _is_log(path: pathlib.Path) -> bool:
     return path.is_file() and epath.Path(path).stat().length <= MAX_LOG_BYTES
 
 
-def _truncate(path: pathlib.Path, step: int) -> str:
+def _truncate_metrics(path: pathlib.Path, step: int) -> str:
     """Keeps the valid lines up to a step. Moves the path aside if it is not a regular file of plausible size. Returns a message
     about removed content, "" if there is none."""
     if not path.is_symlink() and not path.exists():
         return ""
-    if not _is_log(path):
+    if not _is_metrics_file(path):
         return f"{paths.rename_damaged(path)}: was not a metrics log; starting a new one"
     invalid = 0
     with atomic_file(path) as part, part.open("w") as file:
-        for line in _lines(path):
+        for line in _read_lines(path):
             invalid += line is None
             if line and line["step"] <= step:
                 file.write(json.dumps(line) + "\n")

@@ -26,7 +26,7 @@ class ParamGroup:
     decay: float = 0.0
 
 
-def from_config(rules: Iterable[Mapping[str, Any]]) -> tuple[ParamGroup, ...]:
+def groups_from_config(rules: Iterable[Mapping[str, Any]]) -> tuple[ParamGroup, ...]:
     """Returns the groups of optimizer.param_groups. Raises UserError if a rule has unknown fields."""
     table = [dict(rule) for rule in rules]
     for rule in table:
@@ -34,7 +34,7 @@ def from_config(rules: Iterable[Mapping[str, Any]]) -> tuple[ParamGroup, ...]:
     return tuple(ParamGroup(**rule) for rule in table)
 
 
-def assign(paths: Iterable[str], groups: Sequence[ParamGroup]) -> dict[str, int]:
+def assign_groups(paths: Iterable[str], groups: Sequence[ParamGroup]) -> dict[str, int]:
     """Returns {path: index of its group}. Raises UserError, naming some paths, if no group matches them."""
     compiled = [re.compile(group.pattern) for group in groups]
     indices = {path: next((k for k, c in enumerate(compiled) if c.fullmatch(path)), -1) for path in paths}
@@ -48,18 +48,18 @@ def assign(paths: Iterable[str], groups: Sequence[ParamGroup]) -> dict[str, int]
     return indices
 
 
-def split(params: Mapping[str, Any], groups: Sequence[ParamGroup]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_params(params: Mapping[str, Any], groups: Sequence[ParamGroup]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns (trainable, frozen), two parts of nested parameters. Only `trainable` has gradients and optimizer state."""
     flat = flatten(params)
-    indices = assign(flat, groups)
+    indices = assign_groups(flat, groups)
     parts: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     for path, value in flat.items():
         parts[groups[indices[path]].rate == 0][path] = value
     return unflatten(parts[0]), unflatten(parts[1])
 
 
-def merge(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of split."""
+def merge_params(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
+    """Merges trainable and frozen parameters to nested parameters; the inverse of `split_params`."""
     return unflatten({**flatten(trainable), **flatten(frozen)})
 
 
@@ -82,7 +82,7 @@ def optimizer(
     def group_optimizer(group: ParamGroup) -> optax.GradientTransformation:
         return optax.adamw(lambda count: group.rate * rate(count), *betas, weight_decay=group.decay)
 
-    indices = assign(flatten(trainable), groups)
+    indices = assign_groups(flatten(trainable), groups)
     labels = unflatten({path: str(k) for path, k in indices.items()})
     tx = optax.partition({str(k): group_optimizer(groups[k]) for k in set(indices.values())}, labels)
     if clip_norm is not None:

@@ -55,7 +55,7 @@ def plot_losses(lines: Iterable[dict[str, Any]], image: pathlib.Path, headlines:
     lines: lines of metrics.jsonl, read one at a time. headlines: score names; for each task, the first one that its last line
     has is plotted. Writes nothing if there are no training lines. Plots the first MAX_TASKS tasks in alphabetical order.
     """
-    train, validation = _curves(lines, headlines)
+    train, validation = _collect_curves(lines, headlines)
     if not train:
         return
     with saved_panels(image, 1, 2 if validation else 1, (11 if validation else 6, 3.6)) as panels:
@@ -75,10 +75,10 @@ def plot_losses(lines: Iterable[dict[str, Any]], image: pathlib.Path, headlines:
         score_axes.legend(fontsize=8)
 
 
-def _curves(
+def _collect_curves(
     lines: Iterable[dict[str, Any]], headlines: Sequence[str]
 ) -> tuple[dict[str, dict[str, Curve]], dict[str, dict[str, Curve]]]:
-    """Returns the training losses of each task, and the headline scores that the last line of each task has, in order."""
+    """Returns the training losses of each task, and its values of one headline score (as in `plot_losses`), both in order."""
     train, validation = dict[str, dict[str, Curve]](), dict[str, dict[str, Curve]]()
     last: dict[str, set[str]] = {}
     for line in lines:

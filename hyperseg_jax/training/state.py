@@ -41,10 +41,10 @@ class TrainState(flax.struct.PyTreeNode):
     @property
     def params(self) -> dict[str, Any]:
         """The parameters to evaluate and save: the moving average, if there is one."""
-        return param_groups.merge(self.average or self.trainable, self.frozen)
+        return param_groups.merge_params(self.average or self.trainable, self.frozen)
 
 
-def create(
+def create_state(
     params: Any,
     groups: tuple[param_groups.ParamGroup, ...],
     tx: optax.GradientTransformation,
@@ -55,7 +55,7 @@ def create(
 ) -> TrainState:
     """Returns a new state with these parameters. frozen_type: type of the stored frozen parameters, "" to keep theirs.
     averaged: whether to keep a moving average."""
-    trainable, frozen = param_groups.split(params, groups)
+    trainable, frozen = param_groups.split_params(params, groups)
     if frozen_type:
         frozen = jax.tree.map(lambda x: x.astype(frozen_type), frozen)
     zero = jnp.zeros((), jnp.int32)
@@ -63,7 +63,7 @@ def create(
     return TrainState(zero, zero, zero, jax.random.key(seed), trainable, frozen, tx.init(trainable), average)
 
 
-def shardings(
+def state_shardings(
     state: TrainState,
     params: Any,
     groups: tuple[param_groups.ParamGroup, ...],
@@ -72,9 +72,9 @@ def shardings(
 ) -> TrainState:
     """Returns the sharding of each leaf of a state: moments and averages as their parameter, counters replicated.
 
-    state: shapes, from `create`. params: shardings of all parameters. replicated: the replicated sharding.
+    state: shapes, from `create_state`. params: shardings of all parameters. replicated: the replicated sharding.
     """
-    trainable, frozen = param_groups.split(params, groups)
+    trainable, frozen = param_groups.split_params(params, groups)
     masked = lambda x: isinstance(x, optax.MaskedNode)  # belongs to another param group
     optimizer = optax.tree.map_params(
         tx,
@@ -113,14 +113,14 @@ def make_step(
         def loss_and_gradient(batch: Batch, key: jax.Array) -> Any:
             def truncated_loss_and_gradient(batch: Batch) -> Any:
                 def loss_fn(trainable: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-                    return loss(param_groups.merge(trainable, state.frozen), batch, key, counts)
+                    return loss(param_groups.merge_params(trainable, state.frozen), batch, key, counts)
 
                 return jax.value_and_grad(loss_fn, has_aux=True)(state.trainable)
 
             return apply_at_bucket_length(truncated_loss_and_gradient, batch, length_buckets, system)
 
         def accumulate(gradient: Any, index: jax.Array) -> Any:
-            output, slice_gradient = loss_and_gradient(slice_of(batch, index, slices), jax.random.fold_in(key, index))
+            output, slice_gradient = loss_and_gradient(take_slice(batch, index, slices), jax.random.fold_in(key, index))
             return jax.tree.map(jnp.add, gradient, slice_gradient), output
 
         if slices == 1:
@@ -150,7 +150,7 @@ def make_step(
     return train_step
 
 
-def slice_of(batch: Batch, index: jax.Array, slices: int) -> Batch:
+def take_slice(batch: Batch, index: jax.Array, slices: int) -> Batch:
     """Returns the elements index, index + slices, ... of a batch. Every device has equally many of them, so no data moves
     between devices, and the slices do not depend on the number of devices."""
 

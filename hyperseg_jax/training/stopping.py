@@ -14,7 +14,7 @@ from hyperseg_jax.parallel import hosts
 
 
 class Stop:
-    """The stop request of this process."""
+    """The request to stop after the current step, of this process."""
 
     requested = False
 
@@ -25,9 +25,9 @@ class Stop:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Stop]:
-    """Turns the first Ctrl-C or SIGTERM into a request to save and stop; a second one acts as usual.
+    """A context manager that turns the first Ctrl-C or SIGTERM into a request to save and stop; a second one acts as usual.
 
-    With many processes, JAX handles SIGTERM and propagates it to all of them; Ctrl-C is turned into SIGTERM.
+    With several processes, JAX handles SIGTERM and passes it on to all of them; Ctrl-C is turned into SIGTERM.
     """
     stop = Stop()
     previous: dict[int, Any] = {}

@@ -47,10 +47,11 @@ class UnreadableRecords:
         self._errors, self._share, self._batch_size, self._log = errors, share, batch_size, log
         self._workdir, self._path = workdir, workdir.local / UNREADABLE_RECORDS
         self._last_check, self._warned = (start, bad), bad > 0
-        self._reasons = self._read()
+        self._reasons = self._read_listed()
 
-    def _read(self) -> dict[int, str]:
-        """Returns the records listed so far. The file is untrusted; an invalid one is moved aside."""
+    def _read_listed(self) -> dict[int, str]:
+        """Returns {global element index: reason} of the records that the file lists so far. The file is untrusted; an invalid
+        one is moved aside."""
         if not os.path.lexists(self._path):
             return {}
         try:
@@ -68,7 +69,8 @@ class UnreadableRecords:
         return {int(index): one_line(why) for index, why in listed[:MAX_LISTED] if len(index) <= MAX_DIGITS}
 
     def check(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Takes the metrics of a step. Raises UserError on all hosts if too many records are unreadable."""
+        """Counts the unreadable records after this step, from its metrics. Logs the first ones, and raises UserError on all
+        hosts if their share is too large."""
         bad, (last_step, last_bad) = int(metrics["bad"]), self._last_check
         self._last_check = step, bad
         if bad == last_bad:

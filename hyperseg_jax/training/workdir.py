@@ -58,7 +58,7 @@ class Workdir:
     def check(self, config: ml_collections.ConfigDict) -> None:
         """Raises UserError on all processes if their configs differ, if the workdir has checkpoints or a model of another
         config, or if it cannot be created. Writes nothing."""
-        resolved = _resolved(config)
+        resolved = _config_to_json(config)
         configs_of_all = hosts.exchange("the config", resolved)
         different = [k for k, text in enumerate(configs_of_all) if text != configs_of_all[0]]
         if different:
@@ -73,7 +73,7 @@ class Workdir:
         Raises UserError on all processes if another run holds the lock, if the workdir cannot be written, or if it is not
         the same folder on all hosts.
         """
-        self._run_on_primary(self._open, _resolved(config))
+        self._run_on_primary(self._open, _config_to_json(config))
         error = "" if (self.path / "config.json").exists() else "cannot see the files that process 0 wrote"
         if error := hosts.combine_failures("the workdir's config", error):
             raise UserError(f"--workdir {self.path}: {error}; use a folder that all hosts share, or a bucket (gs://name/run)")
@@ -106,7 +106,7 @@ class Workdir:
         path = self.path / "config.json"
         has_results = path.exists() and (self.has_checkpoints or (self.path / "model").exists())
         if has_results and (
-            difference := configs.describe_differences(_fixed_fields(self._config(path)), _fixed_fields(resolved))
+            difference := configs.describe_differences(_fixed_fields(self._read_config(path)), _fixed_fields(resolved))
         ):
             raise UserError(
                 f"{self.path}: contains a run with another config ({difference}); "
@@ -120,7 +120,7 @@ class Workdir:
             with naming_path(folder):
                 paths.join_inside(folder, "model")
 
-    def _config(self, path: epath.Path) -> dict[str, Any]:
+    def _read_config(self, path: epath.Path) -> dict[str, Any]:
         """Returns the content of the existing config.json, which is untrusted."""
         try:
             data = path.read_bytes() if self.remote else strict_json.read_bytes(paths.check_link(pathlib.Path(path)))
@@ -136,17 +136,18 @@ class Workdir:
         try:
             self.local.mkdir(parents=True, exist_ok=True)
             write_text(self.local / "config.json", resolved + "\n")
-            self._fetch()
+            self._download()
             self.push()
         except Exception as error:  # storage clients raise many types of errors
             raise UserError(
                 f"--workdir {self.path}: cannot be written ({failure_reason(error)}); give another folder"
             ) from error
 
-    def _fetch(self) -> None:
+    def _download(self) -> None:
+        """Copies the files that the run continues, if the workdir is a bucket, to the local folder."""
         if self.remote:
             for name in FETCHED:
-                for path in _files(self.path / name):
+                for path in _list_files(self.path / name):
                     target = self.local.joinpath(path.relative_to(self.path))
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with path.open("rb") as source, target.open("wb") as copy:
@@ -170,14 +171,14 @@ class Workdir:
                 self._pushed[path] = version
 
 
-def _resolved(config: ml_collections.ConfigDict) -> str:
+def _config_to_json(config: ml_collections.ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, sort_keys=True)
 
 
-def _files(path: epath.Path) -> list[epath.Path]:
+def _list_files(path: epath.Path) -> list[epath.Path]:
     """Returns all files of a folder, recursively, or the file itself."""
     if path.is_dir():
-        return [file for child in sorted(path.iterdir()) for file in _files(child)]
+        return [file for child in sorted(path.iterdir()) for file in _list_files(child)]
     return [path] if path.exists() else []
 
 

@@ -50,7 +50,7 @@ class MergedParams:
     """Reads the parameters of a model folder; LoRA adapters are merged into their kernels when these are read."""
 
     def __init__(self, file: TensorFile, config: ml_collections.ConfigDict) -> None:
-        self._file, lora = file, systems.lora(config)
+        self._file, lora = file, systems.lora_block(config)
         self._scale = 0.0 if lora is None else lora.alpha / lora.rank
         self.merged = any(path.endswith("/lora_a") for path in file.tensors)
 

@@ -140,7 +140,7 @@ def merge_adapter(kernel: np.ndarray, lora_a: np.ndarray, lora_b: np.ndarray, sc
 
 def _adapters_of(config: ml_collections.ConfigDict) -> Adapters:
     system = systems.get(config.system)
-    if systems.lora(config) is None or system.adapters is None:
+    if systems.lora_block(config) is None or system.adapters is None:
         raise UserError(
             "model.lora.rank = 0: this config has no adapters; set model.lora.rank, alpha and targets to those of the adapter"
         )

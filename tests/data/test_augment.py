@@ -196,7 +196,7 @@ def test_invalid_configs_are_reported(micro):
     def build(**blocks):
         config = micro(("referring", "region")).unlock()
         config.data.augment = blocks
-        return sources.build(config, systems.get("hyperseg"), console=Console(quiet=True))
+        return sources.build_tasks(config, systems.get("hyperseg"), console=Console(quiet=True))
 
     tasks = build(region={"scale": (0.1, 2.0), "marks": ["point"], "horizontal_flip": 0.0})
     assert tasks["region"].augment == Augment(0.0, (0.1, 2.0), marks=("point",)) and tasks["referring"].augment == Augment(0.5)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperseg_jax.data.mixture import LazyGenerator, Mixture, cycle
+from hyperseg_jax.data.mixture import LazyGenerator, Mixture, task_cycle
 from hyperseg_jax.data.pipeline import Stream
 from hyperseg_jax.datasets import Folder, record_errors
 from hyperseg_jax.errors import UserError
@@ -35,10 +35,10 @@ def make_tasks():
 
 
 def test_the_cycle_has_exact_ratios():
-    assert collections.Counter(cycle({"a": 3, "b": 1})) == {"a": 3, "b": 1}
-    assert "".join(cycle({"a": 2, "b": 2})) in ("abab", "baba")
+    assert collections.Counter(task_cycle({"a": 3, "b": 1})) == {"a": 3, "b": 1}
+    assert "".join(task_cycle({"a": 2, "b": 2})) in ("abab", "baba")
     with pytest.raises(ValueError, match="whole numbers"):
-        cycle({"a": 0.5})
+        task_cycle({"a": 0.5})
 
 
 def test_batches_have_one_task_and_no_record_is_lost():

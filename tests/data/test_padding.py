@@ -10,9 +10,9 @@ from rich.console import Console
 from hyperseg_jax.data import padding
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.structs import Example, Prompt
-from hyperseg_jax.systems.hyperseg.markers import TokenCounts, runs
+from hyperseg_jax.systems.hyperseg.markers import TokenCounts, expand_to_runs
 from hyperseg_jax.systems.hyperseg.processor import HyperSegProcessor
-from hyperseg_jax.systems.hyperseg.prompts import normalize, tokenize
+from hyperseg_jax.systems.hyperseg.prompts import normalize_prompt, tokenize_prompt
 from hyperseg_jax.text.layout import expanded_length
 from hyperseg_jax.text.tokenizer import Tokenizer
 
@@ -38,7 +38,10 @@ def make_task(*texts):
 
 def count_tokens(text):
     return expanded_length(
-        runs(tokenize(normalize(make_example(text).prompts[0]), Tokenizer.toy(), template="short", train=True), COUNTS)
+        expand_to_runs(
+            tokenize_prompt(normalize_prompt(make_example(text).prompts[0]), Tokenizer.toy(), template="short", train=True),
+            COUNTS,
+        )
     )
 
 
@@ -46,7 +49,7 @@ SHORT, LONG = "the ring", "the large blue square left of the small red star"
 
 
 def test_padding_statistics():
-    result = padding.measure(make_task(SHORT, LONG, ""), seed=0)
+    result = padding.measure_padding(make_task(SHORT, LONG, ""), seed=0)
     used = [count_tokens(SHORT), count_tokens(LONG)]
     assert (sorted(result.used), result.length) == (used, 200) and result.error.startswith(
         "record 2: is in an unexpected format"
@@ -58,18 +61,18 @@ def test_padding_statistics():
     one, many = (result.cells((used[0], 500), size)[-1] for size in (1, 64))
     assert many == part(200) and int(one[:-2]) == pytest.approx(100 * (1 - np.mean(used) / np.mean([used[0], 200])), abs=5)
     sized = lambda n: dataclasses.replace(make_task(SHORT, LONG), processor=dataclasses.replace(PROCESSOR, length=n))
-    assert len(padding.measure(sized(enough), seed=0).used) == 2
-    assert "need" in padding.measure(sized(used[1] - 1), seed=0).error
+    assert len(padding.measure_padding(sized(enough), seed=0).used) == 2
+    assert "need" in padding.measure_padding(sized(used[1] - 1), seed=0).error
 
 
 def test_the_table_has_a_line_per_task_and_for_mixed_batches():
-    result = {"a": padding.measure(make_task(SHORT), seed=0), "b": padding.measure(make_task(LONG), seed=0)}
-    none = padding.measure(make_task(""), seed=0)
+    result = {"a": padding.measure_padding(make_task(SHORT), seed=0), "b": padding.measure_padding(make_task(LONG), seed=0)}
+    none = padding.measure_padding(make_task(""), seed=0)
     assert not none.used and "KeyError" in none.error
 
     def print_table(**options):
         console = Console(file=io.StringIO(), width=120)
-        console.print(padding.table(result, {"a": 3, "b": 1}, batch_size=8, **options))
+        console.print(padding.padding_table(result, {"a": 3, "b": 1}, batch_size=8, **options))
         return console.file.getvalue()
 
     separate = print_table(length_buckets=(), mixed=False)

@@ -45,7 +45,7 @@ EDITS = {  # edit of instances_val2017.json -> type and message of its only prob
     "runs that do not fill": (
         set_note(1, segmentation={"size": [192, 192], "counts": [5, 5]}),
         "bad mask",
-        "the runs are not of 36864",
+        "the run lengths do not sum to 36864",
     ),
     "negative runs": (set_note(1, segmentation={"size": [192, 192], "counts": [-5, 36869]}), "bad mask", "neither polygons"),
     "no run lengths": (

@@ -109,11 +109,11 @@ def test_configs_with_a_benchmark_and_a_root(samples, micro):
         config.data.tasks.referring.reader = "benchmark"
     from hyperseg_jax.systems import system as systems
 
-    tasks = sources.build(config, systems.get("hyperseg"), console=Console(quiet=True))
+    tasks = sources.build_tasks(config, systems.get("hyperseg"), console=Console(quiet=True))
     task = tasks["referring"]
     arrays = task.prepare(task.train[0], np.random.default_rng(0))
     assert arrays["segments"].any() and arrays["valid"].any() and len(task.val) == len(task.train)
     with config.unlocked():
         config.data.tasks.referring.train["name"] = "refcoco2"
     with pytest.raises(UserError, match="benchmark 'refcoco2' is unknown"):
-        sources.build(config, systems.get("hyperseg"), console=Console(quiet=True))
+        sources.build_tasks(config, systems.get("hyperseg"), console=Console(quiet=True))

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from hyperseg_jax.encoders import swin
-from hyperseg_jax.layers.window_attention import SHIFT_MASK_BIAS, merge, partition, relative_position_index, shift_mask
+from hyperseg_jax.layers.window_attention import (
+    SHIFT_MASK_BIAS,
+    merge_windows,
+    partition_windows,
+    relative_position_index,
+    shift_mask,
+)
 
 TINY = swin.Swin(hidden_size=8, depths=(1, 4), num_heads=(1, 2), window=4)
 
@@ -41,15 +47,15 @@ def test_levels_cover_any_size(levels):
 
 def test_partition_and_merge_are_inverse():
     x = np.arange(2 * 8 * 12 * 3.0).reshape(2, 8, 12, 3)
-    windows = partition(jnp.asarray(x), 4)
+    windows = partition_windows(jnp.asarray(x), 4)
     np.testing.assert_array_equal(windows[0, 4].reshape(4, 4, 3), x[0, 4:8, 4:8])
-    np.testing.assert_array_equal(merge(windows, 8, 12), x)
+    np.testing.assert_array_equal(merge_windows(windows, 8, 12), x)
 
 
 def test_shift_mask_separates_rolled_regions():
     h, w, window = 8, 12, 4
     row, column = (np.roll(grid, (-2, -2), (0, 1)) for grid in np.meshgrid(np.arange(h), np.arange(w), indexing="ij"))
-    cut = lambda grid: np.asarray(partition(jnp.asarray(grid)[None, :, :, None], window))[0, :, :, 0]
+    cut = lambda grid: np.asarray(partition_windows(jnp.asarray(grid)[None, :, :, None], window))[0, :, :, 0]
     row, column = cut(row), cut(column)
     far = (abs(row[:, :, None] - row[:, None]) >= window) | (abs(column[:, :, None] - column[:, None]) >= window)
     np.testing.assert_array_equal(shift_mask(h, w, window)[:, 0] == SHIFT_MASK_BIAS, far)

@@ -148,7 +148,7 @@ def test_duplicate_keys_are_rejected():
 @pytest.mark.parametrize(
     ("line", "key", "why"),
     [
-        ("toy_video", "b", "b: 'b' is not video/expression; correct it"),
+        ("toy_video", "b", "b: 'b' is not a key like video/expression; correct it"),
         ("toy_video", "../b/0", "b: '../b/0' cannot be a file name in a zip"),
         ("toy_video", "a/0", "benchmark clips: record 1 repeats the question 'a/0' of record 0; correct its files"),
         ("coco_panoptic", "12a", "b: its image_id is '12a', but the benchmark needs an integer; correct it"),

@@ -22,8 +22,8 @@ from hyperseg_jax.evaluation.benchmarks import BENCHMARKS
 from hyperseg_jax.evaluation.submissions import WRITERS
 from hyperseg_jax.metrics.average_precision import NAMES as AP_NAMES
 from hyperseg_jax.ops import run_lengths
-from hyperseg_jax.ops.transforms import fit
-from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize
+from hyperseg_jax.ops.transforms import fit_to_square
+from hyperseg_jax.results.mask_resize import canvas_size, geometry_array, make_mask_resize
 from hyperseg_jax.structs import Prediction, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.toy.samples import write_samples
@@ -128,8 +128,8 @@ def test_padded_classes_are_never_predicted(name):
         "class_valid": np.arange(5) < 3,
         "embedding": np.eye(3),
     }
-    geometry, way = fit(8, 8, 8), ANSWERS.find(name)
-    here = mask_resize(geometry_array(geometry), (8, 8), canvas(8, 8))
+    geometry, way = fit_to_square(8, 8, 8), ANSWERS.find(name)
+    here = make_mask_resize(geometry_array(geometry), (8, 8), canvas_size(8, 8))
     result = jax.device_get(way.select(jax.tree.map(jnp.asarray, outputs), here, ANSWERS.default.segment_thresholds()))
     answer = way.predict(result, prompt, geometry, ANSWERS.default)
     assert set(answer.labels) <= {0, 1} and (name == "candidates" or set(answer.labels) == {0, 1})

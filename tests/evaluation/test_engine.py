@@ -21,7 +21,7 @@ from hyperseg_jax.datasets import Folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import engine as engines
 from hyperseg_jax.evaluation import validation
-from hyperseg_jax.evaluation.engine import AnswerOptions, predictions
+from hyperseg_jax.evaluation.engine import AnswerOptions, run_protocols
 from hyperseg_jax.evaluation.protocols import AllFrames, EvalProtocol
 from hyperseg_jax.parallel.feed import Rows
 from hyperseg_jax.structs import Example, Prediction, Prompt, Source
@@ -116,7 +116,7 @@ def test_prompts_are_tokenized_as_in_training(random_model, captions_file):
         taught = words(task.prepare(example, np.random.default_rng(0))["layout"])
         (prompt,) = example.prompts
         for text in (prompt.text, prompt.text.strip(" ."), f" {prompt.text.strip(' .')}. "):
-            requests, _ = random_model._request(Example("it", example.frames, (Prompt("referring", text),)))
+            requests, _ = random_model._make_request(Example("it", example.frames, (Prompt("referring", text),)))
             assert words({name: value[0] for name, value in requests.batch["layout"].items()}) == taught
         assert random_model.tokenizer.decode(taught[:-1]).endswith(".")
 
@@ -169,7 +169,9 @@ def test_errors_that_stop_an_evaluation_are_raised_once():
     protocol = lambda example: AllFrames(
         example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), group_size=1
     )
-    answered = predictions(make_engine(rows_by_frame), task, task.val, protocol, count=2, options=EXPRESSION, unread=refuse)
+    answered = run_protocols(
+        make_engine(rows_by_frame), task, task.val, protocol, count=2, options=EXPRESSION, on_unreadable=refuse
+    )
     with pytest.raises(UserError) as stopped:
         list(answered)
     assert str(stopped.value).startswith("record 1: ") and str(stopped.value).count("record 1") == 1
@@ -224,14 +226,14 @@ def test_a_host_without_an_example_runs_the_same_steps(monkeypatch):
         engines.hosts, "exchange", lambda what, own: [json.dumps([1, 1, 128, 128, {"length": 448, "targets": 0}]), own]
     )
     protocol = lambda example: EvalProtocol(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)))
-    answered = predictions(
+    answered = run_protocols(
         make_engine(record_calls, feed=SecondRow()),
         make_task([long]),
         [long],
         protocol,
         count=1,
         options=EXPRESSION,
-        unread=pytest.fail,
+        on_unreadable=pytest.fail,
     )
     assert [(done, list(protocols)) for done, protocols in answered] == [(1, [])] and lengths == [(1, 448)]
 
@@ -250,8 +252,15 @@ def test_examples_are_released_before_the_next_batch():
         return rows_by_frame(params, batch, memory)
 
     task = make_task([make_video(str(k), 1) for k in range(6)])
-    answered = predictions(
-        make_engine(record_calls), task, task.val, protocol, count=6, batch_size=2, options=EXPRESSION, unread=pytest.fail
+    answered = run_protocols(
+        make_engine(record_calls),
+        task,
+        task.val,
+        protocol,
+        count=6,
+        batch_size=2,
+        options=EXPRESSION,
+        on_unreadable=pytest.fail,
     )
     for _, protocols in answered:
         for _, one in protocols:
@@ -274,14 +283,14 @@ def test_memory_is_passed_only_if_the_protocol_uses_it(uses_memory):
 
     protocol = lambda example: Steps(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)))
     task = make_task([make_video("a", 3)])
-    kwargs = {"count": 1, "batch_size": 1, "options": EXPRESSION, "unread": pytest.fail}
-    for _, answered in predictions(make_engine(record_calls), task, task.val, protocol, **kwargs):
+    kwargs = {"count": 1, "batch_size": 1, "options": EXPRESSION, "on_unreadable": pytest.fail}
+    for _, answered in run_protocols(make_engine(record_calls), task, task.val, protocol, **kwargs):
         list(answered)
     assert recorded == ([None, 1, 2] if uses_memory else [None, None, None])
 
 
 def test_image_sizes_on_the_same_canvas_share_a_program(random_model):
-    saved = engines._selector.cache_info
+    saved = engines._jit_selection.cache_info
     rng = np.random.default_rng(0)
     random_model.segment(rng.integers(0, 255, (90, 100, 3), np.uint8), "the red ring")
     compiled, known = [], saved().misses

@@ -35,7 +35,7 @@ def run_protocol(protocol, outputs):
         for k in range(protocol.prompts):
             inputs = {}
             prepare = lambda one, inputs=inputs: inputs.setdefault("made", {"example": one})
-            requests.append(protocol.query(step, k, prepare))
+            requests.append(protocol.prepare_query(step, k, prepare))
             protocol.add_outputs(k, outputs(step, k))
     return requests
 
@@ -254,7 +254,9 @@ def test_false_positives_give_negative_clicks():
     answers = iter([make_block(0, 0, 10, 15) | beside, make_block(0, 0, 10, 15)])
     protocol = CorrectiveClicks(make_example(prompt, frames=1), lambda one, out: Prediction(next(answers)[None]))
     assert protocol.uses_memory and protocol.same_image
-    assert protocol.measure(0, lambda example: len(example.prompts[0].regions[0].points)) == protocol.steps == 20
+    assert (
+        protocol.bucket_of_longest_query(0, lambda example: len(example.prompts[0].regions[0].points)) == protocol.steps == 20
+    )
     protocol.add_outputs(0, None)
     protocol.add_outputs(0, None)
     first, second, third = protocol.prompt_at(0).regions[0].points
@@ -268,7 +270,7 @@ def test_a_fully_ignored_object_has_a_query(kind):
     bars = np.stack([make_block(0, 0, 8, 40), make_block(20, 20, 8, 8)])
     prompt = Prompt(task="region", masks=bars[:, None], labels=(0, 1), regions=make_regions(bars), ignore=bars[1:])
     protocol = kind(make_example(prompt, frames=1), lambda one, out: Prediction(np.zeros_like(bars)))
-    regions = protocol.measure(0, lambda example: example.prompts[0].regions)
+    regions = protocol.bucket_of_longest_query(0, lambda example: example.prompts[0].regions)
     assert [len(region.points) for region in regions] == [20, 0] and len(protocol.prompt_at(0).regions) == 2
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.results import answers, selection
 from hyperseg_jax.results.answers import Thresholds
-from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize, resize_masks
+from hyperseg_jax.results.mask_resize import canvas_size, geometry_array, make_mask_resize, resize_masks
 from hyperseg_jax.structs import Prompt
 
 
@@ -44,7 +44,7 @@ def compute_answers(
     changes it by more than its floor. Where our sign differs within `allowed` of zero, the case's sign is used.
     """
     masks, scores = jnp.asarray(masks), jax.tree.map(jnp.asarray, scores)
-    resize = make_mask_resize(masks, geometry)
+    resize = resize_for(masks, geometry)
     logits, flipped = crop_to_image(resize_masks(masks, resize), geometry), 0
     output = {"post_mask_logits": logits}
     if positive is not None:
@@ -52,22 +52,24 @@ def compute_answers(
     if flipped:  # post-process again, from masks that need no resizing
         masks, size = jnp.asarray(logits), logits.shape[-2:]
         geometry = Geometry(size, size, size)
-        resize = make_mask_resize(masks, geometry)
+        resize = resize_for(masks, geometry)
     mask_quality = np.asarray(selection.mask_scores(logits))
     if "expression" in scores:
         output["scores_by_query"] = sigmoid(scores["expression"]) * mask_quality
-        best, *_ = selection.best_query(masks, scores["expression"], resize, True)
+        best, *_ = selection.find_best_query(masks, scores["expression"], resize, True)
         output["best_query"] = np.asarray(best)[None]
-        result = selection.expression(masks, scores["expression"], resize, enabled=True, soft=True)
+        result = selection.select_expression(masks, scores["expression"], resize, enabled=True, soft=True)
         output["best_soft_mask"] = crop_to_image(result["mask"], geometry)
     if "region" in scores:
         output["completed_region_scores"] = sigmoid(scores["region"]) * mask_quality[:, None]
     if "class" in scores and things is not None:
         args = masks, scores["class"], resize
         valid = np.ones(scores["class"].shape[-1], bool)
-        output["completed_sem_seg"] = crop_to_image(selection.by_rows(lambda sums: sums[:-1], *args, valid=valid), geometry)
+        output["completed_sem_seg"] = crop_to_image(
+            selection.reduce_class_scores_by_rows(lambda sums: sums[:-1], *args, valid=valid), geometry
+        )
         prompt = Prompt("panoptic", classes=tuple(map(str, range(len(things)))), things=tuple(map(bool, things)))
-        result = jax.device_get(selection.instances(*args, valid=valid, limit=len(masks)))
+        result = jax.device_get(selection.select_instances(*args, valid=valid, limit=len(masks)))
         for name, kept in (
             ("completed_instance", result["valid"] & np.array(things, bool)[result["label"]]),
             ("completed_instance_all", result["valid"]),
@@ -79,15 +81,15 @@ def compute_answers(
             }
         for name, threshold in (("completed_panoptic_ref", 0.8), ("completed_panoptic_low", 0.3)):
             limits = {"object_threshold": threshold, "overlap_threshold": threshold}
-            chosen = jax.device_get(selection.panoptic(*args, valid=valid, **limits))
-            segments = answers.panoptic(chosen, prompt, geometry, Thresholds(None, threshold, threshold))
+            chosen = jax.device_get(selection.select_panoptic(*args, valid=valid, **limits))
+            segments = answers.predict_panoptic(chosen, prompt, geometry, Thresholds(None, threshold, threshold))
             listed = [(k, things[label], label) for k, label in enumerate(segments.labels, 1)]
             output |= {name: segments.ids, f"{name}_segments": np.array(listed, np.int32).reshape(-1, 3)}
     return output, flipped
 
 
-def make_mask_resize(masks: np.ndarray, geometry: Geometry):
-    return mask_resize(geometry_array(geometry), masks.shape[-2:], canvas(*geometry.original))
+def resize_for(masks: np.ndarray, geometry: Geometry):
+    return make_mask_resize(geometry_array(geometry), masks.shape[-2:], canvas_size(*geometry.original))
 
 
 def crop_to_image(maps, geometry: Geometry) -> np.ndarray:

@@ -9,9 +9,9 @@ import ml_collections
 import numpy as np
 
 from hyperseg_jax.systems.hyperseg import SYSTEM
-from hyperseg_jax.systems.hyperseg.markers import Marker, PromptTokens, TokenCounts, runs
+from hyperseg_jax.systems.hyperseg.markers import Marker, PromptTokens, TokenCounts, expand_to_runs
 from hyperseg_jax.tables import flatten, unflatten
-from hyperseg_jax.text.layout import Layout, expand
+from hyperseg_jax.text.layout import Layout, expand_runs
 
 # used by cases that only say "released sizes" for their vision modules
 RELEASED = {
@@ -138,6 +138,6 @@ def layout_from_case(case: Any, counts: TokenCounts, length: int) -> tuple[Layou
             expression=() if expression is None else tuple(expression.tolist()),
             num_regions=int((ids == Marker.REGION).sum()),
         )
-        layouts.append(expand(runs(tokens, counts), length))
+        layouts.append(expand_runs(expand_to_runs(tokens, counts), length))
         most = max(most, len(classes))
     return jax.tree.map(lambda *rows: np.stack(rows), *layouts), most

@@ -14,9 +14,9 @@ from hyperseg_jax.llms import phi
 from hyperseg_jax.llms.splice import splice
 from hyperseg_jax.structs import Source, TokenStream
 from hyperseg_jax.systems.hyperseg import inference
-from hyperseg_jax.systems.hyperseg.markers import PromptTokens, TokenCounts, runs
+from hyperseg_jax.systems.hyperseg.markers import PromptTokens, TokenCounts, expand_to_runs
 from hyperseg_jax.tables import Identity, Row, Table
-from hyperseg_jax.text.layout import expand
+from hyperseg_jax.text.layout import expand_runs
 
 
 def build_phi(config):
@@ -89,7 +89,7 @@ def test_layout_and_splice(case):
             tuple((ids != padding).tolist()),
             expression=tuple(case.inputs[f"token_refer_id_{b}"].tolist()) if f"token_refer_id_{b}" in case.inputs else (),
         )
-        layouts.append(expand(runs(tokens, counts), length))
+        layouts.append(expand_runs(expand_to_runs(tokens, counts), length))
     layout = jax.tree.map(lambda *rows: np.stack(rows), *layouts)
 
     @jax.jit
@@ -124,7 +124,7 @@ def test_conversation(case):
 
     @jax.jit
     def read_logits(params):
-        logits = lambda model: model.language_head(model.llm(model.conversation(model.image_tokens(image), layout)))
+        logits = lambda model: model.language_head(model.llm(model.question_stream(model.image_tokens(image), layout)))
         return model.model.apply({"params": params}, method=logits)
 
     logits, vocab_size = read_logits(model.params), case.config["llm"]["vocab_size"]
@@ -133,7 +133,7 @@ def test_conversation(case):
     case.compare("logits_last_position_every_16th", subsample(logits[:, -1], last.shape))
     case.compare("logits_argmax_full", logits.argmax(-1))
     batch = {"clip_images": (image[:, None] + 1) * 127.5, "layout": vars(layout), "class_valid": np.zeros((len(image), 1, 0))}
-    writer = inference.write(model.model, model.config)
+    writer = inference.make_writer(model.model, model.config)
     size = {"max_new_tokens": written.shape[1], "eos_id": vocab_size - 1, "vocab_size": vocab_size}
     answer = jax.jit(lambda params: writer.greedy(params, batch, {}, **size))(model.params)
     case.compare("generated_ids", np.concatenate([ids, answer[:, 0, 0]], 1))

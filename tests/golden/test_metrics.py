@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hyperseg_jax.metrics import ClickScores, DavisScores, ReferringScores, ReVosScores, SemanticScores
-from hyperseg_jax.metrics.ciou_giou import PRECISIONS, iou, overlap
+from hyperseg_jax.metrics.ciou_giou import PRECISIONS, count_overlap, iou
 from hyperseg_jax.metrics.davis import match_proposals, object_values
 from hyperseg_jax.metrics.jf import boundary_accuracy, boundary_map, davis_statistics, region_similarity
 from hyperseg_jax.metrics.mean_iou import harmonic_mean
@@ -14,7 +14,7 @@ from hyperseg_jax.results.objects import merge_hard, merge_soft
 
 def both_class_scores(prediction, target, ignore):
     """Returns (intersection, union, iou) of background and foreground, like the scripts."""
-    rows = [overlap(p, t, ignore) for p, t in ((~prediction, ~target), (prediction, target))]
+    rows = [count_overlap(p, t, ignore) for p, t in ((~prediction, ~target), (prediction, target))]
     return [i for i, _ in rows], [u for _, u in rows], [iou(i, u) for i, u in rows]
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from hyperseg_jax.structs import Prompt
-from hyperseg_jax.systems.hyperseg.prompts import tokenize
-from hyperseg_jax.text.expressions import video_expression
+from hyperseg_jax.systems.hyperseg.prompts import tokenize_prompt
+from hyperseg_jax.text.expressions import clean_video_expression
 
 
 class ByteTokenizer:
@@ -24,11 +24,11 @@ def test_prompt_tokens(case):
     prompts = {
         "referring": Prompt("referring", expression),
         "reason": Prompt("reasoning", expression),
-        "revos": Prompt("video", video_expression(expression)),
+        "revos": Prompt("video", clean_video_expression(expression)),
         "vqa": Prompt("chat", "What is it?"),
     }
     for kind, prompt in prompts.items():
-        tokens = tokenize(prompt, ByteTokenizer())
+        tokens = tokenize_prompt(prompt, ByteTokenizer())
         ours = {"input_ids": tokens.ids, "labels": tokens.labels, "token_refer_id": tokens.expression}
         for what, ids in ours.items():
             if f"{kind}_{what}" in case.outputs:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hyperseg_jax.llms import phi
-from hyperseg_jax.llms.generate import greedy
+from hyperseg_jax.llms.generate import decode_greedily
 from hyperseg_jax.structs import TokenStream
 
 MODEL = phi.Phi(vocab_size=20, hidden_size=16, mlp_size=24, num_layers=3, num_heads=2, rotary_fraction=0.5, embedding_std=1.0)
@@ -42,7 +42,7 @@ def generate_with_cache(params, prompt, max_new_tokens):
         return hidden @ HEAD, cache
 
     first = hidden[np.arange(2), LENGTHS - 1] @ HEAD
-    return greedy(first, step, cache, max_new_tokens=max_new_tokens, eos_id=EOS, vocab_size=20)
+    return decode_greedily(first, step, cache, max_new_tokens=max_new_tokens, eos_id=EOS, vocab_size=20)
 
 
 @jax.jit
@@ -95,7 +95,7 @@ def test_rows_end_with_the_end_of_text(ends):
         return logits + 9 * jax.nn.one_hot(jnp.where(number + 1 == ends, EOS, 29), 30) * jnp.array([[1.0], [0.0]]), calls + 1
 
     first = jax.nn.one_hot(jnp.array([EOS if ends == 0 else 5, 5]), 30)
-    result = np.asarray(greedy(first, step, jnp.int32(0), max_new_tokens=5, eos_id=EOS, vocab_size=29))
+    result = np.asarray(decode_greedily(first, step, jnp.int32(0), max_new_tokens=5, eos_id=EOS, vocab_size=29))
     expected = [5, 6, 7, 8, 9]
     assert result[0].tolist() == expected[:ends] + [EOS] * (5 - min(ends, 5)) and result[1].tolist() == [5, 6, 6, 6, 6]
 
@@ -107,6 +107,8 @@ def test_the_loop_stops_when_all_rows_have_ended():
         jax.debug.callback(lambda n: calls.append(int(n)), number)
         return jax.nn.one_hot(jnp.full(2, EOS), 8), state
 
-    greedy(jax.nn.one_hot(jnp.array([5, 6]), 8), step, None, max_new_tokens=50, eos_id=EOS, vocab_size=8).block_until_ready()
+    decode_greedily(
+        jax.nn.one_hot(jnp.array([5, 6]), 8), step, None, max_new_tokens=50, eos_id=EOS, vocab_size=8
+    ).block_until_ready()
     jax.effects_barrier()
     assert calls == [0]

@@ -7,9 +7,9 @@ import pytest
 
 from hyperseg_jax.losses.reidentification import (
     ReidTargets,
+    assign_cheapest_queries,
     assignment_cost,
     box_overlaps,
-    cheapest_queries,
     choose_queries,
     reidentification_loss,
 )
@@ -49,7 +49,7 @@ def test_queries_on_a_target_are_positive_and_far_ones_negative():
 
 def test_every_target_gets_a_query():
     cost = jnp.asarray([[0.0, 0.1, 0.2], [5.0, 6.0, 7.0], [8.0, 9.0, 4.0], [9.0, 9.0, 9.0]])
-    matched, raised = cheapest_queries(cost, jnp.zeros((4, 3)), jnp.ones(3, bool), 10)
+    matched, raised = assign_cheapest_queries(cost, jnp.zeros((4, 3)), jnp.ones(3, bool), 10)
     np.testing.assert_array_equal(matched.sum(1) > 0, True)
     assert matched[0, 0] and matched[2, 2] and matched[1, 1]
     assert (raised[0] > 1e4).all() and float(jnp.abs(raised - cost)[3].max()) == 0
@@ -57,7 +57,7 @@ def test_every_target_gets_a_query():
 
 def test_padding_gets_no_query():
     cost = jnp.asarray([[0.0, 0.1, -9.0], [1.0, 2.0, -9.0], [3.0, 1.0, -9.0]])
-    matched, _ = cheapest_queries(cost, jnp.zeros((3, 3)), jnp.array([True, True, False]), 10)
+    matched, _ = assign_cheapest_queries(cost, jnp.zeros((3, 3)), jnp.array([True, True, False]), 10)
     np.testing.assert_array_equal(matched, [[True, False, False], [False, False, True], [False] * 3])
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from hyperseg_jax.metrics import ExactScores, MultipleChoiceScores, PopeScores, VqaScores
-from hyperseg_jax.metrics.multiple_choice import choose
+from hyperseg_jax.metrics.multiple_choice import choose_option
 from hyperseg_jax.metrics.pope import is_yes
 from hyperseg_jax.metrics.vqa import CONTRACTIONS, accuracy, normalize_answer
 
@@ -102,7 +102,7 @@ def test_pope_by_hand():
     ],
 )
 def test_choice(said, letter):
-    assert choose(said, {"A": "cat", "B": "dog", "C": "fish"}) == letter
+    assert choose_option(said, {"A": "cat", "B": "dog", "C": "fish"}) == letter
 
 
 def test_circular_evaluation_needs_every_rotation():

@@ -32,7 +32,7 @@ def case(micro, shared):
     )
     with config.unlocked():
         config.loss.num_points = 32
-    tasks = sources.build(config, SYSTEM, console=Console(quiet=True))
+    tasks = sources.build_tasks(config, SYSTEM, console=Console(quiet=True))
     processor = dataclasses.replace(tasks["panoptic"].processor, prompts=4, length=320, targets=8, classes=9, regions=3)
     panoptic = tasks["panoptic"].train
     rows = [

@@ -14,7 +14,7 @@ from hyperseg_jax.parallel import placement, presets, report
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import param_groups
 from hyperseg_jax.training.initial_state import trace_initial_state
-from hyperseg_jax.training.state import shardings
+from hyperseg_jax.training.state import state_shardings
 
 FOLDER = pathlib.Path(__file__).parent / "snapshots"
 # topology -> (JAX device kind, chips)
@@ -52,7 +52,7 @@ def test_shardings_equal_the_snapshot(shapes, topology, kind, request):
     device_kind, chips = TOPOLOGIES[topology]
     preset, sizes = presets.choose_preset("auto", device_kind, chips, 1, config.model.lora.rank > 0)
     placed = placement.abstract_placement(preset, sizes, chips)
-    where = shardings(state, placement.parameter_shardings(boxed, placed), rules, tx, placed.replicated)
+    where = state_shardings(state, placement.parameter_shardings(boxed, placed), rules, tx, placed.replicated)
     state = placement.add_shardings(state, where)
     rows = report.sharding_rows(state.params, placed)
     assert not [row.path for row in rows if row.flagged]

@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hyperseg_jax.losses.criterion import match_all
+from hyperseg_jax.losses.criterion import match_targets
 from hyperseg_jax.ops.matching import hungarian
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.planning import program
@@ -28,7 +28,7 @@ def compile_matching(function, sharded_costs):
 
 
 def test_matching_has_no_collectives(sharded_costs):
-    result = compile_matching(match_all, sharded_costs)
+    result = compile_matching(match_targets, sharded_costs)
     assert len(result.loops("matching")) >= 2  # loops over targets and of the search
     assert result.collectives()  # the result is gathered outside the loop
     assert not result.collectives_in_loops("matching")

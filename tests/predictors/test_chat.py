@@ -14,15 +14,15 @@ FRAME = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
 
 def generate_without_cache(model, question, count):
     """Generates the answer's ids with a full forward pass per token."""
-    module = wiring.build(model.config)
-    prepare = processor.make(model.config, model.tokenizer, {"length": 160, "targets": 0})
+    module = wiring.build_model(model.config)
+    prepare = processor.make_processor(model.config, model.tokenizer, {"length": 160, "targets": 0})
     arrays = prepare(Example("it", FRAME[None], (Prompt("chat", question),)), train=False)
     layout = Layout(**{name: np.array(value)[None] for name, value in arrays["layout"].items()})
     clip = frames.normalize_for_llm(arrays["clip_images"])
 
     @jax.jit
     def logits(params, layout):
-        full = lambda m: m.language_head(m.llm(m.conversation(m.image_tokens(clip), layout)))
+        full = lambda m: m.language_head(m.llm(m.question_stream(m.image_tokens(clip), layout)))
         return module.apply({"params": params}, method=full)
 
     ids = []

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from hyperseg_jax.ops.transforms import fit
+from hyperseg_jax.ops.transforms import fit_to_square
 from hyperseg_jax.results import answers, selection
 from hyperseg_jax.results.answers import Thresholds
-from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize, resize_masks
+from hyperseg_jax.results.mask_resize import canvas_size, geometry_array, make_mask_resize, resize_masks
 from hyperseg_jax.structs import Prompt, Region
 from hyperseg_jax.systems import system as systems
 
@@ -23,8 +23,8 @@ def make_blob_logits(h, w, rows, columns, high=6.0, low=-6.0):
     return logits
 
 
-def make_mask_resize(masks, geometry):
-    return mask_resize(geometry_array(geometry), masks.shape[-2:], canvas(*geometry.original))
+def resize_for(masks, geometry):
+    return make_mask_resize(geometry_array(geometry), masks.shape[-2:], canvas_size(*geometry.original))
 
 
 def resize_like_torch(masks, geometry):
@@ -44,29 +44,29 @@ def mask_scores(full):
 
 @pytest.mark.parametrize("size", [(60, 120), (37, 25), (200, 130), (64, 64), (1, 90), (2, 3), (90, 3)])
 def test_resize_equals_torch(size):
-    geometry = fit(*size, 64)
+    geometry = fit_to_square(*size, 64)
     masks = np.random.default_rng(0).standard_normal((3, 16, 16)).astype(np.float32)
-    result = np.asarray(resize_masks(jnp.asarray(masks), make_mask_resize(masks, geometry)))
-    assert result.shape[1:] == canvas(*size) and not result[:, size[0] :].any() and not result[:, :, size[1] :].any()
+    result = np.asarray(resize_masks(jnp.asarray(masks), resize_for(masks, geometry)))
+    assert result.shape[1:] == canvas_size(*size) and not result[:, size[0] :].any() and not result[:, :, size[1] :].any()
     np.testing.assert_allclose(result[:, : size[0], : size[1]], resize_like_torch(masks, geometry), atol=5e-6)
 
 
 def select_expression(masks, scores, geometry, no_target_threshold=None, *, soft=False, text="it"):
-    result = selection.expression(
+    result = selection.select_expression(
         jnp.asarray(masks),
         jnp.asarray(scores, jnp.float32),
-        make_mask_resize(masks, geometry),
+        resize_for(masks, geometry),
         enabled=True,
         soft=soft,
         balanced=True,
     )
-    return answers.expression(
+    return answers.predict_expression(
         jax.device_get(result), Prompt("referring", text), geometry, Thresholds(no_target_threshold, 0.5, 0.8)
     )
 
 
 def test_expression_selects_the_best_query_or_none():
-    geometry = fit(32, 32, 32)
+    geometry = fit_to_square(32, 32, 32)
     masks = np.stack([make_blob_logits(8, 8, slice(0, 4), slice(0, 4)), make_blob_logits(8, 8, slice(4, 8), slice(4, 8))])
     (segment,) = select_expression(masks, [-1.0, 2.0], geometry, 0.5)
     assert segment.mask[24, 24] and not segment.mask[8, 8] and 0.8 < segment.score < 0.9
@@ -77,8 +77,8 @@ def test_expression_selects_the_best_query_or_none():
 @pytest.mark.parametrize("kind", ["sure", "close", "empty", "equal"])
 def test_the_best_query_equals_a_full_search(kind):
     """Queries are evaluated one by one until no other can be better, for any order of scores and masks."""
-    geometry = fit(40, 56, 64)
-    select = jax.jit(lambda masks, scores: selection.best_query(masks, scores, make_mask_resize(masks, geometry), True))
+    geometry = fit_to_square(40, 56, 64)
+    select = jax.jit(lambda masks, scores: selection.find_best_query(masks, scores, resize_for(masks, geometry), True))
     for seed in range(20):
         rng = np.random.default_rng(seed)
         masks, scores = rng.normal(0, 4, (7, 16, 16)).astype(np.float32), rng.normal(0, 3, 7).astype(np.float32)
@@ -98,7 +98,7 @@ def test_the_best_query_equals_a_full_search(kind):
 
 def test_few_queries_are_resized(monkeypatch):
     """Queries that cannot be the best are excluded before resizing."""
-    geometry, calls = fit(40, 40, 32), []
+    geometry, calls = fit_to_square(40, 40, 32), []
     real = selection.resize_masks
 
     def count_calls(*args):
@@ -115,7 +115,7 @@ def test_few_queries_are_resized(monkeypatch):
 def test_scores_are_corrected_for_balanced_training():
     """Eight queries of which one matches: trained with balanced weights, a logit of 1 is a probability of e / (e + 7); two
     queries on one object share it."""
-    geometry = fit(32, 32, 32)
+    geometry = fit_to_square(32, 32, 32)
     masks, scores = np.stack([make_blob_logits(8, 8, slice(0, 4), slice(0, 4))] * 8), np.full(8, -5.0)
     for logit, result in ((1.0, 0), (3.0, 1)):
         scores[2] = logit
@@ -125,7 +125,7 @@ def test_scores_are_corrected_for_balanced_training():
 
 
 def test_a_soft_mask_holds_probabilities():
-    geometry = fit(32, 32, 32)
+    geometry = fit_to_square(32, 32, 32)
     masks = np.stack([make_blob_logits(8, 8, slice(0, 4), slice(0, 4), 2.0), make_blob_logits(8, 8, slice(4, 8), slice(4, 8))])
     (hard,), (soft,) = (select_expression(masks, [2.0, 0.0], geometry, soft=s) for s in (False, True))
     assert soft.mask.dtype == np.float32 and soft.score == hard.score
@@ -135,13 +135,13 @@ def test_a_soft_mask_holds_probabilities():
 
 
 def test_each_region_selects_its_best_query():
-    geometry = fit(32, 48, 32)
+    geometry = fit_to_square(32, 48, 32)
     masks = np.stack([make_blob_logits(8, 8, slice(0, 3), slice(0, 3)), make_blob_logits(8, 8, slice(3, 6), slice(3, 8))])
     scores = jnp.asarray([[3.0, -3.0, 0.0], [-3.0, 3.0, 0.0]])
     valid = jnp.asarray([True, True, False])  # the third is padding
-    result = selection.regions(jnp.asarray(masks), scores, make_mask_resize(masks, geometry), valid=valid, soft=False)
+    result = selection.select_regions(jnp.asarray(masks), scores, resize_for(masks, geometry), valid=valid, soft=False)
     prompt = Prompt("region", regions=(Region.from_point(1, 1), Region.from_box(0, 0, 2, 2)))
-    predicted = answers.regions(jax.device_get(result), prompt, geometry, OURS)
+    predicted = answers.predict_regions(jax.device_get(result), prompt, geometry, OURS)
     assert predicted.names == ("point", "box") and predicted.masks.shape == (2, 32, 48)
     np.testing.assert_array_equal(predicted.masks, resize_like_torch(masks, geometry) > 0)
 
@@ -149,14 +149,14 @@ def test_each_region_selects_its_best_query():
 def select_panoptic(masks, scores, geometry, classes, things, threshold):
     limits = {"object_threshold": threshold, "overlap_threshold": threshold}
     valid = np.ones(scores.shape[1], bool)
-    result = selection.panoptic(
-        jnp.asarray(masks), jnp.asarray(scores), make_mask_resize(masks, geometry), valid=valid, **limits
+    result = selection.select_panoptic(
+        jnp.asarray(masks), jnp.asarray(scores), resize_for(masks, geometry), valid=valid, **limits
     )
-    return answers.panoptic(jax.device_get(result), Prompt("panoptic", classes=classes, things=things), geometry, OURS)
+    return answers.predict_panoptic(jax.device_get(result), Prompt("panoptic", classes=classes, things=things), geometry, OURS)
 
 
 def test_panoptic_merges_stuff_and_drops_hidden_segments():
-    geometry = fit(32, 32, 32)
+    geometry = fit_to_square(32, 32, 32)
     left, right = make_blob_logits(8, 8, slice(None), slice(0, 4)), make_blob_logits(8, 8, slice(None), slice(4, 8))
     thing = make_blob_logits(8, 8, slice(2, 6), slice(1, 3), 9.0)
     covered = make_blob_logits(8, 8, slice(2, 6), slice(1, 3), 3.0)  # the same area with lower scores: hidden by the other
@@ -171,21 +171,21 @@ def test_panoptic_merges_stuff_and_drops_hidden_segments():
 
 def test_mostly_hidden_segments_are_dropped():
     """A quarter of the second query is visible: kept or dropped depending on the threshold."""
-    geometry = fit(32, 32, 32)
+    geometry = fit_to_square(32, 32, 32)
     masks = np.stack(
         [make_blob_logits(8, 8, slice(None), slice(0, 6), 9.0), make_blob_logits(8, 8, slice(None), slice(0, 8), 3.0)]
     )
     scores = np.float32([[9, -4, -4], [-4, 2, -4]])
     for overlap, result in ((0.5, ["ring"]), (0.1, ["disc", "ring"])):
         limits = {"object_threshold": 0.5, "overlap_threshold": overlap}
-        args = jnp.asarray(masks), jnp.asarray(scores), make_mask_resize(masks, geometry)
-        chosen = jax.device_get(selection.panoptic(*args, valid=np.ones(3, bool), **limits))
+        args = jnp.asarray(masks), jnp.asarray(scores), resize_for(masks, geometry)
+        chosen = jax.device_get(selection.select_panoptic(*args, valid=np.ones(3, bool), **limits))
         prompt = Prompt("panoptic", classes=("ring", "disc"), things=(True, True))
-        assert sorted(answers.panoptic(chosen, prompt, geometry, OURS).names) == result
+        assert sorted(answers.predict_panoptic(chosen, prompt, geometry, OURS).names) == result
 
 
 def test_empty_panoptic_prediction():
-    result = select_panoptic(np.zeros((2, 8, 8)), np.float32([[0, 9], [0, 9]]), fit(32, 32, 32), ("a",), (True,), 0.8)
+    result = select_panoptic(np.zeros((2, 8, 8)), np.float32([[0, 9], [0, 9]]), fit_to_square(32, 32, 32), ("a",), (True,), 0.8)
     assert len(result) == 0 and not result.ids.any() and result.ids.shape == (32, 32)
 
 
@@ -196,12 +196,12 @@ def random_outputs(seed=0, queries=6, classes=3):
 
 
 def test_semantic_is_the_sum_over_queries():
-    (masks, logits), geometry = random_outputs(), fit(32, 24, 32)
-    args = jnp.asarray(masks), jnp.asarray(logits), make_mask_resize(masks, geometry)
+    (masks, logits), geometry = random_outputs(), fit_to_square(32, 24, 32)
+    args = jnp.asarray(masks), jnp.asarray(logits), resize_for(masks, geometry)
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     sums = np.einsum("qc,qhw->chw", p[:, :3], sigmoid(resize_like_torch(masks, geometry)))
-    result = jax.device_get(selection.semantic(*args, valid=np.ones(4, bool)))
-    predicted = answers.semantic(result, Prompt("panoptic", classes=("a", "b", "c")), geometry, OURS)
+    result = jax.device_get(selection.select_semantic(*args, valid=np.ones(4, bool)))
+    predicted = answers.predict_semantic(result, Prompt("panoptic", classes=("a", "b", "c")), geometry, OURS)
     assert predicted.masks.shape[1:] == (32, 24) and predicted.masks.sum(0).max() == 1
     best = np.zeros((32, 24), int)
     for mask, label in zip(predicted.masks, predicted.labels, strict=True):
@@ -210,17 +210,17 @@ def test_semantic_is_the_sum_over_queries():
 
 
 def test_instances_are_the_best_query_class_pairs():
-    (masks, logits), geometry = random_outputs(), fit(32, 24, 32)
+    (masks, logits), geometry = random_outputs(), fit_to_square(32, 24, 32)
     valid = np.ones(4, bool)
-    query, category, probability = map(np.asarray, selection.best_pairs(jnp.asarray(logits), valid=valid, limit=6))
+    query, category, probability = map(np.asarray, selection.find_best_pairs(jnp.asarray(logits), valid=valid, limit=6))
     assert len(query) == 6 and (np.diff(probability) <= 0).all() and category.max() < 3
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     assert probability[0] == pytest.approx(p[:, :3].max(), rel=1e-6)
-    result = selection.instances(
-        jnp.asarray(masks), jnp.asarray(logits), make_mask_resize(masks, geometry), valid=valid, limit=6
+    result = selection.select_instances(
+        jnp.asarray(masks), jnp.asarray(logits), resize_for(masks, geometry), valid=valid, limit=6
     )
     prompt = Prompt("panoptic", classes=("a", "b", "c"), things=(True, False, True))
-    predicted = answers.instances(jax.device_get(result), prompt, geometry, OURS)
+    predicted = answers.predict_instances(jax.device_get(result), prompt, geometry, OURS)
     kept = category != 1
     assert [segment.label for segment in predicted] == ["abc"[k] for k in category[kept]]
     full = resize_like_torch(masks, geometry)
@@ -236,5 +236,5 @@ def test_hyperseg_corrects_scores_for_balanced_training(soft):
     masks, scores = jnp.asarray(rng.standard_normal((10, 16, 16)), jnp.float32), jnp.full(10, np.log(9.0), jnp.float32)
     answer = systems.get("hyperseg").answers.find("soft_expression" if soft else "expression")
     outputs = {"mask_logits": masks, "expression": scores, "asked": jnp.asarray(True)}
-    result = answer.select(outputs, make_mask_resize(masks, fit(40, 60, 64)), jnp.asarray([0.5, 0.8]))
+    result = answer.select(outputs, resize_for(masks, fit_to_square(40, 60, 64)), jnp.asarray([0.5, 0.8]))
     assert float(result["present"]) == pytest.approx(5.0)  # sigmoid(0) of each

@@ -146,7 +146,7 @@ def test_linked_folders_are_not_written(run_sweep, tmp_path, name):
             ),
         ),
         ("--grid rate=1 --metric referring/cio", ("--metric referring/cio", "no score 'cio'; did you mean ciou?", "giou")),
-        ("--grid rate=1 --metric video/ciou", ("--metric video/ciou", "no score 'ciou'", "known scores: j, f, jf, count")),
+        ("--grid rate=1 --metric video/ciou", ("--metric video/ciou", "no score 'ciou'", "use one of j, f, jf, count")),
         ("--grid rate=1 --metric words/ciou", ("--metric words/ciou", "data.tasks.words has no validation records")),
         (
             "--grid rate=1 --asha",

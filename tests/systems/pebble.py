@@ -231,23 +231,23 @@ def predict(model, config):
 
 def expression(outputs, resize, thresholds):
     scores = jnp.where(jnp.arange(len(outputs["asked"])) == 0, 8.0, -8.0)
-    return selection.expression(outputs["mask_logits"], scores, resize, enabled=outputs["asked"][0], soft=False)
+    return selection.select_expression(outputs["mask_logits"], scores, resize, enabled=outputs["asked"][0], soft=False)
 
 
 def regions(outputs, resize, thresholds):
     valid = outputs["asked"][1 : 1 + outputs["region"].shape[1]]
-    return selection.regions(outputs["mask_logits"], outputs["region"], resize, valid=valid, soft=False)
+    return selection.select_regions(outputs["mask_logits"], outputs["region"], resize, valid=valid, soft=False)
 
 
 def panoptic(outputs, resize, thresholds):
     limits = {"object_threshold": thresholds[0], "overlap_threshold": thresholds[1], "valid": outputs["class_valid"]}
-    return selection.panoptic(outputs["mask_logits"], outputs["class"], resize, **limits)
+    return selection.select_panoptic(outputs["mask_logits"], outputs["class"], resize, **limits)
 
 
 ANSWERS = {
-    "expression": Answer(expression, answers.expression),
-    "regions": Answer(regions, answers.regions),
-    "panoptic": Answer(panoptic, answers.panoptic),
+    "expression": Answer(expression, answers.predict_expression),
+    "regions": Answer(regions, answers.predict_regions),
+    "panoptic": Answer(panoptic, answers.predict_panoptic),
 }
 
 

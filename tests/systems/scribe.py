@@ -17,7 +17,7 @@ import optax
 from hyperseg_jax import axes
 from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.llms.generate import Writer
-from hyperseg_jax.ops.transforms import Geometry, stretch, stretch_mask
+from hyperseg_jax.ops.transforms import Geometry, stretch_mask_to_square, stretch_to_square
 from hyperseg_jax.results.answers import Answers, Thresholds
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems.system import System
@@ -70,8 +70,8 @@ class Processor:
                 ids[k, : len(ids_with_end)] = ids_with_end
             else:
                 for r, region in enumerate(prompt.regions):
-                    regions[k, r] = stretch_mask(draw_region(region, example.frames.shape[1:3]), SIDE)
-        image = np.zeros((SIDE, SIDE, 3), np.uint8) if train else stretch(example.frames[0], SIDE)
+                    regions[k, r] = stretch_mask_to_square(draw_region(region, example.frames.shape[1:3]), SIDE)
+        image = np.zeros((SIDE, SIDE, 3), np.uint8) if train else stretch_to_square(example.frames[0], SIDE)
         return {"ids": ids, "images": image, "regions": regions, "bad": np.asarray(False)}
 
     def bucket(self, example):
@@ -142,7 +142,7 @@ def loss(model, config):
 
 
 def write(model, config):
-    def begin(params, batch, features, room):
+    def begin(params, batch, features, empty_slots):
         return model.apply({"params": params}, batch["images"], batch["regions"], method="first")
 
     def step(params, ids, number, region):

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from sample_inputs import make_regions, random_params
 
-from hyperseg_jax.ops.transforms import fit
-from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize, resize_masks
+from hyperseg_jax.ops.transforms import fit_to_square
+from hyperseg_jax.results.mask_resize import canvas_size, geometry_array, make_mask_resize, resize_masks
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.systems.hyperseg.markers import TokenCounts, runs
-from hyperseg_jax.systems.hyperseg.prompts import tokenize
+from hyperseg_jax.systems.hyperseg.markers import TokenCounts, expand_to_runs
+from hyperseg_jax.systems.hyperseg.prompts import tokenize_prompt
 from hyperseg_jax.text.layout import expanded_length
 from hyperseg_jax.text.tokenizer import Tokenizer
 
@@ -59,7 +59,7 @@ def processor_for(config, prompts):
     """Returns a processor with the smallest sizes that hold each of the prompts."""
     result = SYSTEM.processor(config, Tokenizer.toy(), {})
     counts = TokenCounts(result.image_tokens, result.fine_grained_tokens, result.queries)
-    length = max(expanded_length(runs(tokenize(p, Tokenizer.toy()), counts)) for p in prompts)
+    length = max(expanded_length(expand_to_runs(tokenize_prompt(p, Tokenizer.toy()), counts)) for p in prompts)
     return dataclasses.replace(
         result,
         frames=2,
@@ -86,7 +86,7 @@ def select_outputs(example, out, row, frame, size):
         prompt.task, ("expression", None)
     )
     masks, (height, width) = out["mask_logits"][row, frame, 0], example.frames.shape[1:3]
-    resize = mask_resize(geometry_array(fit(height, width, size)), masks.shape[-2:], canvas(height, width))
+    resize = make_mask_resize(geometry_array(fit_to_square(height, width, size)), masks.shape[-2:], canvas_size(height, width))
     logits = np.asarray(resize_masks(masks, resize))[:, :height, :width]
     return logits, out[kind][row, frame, 0][..., :count] if count else out[kind][row, frame, 0]
 

@@ -7,7 +7,7 @@ import pytest
 
 from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.ops.transforms import stretch_mask
+from hyperseg_jax.ops.transforms import stretch_mask_to_square
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.systems.hyperseg.processor import HyperSegProcessor
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -31,7 +31,7 @@ def test_regions_are_drawn_and_resized():
     arrays = PROCESSOR(make_example(*REGIONS), train=False)
     assert arrays["region_valid"].all() and arrays["regions"].shape == (1, 5, SIDE, SIDE)
     for output, region in zip(arrays["regions"][0], REGIONS, strict=True):
-        assert np.array_equal(output, stretch_mask(draw_region(region, SIZE), SIDE)) and output.any()
+        assert np.array_equal(output, stretch_mask_to_square(draw_region(region, SIZE), SIDE)) and output.any()
     assert (
         PROCESSOR.bucket(make_example(*REGIONS))["regions"] == 8 and PROCESSOR.bucket(make_example(REGIONS[0]))["regions"] == 5
     )
@@ -41,7 +41,7 @@ def test_regions_have_the_size_of_the_image_that_they_were_drawn_on():
     """For another image than the frame, which has no pixel (100, 80)."""
     region, other = Region.from_point(100.5, 80.5), np.zeros((90, 120, 3), np.uint8)
     arrays = dataclasses.replace(PROCESSOR, drawn_on=1)(make_example(region, drawn_on=other), train=False)
-    assert np.array_equal(arrays["regions"][0, 0], stretch_mask(draw_region(region, (90, 120)), SIDE))
+    assert np.array_equal(arrays["regions"][0, 0], stretch_mask_to_square(draw_region(region, (90, 120)), SIDE))
     with pytest.raises(UserError, match=r"^val.json#7: region 1: the point \(100\.5, 80\.5\) is not inside"):
         PROCESSOR(make_example(region), train=False)
 

@@ -10,7 +10,7 @@ import pytest
 from sample_inputs import make_regions
 
 from hyperseg_jax.data.sources import Task
-from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, predictions
+from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, run_protocols
 from hyperseg_jax.evaluation.features import CACHE_SIZE, FeatureCache
 from hyperseg_jax.evaluation.protocols import EvalProtocol
 from hyperseg_jax.parallel import hosts, placement
@@ -169,8 +169,8 @@ def test_prompts_about_one_image_encode_it_once(random_model, monkeypatch):
     task = Task("it", None, examples, 0, dataclasses.replace(random_model._processor, length=96))
     options = AnswerOptions("expression", random_model.engine.answers.published)
     protocol = lambda one: EvalProtocol(one, lambda prompt, outputs: outputs["mask"][0, 0])
-    args = {"count": 1, "batch_size": 1, "options": options, "unread": pytest.fail}
-    for _, answered in predictions(random_model.engine, task, examples, protocol, **args):
+    args = {"count": 1, "batch_size": 1, "options": options, "on_unreadable": pytest.fail}
+    for _, answered in run_protocols(random_model.engine, task, examples, protocol, **args):
         list(answered)
     assert encoded == ["image_tokens", "image", "prefix"]
     assert not any(cache._cached.values())  # and their memory is released
@@ -189,8 +189,8 @@ def test_features_on_a_mesh(random_model):
     messages = collections.defaultdict(list)
     protocol = lambda one: EvalProtocol(one, lambda prompt, outputs: messages[one.name].append(outputs))
     with placement.use(mesh):
-        for _, answered in predictions(
-            engine, task, examples, protocol, count=8, batch_size=8, options=options, unread=pytest.fail
+        for _, answered in run_protocols(
+            engine, task, examples, protocol, count=8, batch_size=8, options=options, on_unreadable=pytest.fail
         ):
             list(answered)
     for one in examples:

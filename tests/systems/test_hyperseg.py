@@ -33,7 +33,7 @@ def config(micro):
 @pytest.fixture(scope="module")
 def task_and_examples(config):
     """Two examples, each an image with an expression, a class list, regions and a conversation."""
-    tasks = sources.build(config, SYSTEM, console=Console(quiet=True))
+    tasks = sources.build_tasks(config, SYSTEM, console=Console(quiet=True))
     first_prompt = lambda name, k: tasks[name].train[k].prompts[:1]
     panoptic = tasks["panoptic"].train
     return tasks["panoptic"], [

@@ -25,7 +25,7 @@ def elements(micro):
     """Elements by task with the sizes of a mixed batch of two frames; their loss function, by default with their own counts;
     and their counts."""
     config = micro(("referring", "panoptic", "region", "video"), data__batches="mixed")
-    tasks = sources.build(config, SYSTEM, console=Console(quiet=True))
+    tasks = sources.build_tasks(config, SYSTEM, console=Console(quiet=True))
     params = random_params(SYSTEM.shapes(config), seed=1, spread=0.3)
     rows = {name: task.prepare(task.train[0], np.random.default_rng(0)) for name, task in tasks.items()}
     rows["blank"] = tasks["region"].blank()
@@ -53,7 +53,7 @@ def assert_close(one, other, rtol=2e-5, atol=1e-6):
 def step(micro):
     """An element, a blank, and a function for the first training step on rows: its metrics and gradient moments."""
     config = micro()
-    task = sources.build(config, SYSTEM, console=Console(quiet=True))["referring"]
+    task = sources.build_tasks(config, SYSTEM, console=Console(quiet=True))["referring"]
     rules = tuple(param_groups.ParamGroup(**dict(rule)) for rule in config.optimizer.param_groups)
     rate = param_groups.schedule(
         config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps, config.optimizer.final_rate
@@ -169,12 +169,12 @@ def test_a_mixed_batch_trains_each_task_like_a_separate_batch(elements):
 
 def test_shared_sizes_hold_every_task(micro):
     config = micro(("referring", "panoptic", "region", "video"), data__batches="mixed")
-    separate = {name: sources.processor(config, SYSTEM, None, name) for name in config.data.tasks}
+    separate = {name: sources.make_processor(config, SYSTEM, None, name) for name in config.data.tasks}
     first, *rest = separate.values()
     shared = first.with_common_shape(rest)
     assert (shared.frames, shared.targets, shared.classes, shared.regions, shared.prompts) == (2, 8, 9, 3, 2)
     assert shared.length == max(sizes.length for sizes in separate.values())
-    tasks = sources.build(config, SYSTEM, console=Console(quiet=True))
+    tasks = sources.build_tasks(config, SYSTEM, console=Console(quiet=True))
     untold = lambda processor: dataclasses.replace(processor, tokenizer=None)
     for name, task in tasks.items():
         assert untold(task.processor) == separate[name] and untold(task.train_processor) == shared

@@ -105,7 +105,7 @@ def test_cached_encodings_change_nothing(workdir):
     for name, function in jitted.items():
         model.engine.feature_cache._jitted[name] = lambda *args, n=name, f=function: encoded.append(n) or f(*args)
     for example, kind in zip(requests, kinds, strict=True):
-        request, _ = model._request(example)
+        request, _ = model._make_request(example)
         options = AnswerOptions(kind, Thresholds(None, 0.0, 0.0))
         result, _ = model.engine.select(request, options)
         full, _ = model.engine.select(dataclasses.replace(request, cache_features=False), options)
@@ -121,17 +121,17 @@ def test_a_frame_uses_the_memory_of_the_previous_one(workdir):
     prompt, options = Prompt("video", "the star that moves"), AnswerOptions("expression", Thresholds(None, 0.5, 0.8))
 
     def prompted(frame, memory):
-        request, _ = model._request(Example("it", frame[None], (prompt,)))
+        request, _ = model._make_request(Example("it", frame[None], (prompt,)))
         return model.engine.select(request, options, memory)
 
     first, memory = prompted(frames[0], None)
     alone, _ = prompted(frames[1], None)
     second_frame, _ = prompted(frames[1], memory)
     apply = functools.partial(model.engine.predict, model.params)
-    batch = model._request(Example("it", frames, (prompt,)))[0].batch
+    batch = model._make_request(Example("it", frames, (prompt,)))[0].batch
     full, _ = apply(batch, {}, None)
-    one, kept = apply(model._request(Example("it", frames[:1], (prompt,)))[0].batch, {}, None)
-    other, _ = apply(model._request(Example("it", frames[1:], (prompt,)))[0].batch, {}, kept)
+    one, kept = apply(model._make_request(Example("it", frames[:1], (prompt,)))[0].batch, {}, None)
+    other, _ = apply(model._make_request(Example("it", frames[1:], (prompt,)))[0].batch, {}, kept)
     for t, output in enumerate((one, other)):
         np.testing.assert_allclose(full["mask_logits"][:, t], output["mask_logits"][:, 0], rtol=1e-5, atol=1e-6)
     assert float(alone["score"].item()) != float(second_frame["score"].item()) and not np.array_equal(

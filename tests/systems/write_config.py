@@ -18,7 +18,6 @@ def write_config(folder, system, model, root, tasks, **train):
             "length_buckets",
             "batches",
             "max_unreadable_share",
-            "first",
             "toy",
         )
     }

@@ -161,7 +161,7 @@ HOSTILE = [
     (change_model(vocab={**TOY["model"]["vocab"], "<twice>": 5}), "each once|of another token"),
     (change_model(vocab={"a": 2**70}), "gives a the id"),
     (change_model(vocab={"a": -1}), "gives a the id"),
-    (change_model(vocab=[["a", 1.0]]), "is not a table"),
+    (change_model(vocab=[["a", 1.0]]), "is not a JSON object"),
     (change_model(merges=[["a", "not there"]]), "merge of a and not there does not match"),
     (change_model(merges=["a b c"]), "merges that is not allowed"),
     ({"model": BPE}, "merge of a and b does not match"),

@@ -4,9 +4,9 @@ from sample_inputs import make_regions
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import IGNORED, Prompt
-from hyperseg_jax.systems.hyperseg.markers import Marker, PromptTokens, TokenCounts, runs
-from hyperseg_jax.systems.hyperseg.prompts import tokenize
-from hyperseg_jax.text.layout import Source, choose_bucket, expand, expanded_length, pack
+from hyperseg_jax.systems.hyperseg.markers import Marker, PromptTokens, TokenCounts, expand_to_runs
+from hyperseg_jax.systems.hyperseg.prompts import tokenize_prompt
+from hyperseg_jax.text.layout import Source, choose_bucket, expand_runs, expanded_length, pack_layouts
 
 COUNTS = TokenCounts(image=4, fine_grained=3, queries=2)
 
@@ -20,14 +20,14 @@ class ByteTokenizer:
 
 
 def build_layout(prompt, length=400, *, train=False):
-    return expand(runs(tokenize(prompt, ByteTokenizer(), template="short", train=train), COUNTS), length)
+    return expand_runs(expand_to_runs(tokenize_prompt(prompt, ByteTokenizer(), template="short", train=train), COUNTS), length)
 
 
 def test_markers_expand_in_order():
     ids = (5, Marker.IMAGE, 6, Marker.CLS, Marker.CLS, Marker.REGION, Marker.REGION, Marker.REFER, Marker.SEG, 1)
     labels = (*[IGNORED] * 7, Marker.REFER, Marker.SEG, 1)
     tokens = PromptTokens(ids, labels, (True,) * 10, expression=(8, 3), classes=((11, 12, 3), (13, 3)), num_regions=2)
-    layout = expand(runs(tokens, COUNTS), 20)
+    layout = expand_runs(expand_to_runs(tokens, COUNTS), 20)
     s = Source
     assert layout.source.tolist() == [
         s.TEXT,
@@ -77,8 +77,8 @@ def test_layouts_of_every_task(prompt):
 
 
 def test_too_long_prompts_report_both_lengths():
-    tokens = tokenize(Prompt("chat", "what?"), ByteTokenizer(), template="short")
-    needed = expanded_length(runs(tokens, COUNTS))
+    tokens = tokenize_prompt(Prompt("chat", "what?"), ByteTokenizer(), template="short")
+    needed = expanded_length(expand_to_runs(tokens, COUNTS))
     assert int(build_layout(Prompt("chat", "what?"), length=needed).mask.sum()) == needed
     with pytest.raises(UserError, match=rf"needs {needed} positions, the layout has {needed - 1}: .*raise the task's `length`"):
         build_layout(Prompt("chat", "what?"), length=needed - 1)
@@ -91,7 +91,7 @@ def test_the_smallest_sufficient_bucket_is_chosen():
 
 def test_markers_must_match_their_contents():
     with pytest.raises(ValueError, match="markers of 1 classes and 0 regions, but the prompt has 0 and 0"):
-        runs(PromptTokens((Marker.CLS,), (IGNORED,), (True,)), COUNTS)
+        expand_to_runs(PromptTokens((Marker.CLS,), (IGNORED,), (True,)), COUNTS)
 
 
 def unpack(packed, number):
@@ -113,7 +113,7 @@ def unpack(packed, number):
 )
 def test_packed_prompts_share_their_prefix(prompts):
     layouts = [build_layout(prompt, train=True) for prompt in prompts]
-    packed = pack(layouts, 900)
+    packed = pack_layouts(layouts, 900)
     for k, layout in enumerate(layouts, 1):
         unpacked = unpack(packed, k)
         for name, part in unpacked.items():
@@ -128,4 +128,4 @@ def test_packed_prompts_share_their_prefix(prompts):
 def test_too_long_packed_prompts_report_both_lengths():
     layouts = [build_layout(Prompt("referring", "the dog"))] * 2
     with pytest.raises(UserError, match=r"2 prompts of one image need \d+ positions, the layout has 60"):
-        pack(layouts, 60)
+        pack_layouts(layouts, 60)

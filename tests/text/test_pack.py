@@ -12,9 +12,9 @@ from hyperseg_jax.llms.phi import Phi
 from hyperseg_jax.llms.splice import pool, splice
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.structs import Source as S
-from hyperseg_jax.systems.hyperseg.markers import TokenCounts, runs
-from hyperseg_jax.systems.hyperseg.prompts import tokenize
-from hyperseg_jax.text.layout import expand, pack
+from hyperseg_jax.systems.hyperseg.markers import TokenCounts, expand_to_runs
+from hyperseg_jax.systems.hyperseg.prompts import tokenize_prompt
+from hyperseg_jax.text.layout import expand_runs, pack_layouts
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 COUNTS = TokenCounts(9, 3, 4)
@@ -29,11 +29,14 @@ PROMPTS = (
 
 def make_layouts(length=120):
     tokenizer = Tokenizer.toy()
-    return [expand(runs(tokenize(prompt, tokenizer, template="v0", train=True), COUNTS), length) for prompt in PROMPTS]
+    return [
+        expand_runs(expand_to_runs(tokenize_prompt(prompt, tokenizer, template="v0", train=True), COUNTS), length)
+        for prompt in PROMPTS
+    ]
 
 
 def test_packed_prompts_equal_separate_prompts():
-    alone, packed = make_layouts(), pack(make_layouts(), 200)
+    alone, packed = make_layouts(), pack_layouts(make_layouts(), 200)
     used = [int((layout.source != 0).sum()) for layout in alone]
     assert int((packed.source != 0).sum()) < sum(used) - 2 * (COUNTS.image + COUNTS.fine_grained)
     model = Phi(600, 32, 48, 2, 4, rotary_fraction=0.5)
@@ -63,7 +66,7 @@ def test_packed_prompts_equal_separate_prompts():
 
 
 def test_labels_of_packed_prompts():
-    packed = pack(make_layouts(), 200)
+    packed = pack_layouts(make_layouts(), 200)
     assert sorted(packed.labels[packed.labels != -100]) == sorted(
         label for layout in make_layouts() for label in layout.labels[layout.labels != -100]
     )
@@ -71,4 +74,4 @@ def test_labels_of_packed_prompts():
 
 def test_too_short_lengths_report_the_fix():
     with pytest.raises(UserError, match=r"need .* positions, the layout has 60"):
-        pack(make_layouts(), 60)
+        pack_layouts(make_layouts(), 60)

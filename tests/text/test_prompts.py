@@ -5,8 +5,8 @@ from sample_inputs import make_regions
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import IGNORED, Prompt
 from hyperseg_jax.systems.hyperseg.markers import Marker
-from hyperseg_jax.systems.hyperseg.prompts import normalize, tokenize
-from hyperseg_jax.text.expressions import join_sentences, video_expression
+from hyperseg_jax.systems.hyperseg.prompts import normalize_prompt, tokenize_prompt
+from hyperseg_jax.text.expressions import clean_video_expression, join_sentences
 
 NAMES = {marker: f"<{marker.name.lower()}>" for marker in Marker}
 
@@ -25,7 +25,7 @@ def decode(ids):
 
 
 def render(prompt, **kwargs):
-    return tokenize(prompt, ByteTokenizer(), template="short", **kwargs)
+    return tokenize_prompt(prompt, ByteTokenizer(), template="short", **kwargs)
 
 
 REGIONS = make_regions(np.ones((3, 4, 4), bool))
@@ -94,7 +94,7 @@ def test_prediction_prompts_contain_no_answer():
 
 
 def test_published_template_has_the_system_sentence():
-    long = decode(tokenize(Prompt("chat", "hm?"), ByteTokenizer()).ids)
+    long = decode(tokenize_prompt(Prompt("chat", "hm?"), ByteTokenizer()).ids)
     assert long.startswith("A chat between a curious user and an artificial intelligence assistant. The assistant gives")
     assert long.endswith("questions. USER: <image>\nhm? ASSISTANT:")
 
@@ -108,7 +108,7 @@ def test_user_text_is_never_a_marker():
 
 def test_expressions_of_records():
     assert join_sentences(["the left dog", "dog on left"]) == "the left dog. dog on left."
-    assert video_expression(" the dog(s) running ") == "the dog running"
+    assert clean_video_expression(" the dog(s) running ") == "the dog running"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_missing_parts_are_named(prompt, message):
     with pytest.raises(UserError, match=message):
         render(prompt)
     with pytest.raises(UserError, match="v0, short"):
-        tokenize(prompt, ByteTokenizer(), template="long")
+        tokenize_prompt(prompt, ByteTokenizer(), template="long")
 
 
 @pytest.mark.parametrize(
@@ -144,5 +144,5 @@ def test_missing_parts_are_named(prompt, message):
     ],
 )
 def test_texts_are_normalized_as_in_training(task, text, expected):
-    once = normalize(Prompt(task, text))
-    assert once.text == expected and normalize(once) == once
+    once = normalize_prompt(Prompt(task, text))
+    assert once.text == expected and normalize_prompt(once) == once

@@ -12,7 +12,7 @@ from hyperseg_jax import toy
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.systems.hyperseg import toy_tokenizer
-from hyperseg_jax.systems.hyperseg.prompts import tokenize
+from hyperseg_jax.systems.hyperseg.prompts import tokenize_prompt
 from hyperseg_jax.text.tokenizer import TOY_FILE, Tokenizer
 from hyperseg_jax.toy import toy_images
 
@@ -23,7 +23,7 @@ def tokenizer():
 
 
 def test_training_reproduces_the_shipped_file(tmp_path):
-    toy_tokenizer.train().save(tmp_path)
+    toy_tokenizer.train_toy_tokenizer().save(tmp_path)
     assert json.loads((tmp_path / "tokenizer.json").read_text()) == json.loads(TOY_FILE.read_text())
 
 
@@ -64,7 +64,7 @@ def test_templates_have_few_tokens(tokenizer):
         (Prompt("panoptic", classes=("red ring", "sand")), 16),
         (Prompt("region", regions=regions), 16),
     ]:
-        assert len(tokenize(prompt, tokenizer).ids) <= most, prompt.task
+        assert len(tokenize_prompt(prompt, tokenizer).ids) <= most, prompt.task
 
 
 def test_save_load_and_pickle(tokenizer, tmp_path):

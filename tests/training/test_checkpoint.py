@@ -18,7 +18,7 @@ import pytest
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.training.checkpoint import Checkpoints
 from hyperseg_jax.training.param_groups import ParamGroup, optimizer
-from hyperseg_jax.training.state import create
+from hyperseg_jax.training.state import create_state
 from hyperseg_jax.untrusted import checkpoint_arrays
 from hyperseg_jax.untrusted import checkpoints as untrusted
 
@@ -28,7 +28,7 @@ RULES = (ParamGroup("frozen/.*", rate=0), ParamGroup(".*"))
 def make_state(size=64):
     params = {"a": {"kernel": jnp.zeros((size, size))}, "frozen": {"kernel": jnp.full((3,), 7.0)}}
     tx = optimizer({"a": params["a"]}, RULES, lambda step: 1e-3)
-    return create(params, RULES, tx, seed=5)
+    return create_state(params, RULES, tx, seed=5)
 
 
 @jax.jit

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from hyperseg_jax.sweeps.trials import Metric, available_metrics
 from hyperseg_jax.training import observers, plots
-from hyperseg_jax.training.checkpoint import check_facts
+from hyperseg_jax.training.checkpoint import check_run_metadata
 from hyperseg_jax.training.clock import Clock
 from hyperseg_jax.training.observers import Observers, lost_seconds, read_metrics
 
@@ -97,10 +97,10 @@ def test_unusual_names_and_losses_are_plotted_or_reported(tmp_path, task):
     ],
 )
 def test_damaged_run_facts_make_a_checkpoint_unreadable(changed):
-    check_facts(FACTS)
-    check_facts({**FACTS, "untold": {"[/a]": {"steps": 1, "sums": {"loss": [1.0, 1.0], "dice": [0.5, 1.0]}}}})
+    check_run_metadata(FACTS)
+    check_run_metadata({**FACTS, "untold": {"[/a]": {"steps": 1, "sums": {"loss": [1.0, 1.0], "dice": [0.5, 1.0]}}}})
     with pytest.raises(ValueError, match="its run metadata has no"):
-        check_facts({**FACTS, **changed})
+        check_run_metadata({**FACTS, **changed})
 
 
 def make_property(folder):
@@ -112,7 +112,7 @@ def make_property(folder):
             lines = read_metrics(folder / "metrics.jsonl")
             assert all(type(line["step"]) is int and line["kind"] and type(line["task"]) is str for line in lines)
             assert lost_seconds(folder / "metrics.jsonl", {"step": 1.0}) >= 0
-            observers._truncate(folder / "metrics.jsonl", 2)
+            observers._truncate_metrics(folder / "metrics.jsonl", 2)
             assert all(line["step"] <= 2 for line in read_metrics(folder / "metrics.jsonl"))
 
     return check
@@ -139,7 +139,7 @@ def test_a_log_is_read_line_by_line(tmp_path):
     os.truncate(file, 2**26)  # a sparse file of zeros
     with fuzz.limit_resources(seconds=60, memory=2**25):
         assert lost_seconds(file, {"step": 1.0}) == 2.0
-        observers._truncate(file, 2)
+        observers._truncate_metrics(file, 2)
     assert len(read_metrics(file)) == 4 and file.stat().st_size < 2000
 
 
@@ -154,13 +154,13 @@ def test_long_logs_use_little_memory(tmp_path):
                 line = {"kind": "validation", "step": step, "task": "a", "giou": 0.1, **({} if step else {"ciou": 0.2})}
                 log.write(json.dumps(line) + "\n")
     with fuzz.limit_resources(seconds=120, memory=2**25):
-        train, validation = plots._curves(observers.valid_lines(file), ("ciou", "giou"))
+        train, validation = plots._collect_curves(observers.read_valid_lines(file), ("ciou", "giou"))
         assert sorted(train) == [f"t{k:02}" for k in range(50)] and train["t00"]["loss"][0].tolist() == list(
             range(0, 15_000, 70)
         )
         assert list(validation["a"]) == ["giou"] and len(validation["a"]["giou"][1]) == 150
-        assert len(Metric("train", "m5", "min").scores(observers.valid_lines(file))) == 15_000
-        assert available_metrics(observers.valid_lines(file), 3) == ["a/ciou", "a/giou", "train/loss"]
+        assert len(Metric("train", "m5", "min").scores(observers.read_valid_lines(file))) == 15_000
+        assert available_metrics(observers.read_valid_lines(file), 3) == ["a/ciou", "a/giou", "train/loss"]
 
 
 def test_a_log_linked_outside_the_workdir_is_moved_aside(tmp_path):

@@ -45,7 +45,7 @@ def train_and_evaluate(steps, world, workdir):
         check=True,
     )
     config = configs.load("tiny", overrides)
-    tasks = sources.build(config, systems.get(config.system), console=Console(quiet=True))
+    tasks = sources.build_tasks(config, systems.get(config.system), console=Console(quiet=True))
     model = Model.load(workdir)
     return referring_with_controls(model.engine, tasks["referring"])
 

@@ -8,7 +8,7 @@ import optax
 
 from hyperseg_jax.training.initial_state import InitialState
 from hyperseg_jax.training.param_groups import ParamGroup
-from hyperseg_jax.training.state import create
+from hyperseg_jax.training.state import create_state
 
 
 def list_programs():
@@ -21,7 +21,7 @@ def test_the_initialization_program_is_released():
     tx = optax.sgd(1.0)
 
     def first_state(inputs):
-        return create({"kernel": jnp.ones(3)}, (ParamGroup(".*"),), tx, seed=0)
+        return create_state({"kernel": jnp.ones(3)}, (ParamGroup(".*"),), tx, seed=0)
 
     plain = jax.jit(first_state)
     plain({})

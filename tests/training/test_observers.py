@@ -95,18 +95,18 @@ def test_steps_per_second_exclude_compilation_and_validation(tmp_path, advance_c
 def test_compilation_is_reported_before_and_after(tmp_path, advance_clock):
     console = recording_console()
     with make_observer(tmp_path, console) as watch:
-        with watch.compiling("the train step of a"):
+        with watch.log_compilation("the train step of a"):
             before = console.export_text(clear=False)
             advance_clock(83)
         watch.begin_validation()
         advance_clock(40)
-        watch.validating("a", 12, 24)
+        watch.show_validation_progress("a", 12, 24)
         advance_clock(1)
-        watch.validating("a", 24, 24)
+        watch.show_validation_progress("a", 24, 24)
         advance_clock(9)
-        watch.validating("b", 12, 12)
+        watch.show_validation_progress("b", 12, 12)
         watch.begin_validation()
-        watch.validating("a", 12, 24)
+        watch.show_validation_progress("a", 12, 24)
     messages = console.export_text()
     assert "compiling the train step of a" in before and "compiled" not in before
     assert "compiled the train step of a in 83.0 s" in messages
@@ -130,7 +130,7 @@ def test_the_plot_draws_the_headline_score_of_every_kind_of_task(tmp_path, kind,
 
     monkeypatch.setattr(plots, "saved_panels", record_panels)
     scores = dict.fromkeys(score_names.validation_scores(kind), 0.25)
-    with make_observer(tmp_path, headlines=score_names.headlines()) as watch:
+    with make_observer(tmp_path, headlines=score_names.headline_scores()) as watch:
         end_step(watch, 1, 1.0, "mine")
         watch.write_pending()
         watch.scores(1, {"mine": scores})

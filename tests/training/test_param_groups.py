@@ -11,7 +11,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.training import param_groups
 from hyperseg_jax.training.param_groups import ParamGroup
-from hyperseg_jax.training.state import create
+from hyperseg_jax.training.state import create_state
 
 RULES = (
     ParamGroup(r".*/lora_[ab]"),
@@ -27,21 +27,21 @@ def make_params():
 
 
 def test_split_and_merge_are_inverse():
-    trainable, frozen = param_groups.split(make_params(), RULES)
+    trainable, frozen = param_groups.split_params(make_params(), RULES)
     assert set(flatten(frozen)) == {"llm/q/kernel"}
-    assert flatten(param_groups.merge(trainable, frozen)).keys() == flatten(make_params()).keys()
+    assert flatten(param_groups.merge_params(trainable, frozen)).keys() == flatten(make_params()).keys()
 
 
 def test_every_parameter_needs_a_rule():
     with pytest.raises(UserError, match="other/kernel"):
-        param_groups.assign(flatten(make_params()), RULES[:3])
+        param_groups.assign_groups(flatten(make_params()), RULES[:3])
 
 
 def run(loss, steps=1, rules=RULES):
     tx = param_groups.optimizer(
-        param_groups.split(make_params(), rules)[0], rules, optax.constant_schedule(0.1), clip_norm=None
+        param_groups.split_params(make_params(), rules)[0], rules, optax.constant_schedule(0.1), clip_norm=None
     )
-    state = create(make_params(), rules, tx, seed=0)
+    state = create_state(make_params(), rules, tx, seed=0)
     step = jax.jit(make_plain_step(loss, tx))
     for k in range(steps):
         state, metrics = step(state, {"k": jnp.float32(k), "bad": jnp.zeros(1, bool)})

@@ -35,7 +35,9 @@ def loss(params, batch, key, counts):
 
 
 def optimizer(clip_norm=None):
-    return param_groups.optimizer(param_groups.split(make_params(), TABLE)[0], TABLE, lambda _: RATE, clip_norm=clip_norm)
+    return param_groups.optimizer(
+        param_groups.split_params(make_params(), TABLE)[0], TABLE, lambda _: RATE, clip_norm=clip_norm
+    )
 
 
 def batch_of(rows, taught=True):
@@ -45,7 +47,7 @@ def batch_of(rows, taught=True):
 
 def run(batches, *, clip_norm=None, average=0.0, frozen_type="", taught=True, **options):
     tx = optimizer(clip_norm)
-    now = state.create(make_params(), TABLE, tx, 0, frozen_type=frozen_type, averaged=average > 0)
+    now = state.create_state(make_params(), TABLE, tx, 0, frozen_type=frozen_type, averaged=average > 0)
     step = jax.jit(make_plain_step(loss, tx, counts=counts, average=average, **options))
     recorded = [now]
     for rows in batches:
@@ -71,7 +73,7 @@ def test_a_batch_is_cut_to_the_shortest_sufficient_length():
         filled = (np.arange(10) < np.array([[longest], [longest // 2]])).astype(np.int32)
         batch = {"layout": {"source": jnp.asarray(filled), "ids": jnp.asarray(3 * filled)}, "bad": jnp.zeros(2, bool)}
         for step, length in zip(steps, (10, expected, 10), strict=True):
-            _, metrics = step(state.create(make_params(), TABLE, tx, 0), batch)
+            _, metrics = step(state.create_state(make_params(), TABLE, tx, 0), batch)
             assert float(metrics["length"]) == length and int(metrics["kept"]) == 3 * filled.sum()
             assert float(metrics["gradient_norm"]) == pytest.approx(2 * length)  # the gradient uses that length as well
 
@@ -99,7 +101,7 @@ def test_slices_with_unequal_counts_equal_the_full_batch(accumulate):
 
 def test_slicing_keeps_elements_on_their_device():
     placed, tx = placement.make("data"), optimizer()
-    one, batch = state.create(make_params(), TABLE, tx, 0), batch_of(np.random.default_rng(0).normal(size=(32, 4)))
+    one, batch = state.create_state(make_params(), TABLE, tx, 0), batch_of(np.random.default_rng(0).normal(size=(32, 4)))
     step = jax.jit(make_plain_step(loss, tx, counts=counts, accumulate=4))
     expected, _ = step(one, batch)
     with placement.use(placed):
@@ -165,9 +167,9 @@ def test_moments_and_averages_are_sharded_like_their_parameter():
     placed = placement.make("fsdp")
     placed = placement.Placement(placed.preset, placed.mesh, placed.rules, min_size=0)
     plain = nn.unbox(boxed)
-    tx = param_groups.optimizer(param_groups.split(plain, TABLE)[0], TABLE, lambda _: RATE)
-    result = jax.eval_shape(lambda: state.create(plain, TABLE, tx, 0, averaged=True))
-    where = state.shardings(result, placement.parameter_shardings(boxed, placed), TABLE, tx, placed.replicated)
+    tx = param_groups.optimizer(param_groups.split_params(plain, TABLE)[0], TABLE, lambda _: RATE)
+    result = jax.eval_shape(lambda: state.create_state(plain, TABLE, tx, 0, averaged=True))
+    where = state.state_shardings(result, placement.parameter_shardings(boxed, placed), TABLE, tx, placed.replicated)
     assert jax.tree.structure(where) == jax.tree.structure(result)
     split = [at.spec for leaf, at in zip(jax.tree.leaves(result), jax.tree.leaves(where), strict=True) if leaf.shape == (16, 8)]
     assert len(split) == 4  # parameter, average and two moments

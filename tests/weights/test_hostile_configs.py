@@ -180,7 +180,7 @@ def test_ids_beyond_the_embeddings_are_refused(zero_model, tmp_path):
 
 
 def test_ids_beyond_the_embeddings_are_refused_by_training_and_evaluation(micro, tmp_path):
-    config, line = micro(model__llm__vocab_size=10), benchmarks.find("toy_referring")["toy_referring"]
+    config, line = micro(model__llm__vocab_size=10), benchmarks.find_benchmarks("toy_referring")["toy_referring"]
     open_task = lambda: benchmarks.open_task("toy_referring", line, config, systems.get(config.system), config.data.root)
     for begin in (lambda: train(config, tmp_path / "run"), open_task):
         with pytest.raises(UserError, match=r"^\S*toy_tokenizer\.json: has ids up to \d+, but the model has embeddings of 10 "):

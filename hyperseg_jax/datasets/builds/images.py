@@ -12,7 +12,7 @@ from hyperseg_jax.datasets.files import ImageReads
 from hyperseg_jax.datasets.prompt_masks import map_masks
 from hyperseg_jax.datasets.regions import rescale_region
 from hyperseg_jax.datasets.visual_prompts import thicken_region_mask
-from hyperseg_jax.ops.transforms import fit
+from hyperseg_jax.ops.transforms import fit_to_square
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import limits, paths
 from hyperseg_jax.untrusted.images import BYTES
@@ -51,7 +51,7 @@ def downscale_example(example: Example, long_edge: int) -> Example:
     height, width = example.frames.shape[1:3]
     if max(height, width) <= long_edge:
         return example
-    size = fit(height, width, long_edge).filled
+    size = fit_to_square(height, width, long_edge).filled
 
     def downscale_masks(_: str, masks: np.ndarray) -> np.ndarray:
         planes = [_downscale_mask(plane, size) for plane in masks.reshape(-1, height, width)]

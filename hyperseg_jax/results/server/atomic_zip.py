@@ -22,7 +22,7 @@ def atomic_zip(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
         yield file
 
 
-def png(pixels: np.ndarray) -> bytes:
+def encode_png(pixels: np.ndarray) -> bytes:
     """Encodes uint8 [H, W] or [H, W, 3] as PNG bytes."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")

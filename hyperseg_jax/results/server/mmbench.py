@@ -41,12 +41,12 @@ def write(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
     rows: mappings with COLUMNS as keys; index is a number, and options that a question lacks may be missing. Raises ValueError
     for a duplicate index.
     """
-    lines, indices = [_row(COLUMNS)], set()
+    lines, indices = [_row_xml(COLUMNS)], set()
     for row in rows:
         if row["index"] in indices:
             raise ValueError(f"index {row['index']} is answered twice")
         indices.add(row["index"])
-        lines.append(_row([row.get(name, "") for name in COLUMNS]))
+        lines.append(_row_xml([row.get(name, "") for name in COLUMNS]))
     with atomic_zip(path) as file:
         for name, content in _PARTS.items():
             file.writestr(name, _HEAD + content)
@@ -55,11 +55,11 @@ def write(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
         )
 
 
-def _row(values: Iterable[Any]) -> str:
-    return f"<row>{''.join(map(_cell, values))}</row>"
+def _row_xml(values: Iterable[Any]) -> str:
+    return f"<row>{''.join(map(_cell_xml, values))}</row>"
 
 
-def _cell(value: Any) -> str:
+def _cell_xml(value: Any) -> str:
     if isinstance(value, int):
         return f"<c><v>{value}</v></c>"
     text = "".join(sign for sign in str(value) if _IN_XML.match(sign))

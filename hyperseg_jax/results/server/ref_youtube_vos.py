@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from hyperseg_jax.results.server.atomic_zip import atomic_zip, png
+from hyperseg_jax.results.server.atomic_zip import atomic_zip, encode_png
+from hyperseg_jax.untrusted.printing import escaped_value
 
 MAX_NAME_BYTES = 255 - len(".png")
 """Maximum bytes of a file or folder name on common file systems."""
@@ -32,10 +33,16 @@ def write(path: pathlib.Path, rows: Iterable[tuple[str, str, Sequence[str], np.n
     written = set()
     with atomic_zip(path) as file:
         for video, expression, frames, masks in rows:
-            if len(frames) != len(masks) or (video, expression) in written:
-                raise ValueError(f"{video}/{expression}: {len(masks)} masks for {len(frames)} frames, or a duplicate")
+            if len(frames) != len(masks):
+                raise ValueError(f"{video}/{expression}: {len(masks)} masks for {len(frames)} frames; give one per frame")
+            if (video, expression) in written:
+                raise ValueError(f"{video}/{expression} is answered twice")
             written.add((video, expression))
-            if len(set(frames)) < len(frames) or not all(map(is_file_name, (video, expression, *frames))):
-                raise ValueError(f"{video}/{expression}: duplicate frame names, or an invalid file name")
+            if len(set(frames)) < len(frames):
+                raise ValueError(f"{video}/{expression}: duplicate frame names")
+            if invalid := [name for name in (video, expression, *frames) if not is_file_name(name)]:
+                raise ValueError(f"{video}/{expression}: {escaped_value(invalid[0])} cannot be a file name in a zip")
             for frame, mask in zip(frames, masks, strict=True):
-                file.writestr(f"Annotations/{video}/{expression}/{frame}.png", png(np.where(mask, np.uint8(255), np.uint8(0))))
+                file.writestr(
+                    f"Annotations/{video}/{expression}/{frame}.png", encode_png(np.where(mask, np.uint8(255), np.uint8(0)))
+                )

@@ -22,36 +22,37 @@ from hyperseg_jax.systems.hyperseg.frames import normalize_for_llm, normalize_fo
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, ImageFeatures, Prefix
 
 
-def encode(model: HyperSeg, config: ml_collections.ConfigDict) -> dict[str, Encoding]:
+def make_encodings(model: HyperSeg, config: ml_collections.ConfigDict) -> dict[str, Encoding]:
     """Returns the Encoding of each part, in order of dependency."""
 
-    def image(params: Any, part: Batch, _: Mapping[str, Any]) -> ImageFeatures:
+    def encode_image(params: Any, part: Batch, _: Mapping[str, Any]) -> ImageFeatures:
         features: ImageFeatures = model.apply(
             {"params": params}, normalize_for_masks(part["images"][:, 0]), method="encode_image"
         )  # type: ignore[assignment]
         return features
 
-    def image_tokens(params: Any, part: Batch, _: Mapping[str, Any]) -> jax.Array:
+    def encode_image_tokens(params: Any, part: Batch, _: Mapping[str, Any]) -> jax.Array:
         (pixels,) = part.values()
         tokens: jax.Array = model.apply({"params": params}, normalize_for_llm(pixels[:, 0]), method="image_tokens")  # type: ignore[assignment]
         return tokens
 
-    def prefix(params: Any, part: Batch, features: Mapping[str, Any]) -> Prefix:
+    def encode_prefix(params: Any, part: Batch, features: Mapping[str, Any]) -> Prefix:
         pyramid = features["image"].pyramid if "image" in features else None
         layout = Layout(**part["layout"])
         encoded: Any = model.apply({"params": params}, features["image_tokens"], layout, pyramid, method="prefill_prefix")
         return encoded  # type: ignore[no-any-return]
 
     return {
-        "image_tokens": Encoding(image_tokens),
-        "image": Encoding(image),
-        "example": Encoding(image_tokens),
-        "prefix": Encoding(prefix, needs=("image_tokens", "image"), without_memory=True),
+        "image_tokens": Encoding(encode_image_tokens),
+        "image": Encoding(encode_image),
+        "example": Encoding(encode_image_tokens),
+        "prefix": Encoding(encode_prefix, needs=("image_tokens", "image"), without_memory=True),
     }
 
 
-def parts(batch: Batch) -> dict[str, Batch]:
-    """Returns the parts of a batch on the host; {} for several frames, whose features would need too much memory."""
+def split_parts(batch: Batch) -> dict[str, Batch]:
+    """Returns the arrays of each part of a batch, on the host; {} for batches of several frames, whose features would need too
+    much memory."""
     if batch["images"].shape[1] > 1:
         return {}
     parts_of_batch: dict[str, Batch] = {"image_tokens": {"clip_images": batch["clip_images"]}}
@@ -65,10 +66,8 @@ def parts(batch: Batch) -> dict[str, Batch]:
 
 
 def prefix_length(layout: Mapping[str, np.ndarray]) -> int:
-    """Returns the number of positions up to the last image position in layouts [B, L].
-
-    Returns 0 if the rows differ in it, or if some of these positions belong to one of several prompts.
-    """
+    """Returns the number of positions up to the last image position in layouts [B, L]. Returns 0 if this number differs between
+    rows, or if some of these positions belong to only one of several prompts."""
     is_image = np.isin(layout["source"], (Source.IMAGE, Source.FINE_GRAINED))
     lengths = is_image.shape[1] - is_image[:, ::-1].argmax(1)
     length = int(lengths[0])

@@ -21,7 +21,7 @@ from hyperseg_jax.systems.system import Predict
 Features = Mapping[str, Any]
 
 
-def predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Predict:
+def make_predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Predict:
     """Returns the Predict function.
 
     Outputs: mask_logits; scores expression, class, region; embedding of the queries for tracking, from the "reid" head if the
@@ -49,21 +49,21 @@ def predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Predict:
     return predict_batch
 
 
-def write(model: HyperSeg, config: ml_collections.ConfigDict) -> Writer:
+def make_writer(model: HyperSeg, config: ml_collections.ConfigDict) -> Writer:
     """Returns the Writer that answers one question about an image.
 
     Its state: the keys and values of the language model, and the position of the first generated token [B].
     """
     apply: Any = model.apply
 
-    def begin(params: Any, batch: Batch, features: Features, room: int) -> tuple[jax.Array, tuple[KeyValues, jax.Array]]:
+    def begin(params: Any, batch: Batch, features: Features, empty_slots: int) -> tuple[jax.Array, tuple[KeyValues, jax.Array]]:
         if (prompts := batch["class_valid"].shape[1]) > 1:
             raise UserError(f"{prompts} prompts per image, but HyperSeg generates text for one; set `prompts` of the task to 1")
         image_tokens = features.get("image_tokens")
         if image_tokens is None:
             image_tokens = apply({"params": params}, normalize_for_llm(batch["clip_images"][:, 0]), method="image_tokens")
         layout, prefix = Layout(**batch["layout"]), features.get("prefix")
-        logits, length, cache = apply({"params": params}, image_tokens, layout, room, prefix, method="prefill")
+        logits, length, cache = apply({"params": params}, image_tokens, layout, empty_slots, prefix, method="prefill")
         return logits[:, None, None], (cache, length)
 
     def step(

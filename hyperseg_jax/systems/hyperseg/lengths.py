@@ -17,6 +17,6 @@ def shorten(batch: Batch, length: int) -> Batch | None:
 
 
 def needed_length(batch: Batch) -> jax.Array:
-    """Returns the length of the longest layout without padding, an int32 scalar; padding is at the end."""
+    """Returns the number of positions of the longest layout without its padding, which is at the end, as an int32 scalar."""
     longest: jax.Array = (batch["layout"]["source"] != Source.PADDING).sum(1).max()
     return longest

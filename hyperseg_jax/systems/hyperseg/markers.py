@@ -47,12 +47,12 @@ class TokenCounts(NamedTuple):
     queries: int
 
 
-def runs(tokens: PromptTokens, counts: TokenCounts) -> list[Run]:
+def expand_to_runs(tokens: PromptTokens, counts: TokenCounts) -> list[Run]:
     """Expands each id to a run of the token stream."""
-    return list(_runs(tokens, counts))
+    return list(_generate_runs(tokens, counts))
 
 
-def _runs(tokens: PromptTokens, counts: TokenCounts) -> Iterable[Run]:
+def _generate_runs(tokens: PromptTokens, counts: TokenCounts) -> Iterable[Run]:
     marker_counts = {marker: tokens.ids.count(marker) for marker in Marker}
     if marker_counts[Marker.CLS] != len(tokens.classes) or marker_counts[Marker.REGION] != tokens.num_regions:
         raise ValueError(

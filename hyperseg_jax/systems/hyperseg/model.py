@@ -218,21 +218,20 @@ class HyperSeg(nn.Module):
         available = {source: bank for source, bank in banks.items() if bank is not None}
         return splice(layout, self.llm.embed(jnp.asarray(layout.text_ids)), available)
 
-    def conversation(self, image_tokens: ImageTokens, layout: Layout) -> TokenStream:
-        """Builds the token stream of a question about an image, one per row. layout: [B, L], without mask queries."""
+    def question_stream(self, image_tokens: ImageTokens, layout: Layout) -> TokenStream:
+        """Builds the token stream of one question about an image, in each row. layout: [B, L], without mask queries."""
         return self._stream(layout, image_tokens)
 
     def prefill(
-        self, image_tokens: ImageTokens, layout: Layout, room: int, prefix: Prefix | None = None
+        self, image_tokens: ImageTokens, layout: Layout, empty_slots: int, prefix: Prefix | None = None
     ) -> tuple[Float[jax.Array, "B V"], Int[DeviceArray, " B"], KeyValues]:
-        """Runs the language model over a question; returns the logits of the next token, its position, and the cache.
+        """Runs the language model over a question. Returns the logits of the next token, its position, and the cache.
 
-        room: number of tokens to be generated, for which the cache gets empty slots. prefix: cached states of the first
-        positions.
+        empty_slots: number of slots in the cache for the tokens to be generated. prefix: cached states of the first positions.
         """
         past, begin = (None, 0) if prefix is None else (prefix.past, prefix.length)
         length = (layout.source != Source.PADDING).sum(-1)
-        hidden, cache = self.llm.prefill(self.conversation(image_tokens, layout.part(begin)), room, past)
+        hidden, cache = self.llm.prefill(self.question_stream(image_tokens, layout.part(begin)), empty_slots, past)
         last = jnp.take_along_axis(hidden, (length - begin - 1)[:, None, None], axis=1)[:, 0]
         return self.language_head(last), length, cache
 
@@ -244,7 +243,7 @@ class HyperSeg(nn.Module):
         return self.language_head(hidden), cache
 
 
-def build(config: ml_collections.ConfigDict) -> HyperSeg:
+def build_model(config: ml_collections.ConfigDict) -> HyperSeg:
     """Builds the model of a config; config.model has one block of fields for each submodule."""
     m = config.model
     precision = Precision(**m.precision)
@@ -253,24 +252,24 @@ def build(config: ml_collections.ConfigDict) -> HyperSeg:
     return HyperSeg(
         clip_encoder=siglip.Siglip(**m.clip_encoder, precision=precision),
         projector=projector.Projector(width, precision=precision),
-        mask_encoder=swin.Swin(**_tuples(m.mask_encoder), precision=precision),
+        mask_encoder=swin.Swin(**_lists_to_tuples(m.mask_encoder), precision=precision),
         perceiver=fine_grained_perceiver.FineGrainedPerceiver(width, **m.perceiver, precision=precision),
         region_sampler=RegionSampler(),
         llm=phi.Phi(**m.llm, lora=lora, lora_targets=tuple(m.lora.targets), precision=precision),
         language_head=phi.LanguageHead(m.head_vocab_size, precision=precision),
         pixel_decoder=pixel_decoder.DeformablePixelDecoder(**m.pixel_decoder, precision=precision),
-        mask_decoder=mask2former.MaskedAttentionDecoder(**_tuples(m.mask_decoder), precision=precision),
+        mask_decoder=mask2former.MaskedAttentionDecoder(**_lists_to_tuples(m.mask_decoder), precision=precision),
         num_queries=m.num_queries,
         query_std=m.query_std,
         precision=precision,
     )
 
 
-def _tuples(block: ml_collections.ConfigDict) -> dict[str, Any]:
+def _lists_to_tuples(block: ml_collections.ConfigDict) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in block.items()}
 
 
-def init(model: HyperSeg, config: ml_collections.ConfigDict, key: PRNGKeyArray) -> Any:
+def init_params(model: HyperSeg, config: ml_collections.ConfigDict, key: PRNGKeyArray) -> Any:
     """Returns randomly initialized parameters, boxed with their axis names."""
     zeros = lambda *shape: jnp.zeros((1, *shape), jnp.int32)
     row = zeros(8)
@@ -290,7 +289,7 @@ def init(model: HyperSeg, config: ml_collections.ConfigDict, key: PRNGKeyArray) 
 
 def weight_table(config: ml_collections.ConfigDict) -> Table:
     """Returns the weight table of the released state dict (specified by full_manifest of HyperSeg-3B)."""
-    model = build(config)
+    model = build_model(config)
     rows = phi.table(model.llm).with_prefix("llm/", "model.") + phi.head_table().with_prefix("language_head/")
     rows += siglip.table(model.clip_encoder).with_prefix("clip_encoder/", "model.vision_tower.")
     rows += projector.table(model.projector).with_prefix("projector/", "model.mm_projector.")

@@ -35,7 +35,7 @@ class FrameCounts:
     num_examples: Float32[DeviceArray, "*T"]
 
 
-def counts(model: HyperSeg, config: ml_collections.ConfigDict) -> Callable[[Batch], FrameCounts]:
+def make_counts(model: HyperSeg, config: ml_collections.ConfigDict) -> Callable[[Batch], FrameCounts]:
     """Returns f(batch) -> FrameCounts. Padding frames are not counted."""
     masks = build_criterion(config)
 
@@ -52,7 +52,7 @@ def counts(model: HyperSeg, config: ml_collections.ConfigDict) -> Callable[[Batc
     return count_batch
 
 
-def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Loss:
+def make_loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Loss:
     """Returns the Loss: the mean over frames of each frame's loss, weighted by the number of examples that have the frame."""
     masks, text_weight = build_criterion(config), config.loss.text_weight
     head: Any = lambda params, hidden: model.language_head.apply({"params": params}, hidden)

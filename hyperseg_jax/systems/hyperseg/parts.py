@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from hyperseg_jax.encoders import siglip, swin
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.llms import phi
-from hyperseg_jax.systems.hyperseg.model import build
+from hyperseg_jax.systems.hyperseg.model import build_model
 from hyperseg_jax.tables import Adapters, Constant, Identity, PaddedRows, Part, Row, Table, ZeroBias
 
 CONTEXT = 2048  # Phi-2's max_position_embeddings; the weights do not depend on it
@@ -24,7 +24,7 @@ CONTEXT = 2048  # Phi-2's max_position_embeddings; the weights do not depend on 
 
 def adapters(config: ConfigDict) -> Adapters:
     """Returns the language model's adapters. PEFT wraps PhiForCausalLM (its .model is the PhiModel) as base_model.model."""
-    llm = build(config).llm
+    llm = build_model(config).llm
     layers = "|".join(str(i) for i in range(llm.num_layers))
     names = "|".join(re.escape(name) for ours, (_, name) in phi.LINEARS.items() if ours in llm.lora_targets)
     # The regex names layers explicitly, so that linears of other modules never match.
@@ -43,7 +43,7 @@ def _vocab_sizes(config: ConfigDict) -> tuple[int, int]:
     if tokens > head:
         raise UserError(
             f"model.head_vocab_size = {head} is less than model.llm.vocab_size = {tokens}: PhiForCausalLM has one "
-            "size for both, and logits for the missing words would change every probability"
+            "size for both, and logits for the missing words would change every probability; export the full system instead"
         )
     return tokens, head
 
@@ -51,7 +51,7 @@ def _vocab_sizes(config: ConfigDict) -> tuple[int, int]:
 def _phi_table(config: ConfigDict) -> Table:
     tokens, head = _vocab_sizes(config)
     embedding = "model.embed_tokens.weight"
-    rows = [row for row in phi.table(build(config).llm).with_prefix("llm/", "model.") if row.names != (embedding,)]
+    rows = [row for row in phi.table(build_model(config).llm).with_prefix("llm/", "model.") if row.names != (embedding,)]
     pad = PaddedRows(tokens, head, embedding) if tokens < head else Identity()
     bias = "lm_head.bias"
     return Table(
@@ -64,7 +64,7 @@ def _phi_table(config: ConfigDict) -> Table:
 
 
 def _phi_config(config: ConfigDict) -> dict[str, Any]:
-    llm = build(config).llm
+    llm = build_model(config).llm
     return {
         "architectures": ["PhiForCausalLM"],
         "model_type": "phi",
@@ -88,7 +88,7 @@ def _phi_config(config: ConfigDict) -> dict[str, Any]:
 
 def _siglip_table(config: ConfigDict) -> Table:
     """Returns the table of SiglipVisionModel; a tower without unused layers gets a final norm of ones and zeros."""
-    tower = build(config).clip_encoder
+    tower = build_model(config).clip_encoder
     rows = siglip.table(tower)
     if not tower.keep_unused:
         dtype = jnp.dtype(tower.precision.params)
@@ -104,7 +104,7 @@ def _siglip_config(config: ConfigDict) -> dict[str, Any]:
 
     The feature is hidden_states[feature_layer] of a full tower, and hidden_states[-1] of a truncated tower.
     """
-    tower = build(config).clip_encoder
+    tower = build_model(config).clip_encoder
     return {
         "architectures": ["SiglipVisionModel"],
         "model_type": "siglip_vision_model",
@@ -122,11 +122,11 @@ def _siglip_config(config: ConfigDict) -> dict[str, Any]:
 
 
 def _swin_table(config: ConfigDict) -> Table:
-    return swin.transformers_table(build(config).mask_encoder).with_prefix("mask_encoder/")
+    return swin.transformers_table(build_model(config).mask_encoder).with_prefix("mask_encoder/")
 
 
 def _swin_config(config: ConfigDict) -> dict[str, Any]:
-    model = build(config).mask_encoder
+    model = build_model(config).mask_encoder
     return {
         "architectures": ["SwinBackbone"],
         "model_type": "swin",

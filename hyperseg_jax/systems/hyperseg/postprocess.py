@@ -20,20 +20,20 @@ INSTANCES, CANDIDATES = 100, 20
 """Maximum instances per image, as in Mask2Former, and maximum tracking candidates per frame."""
 
 
-def _expression(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
+def _select_expression(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
     enabled = outputs["asked"]
-    return selection.expression(
+    return selection.select_expression(
         outputs["mask_logits"], outputs["expression"], resize, enabled=enabled, soft=soft, balanced=True
     )
 
 
-def _regions(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
-    return selection.regions(outputs["mask_logits"], outputs["region"], resize, valid=outputs["region_valid"], soft=soft)
+def _select_regions(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
+    return selection.select_regions(outputs["mask_logits"], outputs["region"], resize, valid=outputs["region_valid"], soft=soft)
 
 
-def _panoptic(outputs: Outputs, resize: MaskResize, thresholds: jax.Array) -> Selected:
+def _select_panoptic(outputs: Outputs, resize: MaskResize, thresholds: jax.Array) -> Selected:
     segment, overlap = thresholds
-    return selection.panoptic(
+    return selection.select_panoptic(
         outputs["mask_logits"],
         outputs["class"],
         resize,
@@ -43,29 +43,29 @@ def _panoptic(outputs: Outputs, resize: MaskResize, thresholds: jax.Array) -> Se
     )
 
 
-def _instances(outputs: Outputs, resize: MaskResize, _: jax.Array) -> Selected:
+def _select_instances(outputs: Outputs, resize: MaskResize, _: jax.Array) -> Selected:
     valid = outputs["class_valid"]
-    return selection.instances(outputs["mask_logits"], outputs["class"], resize, valid=valid, limit=INSTANCES)
+    return selection.select_instances(outputs["mask_logits"], outputs["class"], resize, valid=valid, limit=INSTANCES)
 
 
-def _candidates(outputs: Outputs, resize: MaskResize, _: jax.Array) -> Selected:
+def _select_candidates(outputs: Outputs, resize: MaskResize, _: jax.Array) -> Selected:
     masks, logits, embeddings = (outputs[name] for name in ("mask_logits", "class", "embedding"))
-    return selection.candidates(masks, logits, embeddings, resize, valid=outputs["class_valid"], limit=CANDIDATES)
+    return selection.select_candidates(masks, logits, embeddings, resize, valid=outputs["class_valid"], limit=CANDIDATES)
 
 
-def _semantic(outputs: Outputs, resize: MaskResize, _: jax.Array) -> Selected:
-    return selection.semantic(outputs["mask_logits"], outputs["class"], resize, valid=outputs["class_valid"])
+def _select_semantic(outputs: Outputs, resize: MaskResize, _: jax.Array) -> Selected:
+    return selection.select_semantic(outputs["mask_logits"], outputs["class"], resize, valid=outputs["class_valid"])
 
 
 KINDS = {
-    "expression": Answer(_expression, answers.expression),
-    "soft_expression": Answer(functools.partial(_expression, soft=True), answers.expression),
-    "regions": Answer(_regions, answers.regions),
-    "soft_regions": Answer(functools.partial(_regions, soft=True), answers.regions),
-    "panoptic": Answer(_panoptic, answers.panoptic),
-    "instances": Answer(_instances, answers.instances),
-    "candidates": Answer(_candidates, answers.candidates),
-    "semantic": Answer(_semantic, answers.semantic),
+    "expression": Answer(_select_expression, answers.predict_expression),
+    "soft_expression": Answer(functools.partial(_select_expression, soft=True), answers.predict_expression),
+    "regions": Answer(_select_regions, answers.predict_regions),
+    "soft_regions": Answer(functools.partial(_select_regions, soft=True), answers.predict_regions),
+    "panoptic": Answer(_select_panoptic, answers.predict_panoptic),
+    "instances": Answer(_select_instances, answers.predict_instances),
+    "candidates": Answer(_select_candidates, answers.predict_candidates),
+    "semantic": Answer(_select_semantic, answers.predict_semantic),
 }
 # The release always predicts a mask for an expression; the published thresholds of class lists are PSALM's.
 ANSWERS = Answers(KINDS, default=Thresholds(0.5, 0.5, 0.8), published=Thresholds(None, 0.8, 0.8))

@@ -16,12 +16,19 @@ from hyperseg_jax.data.processor import Batch, Shape
 from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.segment_maps import number_masks
-from hyperseg_jax.ops.transforms import Geometry, fit, resize_and_pad, resize_and_pad_map, stretch, stretch_mask
+from hyperseg_jax.ops.transforms import (
+    Geometry,
+    fit_to_square,
+    resize_and_pad,
+    resize_and_pad_map,
+    stretch_mask_to_square,
+    stretch_to_square,
+)
 from hyperseg_jax.structs import IGNORED, Example, Layout, Prompt, Region, Source
 from hyperseg_jax.systems.hyperseg import encoding
-from hyperseg_jax.systems.hyperseg.markers import TokenCounts, runs
-from hyperseg_jax.systems.hyperseg.prompts import END, SEG, normalize, tokenize
-from hyperseg_jax.text.layout import choose_bucket, expand, expanded_length, pack, packed_length
+from hyperseg_jax.systems.hyperseg.markers import TokenCounts, expand_to_runs
+from hyperseg_jax.systems.hyperseg.prompts import END, SEG, normalize_prompt, tokenize_prompt
+from hyperseg_jax.text.layout import choose_bucket, expand_runs, expanded_length, pack_layouts, packed_length
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import limits
 
@@ -74,24 +81,26 @@ class HyperSegProcessor:
                 f"{example.name}: its regions are drawn on another image, but the task has no array for it; set drawn_on = 1"
             )
         height, width = example.frames.shape[1:3]
-        geometry = fit(height, width, self.image_size, fill)
+        geometry = fit_to_square(height, width, self.image_size, fill)
         frames, prompts = example.frames[: self.frames], example.prompts[: self.prompts]
         if rng is not None:
             prompts = tuple(shuffle_classes(prompt, rng) for prompt in prompts)
         with _prefix_errors(example):
-            layout = pack(self._layouts(prompts, train), self.length)
-            rows = [self._prompt_arrays(prompt, geometry, _drawn_on(example).shape[:2], train) for prompt in prompts]
+            layout = pack_layouts(self._make_layouts(prompts, train), self.length)
+            rows = [
+                self._make_prompt_arrays(prompt, geometry, _image_of_regions(example).shape[:2], train) for prompt in prompts
+            ]
         padding = {name: np.zeros_like(value) for name, value in rows[0].items()}
         rows += [padding] * (self.prompts - len(rows))
         return {
             "images": _stack_padded((resize_and_pad(frame, geometry, GREY) for frame in frames), self.frames),
-            "clip_images": _stack_padded((stretch(frame, self.clip_size) for frame in frames), self.frames),
+            "clip_images": _stack_padded((stretch_to_square(frame, self.clip_size) for frame in frames), self.frames),
             "filled": np.asarray(geometry.filled, np.int32),
             "layout": vars(layout),
             **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
             "frame_valid": np.arange(self.frames) < len(frames),
             "bad": np.asarray(False),
-            **({"region_images": stretch(_drawn_on(example), self.clip_size)[None]} if self.drawn_on else {}),
+            **({"region_images": stretch_to_square(_image_of_regions(example), self.clip_size)[None]} if self.drawn_on else {}),
         }
 
     def bucket(self, example: Example) -> Shape:
@@ -101,7 +110,7 @@ class HyperSegProcessor:
         """
         prompts = example.prompts[: self.prompts]
         with _prefix_errors(example):
-            length = packed_length(self._layouts(prompts, train=False))
+            length = packed_length(self._make_layouts(prompts, train=False))
             limits.check_limit("tokens", length, "its prompt", "positions")
         class_counts = [len(prompt.classes) + 1 for prompt in prompts if prompt.classes]
         region_counts = [len(prompt.regions) for prompt in prompts if prompt.regions]
@@ -152,10 +161,10 @@ class HyperSegProcessor:
         return {**element, "bad": np.asarray(True)}
 
     def geometry(self, height: int, width: int) -> Geometry:
-        return fit(height, width, self.image_size)
+        return fit_to_square(height, width, self.image_size)
 
     def parts(self, batch: Batch) -> Mapping[str, Batch]:
-        return encoding.parts(batch)
+        return encoding.split_parts(batch)
 
     def padding(self, element: Batch) -> Mapping[str, tuple[int, int]]:
         layout = element["layout"]
@@ -170,26 +179,29 @@ class HyperSegProcessor:
 
     @property
     def _counts(self) -> TokenCounts:
+        """The number of positions of an image, its fine-grained tokens and the mask queries."""
         return TokenCounts(self.image_tokens, self.fine_grained_tokens, self.queries)
 
     @property
     def _planes(self) -> int:
+        """The number of segment maps per prompt."""
         return min(self.planes or self.targets, self.targets)
 
     @property
     def _map_type(self) -> type[np.unsignedinteger]:
+        """The dtype of segment maps, which holds the number of each target."""
         return np.uint8 if self.targets <= np.iinfo(np.uint8).max else np.uint16
 
-    def _layouts(self, prompts: Sequence[Prompt], train: bool) -> list[Layout]:
-        """Returns the unpadded layout of each prompt."""
+    def _make_layouts(self, prompts: Sequence[Prompt], train: bool) -> list[Layout]:
+        """Returns the layout of each prompt, without padding and not yet packed."""
         layouts = []
         for prompt in prompts:
-            tokens = tokenize(normalize(prompt), self.tokenizer, template=self.template, train=train)
-            stream = runs(tokens, self._counts)
-            layouts.append(expand(stream, expanded_length(stream)))
+            tokens = tokenize_prompt(normalize_prompt(prompt), self.tokenizer, template=self.template, train=train)
+            stream = expand_to_runs(tokens, self._counts)
+            layouts.append(expand_runs(stream, expanded_length(stream)))
         return layouts
 
-    def _prompt_arrays(
+    def _make_prompt_arrays(
         self, prompt: Prompt, geometry: Geometry, drawn_on: tuple[int, ...], train: bool
     ) -> dict[str, np.ndarray]:
         """Returns the arrays of one prompt. drawn_on: (height, width) of the image that its regions were drawn on."""
@@ -216,7 +228,7 @@ class HyperSegProcessor:
         planes[:num_masks] = plane_of
         region_masks = np.zeros((self.regions, self.clip_size, self.clip_size), bool)
         for r, region in enumerate(prompt.regions):
-            region_masks[r] = stretch_mask(_draw_region(region, r, drawn_on), self.clip_size)
+            region_masks[r] = stretch_mask_to_square(_draw_region(region, r, drawn_on), self.clip_size)
         labels = np.zeros(self.targets, np.int32)
         labels[: len(prompt.labels)] = prompt.labels
         valid, region_valid = np.arange(self.targets) < num_masks, np.arange(self.regions) < num_regions
@@ -248,7 +260,7 @@ def _stack_padded(images: Iterable[np.ndarray], size: int) -> np.ndarray:
     return stacked
 
 
-def tokenizer(config: ml_collections.ConfigDict, path: str | os.PathLike[str] | None = None) -> Tokenizer:
+def load_tokenizer(config: ml_collections.ConfigDict, path: str | os.PathLike[str] | None = None) -> Tokenizer:
     """Loads the tokenizer in a file or folder; data.tokenizer by default, where "toy" is the toy tokenizer.
 
     Raises UserError if the language model has no embedding for some of its ids.
@@ -259,7 +271,9 @@ def tokenizer(config: ml_collections.ConfigDict, path: str | os.PathLike[str] | 
     return loaded
 
 
-def make(config: ml_collections.ConfigDict, tokenizer: Tokenizer | None, task: Mapping[str, int]) -> HyperSegProcessor:
+def make_processor(
+    config: ml_collections.ConfigDict, tokenizer: Tokenizer | None, task: Mapping[str, int]
+) -> HyperSegProcessor:
     """Returns the processor of a task.
 
     task: array sizes that differ from one image and one expression; empty in prediction. tokenizer: may be None if only
@@ -281,20 +295,21 @@ def make(config: ml_collections.ConfigDict, tokenizer: Tokenizer | None, task: M
 
 @contextlib.contextmanager
 def _prefix_errors(example: Example) -> Iterator[None]:
-    """Prefixes UserErrors with the name of the example."""
+    """Adds the name of the example to the front of UserErrors that are raised in the body."""
     try:
         yield
     except UserError as error:
         raise UserError(f"{example.name}: {error}") from error
 
 
-def _drawn_on(example: Example) -> np.ndarray:
+def _image_of_regions(example: Example) -> np.ndarray:
     """Returns the image that the regions of an example were drawn on, uint8 [H, W, 3]."""
     return example.frames[0] if example.drawn_on is None else example.drawn_on
 
 
 def _draw_region(region: Region, index: int, size: tuple[int, ...]) -> np.ndarray:
-    """Draws a region as a bool mask [H, W]. index: of the region, from 0, for UserErrors."""
+    """Draws a region as a bool mask [H, W]. index: number of the region in its prompt, from 0, for the message of
+    UserErrors."""
     try:
         return draw_region(region, size)
     except UserError as error:

@@ -14,7 +14,7 @@ from typing import Protocol
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import IGNORED, TASKS, Prompt
 from hyperseg_jax.systems.hyperseg.markers import Marker, PromptTokens
-from hyperseg_jax.text.expressions import video_expression
+from hyperseg_jax.text.expressions import clean_video_expression
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -65,7 +65,7 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]: ...
 
 
-def normalize(prompt: Prompt) -> Prompt:
+def normalize_prompt(prompt: Prompt) -> Prompt:
     """Returns the prompt with its text normalized as in training.
 
     Referring expressions end with a period, as RefCOCO's in the published data code; video expressions lose their "(s)";
@@ -76,18 +76,18 @@ def normalize(prompt: Prompt) -> Prompt:
     if prompt.task == "referring" and text:
         text = text if text.endswith(".") else f"{text}."
     elif prompt.task == "video":
-        text = video_expression(text)
+        text = clean_video_expression(text)
     return dataclasses.replace(prompt, text=text, classes=tuple(name.strip() for name in prompt.classes))
 
 
-def tokenize(prompt: Prompt, tokenizer: Tokenizer, *, template: str = "v0", train: bool = False) -> PromptTokens:
+def tokenize_prompt(prompt: Prompt, tokenizer: Tokenizer, *, template: str = "v0", train: bool = False) -> PromptTokens:
     """Tokenizes a prompt with the prompt strings of its task.
 
     train: include prompt.answer (the text of a chat answer; the explanation before [SEG] in a reasoning answer). Otherwise a
     chat prompt ends at "ASSISTANT:", and a reasoning prompt requests no explanation. Labels begin two tokens before the
     answer, as in the published data code. Raises UserError with the task if the prompt lacks its text, classes or regions.
     """
-    _check(prompt, template)
+    _check_prompt(prompt, template)
     explain = train and prompt.task == "reasoning" and bool(prompt.answer.strip())
     task = "explain" if explain else prompt.task
     num_regions = len(prompt.regions) if prompt.task == "region" else 0
@@ -98,14 +98,14 @@ def tokenize(prompt: Prompt, tokenizer: Tokenizer, *, template: str = "v0", trai
     instruction = TEMPLATES[template].format(question=question)
     words = {"{text}": prompt.text.strip()}
     if prompt.task == "chat" and not (train and prompt.answer.strip()):
-        ids = _encode(_pieces(instruction.rstrip(), words), tokenizer)
+        ids = _encode_pieces(_split_template(instruction.rstrip(), words), tokenizer)
         return PromptTokens(ids, (IGNORED,) * len(ids), (True,) * len(ids))
 
     seg = tokenizer.id_of(SEG)
     answer_ids = (*tokenizer.encode(prompt.answer.strip()), seg) if explain else (seg,)
     words["{answer}"] = prompt.answer.strip()
-    ids = (*_encode(_pieces(instruction + ANSWERS[task], words), tokenizer, answer_ids), tokenizer.eos_id)
-    num_unsupervised = max(len(_encode(_pieces(instruction, words), tokenizer)) - 2, 0)
+    ids = (*_encode_pieces(_split_template(instruction + ANSWERS[task], words), tokenizer, answer_ids), tokenizer.eos_id)
+    num_unsupervised = max(len(_encode_pieces(_split_template(instruction, words), tokenizer)) - 2, 0)
     return PromptTokens(
         ids=ids,
         labels=(IGNORED,) * num_unsupervised + ids[num_unsupervised:],
@@ -116,7 +116,9 @@ def tokenize(prompt: Prompt, tokenizer: Tokenizer, *, template: str = "v0", trai
     )
 
 
-def _check(prompt: Prompt, template: str) -> None:
+def _check_prompt(prompt: Prompt, template: str) -> None:
+    """Raises UserError if the template is unknown, HyperSeg has no prompt for the task, or its text, classes or regions are
+    missing."""
     if template not in TEMPLATES:
         raise UserError(f"template = {template!r}: use one of {', '.join(TEMPLATES)}")
     if prompt.task not in TASKS:
@@ -133,12 +135,12 @@ def _check(prompt: Prompt, template: str) -> None:
         raise UserError(f"a {prompt.task} prompt needs a text; got {prompt.text!r}")
 
 
-def _pieces(template: str, words: dict[str, str]) -> list[str]:
+def _split_template(template: str, words: dict[str, str]) -> list[str]:
     """Splits the template at its markers, then inserts the user's text, which is never split."""
     return [_SLOT.sub(lambda slot: words[slot.group()], piece) for piece in _SPLIT.split(template)]
 
 
-def _encode(pieces: list[str], tokenizer: Tokenizer, answer_ids: tuple[int, ...] = ()) -> tuple[int, ...]:
+def _encode_pieces(pieces: list[str], tokenizer: Tokenizer, answer_ids: tuple[int, ...] = ()) -> tuple[int, ...]:
     """Returns the token ids of a split template. Even pieces are texts, each encoded separately; odd pieces are markers.
 
     answer_ids: token ids that replace the marker <gt>.

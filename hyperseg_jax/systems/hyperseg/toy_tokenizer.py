@@ -13,8 +13,8 @@ from hyperseg_jax.toy import corpus
 _SLOTS = re.compile(r"<[a-z]+>|\{[a-z]+\}|\[SEG\]")
 
 
-def phrases() -> set[str]:
-    """Returns the fixed parts of all prompts, and the separators of class lists."""
+def prompt_phrases() -> set[str]:
+    """Returns the texts that become single tokens: the fixed parts of all prompts, and the separators of class lists."""
     fixed = {", ", ".\n", " ASSISTANT:"}
     openings = {template.split("{question}")[0] for template in TEMPLATES.values()}
     for task, question in QUESTIONS.items():
@@ -23,13 +23,13 @@ def phrases() -> set[str]:
     return {phrase for phrase in fixed if len(phrase) > 1}
 
 
-def train() -> Tokenizer:
+def train_toy_tokenizer() -> Tokenizer:
     """Trains the toy tokenizer; the result is deterministic."""
-    return corpus.train_tokenizer(phrases(), (SEG,))
+    return corpus.train_tokenizer(prompt_phrases(), (SEG,))
 
 
 if __name__ == "__main__":
     TOY_FILE.parent.mkdir(exist_ok=True)
-    train().save(TOY_FILE.parent)
+    train_toy_tokenizer().save(TOY_FILE.parent)
     (TOY_FILE.parent / "tokenizer.json").replace(TOY_FILE)
     print(f"wrote {TOY_FILE}")

@@ -385,7 +385,7 @@ def test_configs_read_builds(samples, tmp_path, micro):
         config.data.tasks.referring.reader = "built"
         for part in ("train", "val"):
             config.data.tasks.referring[part] = {"folder": "{root}/refs", "split": "train"}
-    task = sources.build(config, systems.get("hyperseg"), console=Console(quiet=True))["referring"]
+    task = sources.build_tasks(config, systems.get("hyperseg"), console=Console(quiet=True))["referring"]
     arrays = task.prepare(task.train.sample(0, np.random.default_rng(0)), np.random.default_rng(0))
     assert arrays["segments"].any() and arrays["valid"].any()
 

@@ -12,7 +12,7 @@ from sample_inputs import make_regions
 from hyperseg_jax.datasets.builds import images, records
 from hyperseg_jax.datasets.builds.records import Record
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.ops.transforms import fit, resize_and_pad_map
+from hyperseg_jax.ops.transforms import fit_to_square, resize_and_pad_map
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.untrusted import budget, limits, msgpack_parts
 from hyperseg_jax.untrusted.bad_file import BadFile
@@ -220,7 +220,7 @@ def test_downscaling_equals_that_of_the_pipeline(full):
     noise = np.random.default_rng(2).random((8, 2, 15, 24)) > 0.5
     full = dataclasses.replace(full, prompts=(dataclasses.replace(full.prompts[0], masks=noise),))
     small = images.downscale_example(full, 12)
-    geometry = fit(15, 24, 12)
+    geometry = fit_to_square(15, 24, 12)
     assert small.frames.shape == (2, *geometry.filled, 3) and small.prompts[0].text == full.prompts[0].text
     for mask, before in zip(small.prompts[0].masks[:, 0], full.prompts[0].masks[:, 0], strict=True):
         np.testing.assert_array_equal(mask, resize_and_pad_map(before, geometry)[: geometry.filled[0], : geometry.filled[1]])
