@@ -18,6 +18,7 @@ from hyperseg_jax.datasets.regions import Window, crop_region, flip_region, has_
 from hyperseg_jax.datasets.visual_prompts import draw_marks, thicken_region_mask
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import KINDS, Example, Prompt, Region
+from hyperseg_jax.untrusted import budget
 
 MAX_TRIES = 10
 """Attempts to draw a crop window that keeps the targets; if all fail, the image is not cropped."""
@@ -26,6 +27,7 @@ SINGLE_TARGET_TASKS = ("referring", "reasoning", "video")
 MULTI_TARGET_TASKS = ("panoptic", "region")
 """Tasks with one mask per class or region. A crop may lose some of the masks. Images of other tasks are not cropped."""
 
+_WHERE = "the regions of the example"  # for messages about limits
 _OPPOSITE_SIDES = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
 _SIDE_WORDS = re.compile(r"\b(leftmost|rightmost|left|right)\b", re.IGNORECASE)
 _POSITION_WORDS = re.compile(
@@ -105,6 +107,7 @@ class Augment:
         regions = list(prompt.regions)
         radii = {"point": self.point_radius, "scribble": self.scribble_radius}
         for region in range(len(regions)):
+            budget.check_time(_WHERE)
             target = prompt.masks[np.array(prompt.labels) == region, 0].any(0)
             if target.any():
                 kind = self.marks[int(rng.integers(len(self.marks)))]
@@ -135,16 +138,22 @@ def crop_example(example: Example, window: Window) -> Example:
     def crop_prompt(prompt: Prompt) -> Prompt:
         if prompt.task in MULTI_TARGET_TASKS:
             prompt = _drop_invisible_objects(prompt, window)
-        regions = tuple(crop_region(thicken_region_mask(region), window) for region in prompt.regions)
+        regions = tuple(_cropped_mark(region, window) for region in prompt.regions)
         return map_masks(prompt, lambda _, mask: mask[..., window[0], window[1]], regions=regions, areas=())
 
     frames = np.ascontiguousarray(example.frames[:, window[0], window[1]])
     return _map_prompts(dataclasses.replace(example, frames=frames), crop_prompt)
 
 
+def _cropped_mark(region: Region, window: Window) -> Region:
+    """Dilates and crops a region; points and lines would be lost in a smaller image."""
+    budget.check_time(_WHERE)
+    return crop_region(thicken_region_mask(region), window)
+
+
 def _visible_regions(prompt: Prompt, window: Window) -> np.ndarray:
     """Returns bool [R]: regions with a mark inside the window and, if they have a target mask, part of the target."""
-    seen = np.array([has_positive_mark(crop_region(thicken_region_mask(region), window)) for region in prompt.regions], bool)
+    seen = np.array([has_positive_mark(_cropped_mark(region, window)) for region in prompt.regions], bool)
     if prompt.masks is not None:
         inside = np.asarray(prompt.masks[..., window[0], window[1]].any((1, 2, 3)) | ~prompt.masks.any((1, 2, 3)))
         for label, visible in zip(prompt.labels, inside, strict=True):

@@ -16,6 +16,7 @@ import numpy as np
 
 from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import budget
 
 MIXED = "mixed"
 BATCHES = ("task", MIXED)
@@ -79,8 +80,9 @@ class Mixture:
         task, rng = self._tasks[name], LazyGenerator(self._seed, index)
         record = int(self._streams[name][position])
         try:
-            example = task.train.sample(record, rng) if hasattr(task.train, "sample") else task.train[record]
-            arrays, message = task.prepare(example, rng), ""
+            with budget.record_budget():
+                example = task.train.sample(record, rng) if hasattr(task.train, "sample") else task.train[record]
+                arrays, message = task.prepare(example, rng), ""
         except BaseException as error:
             arrays, message = task.blank(), f"{name} record {record}: {record_errors.error_message(error)}"
         return {**arrays, "fault": record_errors.encode_message(message)}

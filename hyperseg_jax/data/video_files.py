@@ -10,11 +10,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import files, record_errors
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import paths, videos
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import escaped
 from hyperseg_jax.untrusted.video_ends import count_missing_bytes
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv")
@@ -73,17 +72,18 @@ def _decode_video(file: BinaryIO, name: str | os.PathLike[str]) -> Iterator[np.n
                     raise BadFile(f"frame {count} is damaged", videos.AGAIN)
                 yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
                 count, seconds = count + 1, frame.time or 0.0
-            declared = _declared_seconds(container.streams.video[0].metadata.get("DURATION", ""))
+            stream = container.streams.video[0]
+            declared = _declared_seconds(stream.metadata.get("DURATION", ""))
             if declared > seconds + 1:
                 raise BadFile(f"ends after {seconds:.1f} of its {declared:.1f} seconds", videos.AGAIN)
             if not count:
                 raise BadFile("holds no frames", videos.AGAIN)
-            if missing := count_missing_bytes(file, container.format.name):
+            if missing := count_missing_bytes(file, container.format.name, stream.index_entries):
                 raise BadFile(f"is cut after frame {count - 1}: {missing} bytes are missing at its end", videos.AGAIN)
     except BadFile as error:
         raise UserError(f"{name}: {error}") from error
     except Exception as error:  # a damaged file can make PyAV raise any exception
-        why = error.strerror if isinstance(error, av.FFmpegError | OSError) else escaped(f"{type(error).__name__}: {error}")
+        why = error.strerror if isinstance(error, av.FFmpegError) else record_errors.describe_error(error)
         if isinstance(error, MemoryError):  # FFmpeg's error for sizes that it refuses, too
             why = "it asks for more memory than there is, or than a video needs"
         at = f"after frame {count - 1}" if count else "as a video"

@@ -108,6 +108,8 @@ class Built:
             collector.sizes[pathlib.Path(where)] = record.size
         if self._index.clips:
             return sample_clip(record, self._sampling, rng, where)
+        if len(record) > 1:
+            raise Problem("bad record", f"{where}: has {len(record)} frames in a build of images; build this shard again")
         example = record.example()
         if self._redraws_class_lists and all(prompt.task == "panoptic" for prompt in example.prompts):
             return Example(example.name, example.frames, self._redraw_prompts(index, example.prompts[0], record.size))

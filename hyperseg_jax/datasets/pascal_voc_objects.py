@@ -42,7 +42,10 @@ class PascalVocObjects:
         if not visible and labels is not None:
             report_problem("bad mask", f"{path}: shows no object; remove the image from the list of its split")
         rng = np.random.default_rng([self._seed, index])
-        points = [np.argwhere(draw_marks(mask, rng)["point"])[0] + 0.5 for mask in masks]  # pixel centre
+        points = []
+        for mask in masks:
+            budget.check_time(str(path))
+            points.append(np.argwhere(draw_marks(mask, rng)["point"])[0] + 0.5)  # pixel centre
         prompt = Prompt(
             task="region",
             masks=masks[:, None],

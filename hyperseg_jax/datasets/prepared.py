@@ -169,6 +169,7 @@ def _build_referring_prompts(record: Values, size: tuple[int, int], where: str) 
     for mask, object_numbers, object_texts in zip(record.values("objects/mask"), numbers, texts, strict=True):
         target = _decode_mask(mask, size, where)[None, None]
         for number, text in zip(object_numbers, object_texts, strict=True):
+            budget.charge_masks(1, size, where)  # expressions share the mask here, but not in a batch
             yield Prompt(task="referring", text=_decode_text(text).strip(), masks=target, key=str(number))
 
 
@@ -197,12 +198,17 @@ class Values:
             raise Problem("bad record", f"{self._where}: {why}; prepare it again")
         return _decode_text(values[0]) if name.startswith("image/") else values[0]
 
-    def rows(self, name: str) -> Iterator[Sequence[Any]]:
-        """Yields the rows of a ragged field, stored as concatenated values and row lengths."""
-        flat, start = self.values(f"{name}/ragged_flat_values"), 0
-        for length in self.values(f"{name}/ragged_row_lengths_0"):
-            yield flat[start : start + max(0, length)]
-            start += max(0, length)
+    def rows(self, name: str) -> Iterator[Iterator[Any]]:
+        """Yields the rows of a ragged field, stored as concatenated values and row lengths. Values are read one at a time.
+        Raises a Problem if the lengths do not match the values."""
+        flat, lengths = self.values(f"{name}/ragged_flat_values"), self.values(f"{name}/ragged_row_lengths_0")
+        if min(lengths, default=0) < 0 or sum(lengths) != len(flat):
+            why = f"the row lengths of field {name!r} do not match its values"
+            raise Problem("bad record", f"{self._where}: {why}; prepare it again")
+        start = 0
+        for length in lengths:
+            yield (flat[k] for k in range(start, start + length))
+            start += length
 
 
 def _decode_text(value: Any) -> str:

@@ -16,7 +16,7 @@ from hyperseg_jax.datasets.check_errors import note_problem, report_problem
 from hyperseg_jax.datasets.davis import read_split
 from hyperseg_jax.datasets.frame_sampling import Sampling
 from hyperseg_jax.datasets.referring_video import Expression, ReferringVideos, group_expressions
-from hyperseg_jax.datasets.video_folders import VideoFolders
+from hyperseg_jax.datasets.video_folders import VideoFolders, object_number
 from hyperseg_jax.errors import UserError
 
 VIEWS = {"first_frame": "Davis17_annot{}.txt", "full_video": "Davis17_annot{}_full_video.txt"}
@@ -24,7 +24,7 @@ VIEWS = {"first_frame": "Davis17_annot{}.txt", "full_video": "Davis17_annot{}_fu
 MAX_OBJECTS = 20
 """Maximum number of objects of a video that DAVIS allows to be predicted together."""
 _MISSPELT = {"clasic-car": "classic-car", "dog-scale": "dogs-scale", "motor-bike": "motorbike"}
-_LINE = re.compile(r'(\S+)\s+(\d+)\s+"?(.*?)"?')
+_LINE = re.compile(r'(\S+)\s+(\S+)\s+"?(.*?)"?')
 
 
 class RefDavis(ReferringVideos):
@@ -98,10 +98,11 @@ def _read_expressions(path: pathlib.Path, annotator: int, view: str) -> Iterator
         if not line.strip():
             continue
         match = _LINE.fullmatch(line.strip())
-        if match is None or not match[3].strip():
-            message = f'{path} line {number}: expected: video, object number, "sentence"; correct or remove it'
+        object_id = object_number(match[2]) if match else None
+        if match is None or object_id is None or not match[3].strip():
+            message = f'{path} line {number}: expected: video, object number from 1 to 254, "sentence"; correct or remove it'
             report_problem("bad record", message)
             continue
         video = _MISSPELT.get(match[1], match[1])
         key = f"{match[2]}.{annotator}.{view}"
-        yield video, Expression(key, (match[3].strip(),), int(match[2]), f"annotator {annotator}, {view}")
+        yield video, Expression(key, (match[3].strip(),), object_id, f"annotator {annotator}, {view}")

@@ -14,7 +14,7 @@ from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.frame_sampling import Sampling
 from hyperseg_jax.datasets.referring_video import Expression, ReferringVideos
-from hyperseg_jax.datasets.video_folders import VideoFolders
+from hyperseg_jax.datasets.video_folders import VideoFolders, object_number
 from hyperseg_jax.untrusted.printing import escaped_value
 
 
@@ -73,9 +73,9 @@ def _parse_expression(key: str, record: Any, has_masks: bool, where: str) -> Exp
     text = files.text_field(record, "exp", where)
     if not has_masks:
         return Expression(key, (text,), None)
-    number = files.field(record, "obj_id", where)
-    try:
-        return Expression(key, (text,), int(str(number)))
-    except ValueError:
-        report_problem("bad record", f"{where}: obj_id {escaped_value(number)} is not an object number; correct it")
-        return Expression(key, (text,), None)
+    value = files.field(record, "obj_id", where)
+    number = object_number(str(value))
+    if number is None:
+        message = f"{where}: obj_id {escaped_value(value)} is not an object number from 1 to 254; correct it"
+        report_problem("bad record", message)
+    return Expression(key, (text,), number)

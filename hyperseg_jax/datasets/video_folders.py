@@ -20,6 +20,12 @@ MODES = ("P", "L", "1")
 """Pillow modes of masks: palette and grey values up to 255."""
 
 
+def object_number(text: str) -> int | None:
+    """Parses an object number of an annotation file, from 1 to VOID - 1; None if the text is not one."""
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) <= 3 else 0
+    return number if 0 < number < VOID else None
+
+
 class VideoFolders:
     """Lazy access to <frames>/<video>/<name>.jpg and <masks>/<video>/<name>.png."""
 

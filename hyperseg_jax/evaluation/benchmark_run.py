@@ -14,12 +14,13 @@ from hyperseg_jax.atomic import write_text
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation import qualitative, submissions
 from hyperseg_jax.evaluation.benchmarks import Benchmark
 from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, make_prediction_fn, run_protocols
 from hyperseg_jax.evaluation.protocols import EvalProtocol
-from hyperseg_jax.evaluation.qualitative import QualitativeExamples, is_valid_example_row
+from hyperseg_jax.evaluation.qualitative import QualitativeExamples
 from hyperseg_jax.evaluation.scoring import SCORINGS, Scorer
-from hyperseg_jax.evaluation.submissions import Row, check_question, is_valid_row, make_row
+from hyperseg_jax.evaluation.submissions import Row, check_question, make_row
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import paths, strict_json
@@ -45,15 +46,21 @@ class PartialResults:
         """Returns the state as JSON values."""
         return {"done": self.done, "scores": self.scorer.state(), "cases": self.cases.rows, "rows": self.rows}
 
-    def check(self, state: dict[str, Any], count: int) -> None:
-        """Raises BadFile or another error if no run over `count` examples wrote the state. Scores are checked when merged."""
-        is_index = lambda value, below: type(value) is int and 0 <= value < below
-        if not (is_index(state["done"], count + 1) and state["done"]):
-            raise BadFile(f"it contains {escaped(str(state['done']))} of {count} examples")
-        if not all(is_valid_example_row(row) and row["index"] < count for row in state["cases"]):
-            raise BadFile("one of the best or worst examples has an unexpected format")
-        if not all(is_index(i, count) and is_index(k, 2**31) and is_valid_row(row) for i, k, row in state["rows"]):
-            raise BadFile("an answer has an unexpected format")
+    def load(self, state: dict[str, Any], count: int, submission: str, examples: Any) -> None:
+        """Adds the state of a file to this empty instance. Raises BadFile or another error if no run over the first `count`
+        examples wrote it. submission: format of the answers, "" without answers."""
+        done = state["done"]
+        if type(done) is not int or not 0 < done <= count:
+            raise BadFile(f"it contains {escaped(str(done))} of {count} examples")
+        qualitative.check_rows(state["cases"], done, examples)
+        if submission:
+            submissions.check_rows(submission, state["rows"], done, examples)
+        elif state["rows"]:
+            raise BadFile("it has answers for a server, but the benchmark has no server")
+        self.merge(state)
+        for updates in self.scorer.updates.values() or (0,):
+            if updates is not None and (updates < done or (submission and updates != len(self.rows))):
+                raise BadFile(f"it has scores of {updates} prompts for {done} examples")
 
     def merge(self, state: dict[str, Any]) -> None:
         """Adds the state of another host or an earlier run. Raises ValueError if it is invalid or has results that exist
@@ -100,7 +107,7 @@ def run(
     saved = ""
     if state_file is not None and os.path.lexists(state_file) and hosts.is_primary():
         try:
-            saved = _read_state(state_file, settings, new(), benchmark)
+            saved = _read_state(state_file, settings, new(), benchmark, examples)
         except (BadFile, OSError) as error:
             aside = paths.rename_damaged(state_file).name
             log(f"{state_file}: is not a partial evaluation ({failure_reason(error)}); renamed to {aside}, starting again")
@@ -145,7 +152,9 @@ def run(
     return total
 
 
-def _read_state(state_file: pathlib.Path, settings: dict[str, Any], new: PartialResults, benchmark: Benchmark) -> str:
+def _read_state(
+    state_file: pathlib.Path, settings: dict[str, Any], new: PartialResults, benchmark: Benchmark, examples: Any
+) -> str:
     """Returns the validated state of a file as JSON text. Raises BadFile if it is invalid, UserError if another evaluation
     wrote it."""
     with converting_exceptions("it has other fields"):
@@ -158,10 +167,7 @@ def _read_state(state_file: pathlib.Path, settings: dict[str, Any], new: Partial
                     f"{state_file}: is from an evaluation with {key} = {escaped(repr(other))}, not {escaped(repr(value))}; "
                     "use another --out, or remove the file to start again"
                 )
-        new.check(state, settings["examples"])
-        if state["rows"] and not benchmark.submission:
-            raise BadFile("it has answers for a server, but the benchmark has no server")
-        new.merge(state)
+        new.load(state, settings["examples"], benchmark.submission, examples)
     return json.dumps(state)
 
 

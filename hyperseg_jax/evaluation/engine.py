@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,9 +32,10 @@ from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.parallel.feed import SINGLE_PROCESS, Feed, Rows
 from hyperseg_jax.results.answers import Answer, Answers, Thresholds
-from hyperseg_jax.results.mask_resize import canvas_size, geometry_array, make_mask_resize
+from hyperseg_jax.results.mask_resize import canvas_size, check_canvas, geometry_array, make_mask_resize
 from hyperseg_jax.structs import Example, Prediction, Prompt
 from hyperseg_jax.systems.system import Predict, System
+from hyperseg_jax.untrusted import limits
 
 NEW_TOKENS = 64
 """Default maximum length of a generated text, in tokens."""
@@ -254,26 +257,48 @@ class _ExampleBatch:
             self._drop(n, reason)
 
     def agree_on_shapes(self) -> None:
-        """Sets the length bucket, steps and prompts of the batch to the maximum over all hosts."""
+        """Sets the length bucket, steps, prompts and canvas of the batch to the maximum over all hosts."""
         shapes = {n: self._bucket_of_row(n) for n in list(self.protocols)}
         protocols = self.protocols.values()
         counts = [max((getattr(protocol, name) for protocol in protocols), default=1) for name in ("steps", "prompts")]
-        sizes = [canvas_size(*protocol.example.frames.shape[1:3]) for protocol in protocols] or [(0, 0)]
-        local = [*counts, *np.max(sizes, axis=0).tolist(), common_shape(filter(None, shapes.values()))]
+        sizes = {self.rows.indices[n]: protocol.example.frames.shape[1:3] for n, protocol in self.protocols.items()}
+        local = [*counts, list(sizes.items()), common_shape(filter(None, shapes.values()))]
         all_hosts = hosts.exchange(f"steps of {self._task.name} from {self.first}", json.dumps(local))
-        *maxima, shapes_of_hosts = zip(*map(json.loads, all_hosts), strict=True)
-        self.steps, self.prompts, *sides = map(max, maxima)
-        self.canvas = sides[0], sides[1]
+        *maxima, sizes_of_hosts, shapes_of_hosts = zip(*map(json.loads, all_hosts), strict=True)
+        self.steps, self.prompts = map(max, maxima)
+        self.canvas = self._common_canvas(dict(itertools.chain(*sizes_of_hosts)))
         self.processor = self.processor.for_bucket(common_shape(shapes_of_hosts))
         # A host without examples must run the same program as the others.
         if self.steps > 1:
             any_protocol = next(iter(protocols), None) or self._filler_protocol(self.processor)
             self.uses_memory, self.same_image = any_protocol.uses_memory, any_protocol.same_image
 
+    def _common_canvas(self, sizes: Mapping[int, Sequence[int]]) -> tuple[int, int]:
+        """Returns the canvas for images of these (height, width) by row of the global batch. Drops those that would need a
+        larger canvas with the others than limits.pixels, the largest images first."""
+        height = width = 0
+        for row in sorted(sizes, key=lambda row: (math.prod(sizes[row]), row)):
+            larger = max(height, sizes[row][0]), max(width, sizes[row][1])
+            try:
+                check_canvas(*larger, "the canvas of its batch")
+            except UserError as error:
+                if row in self.rows.indices:
+                    self._drop(self.rows.indices.index(row), str(error))
+            else:
+                height, width = larger
+        return canvas_size(height, width)
+
     def _bucket_of_row(self, n: int) -> Shape | None:
-        """Returns the bucket that holds all queries of row n. If it cannot be queried, drops the row and returns None."""
+        """Returns the bucket that holds all queries of row n. If it cannot be queried, drops the row and returns None, or if a
+        batch of its queries exceeds limits.frame_pixels at the size of the model."""
         protocol = self.protocols[n]
+        example, rows = protocol.example, len(self.rows.indices)
         try:
+            height, width = example.frames.shape[1:3]
+            check_canvas(height, width, example.name)
+            frames = protocol.bucket_of_longest_query(0, lambda query: len(query.frames))
+            pixels = rows * frames * math.prod(self.processor.geometry(height, width).padded)
+            limits.check_limit("frame_pixels", pixels, example.name, f"pixels in {rows} queries of {frames} frames")
             return common_shape(protocol.bucket_of_longest_query(k, self.processor.bucket) for k in range(protocol.prompts))
         except BaseException as error:
             self._drop(n, record_errors.error_message(error))

@@ -14,6 +14,7 @@ from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.results.drawing import arrange_tiles, describe_prompt, draw_comparison, save_image
 from hyperseg_jax.structs import Example, Prediction
 from hyperseg_jax.untrusted import budget, limits
+from hyperseg_jax.untrusted.bad_file import BadFile
 
 CASES = 6  # number of best and of worst cases
 MAX_SCORE = 1e9
@@ -50,13 +51,38 @@ class QualitativeExamples:
     def save_sheet(self, path: pathlib.Path, examples: Sequence[Example]) -> None:
         """Writes all cases as one PNG, from the lowest score up: targets on the left, predictions on the right."""
         cases = ((row, examples[row["index"]]) for row in self.rows)
-        tiles = [_tile(row, example) for row, example in cases if row["prompt"] < len(example.prompts)]
+        tiles = [_tile(row, example) for row, example in cases]
         if tiles:
             save_image(path, arrange_tiles(tiles, 3))
 
 
-def is_valid_example_row(row: Any) -> bool:
-    """Returns whether a JSON value can be a saved case."""
+def check_rows(rows: Any, done: int, examples: Sequence[Example]) -> None:
+    """Raises BadFile if a JSON value is not a list of saved cases of the first `done` examples. Reads the examples of the
+    cases."""
+    if type(rows) is not list or len(rows) > 2 * CASES or not all(_is_row(row) and row["index"] < done for row in rows):
+        raise BadFile("one of the best or worst examples has an unexpected format")
+    if len({(row["index"], row["prompt"]) for row in rows}) < len(rows):
+        raise BadFile("one of the best or worst examples is there twice")
+    for row in rows:
+        example = examples[row["index"]]
+        where = f"the best or worst prediction of example {row['index']}"
+        if row["prompt"] >= len(example.prompts):
+            raise BadFile(f"{where} is of prompt {row['prompt']}, and there are {len(example.prompts)}")
+        check_masks(row["masks"], example.frames.shape[1:3], where)
+
+
+def check_masks(masks: list[Any], size: Sequence[int], where: str) -> None:
+    """Raises BadFile if a mask is not a run-length encoding of this (height, width). where: what has the masks."""
+    for mask in masks:
+        try:
+            runs = run_lengths.parse_lengths(mask["counts"], math.prod(size)) if mask["size"] == [*size] else None
+        except (ValueError, KeyError, TypeError, OverflowError):
+            runs = None
+        if runs is None:
+            raise BadFile(f"{where} has a damaged mask, or one that is not of {size[1]}x{size[0]} pixels")
+
+
+def _is_row(row: Any) -> bool:
     return (
         type(row) is dict
         and type(row.get("value")) in (int, float)

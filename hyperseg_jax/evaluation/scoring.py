@@ -300,6 +300,11 @@ class Scorer:
         """Returns all sums as JSON values."""
         return {name: accumulator.state() for name, accumulator in self._accumulators.items()}
 
+    @property
+    def updates(self) -> dict[str, int | None]:
+        """The number of scored prompts by scoring; None if its sums do not contain it."""
+        return {name: accumulator.updates for name, accumulator in self._accumulators.items()}
+
     def sum_over_hosts(self, what: str) -> Scorer:
         """Returns the sum of the scorers of all hosts, added in the order of their ids."""
         total = Scorer(self._by_task, self._rules)

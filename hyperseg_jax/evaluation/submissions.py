@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -10,12 +11,14 @@ import numpy as np
 
 from hyperseg_jax.datasets.masks import decode_segmentation
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation.qualitative import check_masks
 from hyperseg_jax.evaluation.scoring import parse_number, parse_options
 from hyperseg_jax.metrics.multiple_choice import choose_option
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.results.server import coco_panoptic, mmbench, ref_youtube_vos, vqa, youtube_vis
 from hyperseg_jax.structs import Example, Prediction, Prompt
 from hyperseg_jax.untrusted import limits
+from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import escaped_value
 
 Row = dict[str, Any]
@@ -23,20 +26,26 @@ Row = dict[str, Any]
 
 NUMBERED = {"coco_panoptic": "image_id", "youtube_vis": "video id", "vqa": "question_id", "mmbench": "index"}
 """Formats with integer ids of questions -> name of the id field in their files."""
+PER_MASK = {"coco_panoptic": ("labels",), "youtube_vis": ("labels", "scores")}
+"""Formats with class labels of masks -> fields of a row with a value for each mask of a frame."""
 
 
 def check_question(submission: str, example: Example, prompt: Prompt) -> None:
     """Raises UserError if the answer could not be written in this format, a name of WRITERS. Called before the model runs."""
+    _check_names(submission, prompt.key, example.frame_names, example.name)
+
+
+def _check_names(submission: str, key: str, frame_names: Sequence[str], where: str) -> None:
     if submission in NUMBERED:
-        parse_number(prompt.key, NUMBERED[submission], example.name)
+        parse_number(key, NUMBERED[submission], where)
     elif submission == "ref_youtube_vos":  # they become file names in a zip
-        for name in (prompt.key, *example.frame_names):
+        for name in (key, *frame_names):
             if not ref_youtube_vos.is_file_name(name):
-                raise UserError(f"{example.name}: {escaped_value(name)} cannot be a file name in a zip; correct it")
-        if len(set(example.frame_names)) < len(example.frame_names):
-            raise UserError(f"{example.name}: its video has two frames with the same name; correct the list of frames")
-        if "/" not in prompt.key:
-            raise UserError(f"{example.name}: {escaped_value(prompt.key)} is not a key like video/expression; correct it")
+                raise UserError(f"{where}: {escaped_value(name)} cannot be a file name in a zip; correct it")
+        if len(set(frame_names)) < len(frame_names):
+            raise UserError(f"{where}: its video has two frames with the same name; correct the list of frames")
+        if "/" not in key:
+            raise UserError(f"{where}: {escaped_value(key)} is not a key like video/expression; correct it")
 
 
 def make_row(example: Example, prompt: Prompt, predictions: Sequence[Prediction]) -> Row:
@@ -60,8 +69,34 @@ def make_row(example: Example, prompt: Prompt, predictions: Sequence[Prediction]
     }
 
 
-def is_valid_row(row: Any) -> bool:
-    """Returns whether a JSON value has the fields and types of a row of `make_row`, and is within the limits."""
+def check_rows(submission: str, rows: list[Any], done: int, examples: Any) -> None:
+    """Raises BadFile if a JSON value is not the list of (example, prompt, row of `make_row`) of all prompts of the first `done`
+    examples, or if a row could not be written."""
+    is_index = lambda value: type(value) is int and 0 <= value < 2**31
+    if not all(type(entry) is list and len(entry) == 3 and is_index(entry[0]) and is_index(entry[1]) for entry in rows):
+        raise BadFile("an answer has an unexpected format")
+    prompts = collections.Counter(entry[0] for entry in rows)
+    expected = [(index, prompt) for index in range(done) for prompt in range(max(1, prompts[index]))]
+    if sorted((index, prompt) for index, prompt, _ in rows) != expected:
+        raise BadFile(f"its answers are not those of the first {done} examples")
+    for index, prompt, row in rows:
+        where = f"the answer to prompt {prompt} of example {index}"
+        if not _is_row(row):
+            raise BadFile(f"{where} has an unexpected format")
+        try:
+            _check_names(submission, row["key"], row["frames"], where)
+        except UserError as error:
+            raise BadFile(str(error)) from error
+        for masks in row["masks"]:
+            check_masks(masks, (row["height"], row["width"]), where)
+        counts = [len(row[name]) for name in PER_MASK.get(submission, ())]
+        if any(len(masks) != count for masks in row["masks"] for count in counts):
+            raise BadFile(f"{where} has masks without labels or scores, or labels or scores without masks")
+        if counts and any(label >= len(examples.category_ids) for label in row["labels"]):
+            raise BadFile(f"{where} has a label that is not a class")
+
+
+def _is_row(row: Any) -> bool:
     kinds = {**dict.fromkeys(("key", "question", "text"), str), **dict.fromkeys(("labels", "scores", "frames", "masks"), list)}
     if type(row) is not dict or {name: type(value) for name, value in row.items()} != {**kinds, "height": int, "width": int}:
         return False
@@ -72,7 +107,8 @@ def is_valid_row(row: Any) -> bool:
         return False
     masks = sum(map(len, row["masks"]))
     return (
-        all(type(label) is int and label >= 0 for label in row["labels"])
+        len(row["masks"]) == (len(row["frames"]) or len(row["masks"]))
+        and all(type(label) is int and label >= 0 for label in row["labels"])
         and all(type(score) in (int, float) for score in row["scores"])
         and all(type(name) is str for name in row["frames"])
         and masks <= allowed.masks

@@ -133,6 +133,11 @@ class MaskAP:
             raise ValueError(f"{', '.join(duplicates[:5])}: scored twice; add each image once")
         self._images |= other._images
 
+    @property
+    def updates(self) -> int:
+        """The number of images."""
+        return len(self._images)
+
     def state(self) -> dict[str, Any]:
         """Returns the state as JSON-compatible values."""
         return {"options": {}, "images": self._images}

@@ -45,6 +45,8 @@ class ReferringScores(Sums):
     columns = 6 + len(PRECISIONS)
     bounds = ((0, 1), (2, 3), (4, 3), (5, 4), *((k, 3) for k in range(6, 6 + len(PRECISIONS))))
     count_column = 3
+    fractional = (2,)
+    update_columns = (3,)
 
     def __init__(self, rules: str = "official") -> None:
         super().__init__(rules=check_rules(rules))

@@ -18,6 +18,7 @@ class ClickScores(Sums):
     columns = 2 * len(THRESHOLDS) + 2
     bounds = tuple((k, 2 * len(THRESHOLDS) + 1) for k in range(len(THRESHOLDS), 2 * len(THRESHOLDS) + 1))
     count_column = columns - 1
+    fractional = (columns - 2,)
 
     def __init__(self, limit: int = LIMIT, at: int = 1) -> None:
         super().__init__(limit=limit, at=at)

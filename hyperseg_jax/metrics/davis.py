@@ -43,6 +43,7 @@ class DavisScores(Sums):
     columns = 7
     bounds = tuple((k, 6) for k in range(6))
     count_column = 6
+    fractional = tuple(range(6))
     signed = (2, 5)  # decays
 
     def __init__(self, task: str = "semi-supervised") -> None:

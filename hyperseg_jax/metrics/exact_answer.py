@@ -17,6 +17,7 @@ class ExactScores(Sums):
     columns = 2
     bounds = ((0, 1),)
     count_column = 1
+    update_columns = (1,)
 
     def update(self, answer: str, truth: str, group: str = "") -> None:
         """Adds one question."""

@@ -24,6 +24,13 @@ class GeneralizedScores(Sums):
     columns = 8 + len(PRECISIONS)
     bounds = ((0, 1), (2, 3), *((k, 3) for k in range(4, 8 + len(PRECISIONS))))
     count_column = 3
+    fractional = (2,)
+    update_columns = (3,)
+
+    @classmethod
+    def _is_valid(cls, row: np.ndarray) -> bool:
+        """Also checks that every prompt is of one kind, and that no more prompts pass a threshold than have a target."""
+        return super()._is_valid(row) and row[3] == row[4:8].sum() and bool((row[8:] <= row[6:8].sum()).all())
 
     def __init__(self, rules: str = "official") -> None:
         super().__init__(rules=check_rules(rules))

@@ -17,6 +17,7 @@ class InteractiveScores(Sums):
     columns = 4
     bounds = ((0, 1), (2, 3))
     count_column = 3
+    fractional = (2,)
 
     def update(
         self, prediction: np.ndarray, target: np.ndarray, kinds: Sequence[str], ignore: np.ndarray | None = None

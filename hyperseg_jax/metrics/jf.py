@@ -77,6 +77,8 @@ class VideoScores(Sums):
     columns = 3
     bounds = ((0, 2), (1, 2))
     count_column = 2
+    fractional = (0, 1)
+    update_columns = (2,)
 
     def update(self, prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None, group: str = "") -> None:
         """Adds one video. prediction, target, ignore: bool [T, H, W]."""

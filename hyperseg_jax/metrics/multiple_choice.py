@@ -34,6 +34,7 @@ class MultipleChoiceScores(Sums):
     columns = 2
     bounds = ((0, 1),)
     count_column = 1
+    update_columns = (1,)
 
     def update(self, answer: str, truth: str, options: Mapping[str, str], question: Any, group: str = "") -> None:
         """Adds one rotation. truth: its letter. question: id shared by all rotations (in MMBench, index modulo 1e6)."""

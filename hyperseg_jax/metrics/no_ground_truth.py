@@ -9,6 +9,7 @@ class NoGroundTruth(Sums):
     """The number of predictions."""
 
     columns = 1
+    update_columns = (0,)
 
     def update(self) -> None:
         """Adds one prediction."""

@@ -20,6 +20,7 @@ class PanopticQuality(Sums):
 
     columns = 4  # of each class: IoU, true positives, false positives, false negatives
     bounds = ((0, 1),)
+    fractional = (0,)
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,6 +21,7 @@ class PopeScores(Sums):
 
     # sums of each group: true yes, false yes, true no, false no
     columns = 4
+    update_columns = (0, 1, 2, 3)
 
     def update(self, answer: str, truth: bool, group: str = "") -> None:
         """Adds one question. truth: whether the object is present."""

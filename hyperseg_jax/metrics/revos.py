@@ -47,6 +47,8 @@ class ReVosScores(Sums):
     columns = 6
     bounds = ((0, 3), (1, 3), (2, 3), (5, 3), (4, 5))
     count_column = 3
+    fractional = (0, 1, 2, 4)
+    update_columns = (3,)
 
     def __init__(self, rules: str = "official") -> None:
         super().__init__(rules=check_rules(rules))

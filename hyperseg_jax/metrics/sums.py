@@ -9,6 +9,8 @@ import numpy as np
 
 RULES = ("official", "released")
 """official: the rule of the benchmark. released: the behaviour of the published tool where it deviates from this rule."""
+LARGEST = 2.0**53
+"""Larger sums are not exact."""
 
 
 def check_rules(rules: str) -> str:
@@ -27,15 +29,19 @@ class Sums:
     """An accumulator: rows of float64 numbers by name (of a group or class).
 
     options: arguments of __init__, saved in the state. columns: numbers per row. optional_scores: scores that compute()
-    returns only if prompts of their kind were seen. signed: columns that may be negative. bounds: pairs (a, b) of columns with
-    |a| <= b, such as a sum of IoUs and the number of prompts. count_column: a column that is at least 1 in every row.
+    returns only if prompts of their kind were seen. signed: columns that may be negative. fractional: columns that are not
+    counts. bounds: pairs (a, b) of columns with |a| <= b, such as a sum of IoUs and the number of prompts. count_column: a
+    column that is at least 1 in every row. update_columns: columns whose sum over all rows is the number of calls of update;
+    () if none are.
     """
 
     columns: ClassVar[int]
     optional_scores: ClassVar[tuple[str, ...]] = ()
     signed: ClassVar[tuple[int, ...]] = ()
+    fractional: ClassVar[tuple[int, ...]] = ()
     bounds: ClassVar[tuple[tuple[int, int], ...]] = ()
     count_column: ClassVar[int | None] = None
+    update_columns: ClassVar[tuple[int, ...]] = ()
 
     def __init__(self, **options: Any) -> None:
         self._options = options
@@ -46,6 +52,11 @@ class Sums:
 
     def _total(self) -> np.ndarray:
         return sum(self._sums.values(), np.zeros(self.columns))
+
+    @property
+    def updates(self) -> int | None:
+        """The number of calls of update, with those of merged accumulators; None if the sums do not contain it."""
+        return int(self._total()[list(self.update_columns)].sum()) if self.update_columns else None
 
     def compute(self) -> dict[str, float]:
         """Returns the scores by name. Subclasses implement it."""
@@ -81,8 +92,9 @@ class Sums:
     def _is_valid(cls, row: np.ndarray) -> bool:
         """Returns whether a row is possible as the result of updates."""
         return bool(
-            np.isfinite(row).all()
+            (np.abs(row) < LARGEST).all()
             and (np.delete(row, cls.signed) >= 0).all()
+            and (np.delete(row, cls.fractional) % 1 == 0).all()
             and row.any()
             and all(abs(row[lower]) <= row[upper] for lower, upper in cls.bounds)
             and (cls.count_column is None or row[cls.count_column] >= 1)

@@ -177,6 +177,8 @@ class VqaScores(Sums):
     columns = 2
     bounds = ((0, 1),)
     count_column = 1
+    fractional = (0,)
+    update_columns = (1,)
 
     def __init__(self, rules: str = "official") -> None:
         super().__init__(rules=check_rules(rules))

@@ -20,7 +20,7 @@ from hyperseg_jax.datasets.regions import has_positive_mark
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.engine import NEW_TOKENS, TEXT, AnswerOptions, Engine, Request, make_prediction_fn
 from hyperseg_jax.ops.transforms import Geometry
-from hyperseg_jax.results.mask_resize import canvas_size, geometry_array
+from hyperseg_jax.results.mask_resize import canvas_size, check_canvas, geometry_array
 from hyperseg_jax.structs import Example, Prediction, Prompt, Region
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -174,9 +174,11 @@ class Model:
     def _make_request(self, example: Example, cache_features: bool = True) -> tuple[Request, Geometry]:
         """Returns a batch of one example with one frame and one prompt, in the smallest bucket that fits it, and the geometry
         of the frame in the model input."""
+        height, width = example.frames.shape[1:3]
+        check_canvas(height, width, example.name)
         processor = self._processor.for_bucket(self._processor.bucket(example))
         batch = jax.tree.map(lambda x: x[None], processor(example, train=False))
-        geometry = processor.geometry(*example.frames.shape[1:3])
+        geometry = processor.geometry(height, width)
         request = Request(
             processor, batch, geometry_array(geometry)[None], canvas_size(*geometry.original), cache_features=cache_features
         )

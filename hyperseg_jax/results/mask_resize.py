@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int32
 
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.structs import DeviceArray
+from hyperseg_jax.untrusted import limits
 
 STEP = 128
 """The sides of a canvas are multiples of this many pixels."""
@@ -21,6 +22,11 @@ STEP = 128
 def canvas_size(height: int, width: int) -> tuple[int, int]:
     """Returns (height, width) of the canvas for an image of this size, which lies at its top left."""
     return -(-height // STEP) * STEP, -(-width // STEP) * STEP
+
+
+def check_canvas(height: int, width: int, where: str) -> None:
+    """Raises UserError if an image is so thin that its canvas exceeds limits.pixels. where: the image, for the message."""
+    limits.check_limit("pixels", max(height, STEP) * max(width, STEP), where, f"pixels with sides of at least {STEP}")
 
 
 def geometry_array(geometry: Geometry) -> Int32[np.ndarray, "2 3"]:

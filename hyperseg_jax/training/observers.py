@@ -220,7 +220,8 @@ class Observers:
             write(*args)
         except OSError as error:
             if not self._write_error:
-                self.log(f"{self._path.parent}: metrics cannot be written ({error.strerror or error}); training continues")
+                path = error.filename or self._path.parent
+                self.log(f"{path}: metrics cannot be written ({error.strerror or error}); training continues")
             self._write_error = str(error)
 
 

@@ -123,7 +123,10 @@ class Workdir:
     def _read_config(self, path: epath.Path) -> dict[str, Any]:
         """Returns the content of the existing config.json, which is untrusted."""
         try:
-            data = path.read_bytes() if self.remote else strict_json.read_bytes(paths.check_link(pathlib.Path(path)))
+            if self.remote:
+                data = stores.read_contents(path, strict_json.LARGEST)
+            else:
+                data = strict_json.read_bytes(paths.check_link(pathlib.Path(path)))
             return renamed_fields.migrate(strict_json.parse(data, "its content"))
         except (BadFile, OSError) as error:
             raise UserError(
@@ -138,6 +141,8 @@ class Workdir:
             write_text(self.local / "config.json", resolved + "\n")
             self._download()
             self.push()
+        except BadFile as error:
+            raise UserError(f"--workdir {self.path}: {error}, or give another folder") from error
         except Exception as error:  # storage clients raise many types of errors
             raise UserError(
                 f"--workdir {self.path}: cannot be written ({failure_reason(error)}); give another folder"
@@ -147,8 +152,8 @@ class Workdir:
         """Copies the files that the run continues, if the workdir is a bucket, to the local folder."""
         if self.remote:
             for name in FETCHED:
-                for path in _list_files(self.path / name):
-                    target = self.local.joinpath(path.relative_to(self.path))
+                for relative, path in stores.files(self.path / name):
+                    target = self.local / relative
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with path.open("rb") as source, target.open("wb") as copy:
                         shutil.copyfileobj(source, copy)
@@ -173,13 +178,6 @@ class Workdir:
 
 def _config_to_json(config: ml_collections.ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, sort_keys=True)
-
-
-def _list_files(path: epath.Path) -> list[epath.Path]:
-    """Returns all files of a folder, recursively, or the file itself."""
-    if path.is_dir():
-        return [file for child in sorted(path.iterdir()) for file in _list_files(child)]
-    return [path] if path.exists() else []
 
 
 def _fixed_fields(config: Mapping[str, Any]) -> dict[str, Any]:

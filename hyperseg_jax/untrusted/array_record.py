@@ -10,6 +10,7 @@ import array
 import os
 import pathlib
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from hyperseg_jax.untrusted import limits
@@ -39,9 +40,9 @@ class CheckedShard:
         self._end = os.fstat(self._file).st_size - BLOCK
         self._read_footer()
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at exit, the names of modules may be None
         if hasattr(self, "_file"):
-            os.close(self._file)
+            close(self._file)
 
     def check(self, record: int) -> None:
         """Checks the chunk of a record before the library unpacks it. Raises BadFile, also if it is larger than

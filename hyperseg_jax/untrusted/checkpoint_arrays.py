@@ -85,15 +85,19 @@ def _check_host_notes(folder: AnyPath) -> None:
 def _is_note(value: Any) -> bool:
     """Whether this is the metadata of one array in the file of a host."""
     note = value.get("array_metadata") if type(value) is dict and len(value) == 1 else None
-    sides = lambda value: type(value) is list and all(type(side) is int and side >= 0 for side in value)
     return (
         type(note) is dict
         and note.keys() == {"param_name", "write_shape", "chunk_shape", "ext_metadata"}
         and type(note["param_name"]) is str
-        and sides(note["write_shape"])
-        and sides(note["chunk_shape"])
+        and _is_shape(note["write_shape"])
+        and _is_shape(note["chunk_shape"])
         and (note["ext_metadata"] is None or _is_random_key_metadata(note["ext_metadata"]))
     )
+
+
+def _is_shape(value: Any) -> bool:
+    """Whether this is the shape of an array or chunk."""
+    return type(value) is list and all(type(side) is int and side >= 0 for side in value)
 
 
 def _is_random_key_metadata(note: Any) -> bool:
@@ -125,9 +129,10 @@ def _list_entries(folder: AnyPath, kinds: tuple[str, ...]) -> Iterator[tuple[Nam
             keys, value = entry["key_metadata"], entry["value_metadata"]
             name, empty = tuple(key["key"] for key in keys), value["skip_deserialize"]
             known = all(type(key["key"]) is str and _is_path_key(key["key"], key["key_type"]) for key in keys)
-            kind = value["value_type"]
-        except (KeyError, TypeError) as error:
+            kind, shape = value["value_type"], value.get("write_shape")
+        except (KeyError, TypeError, AttributeError) as error:
             raise BadFile(f"{TREE} has an entry without names") from error
+        known = known and (shape is None or _is_shape(shape))
         if not known or type(kind) is not str or empty is not (kind in EMPTY):
             raise BadFile(f"{TREE} has an entry of an unknown kind")
         if not empty and kind not in kinds:

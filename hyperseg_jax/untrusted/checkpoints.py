@@ -92,7 +92,7 @@ def _list_local_entries(folder: AnyPath) -> Iterator[tuple[AnyPath, int, int]]:
 def _list_remote_entries(folder: AnyPath) -> Iterator[tuple[AnyPath, int, int]]:
     """Yields (path, mode, size) of the entries of a folder in a bucket."""
     for path in epath.Path(folder).iterdir():
-        if path.name:  # some stores have an object for the folder itself
+        if path != folder:  # some stores have an object for the folder itself
             status = path.stat()
             yield path, stat.S_IFDIR if status.is_directory else stat.S_IFREG, status.length
 

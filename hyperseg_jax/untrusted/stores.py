@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import escaped
 
 PROTOCOLS = ("gs", "gcs", "s3", "s3a", "az", "abfs", "abfss", "memory")
+FILES, DEEPEST, BYTES = 10_000, 8, 2**34
+"""Limits of `files`: number of files and folders, depth of folders, bytes of all files."""
 
 
 def is_url(name: str) -> bool:
@@ -49,3 +53,28 @@ def read_contents(path: epath.Path, most: int) -> bytes:
     if (size := path.stat().length) > most:
         raise BadFile(f"has {size} bytes, and the limit is {most}")
     return bytes(path.read_bytes())
+
+
+def files(path: epath.Path) -> Iterator[tuple[str, epath.Path]]:
+    """Yields all files below a folder in a bucket, or the path itself if it is a file, with their names below path.parent.
+    Raises BadFile for a name that leaves the folder (names of objects may contain ".."), and for more than FILES, DEEPEST or
+    BYTES. Raises any exceptions of the client."""
+    stack, count, size = [(path.name, path)], 0, 0
+    while stack:
+        name, path = stack.pop()
+        if path.is_dir():
+            for child in path.iterdir():
+                count += 1
+                if child.name == "..":
+                    raise BadFile(f"{escaped(name)} contains a folder named '..'", "remove it from the bucket")
+                if count > FILES or name.count("/") >= DEEPEST:
+                    raise BadFile(
+                        f"{escaped(name)} has more than {FILES} files, or folders deeper than {DEEPEST}", "remove some"
+                    )
+                if child != path:  # some stores have an object for the folder itself
+                    stack.append((f"{name}/{child.name}", child))
+        elif path.exists():
+            size += path.stat().length
+            if size > BYTES:
+                raise BadFile(f"{escaped(name)} exceeds the limit of {BYTES} bytes", "remove it from the bucket")
+            yield name, path

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import BinaryIO
+import struct
+from collections.abc import Iterable
+from typing import Any, BinaryIO
 
 MAX_PARTS = 200_000
-"""Maximum number of chunks, boxes or elements that are visited."""
+"""Maximum number of chunks, boxes, tags or elements that are visited."""
 TS_PACKET, TS_SYNC, TS_STRIDES = 188, 0x47, (188, 192, 204)
 """Bytes and first byte of a packet of MPEG-TS; distances of packets in files (192: m2ts with times, 204: with checksums)."""
 TS_RUN = 5
@@ -16,17 +18,31 @@ OGG_PAGE = 27 + 255 + 255 * 255
 EBML, SEGMENT, CLUSTER, BLOCKS = 0x1A45DFA3, 0x18538067, 0x1F43B675, (0xA3, 0xA0)
 """Ids of Matroska."""
 UNKNOWN = -1
+MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
+"""FFmpeg's name of the format."""
 BOX = 8
 """Bytes of the header of an mp4 box."""
+TAG, TAG_AFTER = 11, 4
+"""Bytes of the header of an FLV tag, and of the size that follows each tag."""
+SCRIPT, TAG_KINDS = 18, (8, 9, 18)
+"""Kind of an FLV tag with metadata; all kinds."""
+FILE_SIZE = b"\0\x08filesize\0"
+"""Start of the field of FLV metadata with the size of the file: length of the name, name, type "number"."""
+OBJECT = 24
+"""Bytes of the header of an ASF object: its id and its size."""
+ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+"""Id of the ASF object that contains all frames."""
 
 
-def count_missing_bytes(file: BinaryIO, container: str) -> int:
+def count_missing_bytes(file: BinaryIO, container: str, frames: Iterable[Any] = ()) -> int:
     """Returns how many bytes the file lacks at least, according to its own headers; 0 if the headers do not state a length, or
-    for a pipe. container: FFmpeg's name of the format. Moves the position of the file."""
+    for a pipe. container: FFmpeg's name of the format. frames: PyAV's index of the frames; only mp4 and mov list them
+    reliably. Moves the position of the file."""
     find_end = _ENDS.get(container)
     try:
         size = file.seek(0, os.SEEK_END)
-        return max(0, find_end(file, size) - size) if find_end else 0
+        listed_end = max((frame.pos + frame.size for frame in frames), default=0) if container == MP4 else 0
+        return max(0, listed_end - size, find_end(file, size) - size if find_end else 0)
     except (OSError, ValueError, OverflowError):
         return 0
 
@@ -101,7 +117,7 @@ def _find_ogg_end(file: BinaryIO, size: int) -> int:
 
 
 def _find_mp4_end(file: BinaryIO, size: int) -> int:
-    """Returns the end of the last box of a fragmented file. Otherwise, FFmpeg itself misses samples that the file lists."""
+    """Returns the end of the last box of a fragmented file; 0 for other files, which list their frames."""
     at = end = 0
     is_fragmented = False
     for _ in range(MAX_PARTS):
@@ -121,6 +137,46 @@ def _find_mp4_end(file: BinaryIO, size: int) -> int:
     return end if is_fragmented else 0
 
 
+def _find_flv_end(file: BinaryIO, size: int) -> int:
+    """Returns the end of the last tag, or of the file by its metadata, whichever is later."""
+    at = end = int.from_bytes(_read_at(file, 5, 4), "big") + TAG_AFTER
+    for number in range(MAX_PARTS):
+        header = _read_at(file, at, TAG)
+        if 0 < len(header) < TAG:
+            end = max(end, at + TAG)
+        if len(header) < TAG or header[0] & 0x1F not in TAG_KINDS:
+            break
+        length = int.from_bytes(header[1:4], "big")
+        if number == 0 and header[0] == SCRIPT:
+            end = _read_flv_size(_read_at(file, at + TAG, length))
+        at += TAG + length
+        end = max(end, at)
+        at += TAG_AFTER
+    return end
+
+
+def _read_flv_size(metadata: bytes) -> int:
+    """Returns the size of the file by its metadata; 0 if it is not there or not valid."""
+    at = metadata.find(FILE_SIZE)
+    number = metadata[at + len(FILE_SIZE) :][:8] if at >= 0 else b""
+    (value,) = struct.unpack(">d", number) if len(number) == 8 else (0.0,)
+    return int(value) if 0 < value < 2**62 else 0
+
+
+def _find_asf_end(file: BinaryIO, size: int) -> int:
+    """Returns the end of the object with the frames; a stream declares a size of 0 or only that of its header."""
+    at = 0
+    for _ in range(MAX_PARTS):
+        header = _read_at(file, at, OBJECT)
+        length = int.from_bytes(header[16:], "little")
+        if len(header) < OBJECT or length < OBJECT:
+            break
+        at += length
+        if header[:16] == ASF_DATA:
+            return at
+    return 0
+
+
 def _read_at(file: BinaryIO, at: int, count: int) -> bytes:
     file.seek(at)
     return file.read(count)
@@ -131,5 +187,7 @@ _ENDS = {
     "matroska,webm": _find_matroska_end,
     "mpegts": _find_ts_end,
     "ogg": _find_ogg_end,
-    "mov,mp4,m4a,3gp,3g2,mj2": _find_mp4_end,
+    MP4: _find_mp4_end,
+    "flv": _find_flv_end,
+    "asf": _find_asf_end,
 }

@@ -90,6 +90,16 @@ VIDEO = {  # benchmark, file below the root, edit -> type and part of the messag
         "bad record",
         "expected: video",
     ),
+    **{
+        f"a line of object {number[:9]}": (
+            "ref_davis",
+            "davis2017/davis_text_annotations/Davis17_annot1.txt",
+            lambda path, number=number: path.write_text(path.read_text() + f'train-0 {number} "a dog"\n'),
+            "bad record",
+            "expected: video, object number from 1 to 254",
+        )
+        for number in ("0", "255", "\u0661", "9" * 5000)
+    },
     "a video unspoken of": (
         "ref_davis",
         "davis2017/ImageSets/2017/train.txt",
@@ -118,6 +128,16 @@ VIDEO = {  # benchmark, file below the root, edit -> type and part of the messag
         "bad record",
         "obj_id 'cat' is not an object number",
     ),
+    **{
+        f"object {number[:9]}": (
+            "ref_youtube_vos",
+            META,
+            edit_first_video(lambda v, number=number: v["expressions"]["0"].update(obj_id=number)),
+            "bad record",
+            "is not an object number from 1 to 254",
+        )
+        for number in ("0", "255", "1_0", "9" * 4000)
+    },
     "a frame not there": (
         "ref_youtube_vos",
         META,

@@ -270,3 +270,13 @@ def test_errors_on_opening_a_reader_are_converted(error, words):
         raise error
     start = f"the reader cannot be opened with these files and options ({words}"
     assert str(excinfo.value).startswith(start) and type(error).__name__ not in str(excinfo.value)
+
+
+def test_a_build_of_images_has_one_frame_per_record(copy_samples, tmp_path):
+    reader = layouts.find_layout("davis2017").open(copy_samples("davis2017"), "val")
+    build_split(reader, tmp_path / "out" / "val", Plan({"name": "a", "split": "val"}))
+    edit_json(tmp_path / "out" / "val" / indices.INDEX, lambda content: content.update(clips=False))
+    with pytest.raises(UserError, match=r"array_record#0: has \d+ frames in a build of images; build this shard again"):
+        Built(tmp_path / "out", "val")[0]
+    with pytest.raises(UserError, match=r"has \d+ frames; give its reader a method sample"):
+        build_split([reader[0]], tmp_path / "list" / "val", Plan({"name": "a", "split": "val"}))

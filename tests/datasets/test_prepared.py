@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 
+import fuzz
 import numpy as np
 import pytest
 from PIL import Image
@@ -29,7 +30,7 @@ def encode_image(array, kind):
     return data
 
 
-def write_referring(folder):
+def write_referring(folder, expressions=(b"the dog ", b"it"), count=None):
     """Nested lists are written manually, since tensorflow-datasets would need TensorFlow."""
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordWriter
@@ -53,10 +54,12 @@ def write_referring(folder):
         rows["image"].bytes_list.value.append(encode_image(np.full((*SIZE, 3), 40 * k, np.uint8), "JPEG").read())
         rows["image/id"].int64_list.value.append(k)
         rows["objects/mask"].bytes_list.value.append(encode_image(SQUARE, "PNG").read())
-        rows["objects/refexp/refexp_id/ragged_flat_values"].int64_list.value.extend([7, 8])
-        rows["objects/refexp/raw/ragged_flat_values"].bytes_list.value.extend([b"the dog ", b"it"])
+        rows["objects/refexp/refexp_id/ragged_flat_values"].int64_list.value.extend(range(7, 7 + len(expressions)))
+        rows["objects/refexp/raw/ragged_flat_values"].bytes_list.value.extend(expressions)
         for name in ("refexp_id", "raw"):
-            rows[f"objects/refexp/{name}/ragged_row_lengths_0"].int64_list.value.append(2)
+            rows[f"objects/refexp/{name}/ragged_row_lengths_0"].int64_list.value.append(
+                len(expressions) if count is None else count
+            )
         writer.write(example.SerializeToString())
     writer.close()
     return root
@@ -103,6 +106,26 @@ def write(folder, kind):
 def prepared(tmp_path_factory):
     folders = {kind: tmp_path_factory.mktemp(kind) for kind in KINDS}
     return {kind: write_referring(folder) if kind == "referring" else write(folder, kind) for kind, folder in folders.items()}
+
+
+def test_expressions_of_a_record_are_limited(tmp_path):
+    """A record of 4 bytes per expression is small in a compressed shard."""
+    reader = Prepared(write_referring(tmp_path, [b"a"] * 500_000), "train")
+
+    def refuse():
+        with pytest.raises(UserError, match=r"train#0: has 50001 masks, and the limit is 50000; .*limits\.masks"):
+            reader[0]
+
+    fuzz.check_call(refuse, memory=2**27)
+    with limits.temporary_limits(mask_pixels=600 * 9), pytest.raises(UserError, match=r"limits\.mask_pixels"):
+        reader[0]
+
+
+@pytest.mark.parametrize("count", [1, 5, -3, 0])
+def test_row_lengths_match_the_values(tmp_path, count):
+    reader = Prepared(write_referring(tmp_path, count=count), "train")
+    with pytest.raises(UserError, match=r"train#0: the row lengths of field 'objects/refexp/\w+' do not match its values"):
+        reader[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)

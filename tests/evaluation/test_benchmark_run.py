@@ -1,5 +1,6 @@
 """Videos of different lengths are evaluated frame by frame in one batch, with the memory of the previous frame."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,11 +14,13 @@ from fake_engine import make_engine, make_outputs
 from hyperseg_jax import config as configs
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation import benchmark_run, benchmarks
+from hyperseg_jax.evaluation import benchmark_run, benchmarks, submissions
 from hyperseg_jax.evaluation.scoring import Scorer
+from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.structs import Example, Prediction, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.untrusted.bad_file import BadFile
 
 SIDE = 96
 
@@ -184,9 +187,26 @@ def test_a_choice_without_an_index_is_rejected():
         )
 
 
-CASE = {"value": 1.0, "index": 0, "prompt": 0, "text": "", "masks": []}
-ROW = {"key": "a", "question": "", "text": "", "labels": [], "scores": [], "frames": ["0"], "height": 8192, "width": 8192}
-STATE = {"done": 1, "scores": {"clips": {"options": {}, "sums": {"": [1.0, 1.0, 1.0]}}}, "cases": [], "rows": []}
+MASK = run_lengths.encode(np.ones((SIDE, SIDE), bool))
+CASE = {"value": 1.0, "index": 0, "prompt": 0, "text": "", "masks": [MASK]}
+ROW = {
+    "key": "a/0",
+    "question": "",
+    "text": "",
+    "labels": [],
+    "scores": [],
+    "frames": ["0", "1"],
+    "height": SIDE,
+    "width": SIDE,
+}
+ROW |= {"masks": [[MASK], [MASK]]}
+LARGE = ROW | {"frames": ["0"], "height": 8192, "width": 8192}
+SCORES = {"clips": {"options": {}, "sums": {"": [1.0, 1.0, 1.0]}}}
+STATE = {"done": 1, "scores": SCORES, "cases": [CASE], "rows": [[0, 0, ROW]]}
+DAMAGED_MASKS = (
+    *(5, {}, {"size": [SIDE, SIDE]}, {"size": [48, 192], "counts": MASK["counts"]}, {**MASK, "counts": "zz"}),
+    *({**MASK, "counts": counts} for counts in ([SIDE], [10**30], [[0, 1]], None, "")),
+)
 ASKED = {"benchmark": "clips", "rules": "official", "examples": 2}
 
 
@@ -210,10 +230,27 @@ def run_with_state(saved, messages):
         {"scores": {"clips": {"options": {"rules": "x"}, "sums": {}}}},
         *(
             {"cases": [value]}
-            for value in (5, {}, CASE | {"index": 2}, CASE | {"value": 10**400}, CASE | {"text": "x" * 10**5})
+            for value in (5, {}, CASE | {"index": 1}, CASE | {"value": 10**400}, CASE | {"text": "x" * 10**5})
         ),
-        *({"rows": [[0, 0, ROW | {"masks": masks}]]} for masks in ([[{}] * 120], [5], [[{}] * 60] * 9)),
-        {"rows": [[0, 0, ROW | {"masks": [[]], "frames": ["0"] * 100}]]},
+        *({"cases": [CASE | change]} for change in ({"prompt": 1}, *({"masks": [mask]} for mask in DAMAGED_MASKS))),
+        *({"cases": value} for value in ([CASE] * 2, [CASE] * 100, {})),
+        *({"rows": [[0, 0, LARGE | {"masks": masks}]]} for masks in ([[{}] * 120], [5], [[{}] * 60] * 9)),
+        {"rows": [[0, 0, LARGE | {"masks": [[]], "frames": ["0"] * 100}]]},
+        *({"rows": [[0, 0, ROW | {"masks": [[MASK], [mask]]}]]} for mask in DAMAGED_MASKS),
+        *(
+            {"rows": [[0, 0, ROW | change]]}
+            for change in (
+                {"height": SIDE // 2, "width": SIDE * 2},
+                {"masks": [[MASK]]},
+                {"frames": ["0", "../1"]},
+                {"frames": ["0", "0"]},
+                {"key": "a"},
+            )
+        ),
+        *({"rows": value} for value in ([], [[1, 0, ROW]], [[0, 1, ROW]], [[0, 0, ROW]] * 2)),
+        *({"rows": [[0, 0, ROW], [index, k, ROW | {"key": "b/0"}]]} for index, k in ((0, 1), (0, 2), (1, 0))),
+        {"scores": {}},
+        {"done": 2, "rows": [[0, 0, ROW], [1, 0, ROW | {"key": "b/0"}]]},
         *({"rows": [value]} for value in (5, [0, 0], [0, 0, {}], [2, 0, {}], [0, -1, {}])),
         {"scores": {"clips": {"options": {}, "sums": {"": [float("nan")] * 3}}}},
         *("{", "[]", '{"asked": []}', "[" * 100_000, "pipe", "endless"),
@@ -250,7 +287,7 @@ def test_evaluation_resumes_from_a_state(tmp_path):
 
 def test_states_with_nan_prediction_scores_resume(tmp_path):
     """A prediction's score may be NaN; accumulated sums may not."""
-    state = {**STATE, "rows": [[0, 0, ROW | {"scores": [float("nan")], "masks": [[]]}]]}
+    state = {**STATE, "rows": [[0, 0, ROW | {"scores": [float("nan")]}]]}
     (tmp_path / "clips.json").write_text(json.dumps({"asked": ASKED, **state}))
     assert run_with_state(tmp_path / "clips.json", output := []) == 1 and not output
 
@@ -266,3 +303,24 @@ def test_states_that_already_contain_the_next_example_are_rejected(tmp_path, mon
     monkeypatch.setattr(benchmark_run.PartialResults, "merge", lambda self, state: next(merges)(self, state))
     with pytest.raises(UserError, match=r"clips\.json: does not fit the examples .b: scored twice.*remove it to start again"):
         run_with_state(saved, [])
+
+
+@pytest.mark.parametrize(
+    ("submission", "change", "why"),
+    [
+        ("coco_panoptic", {"labels": [0]}, ""),
+        ("coco_panoptic", {"labels": []}, "has masks without labels or scores"),
+        ("coco_panoptic", {"labels": [2]}, "has a label that is not a class"),
+        ("coco_panoptic", {"labels": [0], "key": "1.5"}, "its image_id is '1.5', but the benchmark needs an integer"),
+        ("youtube_vis", {"labels": [1], "scores": [0.5]}, ""),
+        ("youtube_vis", {"labels": [1], "scores": []}, "has masks without labels or scores"),
+        ("youtube_vis", {"labels": [1], "scores": [0.5], "masks": [[MASK], []]}, "has masks without labels or scores"),
+    ],
+)
+def test_answers_with_classes_are_checked(submission, change, why):
+    class Classes:
+        category_ids = (10, 20)
+
+    rows = [[0, 0, ROW | {"key": "7"} | change]]
+    with pytest.raises(BadFile, match=why) if why else contextlib.nullcontext():
+        submissions.check_rows(submission, rows, 1, Classes())

@@ -223,7 +223,9 @@ def test_a_host_without_an_example_runs_the_same_steps(monkeypatch):
         return rows_by_frame(params, batch, memory)
 
     monkeypatch.setattr(
-        engines.hosts, "exchange", lambda what, own: [json.dumps([1, 1, 128, 128, {"length": 448, "targets": 0}]), own]
+        engines.hosts,
+        "exchange",
+        lambda what, own: [json.dumps([1, 1, [[0, [SIDE, SIDE]]], {"length": 448, "targets": 0}]), own],
     )
     protocol = lambda example: EvalProtocol(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)))
     answered = run_protocols(
@@ -301,3 +303,9 @@ def test_image_sizes_on_the_same_canvas_share_a_program(random_model):
     finally:
         jax.monitoring.clear_event_listeners()
     assert saved().misses == known and not [name for name in compiled if "backend_compile" in name]
+
+
+def test_a_thin_image_is_refused_before_it_takes_memory(random_model):
+    thin = np.zeros((1, 600_000, 3), np.uint8)
+    with pytest.raises(UserError, match=r"the image: has 76800000 pixels with sides of at least 128, .*limits\.pixels"):
+        random_model.segment(thin, "the red ring")

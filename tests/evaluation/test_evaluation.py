@@ -14,6 +14,7 @@ from hyperseg_jax.evaluation import validation
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.untrusted import limits
 
 SIDE = 96
 
@@ -105,3 +106,41 @@ def test_invalid_thing_flags_make_a_bad_record(thing):
     example = Example("it", np.zeros((1, 8, 8, 3), np.uint8), (prompt,))
     with pytest.raises(UserError, match="expected a boolean per class; give true or false"):
         Reader()[0]
+
+
+def test_a_record_of_too_many_frames_for_the_model_is_counted():
+    """Small frames take as much memory as large ones once they have the size of the model."""
+    first, *others = make_examples()
+    many = Example("many", np.zeros((50, 1, 1, 3), np.uint8), (dataclasses.replace(first.prompts[0], masks=None),))
+    messages = []
+    with limits.temporary_limits(frame_pixels=12 * 49 * SIDE**2):
+        scores = evaluate_referring([many, *others], log=messages.append)
+    assert scores["count"] == 8 and scores["unread"] == 1
+    assert "record 0: many: has 5529600 pixels in 12 queries of 50 frames, and the limit is 5419008" in messages[0]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "why"),
+    [
+        ([(1, 100), (1, 200)], "record 1: example 1: has 25600 pixels with sides of at least 128"),
+        (
+            [(130, 128), (132, 128), (128, 130)],
+            "record 1: the canvas of its batch: has 17160 pixels with sides of at least 128",
+        ),
+        ([(64, 128)] * 3, None),
+    ],
+)
+def test_images_that_need_a_large_canvas_are_counted(sizes, why):
+    """An image of one row takes as much memory as one of 128 rows; images of a batch share the canvas."""
+    (first, *_), messages = make_examples(), []
+    records = [
+        Example(
+            f"example {k}",
+            np.zeros((1, *size, 3), np.uint8),
+            (dataclasses.replace(first.prompts[0], masks=np.ones((1, 1, *size), bool)),),
+        )
+        for k, size in enumerate(sizes)
+    ]
+    with limits.temporary_limits(pixels=16900):
+        scores = evaluate_referring(records, log=messages.append)
+    assert scores["count"] == len(sizes) - len(messages) and (why in messages[0] if why else not messages)

@@ -176,6 +176,29 @@ def test_sums_larger_than_their_count_are_refused(kind):
         type(seen).from_state(kept)
 
 
+IMPOSSIBLE = {  # accumulator, row of sums
+    "more above a threshold than targets": ("generalized", [212, 584, 1.08, 3, 0, 0, 1, 1, 3, 0, 0]),
+    "prompts of no kind": ("generalized", [212, 584, 1.08, 3, 0, 0, 1, 1, 2, 0, 0]),
+    "half a target": ("generalized", [212, 584, 1.08, 2, 0, 0, 0.5, 1.5, 2, 0, 0]),
+    "half a question": ("exact", [0.5, 1]),
+    "half a video": ("clip", [1, 1, 1.5]),
+    "half a pixel": ("semantic", [1.5, 2, 2]),
+    "numbers that overflow": ("exact", [1, 1e308]),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_impossible_sums_are_refused(case):
+    kind, row = IMPOSSIBLE[case]
+    new, feed = KINDS[kind]
+    seen = new()
+    feed(seen, 0)
+    state = json.loads(json.dumps(seen.state()))
+    _change_numbers(state, lambda _: row)
+    with pytest.raises(ValueError, match="valid numbers"):
+        type(seen).from_state(state)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_numbers_of_wrong_type_are_refused(kind):
     """Else texts would count as their numbers, and where nothing was found, `{}` and "" would pass for lists until the score is

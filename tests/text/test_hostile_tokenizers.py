@@ -151,6 +151,10 @@ HOSTILE = [
     (change_toy(pre_tokenizer={**SPLIT, "pattern": {"Regex": "(a+)+$"}}), "pattern that is not allowed"),
     (change_toy(pre_tokenizer={"type": "Lua", "code": "x"}), "pre_tokenizer is Lua"),
     (change_toy(decoder={"type": "Strip", "content": " ", "start": 2**60, "stop": 0}), "start that is not allowed"),
+    # the library panics when a token is shorter
+    (change_toy(decoder={"type": "Strip", "content": " ", "start": 0, "stop": 1}), "stop that is not allowed"),
+    # the library panics when the next normalizer sees no letters
+    (change_toy(normalizer={"type": "Prepend", "prepend": ""}), "has a prepend that is not allowed"),
     (change_toy(post_processor={"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {}}), "has a single"),
     (change_toy(script="x"), "has an unknown field script"),
     (change_model(dropout=0.5), "dropout that is not allowed"),

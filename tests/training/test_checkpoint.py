@@ -323,6 +323,7 @@ TREE_KERNEL = "('trainable', 'a', 'kernel')"
             r"its params (lacks trainable.a|has an unexpected b.a).kernel",
         ),
         ("params", edit_entry(TREE_KERNEL, "key_metadata", key_type=1), "an entry of an unknown kind"),
+        ("params", edit_entry(TREE_KERNEL, "value_metadata", write_shape=5), "an entry of an unknown kind"),
         ("params", lambda path: (path / "array_metadatas" / "process_0").write_text("x"), "process_0 is not readable JSON"),
         *(
             (

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from typing import ClassVar
 
 import fsspec
 import fuzz
@@ -10,6 +11,7 @@ import pytest
 from etils import epath
 from etils.epath import backend
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from orbax.checkpoint import v1 as ocp
 from rich.console import Console
 
@@ -20,6 +22,7 @@ from hyperseg_jax.training.checkpoint import Checkpoints
 from hyperseg_jax.training.observers import read_metrics
 from hyperseg_jax.training.workdir import Workdir
 from hyperseg_jax.untrusted import checkpoints as untrusted
+from hyperseg_jax.untrusted import stores, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.checkpoint_arrays import check_arrays
 from hyperseg_jax.weights import model_folder
@@ -88,6 +91,63 @@ def test_changed_files_are_uploaded_and_downloaded_on_resume(bucket, micro):
         pytest.raises(UserError, match=r"gs://name/run: contains a run with another config"),
     ):
         other.check(micro(model__num_queries=5))
+
+
+@pytest.fixture
+def flat_bucket(monkeypatch):
+    """The contents of gs://name by name: as in a real bucket, names are texts, and folders are their common starts."""
+
+    class FlatStore(MemoryFileSystem):
+        protocol = ("gs", "gcs")
+        store: ClassVar[dict] = {}
+        pseudo_dirs: ClassVar[list] = [""]
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return super()._strip_protocol(str(path).removeprefix("gs://"))
+
+    store = FlatStore(skip_instance_cache=True)
+    monkeypatch.setattr(type(backend.fsspec_backend), "_get_filesystem", lambda self, name: store)
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url, **_: (store, store._strip_protocol(url)))
+    monkeypatch.setattr(files, "SETTLE", 0.0)
+    return lambda name, data: store.store.update({f"/name/{name}": MemoryFile(store, f"/name/{name}", data)})
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "tensorboard/../../{away}/events",
+            "tensorboard contains a folder named '..'; remove it from the bucket, or give another",
+        ),
+        ("tensorboard/a/../../../{away}", "tensorboard/a contains a folder named '..'"),
+        ("metrics.jsonl/../../{away}", "metrics.jsonl contains a folder named '..'"),
+        ("tensorboard/" + "a/" * 20 + "events", "has more than 10000 files, or folders deeper than 8"),
+        ("tensorboard/large", "tensorboard/large exceeds the limit of 1000 bytes"),
+        ("config.json", "config.json: not readable .has 5000 bytes, and the limit is 1000"),
+    ],
+)
+def test_names_and_sizes_in_a_bucket_are_not_trusted(flat_bucket, micro, tmp_path, monkeypatch, name, message):
+    monkeypatch.setattr(stores, "BYTES", 1000)
+    monkeypatch.setattr(strict_json, "LARGEST", 1000)
+    flat_bucket("run/checkpoints/5/x", b"")
+    with Workdir("gs://name/run") as workdir:
+        away = workdir.local.parent / f"away-{tmp_path.name}"
+        flat_bucket(f"run/{name}".format(away=away.name), b"x" * 5000)
+        with pytest.raises(UserError, match=message) as error:
+            workdir.open(micro())
+        assert "gs://name/run" in str(error.value) and not away.exists()
+
+
+def test_a_bucket_with_an_object_for_a_folder_is_fetched(flat_bucket, micro):
+    flat_bucket("run/tensorboard/", b"")
+    flat_bucket("run/tensorboard/events", b"x")
+    with Workdir("gs://name/run") as workdir:
+        workdir.open(micro())
+        assert (workdir.local / "tensorboard" / "events").read_text() == "x"
+    flat_bucket("run/checkpoints/5/", b"")
+    flat_bucket("run/checkpoints/5/data", b"x")
+    untrusted.check_checkpoint(epath.Path("gs://name/run/checkpoints/5"))
 
 
 def test_a_run_in_a_bucket_resumes(bucket, small_system, micro, monkeypatch):

@@ -1,6 +1,8 @@
 """ArrayRecord shards are validated before the library reads them: declared sizes are bounded, and valid shards are read."""
 
 import os
+import subprocess
+import sys
 
 import fuzz
 import hypothesis.strategies as st
@@ -132,3 +134,14 @@ def test_the_library_agrees_on_the_number_of_records(tmp_path):
     for k, options in enumerate((UNCOMPRESSED, PREPARED, "group_size:7")):
         path = write_shard(tmp_path / str(k), options, [b"a"] * 100)
         assert ArrayRecordReader(str(path)).num_records() == CheckedShard(path, compressed=True).records == 100
+
+
+def test_a_shard_that_is_open_at_the_end_of_the_interpreter_prints_nothing(tmp_path):
+    path = write_shard(tmp_path / "a", UNCOMPRESSED, [b"a"])
+    code = """
+import os, pathlib, sys
+from hyperseg_jax.untrusted import array_record
+os.shard = array_record.CheckedShard(pathlib.Path(sys.argv[1]), compressed=False)  # is deleted after os.close
+"""
+    ran = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout == ran.stderr == ""

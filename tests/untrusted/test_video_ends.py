@@ -1,7 +1,9 @@
 """Truncated videos raise an error; complete ones of any container are read to their end."""
 
 import io
+import math
 import os
+import struct
 import threading
 
 import av
@@ -30,6 +32,9 @@ FORMATS = {  # name of the file, codec, times, options of the writer
     "webm": ("a.webm", "libvpx", EVEN, {}),
     "ogv": ("a.ogv", "libvpx", EVEN, {}),
     "mp4": ("a.mp4", "mpeg4", EVEN, {"movflags": "faststart"}),
+    "mov of images": ("a.mov", "mjpeg", EVEN, {"movflags": "faststart"}),
+    "flv": ("a.flv", "flv", EVEN, {}),
+    "wmv": ("a.wmv", "wmv2", EVEN, {}),
     "mp4 in fragments": ("a.mp4", "mpeg4", EVEN, {"movflags": "frag_every_frame+empty_moov+default_base_moof"}),
 }
 
@@ -69,7 +74,7 @@ def test_truncated_files_are_reported(tmp_path, name):
     data = write_video(path, codec, times, options)
     assert read_until_error(path) is None
     with av.open(str(path)) as container, path.open("rb") as opened:
-        assert count_missing_bytes(opened, container.format.name) == 0
+        assert count_missing_bytes(opened, container.format.name, container.streams.video[0].index_entries) == 0
     packet = 192 if name == "m2ts" else 188
     for share in np.linspace(0.25, 0.97, 25):
         cut = int(len(data) * share)
@@ -78,6 +83,49 @@ def test_truncated_files_are_reported(tmp_path, name):
             cut += 5
         path.write_bytes(data[:cut])
         read_until_error(path)
+
+
+@pytest.mark.parametrize("name", ["mp4", "mov of images", "flv", "wmv"])
+def test_a_cut_at_the_end_of_a_frame_is_told(tmp_path, name):
+    """Nothing is damaged there, and the decoder finds no error."""
+    file, codec, times, options = FORMATS[name]
+    path = tmp_path / file
+    data = write_video(path, codec, times, options)
+    with av.open(str(path)) as container:
+        ends = {packet.pos + packet.size for packet in container.demux(video=0) if packet.size}
+    for end in sorted(ends)[1:-1]:
+        for cut in range(end, min(end + 24, max(ends))):
+            path.write_bytes(data[:cut])
+            assert read_until_error(path) is not None
+
+
+def test_an_mp4_whose_last_box_has_no_size(tmp_path):
+    path = tmp_path / "a.mov"
+    data = write_video(path, *FORMATS["mov of images"][1:])
+    at = data.index(b"mdat") - 4
+    data = data[:at] + b"\0\0\0\0" + data[at + 4 :]
+    path.write_bytes(data)
+    assert read_until_error(path) is None
+    path.write_bytes(data[: len(data) // 2])
+    assert read_until_error(path) is not None
+
+
+def test_an_flv_that_was_written_as_a_stream_does_not_say_its_length(tmp_path):
+    data = write_video(tmp_path / "a.flv", *FORMATS["flv"][1:])
+    at = data.index(b"\0\x08filesize\0") + 11
+    for number in (0.0, -1.0, math.nan, math.inf, 1e300):
+        assert count_missing_bytes(io.BytesIO(data[:at] + struct.pack(">d", number) + data[at + 8 :]), "flv") == 0
+    shorter = data[:at] + struct.pack(">d", 0.0) + data[at + 8 : -100]
+    assert 0 < count_missing_bytes(io.BytesIO(shorter), "flv") <= 100
+
+
+def test_a_wmv_that_was_written_as_a_stream_does_not_say_its_length(tmp_path):
+    data = write_video(tmp_path / "a.wmv", *FORMATS["wmv"][1:])
+    at = data.index(bytes.fromhex("3626b2758e66cf11")) + 16
+    assert count_missing_bytes(io.BytesIO(data[:-200]), "asf") > 0
+    for length in (0, 50):
+        shorter = data[:at] + length.to_bytes(8, "little") + data[at + 8 : -200]
+        assert count_missing_bytes(io.BytesIO(shorter), "asf") == 0
 
 
 def test_the_message_names_the_missing_part(tmp_path):
@@ -113,7 +161,7 @@ def test_pipes_are_read_to_the_end(tmp_path):
     thread.join()
 
 
-@pytest.mark.parametrize("container", ["avi", "matroska,webm", "mpegts", "ogg", "mov,mp4,m4a,3gp,3g2,mj2", "flv"])
+@pytest.mark.parametrize("container", ["avi", "matroska,webm", "mpegts", "ogg", "mov,mp4,m4a,3gp,3g2,mj2", "flv", "asf"])
 @pytest.mark.parametrize(
     "data", [b"", b"\0" * 5000, b"\xff" * 5000, b"OggS" * 900, b"RIFF\4\0\0\0" * 900, b"\x47" * 5000, b"\x1a\x45\xdf\xa3"]
 )

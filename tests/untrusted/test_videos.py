@@ -211,6 +211,12 @@ def test_oversized_tables_are_one_line(tmp_path):
         assert "asks for more memory than there is, or than a video needs" in assert_refused(path)
 
 
+def test_a_text_that_is_not_unicode_is_one_line(tmp_path):
+    path = write_video(tmp_path / "a.flv", make_frames(), "flv")
+    path.write_bytes(path.read_bytes().replace(b"Lavf", b"La\xff\xfe"))
+    assert "a.flv: cannot be read as a video (a text is not valid Unicode); download or write it again" in assert_refused(path)
+
+
 def make_property(path):
     """Returns the property of damaged videos: frames or a one-line error, within 256 MB of resident memory."""
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

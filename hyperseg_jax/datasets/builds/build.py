@@ -183,7 +183,7 @@ def _build_shards(
         def build_shard(job: _Job) -> tuple[_Job, Shard | None]:
             if stop.is_set():
                 return job, None
-            shard = find_published_shard(store, job.path.name, settings_hash)
+            shard = find_published_shard(store, job.path.name, settings_hash, range(job.start, job.stop))
             if shard is not None and verify and _compute_checksum(store, shard, job.path) != shard.sha256:
                 shard = None
             if shard is None:
@@ -260,8 +260,8 @@ def _read_staged(job: _Job) -> Shard | None:
     """Returns a shard that an earlier run staged but did not publish; None if it does not match its metadata."""
     try:
         shard = parse_shard_metadata(strict_json.parse(strict_json.read_bytes(_metadata_path(job)), "the metadata of a shard"))
-        size, count = job.path.lstat().st_size, shard.records + len(shard.bad)
-        fits = shard.file == job.path.name and shard.bytes == size and count == job.stop - job.start
+        fits = shard.file == job.path.name and shard.bytes == job.path.lstat().st_size
+        fits = fits and shard.covers(range(job.start, job.stop))
         return shard if fits and not job.path.is_symlink() and sha256(job.path) == shard.sha256 else None
     except (OSError, BadFile, ValueError):
         return None
@@ -341,6 +341,8 @@ def _encode_record(reader: Sequence[Example], number: int, long_edge: int | None
     """Reads record `number`, downscales it to `long_edge` if it is larger, and returns its bytes."""
     with files.record_image_reads() as read:
         example = reader[number]
+    if len(example.frames) > 1 and not hasattr(reader, "sample"):
+        raise UserError(f"{example.name}: has {len(example.frames)} frames; give its reader a method sample(index, rng)")
     if long_edge is not None and max(example.frames.shape[1:3]) > long_edge:
         example = images.downscale_example(example, long_edge)
         return records.encode_example(example, images.encode_as_jpegs(example.frames))

@@ -14,7 +14,7 @@ from hyperseg_jax.datasets.check_errors import Problem
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import json_text, limits
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import escaped_value
+from hyperseg_jax.untrusted.printing import escaped_value, one_line
 
 FORMAT = 1
 INDEX, SETTINGS = "index.json", "build.json"
@@ -37,6 +37,11 @@ class Shard:
     bytes: int
     sha256: str
     bad: tuple[tuple[int, str], ...] = ()
+
+    def covers(self, numbers: range) -> bool:
+        """Returns whether the shard can have been built from the source records with these numbers."""
+        bad = {number for number, _ in self.bad if number in numbers}
+        return len(bad) == len(self.bad) and self.records + len(bad) == len(numbers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +93,9 @@ def write_shard_metadata(store: Store, shard: Shard, settings_hash: str) -> None
     store.write_text(f"{shard.file}.json", json.dumps({"settings": settings_hash, **dataclasses.asdict(shard)}))
 
 
-def find_published_shard(store: Store, file: str, settings_hash: str) -> Shard | None:
-    """Returns the metadata of a published shard. None if the shard has to be built: it does not exist, its size is wrong, or
-    its json file is missing or names other settings."""
+def find_published_shard(store: Store, file: str, settings_hash: str, numbers: range) -> Shard | None:
+    """Returns a published shard of the records `numbers` with these settings that matches its json file; None if it has to be
+    built."""
     content = _read_json(store, f"{file}.json", damaged={})
     if not isinstance(content, dict) or content.pop("settings", None) != settings_hash:
         return None
@@ -98,7 +103,7 @@ def find_published_shard(store: Store, file: str, settings_hash: str) -> Shard |
         shard = parse_shard_metadata(content)
     except ValueError:
         return None
-    return shard if shard.file == file and store.size(file) == shard.bytes else None
+    return shard if shard.file == file and shard.covers(numbers) and store.size(file) == shard.bytes else None
 
 
 def write_index(store: Store, index: Index) -> None:
@@ -154,7 +159,7 @@ def parse_shard_metadata(row: Any, what: str = "the shard") -> Shard:
 def _parse_bad_record(row: Any) -> tuple[int, str]:
     match row:
         case [int(number), str(why)]:
-            return number, why
+            return number, one_line(why)
     raise ValueError(f"a bad record is {escaped_value(row)}, expected [number, message]")
 
 

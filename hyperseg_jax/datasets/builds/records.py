@@ -12,6 +12,7 @@ their kinds as a separate field; both formats are read.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,6 +118,8 @@ class Record:
             self._images = [_check_bytes(image) for image in content["frames"]]
             self._planes = [_check_bytes(plane) for plane in content["planes"]]
             self.prompts = tuple(self._parse_prompt(fields) for fields in content["prompts"])
+            if self.frame_names and len(self.frame_names) != len(self._images):
+                raise CorruptRecord(f"it has {len(self.frame_names)} names for {len(self._images)} frames")
         except Problem:
             raise
         except BadFile as error:
@@ -163,8 +166,8 @@ class Record:
             values, expected = getattr(prompt, name), getattr(prompt, other)
             if expected is not None and len(values) != len(expected):
                 raise CorruptRecord(f"it has {len(values)} {name} for {len(expected)} {other}")
-        if not all(type(area) in (int, float) for area in prompt.areas):
-            raise CorruptRecord("areas are not numbers")
+        if not all(type(area) in (int, float) and math.isfinite(area) for area in prompt.areas):
+            raise CorruptRecord("areas are not finite numbers")
         return prompt
 
     def _parse_regions(self, value: Any, kinds: Any) -> tuple[Region, ...]:
@@ -200,6 +203,8 @@ class Record:
             return tuple(self._parse_value(item) for item in value)
         if not isinstance(value, dict):
             return value
+        if any(type(number) is not int for number in value["planes"]):
+            raise CorruptRecord("planes of a mask are not numbers")
         numbers = np.array(value["planes"], np.int64).reshape(value["shape"])
         most = max(numbers.shape, default=0)  # not the product: an empty array may have any number of rows
         limits.check_limit("masks", most, self._where, "masks")
@@ -222,6 +227,7 @@ class Record:
         budget.charge_masks(numbers.size, self.size, self._where)
         masks = np.empty((numbers.size, *self.size), bool)
         for plane, number in zip(masks, numbers.reshape(-1), strict=True):
+            budget.check_time(self._where)
             try:
                 plane[:] = run_lengths.decode(self._planes[number], *self.size)
             except (ValueError, OverflowError) as error:

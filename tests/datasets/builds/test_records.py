@@ -75,6 +75,13 @@ def test_equal_planes_are_stored_once(full):
     assert len(content["planes"]) <= 17 and len(pack(twice)) < 40 * len(pack(full)) / 3
 
 
+@pytest.mark.parametrize("names", [["0"], ["0", "1", "2"]])
+def test_names_of_other_frames_are_damaged(full, names):
+    content = msgpack.unpackb(pack(full), unicode_errors="surrogatepass") | {"frame_names": names}
+    with pytest.raises(UserError, match=rf"^s#0: is damaged .it has {len(names)} names for 2 frames"):
+        Record(msgpack.packb(content, unicode_errors="surrogatepass"), "s#0")
+
+
 PYTHON = re.compile(r"Error\b|Exception|\bobject\b|zip\(\)|argument|indices|'(int|str|list|dict|NoneType)'|unpack")
 """Words that Python says of a program."""
 
@@ -104,6 +111,8 @@ def test_damage_is_reported_or_harmless(full):
         ("crowd_labels", [0, 1]),
         ("things", [True]),
         ("areas", ["many"]),
+        *(("areas", [1.0, 1.0, area]) for area in (float("nan"), float("inf"), -float("inf"))),
+        *(("ignore", {"shape": [2], "planes": [0, plane]}) for plane in (0.7, "0", True, [0])),
         ("masks", {"shape": [3], "planes": [0, 0, 0]}),
         ("masks", {"shape": [3, 1], "planes": [0, 0, 0]}),
         ("ignore", {"shape": [], "planes": [0]}),

@@ -8,7 +8,7 @@ from command import run_command
 
 from hyperseg_jax.datasets import layouts
 from hyperseg_jax.datasets.builds.build import Plan, build_split
-from hyperseg_jax.datasets.builds.index import read_index
+from hyperseg_jax.datasets.builds.index import INDEX, read_index
 from hyperseg_jax.datasets.builds.store import Store
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.toy.samples import write_samples
@@ -73,6 +73,30 @@ def test_invalid_staged_shards_are_rebuilt(staged_build, private_folder, tmp_pat
     (staged / "00000-of-00002.json").write_text(json.dumps([1] if wrong is None else note | wrong))
     index = build_split(reader, out, plan)
     assert index == read_index(Store(tmp_path / "whole")) and not staged.parent.exists()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"records": 3}, {"records": 5}, {"records": 3, "bad": [[4, "x"]]}, {"records": 2, "bad": [[0, "x"], [0, "y"]]}]
+)
+def test_a_published_shard_with_other_records_is_built_again(staged_build, tmp_path, wrong):
+    reader, plan, out, _ = staged_build
+    build_split(reader, out, plan)
+    note = out / "00000-of-00002.array_record.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | wrong))
+    (out / INDEX).unlink()
+    assert build_split(reader, out, plan) == read_index(Store(tmp_path / "whole"))
+
+
+def test_errors_of_a_published_shard_are_single_lines(staged_build):
+    reader, plan, out, _ = staged_build
+    build_split(reader, out, plan)
+    note = out / "00000-of-00002.array_record.json"
+    bad = [[0, "x\n\x1b[32mall is well\nerror: run this"]]
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"records": 3, "bad": bad}))
+    (out / INDEX).unlink()
+    with pytest.raises(UserError, match=r"record 0: x\\n\\x1b\[32mall is well\\nerror: run this") as error:
+        build_split(reader, out, plan)
+    assert len(str(error.value).splitlines()) == 2
 
 
 def test_linked_staged_shards_are_rebuilt(staged_build, tmp_path):
