@@ -73,7 +73,7 @@ class ImageTask:
 
 def resize(pixels: np.ndarray, size: int) -> np.ndarray:
     """Resizes uint8 [H, W, 3] to [size, size, 3]."""
-    return resize_and_pad(pixels, fit_to_square(*pixels.shape[:2], size))
+    return resize_and_pad(pixels, fit_to_square(*pixels.shape[:2], size), 0)
 
 
 class ImageFiles(torch.utils.data.Dataset):

@@ -21,7 +21,13 @@ READERS: Mapping[str, str] = {
     "coco_marks": "coco_visual_prompts",
     "spoken_frames": "referring_frames",
 }
-"""{old name: new name} of readers."""
+"""{old name: new name} of readers and of benchmarks of data/check."""
+VALUES: Mapping[str, Mapping[str, str]] = {
+    "data.tasks.*.reader": READERS,
+    "data.tasks.*.*.name": READERS,
+    "data.tasks.*.*.ignore": {"hyperseg": "released"},
+}
+"""{path, where * matches any name: {old value: new value}}."""
 FLAGS: Mapping[str, str] = {"--pictures": "--images"}
 """{old name: new name} of command-line options."""
 
@@ -35,12 +41,11 @@ def new_name(path: str) -> str:
 
 
 def problems(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yields an error message for each field or reader that has an old name."""
+    """Yields an error message for each field, reader or option that has an old name."""
     for path, _, name, new in _find_renamed(config):
         yield f"{'.'.join((*path, name))}: was renamed to {'.'.join((*path, new))}; use the new name"
-    for path, task in _find_tasks(config):
-        if (reader := task["reader"]) in READERS:
-            yield f"{'.'.join(path)}.reader = {reader!r}: was renamed to {READERS[reader]!r}; use the new name"
+    for path, block, name, new in _find_renamed_values(config):
+        yield f"{'.'.join((*path, name))} = {block[name]!r}: was renamed to {new!r}; use the new name"
 
 
 def migrate(config: dict[str, Any]) -> dict[str, Any]:
@@ -48,8 +53,8 @@ def migrate(config: dict[str, Any]) -> dict[str, Any]:
     for _, block, name, new in list(_find_renamed(config)):
         value = block.pop(name)
         block.setdefault(new, value)
-    for _, task in _find_tasks(config):
-        task["reader"] = READERS.get(task["reader"], task["reader"])
+    for _, block, name, new in list(_find_renamed_values(config)):
+        block[name] = new
     return config
 
 
@@ -62,6 +67,15 @@ def _find_renamed(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], 
                 yield path, block, name, new
 
 
+def _find_renamed_values(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any, str, str]]:
+    """Yields (path of the block, block, field, new value) for each field of a config that has an old value."""
+    for pattern, values in VALUES.items():
+        *blocks, name = pattern.split(".")
+        for path, block in _find_blocks(config, tuple(blocks)):
+            if isinstance(value := block.get(name), str) and value in values:
+                yield path, block, name, values[value]
+
+
 def _find_blocks(config: Any, parts: tuple[str, ...], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yields (path, block) for each block that matches `parts`, where * matches any name. path: path of `config` itself."""
     if not isinstance(config, Mapping):
@@ -72,10 +86,3 @@ def _find_blocks(config: Any, parts: tuple[str, ...], path: tuple[str, ...] = ()
     names = [name for name in config if isinstance(name, str)] if parts[0] == "*" else [parts[0]]
     for name in names:
         yield from _find_blocks(config.get(name), parts[1:], (*path, name))
-
-
-def _find_tasks(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yields (path, block) for each task that names a reader."""
-    for path, task in _find_blocks(config, ("data", "tasks", "*")):
-        if isinstance(task.get("reader"), str):
-            yield path, task

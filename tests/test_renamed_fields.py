@@ -18,7 +18,12 @@ OLD = {
         "bad_share": 0.1,
         "first": {"task": "region", "share": 0.1},
         "augment": {"referring": {"mirror": 1.0}},
-        "tasks": {"region": {"reader": "coco_marks"}, "video": {"reader": "spoken_frames", "train": {"group_by_clip": True}}},
+        "tasks": {
+            "region": {"reader": "coco_marks"},
+            "video": {"reader": "spoken_frames", "train": {"group_by_clip": True}},
+            "clicks": {"reader": "benchmark", "val": {"name": "coco_marks"}},
+            "reasoning": {"reader": "reasonseg", "val": {"ignore": "hyperseg"}},
+        },
     },
     "optimizer": {"groups": [{"pattern": ".*"}]},
     "init_fresh": [".*"],
@@ -33,6 +38,8 @@ NEW = {
         "tasks": {
             "region": {"reader": "coco_visual_prompts"},
             "video": {"reader": "referring_frames", "train": {"group_by_video": True}},
+            "clicks": {"reader": "benchmark", "val": {"name": "coco_visual_prompts"}},
+            "reasoning": {"reader": "reasonseg", "val": {"ignore": "released"}},
         },
     },
     "optimizer": {"param_groups": [{"pattern": ".*"}]},
@@ -42,7 +49,7 @@ NEW = {
 
 def test_old_names_are_reported_and_migrated():
     lines = list(renamed_fields.problems(OLD))
-    assert len(lines) == len(renamed_fields.FIELDS) + len(renamed_fields.READERS)
+    assert len(lines) == len(renamed_fields.FIELDS) + 4
     assert "data.augment.referring.mirror: was renamed to data.augment.referring.horizontal_flip; use the new name" in lines
     assert renamed_fields.migrate(copy.deepcopy(OLD)) == NEW
     assert renamed_fields.migrate(copy.deepcopy(NEW)) == NEW and not list(renamed_fields.problems(NEW))

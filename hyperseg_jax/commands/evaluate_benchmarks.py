@@ -96,18 +96,18 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
                         log(console, f"submission for the evaluation server: {submission}")
                 if parsed.out:
                     hosts.exchange(f"the files of {name}", seconds=WRITING)
-    if hosts.is_primary():
-        Console().print(scores_table(scores, parsed.rules))
-        if parsed.out:
-            report = {
-                "rules": parsed.rules,
-                "limit": parsed.limit,
-                "checkpoint": str(parsed.checkpoint),
-                "scores": scores,
-                "published": [vars(row) for row in REPORTED_RESULTS if row.benchmark in scores],
-            }
-            write_text(parsed.out / "scores.json", strict_json.dumps_finite(report))
-            log(console, f"wrote {parsed.out}/")
+        if hosts.is_primary():
+            Console().print(scores_table(scores, parsed.rules))
+            if parsed.out:
+                report = {
+                    "rules": parsed.rules,
+                    "limit": parsed.limit,
+                    "checkpoint": str(parsed.checkpoint),
+                    "scores": scores,
+                    "published": [vars(row) for row in REPORTED_RESULTS if row.benchmark in scores],
+                }
+                write_text(parsed.out / "scores.json", strict_json.dumps_finite(report))
+                log(console, f"wrote {parsed.out}/")
     hosts.shut_down()
 
 

@@ -15,6 +15,7 @@ import ml_collections
 from rich.console import Console
 
 from hyperseg_jax import config as configs
+from hyperseg_jax import renamed_fields
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.sweeps import devices, grids, results
@@ -254,7 +255,9 @@ def _open_sweep_folder(out: pathlib.Path, base: ml_collections.ConfigDict, trial
             raise UserError(f"{path}: {failure_reason(error)}; give another --out") from error
         if not isinstance(saved_config, dict):
             raise UserError(f"{path}: is not a sweep file; give another --out")
-        saved, given = (flatten({**fields, "limits": {}}) for fields in (saved_config, config))  # limits may change on resume
+        saved, given = (
+            flatten({**fields, "limits": {}}) for fields in (renamed_fields.migrate(saved_config), config)
+        )  # limits may change on resume
         if difference := configs.describe_differences(saved, given):
             raise UserError(f"--out {out}: contains a sweep of another config ({difference}); give another --out")
     try:

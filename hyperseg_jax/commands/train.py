@@ -40,7 +40,7 @@ def run(parsed: argparse.Namespace) -> None:
     console = Console(stderr=True, quiet=not hosts.is_primary())
     with hosts.exit_on_error():
         model = train(config, parsed.workdir, console=console)
-    plots = {title: model.parent / name for title, name in (("loss curve", "loss.png"), ("predictions", "predictions.png"))}
-    images = "  ".join(f"{title}: {path}" for title, path in plots.items() if path.is_file())
-    log(console, f"model: {model}" + (f"\n{images}" if images else ""))
+        plots = {title: model.parent / name for title, name in (("loss curve", "loss.png"), ("predictions", "predictions.png"))}
+        images = "  ".join(f"{title}: {path}" for title, path in plots.items() if path.is_file())
+        log(console, f"model: {model}" + (f"\n{images}" if images else ""))
     hosts.shut_down()

@@ -12,8 +12,8 @@ from hyperseg_jax.untrusted.array_record import AGAIN, CheckedShard
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import escaped
 
-OPEN = 256
-"""Maximum number of open shards per reader."""
+OPEN = 128
+"""Maximum number of open shards per reader; each has two file descriptors."""
 
 
 class OpenShard:

@@ -258,11 +258,6 @@ def read_valid_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     return (line for line in _read_lines(path) if line is not None)
 
 
-def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns all `read_valid_lines` of a file, which take up to ten times its size in memory."""
-    return list(read_valid_lines(path))
-
-
 def _read_lines(path: pathlib.Path) -> Iterator[dict[str, Any] | None]:
     """Yields all lines of a metrics file, None for each invalid one."""
     if not _is_metrics_file(path):

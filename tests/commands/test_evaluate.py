@@ -6,13 +6,13 @@ import shutil
 import pytest
 
 from hyperseg_jax.commands.main import main
-from hyperseg_jax.training.observers import read_metrics
+from hyperseg_jax.training.observers import read_valid_lines
 
 
 def test_scores_of_a_workdir(trained, world, tmp_path, capsys):
     main(["evaluate", "--model", str(trained), "--limit", "4", "--data-root", str(world), "--out", str(tmp_path / "out")])
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())["referring"]
-    (last,) = (line for line in read_metrics(trained / "metrics.jsonl") if line["kind"] == "validation")
+    (last,) = (line for line in list(read_valid_lines(trained / "metrics.jsonl")) if line["kind"] == "validation")
     assert scores["count"] == last["count"]
     assert abs(scores["ciou"] - last["ciou"]) < 1e-3
     assert {"ciou_shuffled", "ciou_blind"} <= scores.keys()

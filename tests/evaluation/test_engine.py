@@ -208,7 +208,7 @@ def test_a_host_without_an_example_runs_the_same_steps(monkeypatch):
     class SecondRow:
         """The feed of a host that feeds the second of two rows."""
 
-        size = staticmethod(lambda expected: 2)
+        divisible_size = staticmethod(lambda expected: 2)
         rows = staticmethod(lambda size: Rows(2, (1,), (True,)))
         put = staticmethod(lambda batch, rows: batch)
         local_rows = staticmethod(np.asarray)

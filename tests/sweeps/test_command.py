@@ -8,6 +8,7 @@ import shlex
 import pytest
 from PIL import Image
 
+from hyperseg_jax import renamed_fields
 from hyperseg_jax.commands import sweep
 from hyperseg_jax.commands.main import main
 from hyperseg_jax.sweeps.trials import Trial
@@ -87,11 +88,17 @@ def test_failed_trials_are_reported(run_sweep):
     )
 
 
-def test_a_folder_of_another_config_is_refused(run_sweep):
+def test_a_folder_of_another_config_is_refused(run_sweep, monkeypatch):
     assert run_sweep("--grid rate=1")[0] == 0
     code, _, messages = run_sweep("--grid rate=1 --config.train.steps=30")
     assert code == 2 and "contains a sweep of another config (train.steps: 10 saved, 30 given)" in messages
     assert run_sweep("--grid rate=1,2")[0] == 0, "more trials are welcome"
+    record = pathlib.Path("s/sweep.json")
+    record.write_text(record.read_text().replace('"rate"', '"speed"'))  # written by an earlier version
+    assert run_sweep("--grid rate=1")[0] == 2
+    record.write_text(record.read_text().replace('"rate"', '"speed"'))
+    monkeypatch.setattr(renamed_fields, "FIELDS", {"speed": "rate"})
+    assert run_sweep("--grid rate=1")[0] == 0
     pathlib.Path("s/sweep.json").write_text("[]")
     code, _, messages = run_sweep("--grid rate=1")
     assert code == 2 and "s/sweep.json: its content is not a JSON object; give another --out" in messages

@@ -12,7 +12,7 @@ from hyperseg_jax.sweeps.trials import Metric, available_metrics
 from hyperseg_jax.training import observers, plots
 from hyperseg_jax.training.checkpoint import check_run_metadata
 from hyperseg_jax.training.clock import Clock
-from hyperseg_jax.training.observers import Observers, lost_seconds, read_metrics
+from hyperseg_jax.training.observers import Observers, lost_seconds, read_valid_lines
 
 VALID = [
     {"kind": "train", "step": 1, "task": "a", "loss": float("nan"), "steps": 1, "seconds": {"step": 1.5, "data": 0.5}},
@@ -38,7 +38,7 @@ def resume_run(folder):
     with Observers(folder, start=2, steps=9, console=console, timer=Clock(), headlines=("ciou",)) as watch:
         lost_seconds(folder / "metrics.jsonl", {"step": 1.0})
         watch.scores(2, {"b": {"ciou": 0.25}})
-    return console.export_text(), read_metrics(folder / "metrics.jsonl")
+    return console.export_text(), list(read_valid_lines(folder / "metrics.jsonl"))
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -109,11 +109,11 @@ def make_property(folder):
     def check(data):
         (folder / "metrics.jsonl").write_bytes(data)
         with fuzz.limit_resources(seconds=20):
-            lines = read_metrics(folder / "metrics.jsonl")
+            lines = list(read_valid_lines(folder / "metrics.jsonl"))
             assert all(type(line["step"]) is int and line["kind"] and type(line["task"]) is str for line in lines)
             assert lost_seconds(folder / "metrics.jsonl", {"step": 1.0}) >= 0
             observers._truncate_metrics(folder / "metrics.jsonl", 2)
-            assert all(line["step"] <= 2 for line in read_metrics(folder / "metrics.jsonl"))
+            assert all(line["step"] <= 2 for line in list(read_valid_lines(folder / "metrics.jsonl")))
 
     return check
 
@@ -135,12 +135,12 @@ def test_random_logs_for_long(tmp_path, run_property_long):
 def test_a_log_is_read_line_by_line(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_bytes(TEXT + b"[" * 3 * observers.MAX_LINE_BYTES + b"\n" + TEXT)
-    assert len(read_metrics(file)) == 6
+    assert len(list(read_valid_lines(file))) == 6
     os.truncate(file, 2**26)  # a sparse file of zeros
     with fuzz.limit_resources(seconds=60, memory=2**25):
         assert lost_seconds(file, {"step": 1.0}) == 2.0
         observers._truncate_metrics(file, 2)
-    assert len(read_metrics(file)) == 4 and file.stat().st_size < 2000
+    assert len(list(read_valid_lines(file))) == 4 and file.stat().st_size < 2000
 
 
 def test_long_logs_use_little_memory(tmp_path):
@@ -168,7 +168,7 @@ def test_a_log_linked_outside_the_workdir_is_moved_aside(tmp_path):
     workdir.mkdir()
     other.write_bytes(TEXT)
     (workdir / "metrics.jsonl").symlink_to(other)
-    assert read_metrics(workdir / "metrics.jsonl") == []
+    assert list(read_valid_lines(workdir / "metrics.jsonl")) == []
     output, lines = resume_run(workdir)
     assert "was not a metrics log" in output and [line["task"] for line in lines] == ["b"] and other.read_bytes() == TEXT
 

@@ -16,7 +16,7 @@ import time
 import numpy as np
 import pytest
 
-from hyperseg_jax.training.observers import read_metrics
+from hyperseg_jax.training.observers import read_valid_lines
 from hyperseg_jax.weights import model_folder
 
 TESTS = pathlib.Path(__file__).parents[1]
@@ -82,7 +82,7 @@ class Run:
 
     def wait_until(self, step):
         """Waits until the metrics reach a step."""
-        while not any(line["step"] >= step for line in read_metrics(self.workdir / "metrics.jsonl")):
+        while not any(line["step"] >= step for line in list(read_valid_lines(self.workdir / "metrics.jsonl"))):
             if any(process.poll() is not None for process in self.processes):
                 pytest.fail(f"ended before step {step}: {self.output()[-3000:]}")
             time.sleep(0.02)
@@ -106,10 +106,14 @@ class Run:
         return "\n".join(log.read_text() for log in self.logs if log.exists())
 
     def losses(self):
-        return {line["step"]: line["loss"] for line in read_metrics(self.workdir / "metrics.jsonl") if line["kind"] == "train"}
+        return {
+            line["step"]: line["loss"]
+            for line in list(read_valid_lines(self.workdir / "metrics.jsonl"))
+            if line["kind"] == "train"
+        }
 
     def scores(self):
-        (result,) = [line for line in read_metrics(self.workdir / "metrics.jsonl") if line["kind"] == "validation"]
+        (result,) = [line for line in list(read_valid_lines(self.workdir / "metrics.jsonl")) if line["kind"] == "validation"]
         return {name: value for name, value in result.items() if name not in ("kind", "task")}
 
     def rows(self):
@@ -214,7 +218,7 @@ def test_unreadable_records_of_one_host_are_reported_on_all(world, tmp_path):
         data__max_unreadable_share=0.9,
         data__length_buckets=(64, 88),
     ).done()
-    counts = [int(line["bad"]) for line in read_metrics(run.workdir / "metrics.jsonl") if line["kind"] == "train"]
+    counts = [int(line["bad"]) for line in list(read_valid_lines(run.workdir / "metrics.jsonl")) if line["kind"] == "train"]
     logged_records = [int(line.split("\t")[0]) for line in (run.workdir / "unreadable_records.txt").read_text().splitlines()]
     assert [sum(at < 8 * step for at in logged_records) for step in range(1, 11)] == counts
     assert {at % 8 // 4 for at in logged_records} == {0, 1}, "only one of the hosts had bad records"

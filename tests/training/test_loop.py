@@ -22,7 +22,7 @@ from rich.console import Console
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.training import checks, loop
 from hyperseg_jax.training.loop import train
-from hyperseg_jax.training.observers import read_metrics
+from hyperseg_jax.training.observers import read_valid_lines
 from hyperseg_jax.weights import model_folder
 
 STEPS = 30
@@ -30,7 +30,7 @@ TESTS = pathlib.Path(__file__).parents[1]
 
 
 def read_lines(workdir, kind="train"):
-    return [line for line in read_metrics(workdir / "metrics.jsonl") if line["kind"] == kind]
+    return [line for line in list(read_valid_lines(workdir / "metrics.jsonl")) if line["kind"] == kind]
 
 
 def models_are_equal(one, other):

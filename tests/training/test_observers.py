@@ -14,7 +14,7 @@ from hyperseg_jax.evaluation import score_names
 from hyperseg_jax.training import plots
 from hyperseg_jax.training.clock import Clock
 from hyperseg_jax.training.means import RunningMeans
-from hyperseg_jax.training.observers import Observers, read_metrics
+from hyperseg_jax.training.observers import Observers, read_valid_lines
 
 
 def end_step(watch, step, loss, task="a"):
@@ -40,7 +40,9 @@ def test_means_are_by_task(tmp_path):
         watch.end_interval(4, 0.0)
         watch.write_pending()
         end_step(watch, 5, 7.0, "b")
-    lines = [(line["step"], line["task"], line["steps"], line["loss"]) for line in read_metrics(tmp_path / "metrics.jsonl")]
+    lines = [
+        (line["step"], line["task"], line["steps"], line["loss"]) for line in list(read_valid_lines(tmp_path / "metrics.jsonl"))
+    ]
     assert lines == [(4, "a", 3, 2.0), (4, "b", 1, 5.0), (5, "b", 1, 7.0)]
     assert seen[0] == (4, {"skipped": 0.0, "bad": 4.0}), "counters are those of the last step, not means"
     assert "step 4  loss 2.000 (a), 5.000 (b)" in console.export_text()
@@ -87,7 +89,7 @@ def test_steps_per_second_exclude_compilation_and_validation(tmp_path, advance_c
         timer.begin("step")
         watch.add_metrics("c", {"loss": 1.0}, timed=False)
         watch.end_interval(6, 0.0)
-    lines = read_metrics(tmp_path / "metrics.jsonl")
+    lines = list(read_valid_lines(tmp_path / "metrics.jsonl"))
     assert {line["steps_per_second"] for line in lines[:2]} == {0.5}, "three steps of two seconds"
     assert "steps_per_second" not in lines[2], "no step of this interval tells"
 
@@ -149,7 +151,7 @@ def test_lines_after_the_checkpoint_and_truncated_lines_are_dropped(tmp_path):
     path.write_text("\n".join([*rows, '{"kind": "tr']))
     with make_observer(tmp_path, start=2, steps=5) as watch:
         end_step(watch, 3, 0.5)
-    assert [(line["step"], line["loss"]) for line in read_metrics(path)] == [(1, 1.0), (2, 1.0), (3, 0.5)]
+    assert [(line["step"], line["loss"]) for line in list(read_valid_lines(path))] == [(1, 1.0), (2, 1.0), (3, 0.5)]
 
 
 def test_a_folder_in_the_place_of_the_plot_is_named(tmp_path):
@@ -175,7 +177,7 @@ def test_a_full_disk_loses_lines_but_not_the_run(tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         end_step(watch, 40, 1.0)
     assert console.export_text().count("metrics cannot be written (File too large)") == 1
-    steps = [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")]
+    steps = [line["step"] for line in list(read_valid_lines(tmp_path / "metrics.jsonl"))]
     assert steps[0] == 1 and steps[-1] == 40
 
 

@@ -12,7 +12,7 @@ from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.training import unreadable_records
 from hyperseg_jax.training.loop import train
-from hyperseg_jax.training.observers import read_metrics
+from hyperseg_jax.training.observers import read_valid_lines
 from hyperseg_jax.training.unreadable_records import UnreadableRecords
 from hyperseg_jax.training.workdir import Workdir
 
@@ -86,7 +86,7 @@ def test_a_run_with_damaged_images_continues_and_counts_them(small_system, micro
     console = Console(record=True, file=(tmp_path / "console").open("w"), width=300)
     train(config, tmp_path / "run", console=console, stop_at=7)
     train(config, tmp_path / "run", console=console)
-    steps = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "train"]
+    steps = [line for line in list(read_valid_lines(tmp_path / "run" / "metrics.jsonl")) if line["kind"] == "train"]
     counts = [int(line["bad"]) for line in steps]
     assert len(counts) == 12 and counts == sorted(counts) and 0 < counts[-1] <= 3
     logged = (tmp_path / "run" / "unreadable_records.txt").read_text().splitlines()
@@ -97,7 +97,7 @@ def test_a_run_with_damaged_images_continues_and_counts_them(small_system, micro
     messages = console.export_text()
     assert messages.count("training records could not be read and are ignored") == 1
     assert "validation records could not be read and are not scored; the first: record 0: " in messages
-    scores = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "validation"][-1]
+    scores = [line for line in list(read_valid_lines(tmp_path / "run" / "metrics.jsonl")) if line["kind"] == "validation"][-1]
     assert 1 <= scores["unread"] < 4 and scores["count"] >= 1  # of four records; records of one image are adjacent
 
 

@@ -19,7 +19,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks import files
 from hyperseg_jax.training import loop
 from hyperseg_jax.training.checkpoint import Checkpoints
-from hyperseg_jax.training.observers import read_metrics
+from hyperseg_jax.training.observers import read_valid_lines
 from hyperseg_jax.training.workdir import Workdir
 from hyperseg_jax.untrusted import checkpoints as untrusted
 from hyperseg_jax.untrusted import stores, strict_json
@@ -160,9 +160,9 @@ def test_a_run_in_a_bucket_resumes(bucket, small_system, micro, monkeypatch):
     monkeypatch.setattr(loop, "Checkpoints", checkpoints)
     config, workdir = micro(train__steps=6, train__save_every=3, train__eval_every=6), bucket / "name" / "run"
     loop.train(config, "gs://name/run", console=Console(quiet=True), stop_at=4)
-    assert [line["step"] for line in read_metrics(workdir / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert [line["step"] for line in list(read_valid_lines(workdir / "metrics.jsonl"))] == [1, 2, 3, 4]
     assert str(loop.train(config, "gs://name/run", console=Console(quiet=True))) == "gs://name/run/model"
-    lines = read_metrics(workdir / "metrics.jsonl")
+    lines = list(read_valid_lines(workdir / "metrics.jsonl"))
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6, 6] and lines[-1]["kind"] == "validation"
     assert len(list((workdir / "tensorboard").iterdir())) == 2 and (workdir / "predictions.png").stat().st_size > 1000
     assert model_folder.read_arrays(workdir / "model")["second/kernel"].shape == (256, 1024)
