@@ -21,6 +21,7 @@ from __future__ import annotations
 import pathlib
 import platform
 import re
+import subprocess
 
 import jax
 import pytest
@@ -67,6 +68,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [i for i in items if not (i.get_closest_marker("golden") and "NOTSET" in i.nodeid)]
 
 
+def _read_commit() -> str:
+    """Returns the short hash of the checked-out commit, with a + if files were changed since; "unknown" outside of git."""
+    git = lambda *words: subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if git("status", "--porcelain", "-uno") else "")
+
+
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     results = report.collect(r for reports in terminalreporter.stats.values() for r in reports if hasattr(r, "when"))
     if not results:
@@ -81,5 +88,6 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
             terminalreporter.write_line(f"{'':45s} {note}")
     page = config.getoption("--golden-report")
     if page is not None:
-        report.write(pathlib.Path(page), results, f"{platform.machine()}, jax {jax.__version__}, {jax.default_backend()}")
+        machine = f"{platform.machine()}, jax {jax.__version__}, {jax.default_backend()}"
+        report.write(pathlib.Path(page), results, f"commit {_read_commit()}, on {machine}")
         terminalreporter.write_line(f"wrote {page}")

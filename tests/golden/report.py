@@ -44,25 +44,25 @@ def collect(reports: Iterable) -> dict[str, CaseResult]:
     return dict(sorted(results.items()))
 
 
-PAGE = """# How close to the published code
+PAGE = """# Fidelity to the published code
 
-Each recorded case runs with the weights and inputs of the published PyTorch system, through our own weight tables. One rule
-holds for all: an error may be at most 10 times the reference's own float32-float64 difference (its floor), or 2e-5 standard
-deviations of the tensor where that is more; integers and bits are exact. Cases without a floor: 1e-4 relative, gradients 1e-3.
-Where a threshold turns logits into bits, one may differ only beside zero, and is noted: in attention masks within 10 floors of
-the logits, in answers within one, where the reference's own float32 and float64 runs need not agree either.
+Each recorded case runs with the weights and inputs of the published PyTorch system, converted by our weight tables. One tolerance rule
+holds for all cases: an error may be at most 10 times the float32-float64 difference of the reference (its floor), or 2e-5 standard
+deviations of the tensor if that is larger; integers and bits are exact. Cases without a floor: 1e-4 relative, gradients 1e-3. Where
+logits are thresholded to bits, a bit may differ only next to the threshold, and is noted: in attention masks within 10 floors of the
+logits, in outputs within one floor, where the float32 and float64 runs of the reference need not agree either.
 
-Written on {platform} by
+Written by this command at {platform}:
 
 ```sh
 XLA_FLAGS= HYPERSEG_GOLDEN=/path/to/golden pytest -n 0 tests/golden --golden-complete --golden-report docs/fidelity.md
 ```
 
-An empty XLA_FLAGS compiles as users do; other tests leave out passes of the compiler (tests/conftest.py).
+With an empty XLA_FLAGS, programs are compiled as for users; other tests disable compiler passes (tests/conftest.py).
 
 ## float32
 
-For each case the tensor nearest its tolerance.
+For each case, the tensor whose error is closest to its tolerance.
 
 | case | tensors | tensor | error | tolerance | |
 |---|---:|---|---:|---:|---|
@@ -73,7 +73,7 @@ For each case the tensor nearest its tolerance.
 ## bfloat16
 
 The end-to-end cases computed in bfloat16 (parameters float32) against the float32 outputs of the published code. These models
-have random weights: their queries hang on hard attention masks, so that one rounded bit can change a whole mask. Differences
+have random weights: their queries depend on hard attention masks, so that one rounded bit can change a whole mask. Differences
 are root mean squares in standard deviations of the expected tensor; IoU is that of the binary masks, over all queries.
 
 | case | mask logits | scores | mean IoU | median IoU |
