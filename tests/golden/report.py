@@ -46,11 +46,12 @@ def collect(reports: Iterable) -> dict[str, CaseResult]:
 
 PAGE = """# Fidelity to the published code
 
-Each recorded case runs with the weights and inputs of the published PyTorch system, converted by our weight tables. One tolerance rule
-holds for all cases: an error may be at most 10 times the float32-float64 difference of the reference (its floor), or 2e-5 standard
-deviations of the tensor if that is larger; integers and bits are exact. Cases without a floor: 1e-4 relative, gradients 1e-3. Where
-logits are thresholded to bits, a bit may differ only next to the threshold, and is noted: in attention masks within 10 floors of the
-logits, in outputs within one floor, where the float32 and float64 runs of the reference need not agree either.
+Each recorded case runs with the weights and inputs of the published PyTorch system, converted by our weight tables. One
+tolerance rule holds for all cases: an error may be at most 10 times the float32-float64 difference of the reference (its
+floor), or 2e-5 standard deviations of the tensor if that is larger; integers and bits are exact. Cases without a floor: 1e-4
+relative, gradients 1e-3. Where logits are thresholded to bits, a bit may differ only next to the threshold, and is noted: in
+attention masks within 10 floors of the logits, in outputs within one floor, where the float32 and float64 runs of the
+reference need not agree either.
 
 Written by this command at {platform}:
 
