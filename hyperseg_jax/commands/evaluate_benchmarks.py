@@ -40,7 +40,7 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
     config = configs.load(parsed.config, parsed.overrides)
     set_block(config.get("limits", {}), parsed.limits)
     chosen = benchmarks.find_benchmarks(parsed.benchmarks)
-    hosts.join(
+    hosts.connect(
         hosts.Timeouts(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
     )
     console = Console(stderr=True, quiet=not hosts.is_primary())

@@ -125,7 +125,7 @@ def show_held_out(page: Page, model: Any, known: EvaluationSet, log: Callable[[s
         f"best baseline that ignores the text: {controls.blind_ciou:.2f})"
     )
     page.heading("1. Held-out images, segmented by text")
-    page.figure(f"referring cIoU: {controls.ciou:.2f}")
+    page.headline_number(f"referring cIoU: {controls.ciou:.2f}")
     page.text(
         "cIoU is the total intersection of predictions and targets divided by their total union, over all expressions. The "
         "last line is the best of several baselines that ignore the text. With expressions shuffled between images, a model "

@@ -34,7 +34,7 @@ def run(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.training.loop import train
 
     config = configs.load(parsed.config, parsed.overrides)
-    hosts.join(
+    hosts.connect(
         hosts.Timeouts(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
     )
     console = Console(stderr=True, quiet=not hosts.is_primary())

@@ -130,7 +130,7 @@ class Sampling:
         return REACH[self.rule] if self.reach is None else self.reach
 
     @property
-    def key(self) -> int:
+    def key_position(self) -> int:
         """The position of the key frame in a clip: the middle for rule "jump", else the first."""
         return (self.frames or 0) // 2 if self.rule == "jump" else 0
 
@@ -149,9 +149,9 @@ class Sampling:
         """Samples clips until the key frame shows a target; returns the last clip after MAX_TRIES attempts.
 
         shows: returns whether a frame index shows a target; called once per frame. key: position of the key frame in the clip,
-        self.key by default.
+        self.key_position by default.
         """
-        position, shown = self.key if key is None else key, {}
+        position, shown = self.key_position if key is None else key, {}
         for _ in range(MAX_TRIES):
             times = self.sample_frame_indices(length, rng)
             t = int(times[position])

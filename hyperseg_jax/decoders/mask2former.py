@@ -86,7 +86,7 @@ class MaskedAttentionDecoder(nn.Module):
     def setup(self) -> None:
         unknown = [kind for kind in (*self.score_kinds, *self.heads) if kind not in SCORES and kind not in HEADS]
         if unknown:
-            raise ValueError(f"MaskedAttentionDecoder: unknown {unknown}; scores are {list(SCORES)}, heads are {list(HEADS)}")
+            raise ValueError(f"MaskedAttentionDecoder: unknown score_kinds or heads {unknown}; use {[*SCORES, *HEADS]}")
         p, width = self.precision, self.hidden_size
         init = nn.initializers.normal(1.0)
         self.query_embed = self.param("query_embed", axes.named(init, "queries", "embed"), (self.num_queries, width), p.params)

@@ -43,7 +43,7 @@ class SimulatedClicks(EvalProtocol):
         for k in range(len(self._targets)):
             self._add_click(k)
 
-    def prompt_at(self, prompt: int) -> Prompt:
+    def prompt_at(self, index: int) -> Prompt:
         regions = tuple(map(self._clicked_region, range(len(self._targets))))
         return dataclasses.replace(self.example.prompts[0], regions=regions)
 

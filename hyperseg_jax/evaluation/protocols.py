@@ -56,9 +56,9 @@ class EvalProtocol:
         """Returns the prompts to score, each with its predictions, one per frame."""
         return list(zip(self.example.prompts, self._predictions, strict=True))
 
-    def prompt_at(self, prompt: int) -> Prompt:
+    def prompt_at(self, index: int) -> Prompt:
         """Returns the prompt of the query at the current step."""
-        return self.example.prompts[prompt]
+        return self.example.prompts[index]
 
     def _single_query(self, prompt: Prompt, frame: int) -> Example:
         frames = self.example.frames[frame][None]

@@ -152,7 +152,9 @@ class MaskAP:
         kinds = {kind for matches in state["images"].values() for kind in matches}
         num_targets = sum(sum(matches["targets"]) for kinds in state["images"].values() for matches in kinds.values())
         if num_targets > MAX_TARGETS or len(kinds) * len(state["images"]) * len(cls.areas) > MAX_CELLS:
-            raise ValueError(f"{num_targets} targets of {len(kinds)} classes exceed the limits of any benchmark")
+            raise ValueError(
+                f"it has {num_targets} targets, {len(kinds)} classes and {len(state['images'])} images, more than any benchmark"
+            )
         restored._images = {name: dict(kinds) for name, kinds in state["images"].items()}
         return restored
 
@@ -198,14 +200,17 @@ def _is_valid_matches(matches: Mapping[str, Any], areas: int) -> bool:
             for key in ("matched", "ignored")
         )
         and are_integers(matches["targets"], areas, MAX_TARGETS)
-        and all(map(_are_enough_targets, matches["matched"], matches["ignored"], matches["targets"]))
+        and all(map(_has_enough_targets, matches["matched"], matches["ignored"], matches["targets"]))
     )
 
 
-def _are_enough_targets(matched: Sequence[int], ignored: Sequence[int], wanted: int) -> bool:
-    """Returns whether there are as many targets as detections that matched one, at each threshold."""
+def _has_enough_targets(matched: Sequence[int], ignored: Sequence[int], num_targets: int) -> bool:
+    """Returns whether at no IoU threshold more detections are matched than there are targets.
+
+    matched, ignored: one integer per detection, whose bit t is for threshold t. Ignored matches do not count.
+    """
     found = [hit & ~ignore for hit, ignore in zip(matched, ignored, strict=True)]
-    return all(sum(hit >> t & 1 for hit in found) <= wanted for t in range(max(found, default=0).bit_length()))
+    return all(sum(hit >> t & 1 for hit in found) <= num_targets for t in range(max(found, default=0).bit_length()))
 
 
 def _unpack_matches(matches: Mapping[str, Any] | None, area: int, thresholds: int) -> dict[str, Any] | None:

@@ -86,7 +86,7 @@ class ReVosScores(Sums):
         self._add(group, j, f, a, 1, r if has_foreground else 0, has_foreground)
 
     def compute(self) -> dict[str, float]:
-        """Returns {"j", "f", "jf", "a", "r", "count"} and each as "<name>/<group>"; no "r" without a foreground."""
+        """Returns {"j", "f", "jf", "a", "r", "count"} and each as "<name>/<group>". "r" is missing without foregrounds."""
         groups = {name: _means_from_sums(row) for name, row in sorted(self._sums.items())}
         overall = [groups[name] for name in OVERALL_GROUPS if name in groups] or list(groups.values())
         names = [name for name in ("j", "f", "jf", "a", "r") if overall and all(name in group for group in overall)]

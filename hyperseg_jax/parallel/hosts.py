@@ -58,10 +58,11 @@ class _ProcessGroup:
 _group = _ProcessGroup()
 
 
-def join(
+def connect(
     timeouts: Timeouts, *, coordinator: str | None = None, process_id: int | None = None, processes: int | None = None
 ) -> None:
-    """Joins all processes of a run. Must be called before JAX initializes devices.
+    """Connects this process to the other processes of a run, with jax.distributed. Must be called before JAX initializes
+    devices.
 
     coordinator: HOST:PORT of process 0. Arguments that are None are read from HYPERSEG_COORDINATOR, HYPERSEG_PROCESS_ID and
     HYPERSEG_PROCESSES, then from the environment of a TPU pod, GKE, Slurm or Open MPI; without any of these, the run has a

@@ -44,7 +44,7 @@ class Page:
     def text(self, text: str) -> None:
         self._parts.append(f"<p>{html.escape(text)}</p>")
 
-    def figure(self, text: str) -> None:
+    def headline_number(self, text: str) -> None:
         """Adds a headline number."""
         self._parts.append(f'<p><strong class="big">{html.escape(text)}</strong></p>')
 

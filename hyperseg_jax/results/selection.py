@@ -117,8 +117,8 @@ def select_panoptic(
 ) -> Selected:
     """Selects segments without overlap.
 
-    Returns owner [H, W], the query of each pixel from 1, or 0; label [Q]; score [Q]; found [Q], True if the query has a
-    segment. Segments of one stuff class are not merged yet.
+    Returns owner [H, W], the index of the query of each pixel plus 1, 0 for none; label [Q]; score [Q]; found [Q], True if the
+    query has a segment. Segments of one stuff class are not merged yet.
     """
     probability = class_probabilities(logits, valid)
     score, label = probability.max(-1), probability.argmax(-1)

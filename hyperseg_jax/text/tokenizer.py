@@ -221,5 +221,5 @@ def _parse_json(file: pathlib.Path) -> dict[str, Any]:
                 return tokenizers.validate_tokenizer(content)
             case "vocab.json" | "added_tokens.json":
                 return dict(tokenizers.validate_vocabulary(content, "its content"))
-        tokenizers.check_settings({name: value for name, value in content.items() if name in CONFIG_FIELDS})
+        tokenizers.check_tokenizer_config({name: value for name, value in content.items() if name in CONFIG_FIELDS})
         return content

@@ -31,7 +31,9 @@ YEARS = ("train2017", "val2017", "train2014", "val2014")
 def write_samples(out_dir: str | os.PathLike, *, count: int = 2, seed: int = 0) -> list[toy_images.ToyImage]:
     """Writes the files of all benchmarks atomically to a new or empty folder, and returns the images."""
     out = pathlib.Path(out_dir)
-    if out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir()))):
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; choose a new folder")
+    if out.exists() and not all(map(is_temporary, out.iterdir())):
         raise UserError(f"{out}: is not empty; choose a new folder")
     world = toy_images.World(seed, train=0, val=count, compositional=0, clips=0)
     drawn = [toy_images.generate_image(world, "val", k) for k in range(count)]

@@ -86,12 +86,12 @@ def sample_video(kinds: Kinds, count: int, level: str, rng: np.random.Generator)
     return Video(tuple(scenes), tuple(heading for heading, _ in motions), tuple(offset for _, offset in motions))
 
 
-def render_video(clip: Video, level: str, rng: np.random.Generator) -> np.ndarray:
+def render_video(video: Video, level: str, rng: np.random.Generator) -> np.ndarray:
     """Renders a video, uint8 [T, H, W, 3]; the background and the textures do not change."""
-    background = drawing.paint_background(clip.scenes[0].background, level, rng)
-    seeds = rng.integers(0, 2**32, size=len(clip.things))
+    background = drawing.paint_background(video.scenes[0].background, level, rng)
+    seeds = rng.integers(0, 2**32, size=len(video.things))
     frames = []
-    for scene in clip.scenes:
+    for scene in video.scenes:
         canvas = background.copy()
         for thing, covered, seed in zip(scene.things, scene.coverages, seeds, strict=True):
             drawing.paint_thing(canvas, covered, thing.color, level, np.random.default_rng(seed))
@@ -99,58 +99,58 @@ def render_video(clip: Video, level: str, rng: np.random.Generator) -> np.ndarra
     return np.stack(frames)
 
 
-def _motion_candidates(clip: Video) -> Iterator[Candidate]:
+def _motion_candidates(video: Video) -> Iterator[Candidate]:
     """Yields 'the circle moving right' if exactly one of several circles does."""
-    for k, thing in enumerate(clip.things):
+    for k, thing in enumerate(video.things):
         for words in phrases_for(thing):
-            distractors = [r for r, other in enumerate(clip.things) if r != k and words.describes(other)]
-            if words.size or not distractors or any(clip.headings[r] == clip.headings[k] for r in distractors):
+            distractors = [r for r, other in enumerate(video.things) if r != k and words.describes(other)]
+            if words.size or not distractors or any(video.headings[r] == video.headings[k] for r in distractors):
                 continue
-            heading = clip.headings[k]
+            heading = video.headings[k]
             text = f"the {words.phrase()} moving {heading}" if heading else f"the {words.phrase()} that stays still"
             yield build_candidate(text, (k,), "motion", words, heading or "still")
 
 
-def _absent_motion_candidates(clip: Video) -> Iterator[Candidate]:
-    """Yields 'the ring moving left' if there are rings, but none moves left."""
-    for thing, heading in itertools.product(clip.things, _HEADINGS):
+def _absent_motion_candidates(video: Video) -> Iterator[Candidate]:
+    """Yields expressions without a target, such as 'the ring moving left' if there are rings, but none moves left."""
+    for thing, heading in itertools.product(video.things, _HEADINGS):
         for words in phrases_for(thing):
-            fitting = [clip.headings[r] for r, other in enumerate(clip.things) if words.describes(other)]
+            fitting = [video.headings[r] for r, other in enumerate(video.things) if words.describes(other)]
             if words.kind in ("s", "cs") and heading not in fitting:
                 yield build_candidate(f"the {words.phrase()} moving {heading}", (), "absent", words, "motion")
 
 
-def _reasoning_candidates(clip: Video) -> Iterator[Candidate]:
+def _reasoning_candidates(video: Video) -> Iterator[Candidate]:
     """Yields questions about the motion or the occlusion of one object that have a unique answer."""
-    order = np.argsort(clip.distances)
-    if clip.distances[order[-1]] > 1.3 * clip.distances[order[-2]]:
+    order = np.argsort(video.distances)
+    if video.distances[order[-1]] > 1.3 * video.distances[order[-2]]:
         text = "Which shape moves the farthest?"
         yield build_candidate(text, (int(order[-1]),), "reasoning", Words(), "farthest")
-    if clip.headings.count("") == 1:
+    if video.headings.count("") == 1:
         text = "Which shape is the only one that does not move?"
-        yield build_candidate(text, (clip.headings.index(""),), "reasoning", Words(), "still")
-    min_visible = np.stack([scene.visible for scene in clip.scenes]).min(axis=0)
+        yield build_candidate(text, (video.headings.index(""),), "reasoning", Words(), "still")
+    min_visible = np.stack([scene.visible for scene in video.scenes]).min(axis=0)
     if np.sum(min_visible < 0.5) == 1 and np.sum(min_visible < 0.8) == 1:
         text = "Which shape passes behind another one?"
         yield build_candidate(text, (int(min_visible.argmin()),), "reasoning", Words(), "behind")
 
 
 def write_video_expressions(
-    clip: Video, groups: Sequence[str], kinds: Kinds, rng: np.random.Generator
+    video: Video, groups: Sequence[str], kinds: Kinds, rng: np.random.Generator
 ) -> list[Expression] | None:
     """Returns one expression for each group, with different texts; None if the video does not support all groups."""
     generators = {
-        "attribute": lambda: attribute_candidates(clip.things),
-        "motion": lambda: _motion_candidates(clip),
-        "absent": lambda: itertools.chain(absent_phrases(clip.things, kinds), _absent_motion_candidates(clip)),
-        "reasoning": lambda: _reasoning_candidates(clip),
+        "attribute": lambda: attribute_candidates(video.things),
+        "motion": lambda: _motion_candidates(video),
+        "absent": lambda: itertools.chain(absent_phrases(video.things, kinds), _absent_motion_candidates(video)),
+        "reasoning": lambda: _reasoning_candidates(video),
     }
     chosen: dict[str, Expression] = {}
     for group in groups:
         options = [
             option
             for option in generators[group]()
-            if option.expression.text not in chosen and (group == "reasoning" or tests_focus(option, clip.things, kinds))
+            if option.expression.text not in chosen and (group == "reasoning" or tests_focus(option, video.things, kinds))
         ]
         if not options:
             return None

@@ -285,7 +285,7 @@ class Checkpoints:
         loaded, failure = dict[str, Any](), ""
         try:
             if hosts.is_primary():
-                check_arrays(path, {name: _saved_arrays(part) for name, part in abstract.items()})
+                check_arrays(path, {name: _saved_array_specs(part) for name, part in abstract.items()})
         except Exception as error:  # damaged files raise many types of errors
             failure = _root_cause(error)
         if failure := hosts.exchange(f"the arrays of step {step}", failure)[0]:
@@ -397,7 +397,7 @@ def _abstract_array(x: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
 
-def _saved_arrays(tree: Any) -> Arrays:
+def _saved_array_specs(tree: Any) -> Arrays:
     """Returns the shapes and types in which Orbax saves the arrays of a part, by path. A typed key is saved as its raw data."""
     raw = lambda x: jax.eval_shape(jax.random.key_data, x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
     path = lambda keys: tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)

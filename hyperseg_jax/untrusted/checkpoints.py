@@ -49,7 +49,7 @@ def check_checkpoint(folder: AnyPath) -> None:
         raise BadFile("is not a folder")
     for path, _ in walk_files(folder):
         if path.name == ROOT:
-            _check_root(read_fields(path))
+            _check_checkpoint_metadata(read_fields(path))
         elif path.name == TREE:
             _check_tree(read_fields(path))
         elif path == folder / SCORES / SCORES:
@@ -106,8 +106,9 @@ def read_fields(path: AnyPath, largest: int = LARGEST) -> dict[str, Any]:
     return fields
 
 
-def _check_root(fields: Mapping[str, Any]) -> None:
-    """Checks the fields that Orbax reads while it opens the parent folder: an invalid checkpoint would block all others."""
+def _check_checkpoint_metadata(fields: Mapping[str, Any]) -> None:
+    """Checks the fields of _CHECKPOINT_METADATA. Orbax reads this file of every checkpoint when it opens the parent folder, so
+    one invalid file would block all checkpoints."""
     for name in ("init_timestamp_nsecs", "commit_timestamp_nsecs"):
         if not (fields.get(name) is None or (type(fields[name]) is int and 0 <= fields[name] < 2**62)):
             raise BadFile(f"{ROOT} has {escaped_value(fields[name])} in the field {name}, expected nanoseconds")

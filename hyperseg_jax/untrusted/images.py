@@ -108,7 +108,7 @@ def _check_scans(image: Image.Image, content: IO[bytes]) -> None:
         scans = _count_scan_markers(content)
     content.seek(position)
     if scans > limit:
-        raise BadFile(f"is a JPEG of more than {limit} scans, which is the limit", AGAIN)
+        raise BadFile(f"has more than {limit} JPEG scans", "save it again as a baseline JPEG, or remove it")
 
 
 def _count_tiles(image: TiffImagePlugin.TiffImageFile) -> int:

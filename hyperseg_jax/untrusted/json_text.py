@@ -41,9 +41,9 @@ def parse_json(data: bytes) -> Any:
         return json.loads(text, object_pairs_hook=_build_unique_dict)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if "\n" in text else ""  # callers add the line number for files with one JSON per line
-        raise BadFile(f"not json ({error.msg} at {line}column {error.colno})", AGAIN) from error
+        raise BadFile(f"is not valid JSON ({error.msg} at {line}column {error.colno})", AGAIN) from error
     except (ValueError, RecursionError) as error:  # such as numbers with too many digits
-        raise BadFile(f"not json ({escaped(str(error))})", AGAIN) from error
+        raise BadFile(f"is not valid JSON ({escaped(str(error))})", AGAIN) from error
 
 
 def _build_unique_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

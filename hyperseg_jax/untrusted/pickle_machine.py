@@ -272,7 +272,7 @@ def _push_mark(machine: PickleMachine) -> None:
     machine.stack = []
 
 
-def _popping_tuple(count: int) -> Callable[[PickleMachine], object]:
+def _make_tuple_reader(count: int) -> Callable[[PickleMachine], object]:
     """Returns a function that pops `count` values and returns them as a tuple."""
     return lambda m: tuple([m.pop() for _ in range(count)][::-1])
 
@@ -357,9 +357,9 @@ TABLE: dict[int, Callable[[PickleMachine], None]] = {
         b"\x8d": lambda m: m.text(m.unsigned(8)),
         b")": lambda m: (),
         b"t": lambda m: tuple(m.pop_mark()),
-        b"\x85": _popping_tuple(1),
-        b"\x86": _popping_tuple(2),
-        b"\x87": _popping_tuple(3),
+        b"\x85": _make_tuple_reader(1),
+        b"\x86": _make_tuple_reader(2),
+        b"\x87": _make_tuple_reader(3),
         b"]": lambda m: [],
         b"}": lambda m: {},
         b"h": lambda m: m.memo_get(m.unsigned(1)),

@@ -175,7 +175,7 @@ def validate_tokenizer(content: Mapping[str, Any]) -> dict[str, Any]:
         raise BadFile(f"has an unknown field {escaped(unknown[0])}", PUBLISHED)
     for role in ROLES:
         if content.get(role) is not None:
-            _check_role(role, content[role])
+            _check_component(role, content[role])
     model = content.get("model")
     if type(model) is not dict:
         raise BadFile("has no model")
@@ -239,9 +239,9 @@ def check_dense_ids(table: dict[str, int]) -> dict[str, int]:
     return table
 
 
-def check_settings(fields: Mapping[str, Any]) -> None:
-    """Checks the known fields of tokenizer_config.json and special_tokens_map.json: tokens, by name or by id. Raises
-    BadFile."""
+def check_tokenizer_config(fields: Mapping[str, Any]) -> None:
+    """Checks the fields of tokenizer_config.json and special_tokens_map.json that are used: special tokens (a string or a token
+    object), added_tokens_decoder ({id: token object}) and add_prefix_space. Raises BadFile."""
     for name, value in fields.items():
         if name == "added_tokens_decoder":
             if type(value) is not dict or len(value) > ADDED:
@@ -285,8 +285,8 @@ def _members(role: str, value: Any) -> list[Any] | None:
     return None
 
 
-def _check_role(role: str, value: Any) -> None:
-    """Checks a component, and all components inside it. Raises BadFile."""
+def _check_component(role: str, value: Any) -> None:
+    """Checks a component of the tokenizer, and all components inside it. role: such as "normalizer". Raises BadFile."""
     seen: list[str] = []
     for component in _list_components(role, value):
         if len(seen) == COMPONENTS:

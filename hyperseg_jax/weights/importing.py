@@ -140,23 +140,23 @@ def _assign_sources(
     for kind, file in files:
         rows = dict(kind.rows)
         for name in file.ignored:
-            report.ignore(kind.name, name, "not a tensor of the model")
+            report.add_ignored(kind.name, name, "not a tensor of the model")
         for name in file.tensors:
             rule = find_first_rule(kind.ignored, name)
             renamed = kind.rename(name)
             if rule is not None:
-                report.ignore(kind.name, name, rule.reason)
+                report.add_ignored(kind.name, name, rule.reason)
             elif renamed in sources:
                 first_path = sources[renamed].file.path
                 if file.path == first_path:
                     raise UserError(
                         f"{file.path}: {sources[renamed].name} and {name} are both {renamed}; get another copy of the file"
                     )
-                report.ignore(kind.name, name, f"already taken from {first_path}")
+                report.add_ignored(kind.name, name, f"already taken from {first_path}")
             else:
                 sources[renamed] = Tensor(file, name, rows.get(renamed))
                 if sources[renamed].shape != file.tensors[name].shape:
-                    report.ignore(kind.name, f"{name}[{rows[renamed]}:]", f"only its first {rows[renamed]} rows are used")
+                    report.add_ignored(kind.name, f"{name}[{rows[renamed]}:]", f"only its first {rows[renamed]} rows are used")
     return sources
 
 

@@ -31,7 +31,7 @@ class ImportReport:
     initialized: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     config: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
 
-    def ignore(self, kind: str, name: str, reason: str) -> None:
+    def add_ignored(self, kind: str, name: str, reason: str) -> None:
         """Adds a tensor that was not used. kind: the kind of checkpoint."""
         self.ignored.setdefault(f"{kind}: {reason}", []).append(name)
 

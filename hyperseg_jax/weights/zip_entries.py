@@ -82,7 +82,7 @@ def _find_directory(data: memoryview) -> tuple[int, int, int]:
             END64, data, at, b"PK\x06\x06", "its zip64 end record"
         )
     if disk or first_disk or here != count or comment or begin + size != at:
-        raise BadFile("the directory of its archive is not where it should be")
+        raise BadFile("its zip directory is inconsistent (wrong offset, several disks, or an archive comment)")
     return count, begin, at
 
 

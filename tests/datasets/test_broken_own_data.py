@@ -81,7 +81,7 @@ def test_malformed_lines_do_not_hide_others(copy_samples):
     path.write_text("\n".join([sound[0], "", '{"image": oops}', "[1]", '{"text": "no image"}', *sound[1:]]))
     result = run_check(home, "folder")
     assert result.examples == len(sound) and sorted(message for _, message in sorted_problems(result)) == [
-        f"{path} line 3: not json (Expecting value at column 11); download or write it again",
+        f"{path} line 3: is not valid JSON (Expecting value at column 11); download or write it again",
         f"{path} line 4: is not a json object; write one {{...}} per line",
         f"{path} line 5: field 'image' is missing; check that the file has this format",
     ]

@@ -72,7 +72,7 @@ def rename_example(example, number):
 
 if __name__ == "__main__":
     world, saved, *names = sys.argv[1:]
-    hosts.join(hosts.Timeouts(start=60, barrier=60))
+    hosts.connect(hosts.Timeouts(start=60, barrier=60))
     with hosts.exit_on_error():
         devices = np.array(jax.devices())  # of four, two hold the same rows
         mesh = Mesh(devices.reshape(2, 2) if len(devices) == 4 else devices.reshape(-1, 1), ("data", "tensor"))

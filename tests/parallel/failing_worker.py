@@ -7,7 +7,7 @@ from hyperseg_jax.parallel import hosts
 
 if __name__ == "__main__":
     error, victim = {"ValueError": ValueError, "UserError": UserError}[sys.argv[1]], int(sys.argv[2])
-    hosts.join(hosts.Timeouts(start=60, barrier=60, heartbeat=100))
+    hosts.connect(hosts.Timeouts(start=60, barrier=60, heartbeat=100))
     with hosts.exit_on_error():
         hosts.exchange("the start")
         if hosts.jax.process_index() == victim or victim == 2:

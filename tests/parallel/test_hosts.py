@@ -51,14 +51,14 @@ def test_without_process_0_each_process_reports_it():
 def test_invalid_flags_are_one_line(monkeypatch):
     timeouts = hosts.Timeouts(start=1)
     with pytest.raises(UserError, match="--process-id 4 of --processes 4"):
-        hosts.join(timeouts, coordinator="localhost:1", process_id=4, processes=4)
+        hosts.connect(timeouts, coordinator="localhost:1", process_id=4, processes=4)
     with pytest.raises(UserError, match="give all of --coordinator HOST:PORT, --process-id and --processes"):
-        hosts.join(timeouts, process_id=1)
+        hosts.connect(timeouts, process_id=1)
     with pytest.raises(UserError, match="--coordinator localhost: give HOST:PORT"):
-        hosts.join(timeouts, coordinator="localhost", process_id=0, processes=2)
+        hosts.connect(timeouts, coordinator="localhost", process_id=0, processes=2)
     monkeypatch.setenv("HYPERSEG_PROCESSES", "two")
     with pytest.raises(UserError, match="HYPERSEG_PROCESSES=two: give a whole number"):
-        hosts.join(timeouts)
+        hosts.connect(timeouts)
     with pytest.raises(UserError, match=r"hosts\.start = 0"):
         hosts.Timeouts(start=0)
 
@@ -78,18 +78,18 @@ def test_process_ids_from_a_cluster(monkeypatch):
     monkeypatch.setattr(hosts, "startup_barrier", lambda *args, **_: messages.append(args) or ["a", "b", "c", "d"])
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **timeouts: started.append((args, timeouts)))
     monkeypatch.setattr(hosts, "_group", hosts._ProcessGroup())
-    hosts.join(hosts.Timeouts(start=7, heartbeat=8, barrier=9))
+    hosts.connect(hosts.Timeouts(start=7, heartbeat=8, barrier=9))
     assert messages == [("node07:61440", 2, 4)] and hosts.process_name(2) == "2 (c)"
     timeouts = {"initialization_timeout": 7, "heartbeat_timeout_seconds": 8, "shutdown_timeout_seconds": 9}
     assert started == [(("node07:61440", 4, 2), timeouts)]
-    hosts.join(hosts.Timeouts(), coordinator="here:1", process_id=3)
+    hosts.connect(hosts.Timeouts(), coordinator="here:1", process_id=3)
     assert messages[1] == ("here:1", 3, 4)
-    hosts.join(hosts.Timeouts(), processes=1)
+    hosts.connect(hosts.Timeouts(), processes=1)
     assert len(messages) == 2
 
 
 def test_a_single_process():
-    hosts.join(hosts.Timeouts(), processes=1)
+    hosts.connect(hosts.Timeouts(), processes=1)
     assert hosts.is_primary() and hosts.exchange("a word", "x") == ["x"] and hosts.combine_failures("a failure", "no") == "no"
     with pytest.raises(RuntimeError, match="as it was"), hosts.exit_on_error():
         raise RuntimeError("as it was")

@@ -120,7 +120,7 @@ def test_expressions_of_records():
         (Prompt("panoptic", classes=("cat", " ")), "needs class names"),
         (Prompt("region"), "at least one region"),
         (Prompt("depth", "x"), "referring, reasoning"),
-        (Prompt("caption", "x"), "has no prompt for it"),
+        (Prompt("caption", "x"), "HyperSeg does not support it"),
     ],
 )
 def test_missing_parts_are_named(prompt, message):

@@ -272,11 +272,11 @@ def load_tokenizer(config: ml_collections.ConfigDict, path: str | os.PathLike[st
 
 
 def make_processor(
-    config: ml_collections.ConfigDict, tokenizer: Tokenizer | None, task: Mapping[str, int]
+    config: ml_collections.ConfigDict, tokenizer: Tokenizer | None, sizes: Mapping[str, int]
 ) -> HyperSegProcessor:
     """Returns the processor of a task.
 
-    task: array sizes that differ from one image and one expression; empty in prediction. tokenizer: may be None if only
+    sizes: array sizes that differ from one image and one expression; empty in prediction. tokenizer: may be None if only
     shapes are needed.
     """
     m = config.model
@@ -289,7 +289,7 @@ def make_processor(
         m.num_queries,
         template=config.data.template,
         buckets=tuple(config.data.buckets),
-        **(task or {"length": 0}),  # in prediction, the smallest bucket
+        **(sizes or {"length": 0}),  # in prediction, the smallest bucket
     )
 
 

@@ -120,11 +120,11 @@ def _check_prompt(prompt: Prompt, template: str) -> None:
     """Raises UserError if the template is unknown, HyperSeg has no prompt for the task, or its text, classes or regions are
     missing."""
     if template not in TEMPLATES:
-        raise UserError(f"template = {template!r}: use one of {', '.join(TEMPLATES)}")
+        raise UserError(f"data.template = {template!r}: use one of {', '.join(TEMPLATES)}")
     if prompt.task not in TASKS:
         raise UserError(f"task = {prompt.task!r}: use one of {', '.join(TASKS)}")
     if prompt.task not in QUESTIONS:
-        raise UserError(f"task = {prompt.task!r}: HyperSeg has no prompt for it; remove its reader from data.tasks")
+        raise UserError(f"task = {prompt.task!r}: HyperSeg does not support it; use one of {', '.join(QUESTIONS)}")
     if prompt.task == "panoptic":
         if not prompt.classes or not all(name.strip() for name in prompt.classes):
             raise UserError(f"a panoptic prompt needs class names, each with text; got {list(prompt.classes)}")

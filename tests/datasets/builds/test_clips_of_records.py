@@ -55,7 +55,7 @@ def test_class_lists_have_what_the_clip_shows(rule):
     ignore = np.zeros((LENGTH, 6, 8), bool)
     ignore[9] = True
     full, record = video("panoptic", classes=("a", "b"), things=(True, True), ignore=ignore)
-    counts, key = set(), Sampling(3, rule).key
+    counts, key = set(), Sampling(3, rule).key_position
     for times, prompt in drawn(record, rule):
         kept = np.flatnonzero(SEEN[:, times].any(1))
         assert prompt.labels == tuple(kept) and SEEN[:, times[key]].any()
@@ -111,6 +111,6 @@ def test_a_crowd_counts_as_seen():
     crowds = np.zeros((1, LENGTH, 6, 8), bool)
     crowds[0, 5] = True
     _, record = video("panoptic", classes=("a", "b"), things=(True, True), crowds=crowds, crowd_labels=(0,))
-    key = Sampling(3, "jump").key
+    key = Sampling(3, "jump").key_position
     keys = {int(times[key]) for times, _ in drawn(record, "jump", 100)}
     assert 5 in keys and keys <= set(np.flatnonzero(SEEN.any(0))) | {5}
