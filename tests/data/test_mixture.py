@@ -125,7 +125,7 @@ def test_malformed_caption_lines_are_bad_records(tmp_path):
     with Stream(Mixture({"a": NamedTask(Folder(tmp_path), 1)}, 4, seed=3), 4) as stream:
         assert sorted(next(stream)["record"]) == [-1, 0, 2, 3]
     ((_, why),) = stream.read_errors
-    assert f"a record 1: {tmp_path / 'captions.jsonl'} line 2: not json" in why
+    assert f"a record 1: {tmp_path / 'captions.jsonl'} line 2: is not valid JSON" in why
 
 
 def test_error_messages_with_lone_surrogates():

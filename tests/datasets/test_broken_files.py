@@ -196,7 +196,7 @@ BREAKS = {  # (benchmark, file, edit) -> type and message
         "bad mask",
         "pixel values 200",
     ),
-    "grefs cut": ("grefcoco", GREFS, truncate_file, "bad record", "grefs(unc).json: not json"),
+    "grefs cut": ("grefcoco", GREFS, truncate_file, "bad record", "grefs(unc).json: is not valid JSON"),
     "grefs without its annotation": (
         "grefcoco",
         GREFS,
@@ -287,7 +287,7 @@ BREAKS = {  # (benchmark, file, edit) -> type and message
         "pope/coco_pope_adversarial.json",
         lambda path: path.write_text(path.read_text()[:-9]),
         "bad record",
-        "line 7: not json",
+        "line 7: is not valid JSON",
     ),
     "a line of no object": (
         "pope",

@@ -105,7 +105,7 @@ def test_malformed_lines_are_reported_in_every_split(copy_samples):
                 examples.append(reader[k])
             except UserError as error:
                 messages.append(str(error))
-        assert [one.prompts[0].text for one in examples] == [good["text"]] and "line 2: not json" in messages[0]
+        assert [one.prompts[0].text for one in examples] == [good["text"]] and "line 2: is not valid JSON" in messages[0]
     with pytest.raises(UserError, match="no line with split 'test'"):
         Folder(home, split="test")
 
@@ -136,7 +136,7 @@ def test_lines_end_at_line_feeds_only(copy_samples):
     (home / "captions.jsonl").write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
     assert layouts.open_benchmark("folder", "all", home)[0].prompts[0].text == "one\u2028or\x85two"
     (home / "captions.jsonl").write_text('{"image": ' + "1" * 5000 + "}")
-    with pytest.raises(UserError, match="line 1: not json"):
+    with pytest.raises(UserError, match="line 1: is not valid JSON"):
         layouts.open_benchmark("folder", "all", home)
 
 
@@ -174,7 +174,7 @@ def test_damaged_labelme_files_are_bad_records(copy_samples):
     (home / "0000.json").write_text("{")
     reader = layouts.open_benchmark("labelme", "all", home)
     assert len(reader) > 1 and set(reader.classes) <= set(classes) and reader[1].prompts
-    with pytest.raises(UserError, match=r"0000\.json: not json"):
+    with pytest.raises(UserError, match=r"0000\.json: is not valid JSON"):
         reader[0]
 
 

@@ -365,9 +365,9 @@ def test_bad_json_of_youtube_is_named(copy):
             youtube_vis(home)[0]
     for name, open_it in (("train/instances.json", lambda: youtube_vis(home)),):
         (home / name).write_text(full[: len(full) // 2])
-        with pytest.raises(UserError, match=r"instances\.json: not json"):
+        with pytest.raises(UserError, match=r"instances\.json: is not valid JSON"):
             open_it()
     meta = copy("ref_youtube_vos") / "meta_expressions" / "train" / "meta_expressions.json"
     meta.write_text(meta.read_text()[:-9])
-    with pytest.raises(UserError, match=r"meta_expressions\.json: not json"):
+    with pytest.raises(UserError, match=r"meta_expressions\.json: is not valid JSON"):
         ref_youtube(meta.parent.parent.parent)

@@ -267,7 +267,7 @@ def test_missing_and_wrong_files_are_named(root):
     with pytest.raises(UserError, match="contains a dict, expected a list"):
         refcoco(root, {"videos": {}})
     (root / "cut.json").write_text('[{"image_info": ')
-    with pytest.raises(UserError, match=r"cut\.json: not json"):
+    with pytest.raises(UserError, match=r"cut\.json: is not valid JSON"):
         RefCoco(root / "cut.json", root / "images")
     with pytest.raises(UserError, match="field 'annotations' is missing"):
         CocoPanoptic(save(root / "p.json", {"images": [], "categories": []}), root / "images", root / "images")

@@ -82,7 +82,7 @@ def test_size(tmp_path):
 def test_invalid_json_is_one_line(tmp_path, text):
     path = tmp_path / "a.json"
     path.write_text(text, encoding="latin1")
-    with pytest.raises(UserError, match=r"a\.json: not json") as excinfo:
+    with pytest.raises(UserError, match=r"a\.json: is not valid JSON") as excinfo:
         files.read_json(path)
     assert str(excinfo.value).isprintable()
 
@@ -106,7 +106,7 @@ def test_python_names_are_ordinary_keys(tmp_path):
 def test_parse_accepts_utf8_with_and_without_bom():
     assert json_text.parse_json('"\u00e9"'.encode()) == json_text.parse_json('"\u00e9"'.encode("cp1252")) == "\u00e9"
     assert json_text.parse_json(b"\xef\xbb\xbf[1]") == [1]
-    with pytest.raises(BadFile, match="not json"):
+    with pytest.raises(BadFile, match="is not valid JSON"):
         json_text.parse_json(np.random.default_rng(0).bytes(100))
 
 
