@@ -56,8 +56,8 @@ WORDS = (
 NUMBERS = (123.675, 116.28, 103.53, 58.395, 57.12, 57.375)
 """Its pixel normalization. Its grey value, sizes and thresholds are also used by others."""
 PIXEL_STATISTIC = "pixel statistic:"
-ALLOWED = ("commands/main.py: 'hyperseg'",)
-"""The name of the program."""
+ALLOWED = ("commands/main.py: 'hyperseg'", "renamed_fields.py: 'hyperseg'")
+"""The name of the program, and a value of earlier configs."""
 PATTERN = re.compile("|".join((*WORDS, PIXEL_STATISTIC)))
 
 
