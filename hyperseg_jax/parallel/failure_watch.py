@@ -1,4 +1,4 @@
-"""Tells all processes of a run that one of them has failed, so that all exit with one line.
+"""Notifies all processes of a run that one of them has failed, so that all exit with one line.
 
 Without it, the coordination service of JAX notices the missing process later, and aborts the other processes with a native
 stack trace. This still happens if a process is killed or loses its network connection, as it cannot announce its failure.
@@ -44,8 +44,8 @@ class FailureWatch:
         while not self._stopped.wait(INTERVAL):
             try:
                 failed = self._client.key_value_dir_get(FOLDER)
-            except Exception:  # the service is gone, and JAX ends the process
-                return
+            except Exception:  # if the service is gone, JAX ends the process; other errors are transient
+                continue
             if failed and not self._stopped.wait(GRACE):
                 key, text = min(failed)
                 self._end(int(key.rsplit("/", 1)[1]), text)

@@ -1,16 +1,15 @@
 """Frames of video files, streams and folders: complete, upright, in bounded memory; damaged files are named."""
 
 import io
-import os
 import pathlib
 import subprocess
 import sys
-import threading
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
+from pipe_file import open_pipe
 
 from hyperseg_jax.data.video_files import read_frames
 from hyperseg_jax.errors import UserError
@@ -67,17 +66,8 @@ def test_files_streams_and_folders_give_the_same_frames(tmp_path, name):
 
 def test_pipes_without_seek(tmp_path):
     data = write_video(tmp_path / "a.mkv").read_bytes()
-    out, into = os.pipe()
-
-    def write_pipe():
-        with os.fdopen(into, "wb") as file:
-            file.write(data)
-
-    thread = threading.Thread(target=write_pipe)
-    thread.start()
-    with os.fdopen(out, "rb") as file:
+    with open_pipe(data) as file:
         check_frames(read_frames(file))
-    thread.join()
 
 
 def test_rotated_videos(tmp_path):

@@ -84,7 +84,7 @@ def check_settings(store: Store, settings: Mapping[str, Any]) -> None:
     if existing != settings:
         old = existing if isinstance(existing, dict) else {}
         names = [name for name in {**old, **settings} if old.get(name) != settings.get(name)]
-        changes = "; ".join(f"{name} {old.get(name)!r} there, {settings.get(name)!r} now" for name in names)
+        changes = "; ".join(f"{name} {old.get(name)!r} saved, {settings.get(name)!r} given" for name in names)
         raise UserError(f"{store}: contains a build with other settings ({changes[:300]}); give another --out or remove it")
 
 

@@ -209,7 +209,7 @@ def test_killed_builds_resume(samples, tmp_path):
 def test_other_settings_are_named(refs, tmp_path):
     build_split(refs[0], tmp_path / "a", refs[1])
     before = content(tmp_path / "a")
-    with pytest.raises(UserError, match=r"a: contains a build with other settings \(long_edge None there, 64 now\)"):
+    with pytest.raises(UserError, match=r"a: contains a build with other settings \(long_edge None saved, 64 given\)"):
         build_split(refs[0], tmp_path / "a", Plan(refs[1].source, shard_size=2, long_edge=64))
     assert content(tmp_path / "a") == before
 
