@@ -238,3 +238,12 @@ def test_hyperseg_corrects_scores_for_balanced_training(soft):
     outputs = {"mask_logits": masks, "expression": scores, "asked": jnp.asarray(True)}
     result = answer.select(outputs, resize_for(masks, fit_to_square(40, 60, 64)), jnp.asarray([0.5, 0.8]))
     assert float(result["present"]) == pytest.approx(5.0)  # sigmoid(0) of each
+
+
+def test_a_pixel_goes_to_the_query_with_the_best_product_of_class_and_mask_probability():
+    masks = jnp.full((2, 8, 8), jnp.asarray([2.0, 3.0])[:, None, None])  # mask probabilities 0.88 and 0.95
+    logits = jnp.asarray([[4.0, 0.0, 0.0], [0.0, 1.5, 0.0]])  # class probabilities 0.96 and 0.69
+    resize = make_mask_resize(geometry_array(fit_to_square(8, 8, 8)), (8, 8), canvas_size(8, 8))
+    thresholds = {"object_threshold": 0.5, "overlap_threshold": 0.0}
+    result = selection.select_panoptic(masks, logits, resize, valid=np.ones(3, bool), **thresholds)
+    assert (np.asarray(result["owner"])[:8, :8] == 1).all() and result["found"].tolist() == [True, False]
