@@ -15,8 +15,7 @@ T = TypeVar("T")
 MAX_TRIES = 200
 """Maximum attempts to sample a clip whose key frame shows a target (InstructSeg)."""
 REACH = {"stride": 3, "around": 10, "jump": 9}
-"""Sampling rules and their default reach: maximum stride; maximum distance to the random frame (HyperSeg's mapper); maximum
-jump (InstructSeg)."""
+"""Sampling rules and their default reach: maximum stride; maximum distance to the random frame; maximum jump."""
 SHORTEST_JUMP = 2
 REVERSED = 0.3
 """Probability of reversing a clip (InstructSeg)."""

@@ -17,11 +17,9 @@ from hyperseg_jax.structs import Region
 from hyperseg_jax.untrusted import budget
 from hyperseg_jax.untrusted.printing import escaped_value
 
-RADII = {"point": 10, "scribble": 5}
-"""Dilation of points and scribbles in pixels, from the published mapper (HyperSeg 5cfcf52), which uses it for training images
-of any size."""
-SIDE = 540
-"""Side in pixels of a square with the area of typical COCO images (640 x 480 and 640 x 427), for which RADII apply."""
+RADIUS_DIVISORS = {"point": 54, "scribble": 108}
+"""The default dilation of points and scribbles is the square root of the image area divided by these: 10 and 5 pixels in
+typical COCO images (640 x 480 and 640 x 427)."""
 BOX_SCALE = (0.9, 1.1)
 """Size of a generated box relative to the true box, as in the COCO-Interactive files."""
 
@@ -29,10 +27,10 @@ BOX_SCALE = (0.9, 1.1)
 def mark_radius(kind: str, height: int, width: int) -> int:
     """Returns the default dilation of a point or scribble in pixels for an image of this size.
 
-    The radius is RADII for an image of SIDE x SIDE pixels and proportional to the square root of the area otherwise, so that a
-    mark covers the same fraction of the model input for all image sizes.
+    It is proportional to the square root of the area, so that a mark covers the same fraction of the model input for all image
+    sizes.
     """
-    return max(1, round(RADII[kind] * math.sqrt(height * width) / SIDE))
+    return max(1, round(math.sqrt(height * width) / RADIUS_DIVISORS[kind]))
 
 
 def thicken_mark(mark: np.ndarray, kind: str, radius: int | None = None) -> np.ndarray:
@@ -40,7 +38,7 @@ def thicken_mark(mark: np.ndarray, kind: str, radius: int | None = None) -> np.n
 
     mark: bool [H, W]. kind: one of KINDS. radius: pixels; None: `mark_radius` of the image. Returns bool [H, W].
     """
-    if kind not in RADII:
+    if kind not in RADIUS_DIVISORS:
         return mark
     return dilate(mark, mark_radius(kind, *mark.shape) if radius is None else radius)
 

@@ -9,7 +9,6 @@ from typing import Any
 import ml_collections
 
 from hyperseg_jax.data.sources import READERS, Task, make_processor, open_reader
-from hyperseg_jax.datasets.visual_prompts import RADII
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems.system import System
 
@@ -62,8 +61,9 @@ def _visual_prompt_benchmark(kind: str) -> Benchmark:
         "json_path": "{root}/interactive/coco_interactive_val.json",
         "image_root": _VAL2017,
         "kinds": (kind,),
+        "point_radius": 10,  # pixels in every image, as in the published evaluations (PSALM, HyperSeg)
+        "scribble_radius": 5,
     }
-    fields |= {"point_radius": RADII["point"], "scribble_radius": RADII["scribble"]}  # for every image size, as in HyperSeg
     return Benchmark("region", "regions", "interactive", fields)
 
 
