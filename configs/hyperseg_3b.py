@@ -130,7 +130,8 @@ def recipe() -> ml_collections.ConfigDict:
     }
 
     coco, notes = "{root}/coco", "{root}/coco/annotations"
-    refcoco, revos = {"image_root": f"{coco}/train2014"}, "{root}/revos"
+    refcoco = {"image_root": f"{coco}/train2014", "group_by_image": True, "prompts_per_example": 4}
+    revos = "{root}/revos"
     marks = {"max_regions": 32, "point_radius": 10, "scribble_radius": 5}  # pixels of any image, as in HyperSeg's data code
     revos_files = {"mask_path": f"{revos}/mask_dict.json", "frame_root": f"{revos}/JPEGImages"}
     c.data = {
@@ -138,7 +139,7 @@ def recipe() -> ml_collections.ConfigDict:
         "tokenizer": "datasets/phi-2",  # a folder with Phi-2's tokenizer.json
         "template": "v0",
         "image_size": 1024,
-        "buckets": (1152, 1280, 1664, 2048),
+        "buckets": (1152, 1280, 1664, 1792, 2048),
         "horizontal_flip": 0.0,
         "workers": 8,
         "augment": {},  # by task, fields of data.augment.Augment, as in {"panoptic": {"scale": (0.1, 2.0)}}
@@ -151,14 +152,15 @@ def recipe() -> ml_collections.ConfigDict:
             "referring": {
                 "reader": "refcoco",
                 "ratio": 4,
-                "length": 1152,
+                "length": 1664,
+                "prompts": 4,  # ours: an image is encoded once for up to four sentences
                 "train": {"json_path": "{root}/refcoco/refcoco_train.json", "sentences": "each", **refcoco},
                 "val": {"json_path": "{root}/refcoco/refcoco_val.json", **refcoco},
             },
             "panoptic": {
                 "reader": "coco_panoptic",
                 "ratio": 4,
-                "length": 1664,
+                "length": 1792,  # the 133 names of COCO need 1740 positions
                 "targets": 100,
                 "planes": 1,  # its segments do not overlap
                 "classes": 134,
@@ -209,6 +211,7 @@ def recipe() -> ml_collections.ConfigDict:
                 "reader": "llava",
                 "ratio": 2,
                 "length": 2048,
+                "masks": 0,  # text only: the mask branch is neither compiled nor run
                 "train": {
                     "json_path": "{root}/llava/llava_v1_5_mix665k.json",
                     "image_root": "{root}/llava/images",

@@ -91,7 +91,7 @@ def get_config() -> ml_collections.ConfigDict:
                 val={"frames": 6},
                 read={"frames": 2, "group_by_video": True, "prompts_per_example": 2},
             ),
-            "chat": task("chat", 1, length=124, prompts=3, read={"prompts_per_example": 3}),
+            "chat": task("chat", 1, length=124, prompts=3, masks=0, read={"prompts_per_example": 3}),
         },
     }
     c.optimizer = {

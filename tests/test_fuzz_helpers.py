@@ -1,6 +1,7 @@
 """The helpers of property tests are reproducible and detect violations."""
 
 import json
+import time
 
 import fuzz
 import pytest
@@ -29,6 +30,7 @@ def _raise(error):
         lambda: _raise(UserError("\x1b[31m")),
         lambda: bytearray(2**31),
         lambda: [None for _ in iter(int, 1)],
+        lambda: time.sleep(5),
     ],
 )
 def test_violations_are_detected(call):

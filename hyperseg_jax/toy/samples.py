@@ -23,7 +23,7 @@ from hyperseg_jax.datasets import class_names, masks
 from hyperseg_jax.datasets.choices import LETTERS
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.toy import toy_images, video_layouts, writer
-from hyperseg_jax.toy.vocabulary import CATEGORY_IDS, SHAPES, SIZE
+from hyperseg_jax.toy.vocabulary import BACKGROUNDS, CATEGORY_IDS, SHAPES, SIZE
 
 YEARS = ("train2017", "val2017", "train2014", "val2014")
 
@@ -88,6 +88,18 @@ def _build_instances(
     }
 
 
+def _with_coco_categories(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns an annotation of COCO panoptic in which shapes and backgrounds have the ids of COCO's things and stuff."""
+    things, stuff = class_names.COCO_THING_IDS, tuple(class_names.COCO_PANOPTIC_STUFF)
+    coco_ids = {
+        number: stuff[list(BACKGROUNDS).index(name)] if name in BACKGROUNDS else things[number - 1]
+        for name, number in CATEGORY_IDS.items()
+    }
+    return record | {
+        "segments_info": [segment | {"category_id": coco_ids[segment["category_id"]]} for segment in record["segments_info"]]
+    }
+
+
 def _write_coco(root: pathlib.Path, world: toy_images.World, drawn: list[toy_images.ToyImage], records: list[dict]) -> None:
     notes = root / "coco" / "annotations"
     for split in YEARS:
@@ -99,8 +111,11 @@ def _write_coco(root: pathlib.Path, world: toy_images.World, drawn: list[toy_ima
             notes / f"panoptic_{split}.json",
             {
                 "images": [record["image"] for record in records],
-                "annotations": [record["panoptic"] for record in records],
-                "categories": writer.coco_categories(world, "val"),
+                "annotations": [_with_coco_categories(record["panoptic"]) for record in records],
+                "categories": [
+                    {"id": number, "name": name, "isthing": int(number in class_names.COCO_THING_IDS)}
+                    for number, name in class_names.COCO_PANOPTIC.items()
+                ],
             },
         )
         (notes / f"panoptic_{split}").mkdir()

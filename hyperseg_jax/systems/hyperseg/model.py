@@ -218,6 +218,14 @@ class HyperSeg(nn.Module):
         available = {source: bank for source, bank in banks.items() if bank is not None}
         return splice(layout, self.llm.embed(jnp.asarray(layout.text_ids)), available)
 
+    def text_hidden(
+        self, clip_images: Float[DeviceArray, "B s s 3"], layout: Layout, *, deterministic: bool = True
+    ) -> Float[jax.Array, "B L D"]:
+        """Returns the hidden states of prompts without masks. clip_images: normalized. layout: [B, L], without mask queries and
+        fine-grained tokens."""
+        hidden: jax.Array = self.llm(self._stream(layout, self.image_tokens(clip_images)), deterministic=deterministic)
+        return hidden
+
     def question_stream(self, image_tokens: ImageTokens, layout: Layout) -> TokenStream:
         """Builds the token stream of one question about an image, in each row. layout: [B, L], without mask queries."""
         return self._stream(layout, image_tokens)

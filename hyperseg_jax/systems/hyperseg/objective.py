@@ -16,8 +16,8 @@ from hyperseg_jax.losses.criterion import MaskCriterion
 from hyperseg_jax.losses.scores import BalancedScores, ClassScores, ScoreLoss
 from hyperseg_jax.losses.targets import MaskTargets, TargetCounts
 from hyperseg_jax.losses.text import count_tokens, text_cross_entropy_in_chunks
-from hyperseg_jax.structs import IGNORED, DeviceArray
-from hyperseg_jax.systems.hyperseg.frames import run_frames
+from hyperseg_jax.structs import IGNORED, DeviceArray, Layout
+from hyperseg_jax.systems.hyperseg.frames import normalize_for_llm, run_frames
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
 from hyperseg_jax.systems.system import Loss
 
@@ -53,11 +53,20 @@ def make_counts(model: HyperSeg, config: ml_collections.ConfigDict) -> Callable[
 
 
 def make_loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Loss:
-    """Returns the Loss: the mean over frames of each frame's loss, weighted by the number of examples that have the frame."""
+    """Returns the Loss: the mean over frames of each frame's loss, weighted by the number of examples that have the frame.
+
+    Batches of a task without masks (images of size 0) have only the text loss.
+    """
     masks, text_weight = build_criterion(config), config.loss.text_weight
     head: Any = lambda params, hidden: model.language_head.apply({"params": params}, hidden)
 
+    def text_loss(params: Any, hidden: jax.Array, labels: jax.Array, tokens: jax.Array) -> jax.Array:
+        return text_cross_entropy_in_chunks(head, params["language_head"], hidden, labels, tokens=tokens)
+
     def batch_loss(params: Any, batch: Batch, key: jax.Array, counts: FrameCounts) -> tuple[jax.Array, dict[str, jax.Array]]:
+        if not batch["images"].shape[2]:
+            return loss_without_masks(params, batch, key, counts)
+
         def frame_loss(output: HyperSegOutput, t: int | jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
             targets, labels = frame_targets(batch, t)
             divisors = jax.tree.map(lambda each: each[t], counts)
@@ -65,9 +74,7 @@ def make_loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Loss:
             metrics = {name: stages[-1] for name, stages in losses.terms.items()}
             total = losses.total
             if text_weight:
-                metrics["text"] = text_cross_entropy_in_chunks(
-                    head, params["language_head"], output.hidden, labels, tokens=divisors.tokens
-                )
+                metrics["text"] = text_loss(params, output.hidden, labels, divisors.tokens)
                 total = total + text_weight * metrics["text"]
             return total, metrics
 
@@ -78,12 +85,34 @@ def make_loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Loss:
             None,
             frame_loss,
             deterministic=False,
-            rngs={"dropout": jax.random.fold_in(key, batch["images"].shape[1])},
+            rngs=dropout_rngs(key, batch),
         )
         share = counts.num_examples / jnp.maximum(counts.num_examples.sum(), 1.0)
         return jax.tree.map(lambda values: (values * share).sum(0), per_frame)
 
+    def loss_without_masks(
+        params: Any, batch: Batch, key: jax.Array, counts: FrameCounts
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns the text loss of a batch of single images of a task without masks."""
+        hidden: Any = model.apply(
+            {"params": params},
+            normalize_for_llm(batch["clip_images"][:, 0]),
+            Layout(**batch["layout"]),
+            deterministic=False,
+            rngs=dropout_rngs(key, batch),
+            method="text_hidden",
+        )
+        _, labels = frame_targets(batch, 0)
+        text = text_loss(params, hidden, labels, counts.tokens[0])
+        share = counts.num_examples[0] / jnp.maximum(counts.num_examples.sum(), 1.0)
+        return text_weight * text * share, {"text": text * share}
+
     return batch_loss
+
+
+def dropout_rngs(key: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+    """Returns the key of dropout; the keys 0 to T - 1 are those of the random points of T frames."""
+    return {"dropout": jax.random.fold_in(key, batch["frame_valid"].shape[1])}
 
 
 def build_criterion(config: ml_collections.ConfigDict) -> MaskCriterion:

@@ -43,7 +43,8 @@ class HyperSegProcessor:
     image_size: side of the padded square for the mask branch. clip_size: side of the stretched square for the language
     branch. frames, prompts, length, targets, classes (including "background"), regions: sizes per element. planes: number of
     segment maps, 1 if targets of a prompt never overlap; 0 means one per target. drawn_on: 1 if regions were drawn on another
-    image than the queried one, else 0.
+    image than the queried one, else 0. masks: 0 for a task of text only; its training batches then have no pixels for the mask
+    branch, which is neither compiled nor run.
     image_tokens, fine_grained_tokens, queries: positions that the model inserts into the token stream. template: prompt
     template. buckets: allowed lengths in prediction and evaluation.
     """
@@ -62,6 +63,7 @@ class HyperSegProcessor:
     classes: int = 0
     regions: int = 0
     drawn_on: int = 0
+    masks: int = 1
     template: str = "v0"
     buckets: tuple[int, ...] = ()
 
@@ -87,13 +89,17 @@ class HyperSegProcessor:
             prompts = tuple(shuffle_classes(prompt, rng) for prompt in prompts)
         with _prefix_errors(example):
             layout = pack_layouts(self._make_layouts(prompts, train), self.length)
+            if not self.masks and np.isin(layout.source, (Source.QUERY, Source.FINE_GRAINED)).any():
+                raise UserError(
+                    f"the task has masks = 0, but its prompts of task {prompts[0].task!r} need masks; remove the field"
+                )
             rows = [
                 self._make_prompt_arrays(prompt, geometry, _image_of_regions(example).shape[:2], train) for prompt in prompts
             ]
         padding = {name: np.zeros_like(value) for name, value in rows[0].items()}
         rows += [padding] * (self.prompts - len(rows))
         return {
-            "images": _stack_padded((resize_and_pad(frame, geometry, GREY) for frame in frames), self.frames),
+            "images": _stack_padded((self._resize_for_masks(frame, geometry) for frame in frames), self.frames),
             "clip_images": _stack_padded((stretch_to_square(frame, self.clip_size) for frame in frames), self.frames),
             "filled": np.asarray(geometry.filled, np.int32),
             "layout": vars(layout),
@@ -121,20 +127,21 @@ class HyperSegProcessor:
             "classes": max(self.classes, *class_counts, 0),
             "regions": max(self.regions, *(1 << (count - 1).bit_length() for count in region_counts), 0),
             "drawn_on": int(example.drawn_on is not None),
+            "masks": 1,
         }
 
     def for_bucket(self, shape: Shape) -> HyperSegProcessor:
         return dataclasses.replace(self, **shape)  # type: ignore[arg-type]
 
     def with_common_shape(self, other_processors: Iterable[Any]) -> HyperSegProcessor:
-        counts = ("frames", "prompts", "length", "targets", "classes", "regions", "drawn_on")
+        counts = ("frames", "prompts", "length", "targets", "classes", "regions", "drawn_on", "masks")
         processors = [self, *other_processors]
         largest = {name: max(getattr(processor, name) for processor in processors) for name in counts}
         return dataclasses.replace(self, **largest, planes=max(processor._planes for processor in processors))
 
     def spec(self, batch_size: int) -> Batch:
         frames, prompts, classes, regions = self.frames, self.prompts, self.classes, self.regions
-        square, small, length = (self.image_size,) * 2, (self.clip_size,) * 2, (self.length,)
+        square, small, length = (self._mask_side,) * 2, (self.clip_size,) * 2, (self.length,)
         array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
         kinds = {field.name: bool if field.name == "mask" else np.int32 for field in dataclasses.fields(Layout)}
         return {
@@ -169,13 +176,22 @@ class HyperSegProcessor:
     def padding(self, element: Batch) -> Mapping[str, tuple[int, int]]:
         layout = element["layout"]
         prompts = int(layout["prompt"].max())
-        valid_pixels = int(np.prod(element["filled"])) * int(element["frame_valid"].sum())
+        valid_pixels = self.masks * int(np.prod(element["filled"])) * int(element["frame_valid"].sum())
         return {
             "positions": (int((layout["source"] != Source.PADDING).sum()), self.length),
             "prompts": (prompts, self.prompts),
             "targets": (int(element["valid"].sum()), prompts * self.targets),
-            "pixels": (valid_pixels, self.frames * self.image_size**2),
+            "pixels": (valid_pixels, self.frames * self._mask_side**2),
         }
+
+    def _resize_for_masks(self, frame: np.ndarray, geometry: Geometry) -> np.ndarray:
+        """Returns the pixels of a frame for the mask branch, none if the task has no masks."""
+        return resize_and_pad(frame, geometry, GREY) if self.masks else np.zeros((0, 0, 3), np.uint8)
+
+    @property
+    def _mask_side(self) -> int:
+        """The side of the padded square for the mask branch; 0 if the task has no masks."""
+        return self.image_size if self.masks else 0
 
     @property
     def _counts(self) -> TokenCounts:
@@ -221,7 +237,7 @@ class HyperSegProcessor:
                 f"its targets overlap and need {len(maps)} planes, but the task allows {self._planes}; "
                 "increase planes in its config, or omit it for one plane per target"
             )
-        segments = np.zeros((self._planes, self.frames, *geometry.padded), self._map_type)
+        segments = np.zeros((self._planes, self.frames, self._mask_side, self._mask_side), self._map_type)
         for plane, numbers in enumerate(maps):
             segments[plane, : len(numbers)] = resize_and_pad_map(numbers, geometry)
         planes = np.zeros(self.targets, np.int32)
@@ -280,6 +296,10 @@ def make_processor(
     shapes are needed.
     """
     m = config.model
+    if not sizes.get("masks", 1):
+        sizes = {"targets": 0, **sizes}
+        if sizes.get("frames", 1) > 1 or sizes["targets"]:
+            raise UserError("a task with masks = 0 has single images and no targets; remove frames and targets, or masks")
     return HyperSegProcessor(
         cast(Tokenizer, tokenizer),
         config.data.image_size,
