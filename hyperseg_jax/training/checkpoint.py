@@ -1,160 +1,58 @@
-"""Checkpoints: parameters, train state and run metadata. Orbax v1 saves them asynchronously and atomically, on any number of
-hosts."""
+"""Checkpoints: parameters, train state and run metadata. Frozen parameters, which never change, are saved once."""
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import inspect
-import logging
+import hashlib
 import os
-import pathlib
-import sys
-import time
-import uuid
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
-from orbax.checkpoint import v1 as ocp
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
+from hyperseg_jax.tables import flatten
+from hyperseg_jax.training.checkpoint_folder import CheckpointFolder, Log
 from hyperseg_jax.training.clock import SHARES
 from hyperseg_jax.training.state import TrainState
-from hyperseg_jax.untrusted import checkpoints as untrusted
-from hyperseg_jax.untrusted import paths, stores
-from hyperseg_jax.untrusted.bad_file import BadFile, failure_reason
-from hyperseg_jax.untrusted.checkpoint_arrays import Arrays, check_arrays
-from hyperseg_jax.untrusted.printing import escaped, is_name
+from hyperseg_jax.untrusted.printing import is_name
 
-# This module logs failed saves in one line each; the messages of Orbax are dropped.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, FORMAT)  # checkpoints of format 1 contain the frozen parameters
 FLOAT32 = float(np.finfo(np.float32).max)
-PROBE, UNFINISHED = ".probe-", ".orbax-checkpoint-tmp"
-Log = Callable[[str], None]
+FROZEN = "frozen"
+"""The folder of the frozen parameters, below that of the checkpoints, with one checkpoint of step 0."""
 
 
 class Checkpoints:
     """A context manager around the folder of checkpoints of one run: a path, or a bucket such as gs://name/run.
 
     keep: number of newest checkpoints to keep, in addition to the best one by the score `best` ("referring/ciou"; empty: none).
-    log: receives a line for each failed save and each skipped checkpoint. seconds: timeout of a save, and of the barriers
-    inside it.
+    log, seconds: see CheckpointFolder.
 
-    A save that fails on any host counts as failed on all hosts; training continues.
+    The first save writes the frozen parameters to a folder of their own. Each checkpoint has their content hash, which is
+    checked when it is restored.
     """
 
     def __init__(
         self, folder: os.PathLike[str] | str, *, keep: int = 2, best: str = "", log: Log = print, seconds: float = 1200
     ) -> None:
-        self._folder, self._keep, self._best, self._log, self._seconds = epath.Path(folder), keep, best, log, seconds
-        self._remote = stores.is_url(os.fspath(self._folder))  # a bucket has no links or pipes
-        self._prepare_folder()
-        self._checkpointer = self._open_checkpointer()
-        self._closed = False  # True after a failed save, until the checkpointer is opened again
-        self._pending: tuple[int, str] | None = None  # (step, error so far) of the save in progress
-        self.failed: list[str] = []
-
-    def _prepare_folder(self) -> None:
-        """Cleans the folder on the primary host before Orbax opens it, see `_remove_leftovers`. Raises UserError on all hosts
-        if the folder is a link that leads elsewhere, or if it has damaged checkpoints and no valid one."""
-        failure = ""
-        if hosts.is_primary():
-            try:
-                self._remove_leftovers()
-            except (BadFile, OSError) as error:
-                fix = error.fix if isinstance(error, BadFile) else "give another --workdir"
-                failure = f"{self._folder}: {_root_cause(error)}; {fix}"
-        if failure := hosts.exchange("the folder of checkpoints", failure)[0]:
-            raise UserError(failure)
-
-    def _remove_leftovers(self) -> None:
-        """Removes files of killed saves, and renames damaged checkpoints, which Orbax must not open. Raises BadFile if there
-        are damaged checkpoints and no valid one, or if the folder is in a bucket and has damaged checkpoints."""
-        if not self._remote:
-            paths.check_link(pathlib.Path(self._folder))
-        with contextlib.suppress(Exception):  # storage clients raise many types of errors
-            for probe in self._folder.glob(f"{PROBE}*"):
-                probe.unlink()
-        if self._remote:
-            self._check_remote()
-            return
-        folder = pathlib.Path(self._folder)
-        invalid, valid = dict[pathlib.Path, str](), 0
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if UNFINISHED in path.name and (path.is_symlink() or not path.is_dir()):
-                path.unlink()  # Orbax itself removes only folders
-            elif untrusted.is_step_name(path.name):
-                try:
-                    untrusted.check_checkpoint(path)
-                    valid += 1
-                except (BadFile, OSError) as error:
-                    invalid[path] = _root_cause(error)
-        for path, why in invalid.items():
-            if not valid:
-                raise BadFile(
-                    f"{escaped(path.name)} is not a readable checkpoint ({why}), and there is no other",
-                    "remove it, or give another --workdir",
-                )
-            aside = paths.rename_damaged(path)
-            self._log(
-                f"{self._folder}: {escaped(path.name)} is not a readable checkpoint ({why}); renamed to {escaped(aside.name)}"
-            )
-
-    def _check_remote(self) -> None:
-        """Raises BadFile if the folder, in a bucket, has a damaged checkpoint, which Orbax must not open. Nothing is renamed in
-        buckets."""
-        try:
-            steps = [path for path in self._folder.iterdir() if untrusted.is_step_name(path.name)]
-        except Exception:  # as above; Orbax reports the error or creates the folder
-            return
-        for path in sorted(steps):
-            try:
-                untrusted.check_checkpoint(path)
-            except Exception as error:  # as above
-                why = f"{escaped(path.name)} is not a readable checkpoint ({_root_cause(error)})"
-                raise BadFile(why, "remove it, or give another --workdir") from error
-
-    def _open_checkpointer(self) -> ocp.training.Checkpointer:
-        policies = ocp.training.preservation_policies
-        preserved: list[Any] = [policies.LatestN(self._keep)]
-        if self._best:
-            best_score = lambda metrics: metrics["best"]
-            preserved.append(policies.BestN(get_metric_fn=best_score, n=1, keep_checkpoints_without_metrics=False))
-        context = ocp.Context()
-        context.async_options.timeout_secs = int(self._seconds)
-        try:
-            return ocp.training.Checkpointer(
-                self._folder if self._remote else self._folder.absolute(),
-                preservation_policy=policies.AnyPreservationPolicy(preserved),
-                cleanup_tmp_directories=True,
-                context=context,
-            )
-        except (OSError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
-            action = "written" if isinstance(error, OSError) else "read"
-            raise UserError(f"{self._folder}: cannot be {action} ({_root_cause(error)}); give another --workdir") from error
+        self._best, self._log, self._seconds = best, log, seconds
+        self._steps = CheckpointFolder(folder, keep=keep, best=bool(best), log=log, seconds=seconds)
+        self._frozen_hash = ""  # of the saved frozen parameters of this run
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, kind: Any, *exception: Any) -> None:
-        if kind is None:
-            self._finish_pending()
-        with contextlib.suppress(Exception):  # a pending save of an aborted run may fail
-            self._checkpointer.close()
+    def __exit__(self, *exception: Any) -> None:
+        self._steps.__exit__(*exception)
 
     @property
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint, None if there is none."""
-        newest = self._checkpointer.latest
-        return None if newest is None else int(newest.step)
+        return max(self._steps.steps, default=None)
 
     def save(
         self,
@@ -168,151 +66,137 @@ class Checkpoints:
 
         Returns the error of the previous save, or of this one if `wait`; "" if it succeeded.
         """
-        previous_error = self._finish_pending()
-        step = int(state.step)
-        failure = hosts.combine_failures(f"the save of step {step}", self._write_probe())
-        if not failure:
-            parts: dict[str, Any] = {
-                "params": {"trainable": state.trainable, "frozen": state.frozen},
-                "train": _train_part(state),
-            }
-            parts["run"] = {"format": FORMAT, **run}
-            metrics = {"best": find_score(scores, self._best)} if scores and self._best else None
-            try:
-                if self._closed:
-                    self._checkpointer, self._closed = self._open_checkpointer(), False
-                # A checkpoint of this step is a torn one: a complete one would have been resumed from.
-                torn = any(checkpoint.step == step for checkpoint in self._checkpointer.checkpoints)
-                self._checkpointer.save_checkpointables_async(step, parts, force=True, overwrite=torn, metrics=metrics)
-            except Exception as error:  # files, buckets and Orbax raise many types of errors
-                failure = _root_cause(error)
-        self._pending = step, failure
-        return self._finish_pending() if wait else previous_error
+        score = find_score(scores, self._best) if scores and self._best else None
+        if failure := self._save_frozen(state.frozen):
+            self._log(
+                f"{self._steps.path}: the save of step {int(state.step)} failed ({failure}); training continues; free disk "
+                "space or fix the folder"
+            )
+            return failure
+        parts = {
+            "params": {"trainable": state.trainable},
+            "train": _train_part(state),
+            "run": {**run, "format": FORMAT, "frozen": self._frozen_hash},
+        }
+        return self._steps.save(int(state.step), parts, score=score, wait=wait)
 
-    def _write_probe(self) -> str:
-        """Checks on the primary host that the folder is writable, by writing and deleting a small file. Returns the error; ""
-        if there is none, and on other hosts. Called before each save, because an Orbax save that fails on some hosts leaves the
-        others waiting."""
-        if not hosts.is_primary():
+    def _save_frozen(self, frozen: Any) -> str:
+        """Saves the frozen parameters, unless this run has already saved or restored them. Returns the error, "" if it
+        succeeded."""
+        if self._frozen_hash:
             return ""
-        file = self._folder / f"{PROBE}{uuid.uuid4().hex}"
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            file.write_text("write test\n")
-            file.unlink()
-        except Exception as error:  # storage clients raise many types of errors
-            return _root_cause(error)
+        if frozen:
+            failure = ""
+            try:
+                with CheckpointFolder(self._steps.path / FROZEN, log=lambda _: None, seconds=self._seconds) as folder:
+                    failure = folder.save(0, {"params": frozen, "run": {"format": FORMAT}}, wait=True)
+            except UserError as error:
+                failure = str(error)
+            if failure := hosts.combine_failures("the save of the frozen parameters", failure):
+                return f"the frozen parameters: {failure}"
+        self._frozen_hash = content_hash(frozen)
         return ""
 
-    def _finish_pending(self) -> str:
-        """Waits for the pending save, if any, and returns its error, "" if there is none."""
-        if self._pending is None:
-            return ""
-        (step, failure), self._pending = self._pending, None
-        if not failure:
-            try:
-                self._checkpointer.wait()
-            except Exception as error:  # as above
-                failure = _root_cause(error)
-        # If the save failed on one host, the others first run into the timeouts of Orbax's barriers, one after the other.
-        failure = hosts.combine_failures(f"the end of the save of step {step}", failure, seconds=4 * self._seconds)
-        if failure:
-            self.failed.append(f"step {step}: {failure}")
-            self._log(
-                f"{self._folder}: the save of step {step} failed ({failure}); {len(self.failed)} failed so far, "
-                f"training continues; free disk space or fix the folder"
+    def restore(self, state: TrainState, *, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
+        """Restores the newest checkpoint that all hosts can read completely, or that of `step`. state: gives the shapes and
+        shardings; abstract arrays suffice. Returns the restored state and the run metadata of the checkpoint, which may have
+        been saved on any mesh and any number of hosts. Raises UserError if no checkpoint fits."""
+        reason, steps = "", self._steps.steps
+        if step is not None and step not in steps:
+            raise UserError(
+                f"{self._steps.path}: has no complete checkpoint of step {step}; use one of {', '.join(map(str, steps))}"
             )
-            with contextlib.suppress(Exception):
-                self._checkpointer.close()
-            self._closed = True
-            if hosts.is_primary():
-                self._remove_failed_save(step)
-        return failure
-
-    def _remove_failed_save(self, step: int) -> None:
-        """Removes the files of a failed save. Orbax would remove them during the next save, which then fails. Repeats for up to
-        five seconds, because other parts of the failed save may still be being written."""
-        checks_without_files = 0
-        for _ in range(50):
-            leftovers = list(self._folder.glob(f"{step}{UNFINISHED}*"))
-            checks_without_files = 0 if leftovers else checks_without_files + 1
-            if checks_without_files == 3:
-                break
-            for path in leftovers:
-                with contextlib.suppress(Exception):
-                    path.rmtree()
-            time.sleep(0.1)
-
-    def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Restores the newest checkpoint that all hosts can read completely. state: gives the shapes and shardings; abstract
-        arrays suffice. Returns the restored state and the run metadata of the checkpoint, which may have been saved on any mesh
-        and any number of hosts. Raises UserError if no checkpoint fits."""
-        parts = {"params": {"trainable": state.trainable, "frozen": state.frozen}, "train": _train_part(state)}
-        abstract = jax.tree.map(_abstract_array, parts)
-        reason = ""
-        for checkpoint in reversed(self._checkpointer.checkpoints):
-            loaded, failure = self._check_and_load(checkpoint.step, epath.Path(checkpoint.path), abstract)
-            if failure:
-                reason = reason or f"step {checkpoint.step}: {failure}"
-                self._log(f"{checkpoint.path}: cannot be read completely, trying the previous one ({failure})")
-                continue
-            if loaded["run"]["format"] != FORMAT:
-                raise UserError(
-                    f"{checkpoint.path}: has format {loaded['run']['format']}, but this version reads format {FORMAT}; use the "
-                    "version that saved it, or another --workdir"
-                )
-            train = loaded["train"]
-            # The sharding of a restored key is P(None) instead of P(), which would recompile the step.
-            train["key"] = jax.device_put(train["key"], state.key.sharding)
-            bad = _replicate_like(loaded["run"].get("bad", 0), state.bad)  # older checkpoints have no count
-            return state.replace(
-                **loaded["params"],
-                optimizer=train["optimizer"],
-                average=train["average"],
-                bad=bad,
-                step=train["step"],
-                skipped=train["skipped"],
-                key=train["key"],
-            ), loaded["run"]
+        for candidate in reversed(steps) if step is None else (step,):
+            restored, failure = self._restore_step(state, candidate)
+            if restored is not None:
+                return restored
+            reason = reason or f"step {candidate}: {failure}"
+            self._log(f"{self._steps.path / str(candidate)}: cannot be read completely, trying the previous one ({failure})")
         raise UserError(
-            f"{self._checkpointer.directory}: no checkpoint fits this config and can be read completely ({reason}); "
+            f"{self._steps.path}: no checkpoint fits this config and can be read completely ({reason}); "
             "use the config it was trained with, or another --workdir"
         )
 
-    def _check_and_load(self, step: int, path: epath.Path, abstract: dict[str, Any]) -> tuple[dict[str, Any], str]:
-        """Returns the content of a checkpoint, and the error of any host that cannot read it, "" if there is none. The error
-        is the same on all hosts."""
-        loaded, failure = dict[str, Any](), ""
+    def _restore_step(self, state: TrainState, step: int) -> tuple[tuple[TrainState, dict[str, Any]] | None, str]:
+        """Returns the state and the run metadata of a checkpoint, or None and the reason why it cannot be read."""
+        loaded, failure = self._steps.load(step, {})
+        if failure:
+            return None, failure
+        run = loaded["run"]
         try:
-            if hosts.is_primary():
-                check_arrays(path, {name: _saved_array_specs(part) for name, part in abstract.items()})
-        except Exception as error:  # damaged files raise many types of errors
-            failure = _root_cause(error)
-        if failure := hosts.exchange(f"the arrays of step {step}", failure)[0]:
-            return loaded, failure
-        try:
-            with _silence_asyncio():
-                loaded = self._load_arrays(step, {**abstract, "run": None})
-            check_run_metadata(loaded["run"])
-        except Exception as error:  # as above
-            failure = _root_cause(error)
-        if failure := hosts.combine_failures(f"reading step {step}", failure):
-            return loaded, failure
-        saved_step, finite = jax.device_get((loaded["train"]["step"], _are_finite(loaded["params"], loaded["train"])))
-        if int(saved_step) != step:
-            failure = f"it contains step {int(saved_step)}"
-        elif not finite:
-            failure = "it contains non-finite numbers, so the training diverged"
-        return loaded, failure
+            check_run_metadata(run)
+        except ValueError as error:
+            return None, str(error)
+        if run["format"] not in FORMATS:
+            raise UserError(
+                f"{self._steps.path / str(step)}: has format {run['format']}, but this version reads format {FORMAT}; use the "
+                "version that saved it, or another --workdir"
+            )
+        params = {"trainable": state.trainable} | ({"frozen": state.frozen} if run["format"] == 1 else {})
+        abstract = {"params": params, "train": _train_part(state)}
+        loaded, failure = self._steps.load(step, jax.tree.map(_abstract_array, abstract))
+        if not failure and (saved_step := int(jax.device_get(loaded["train"]["step"]))) != step:
+            failure = f"it contains step {saved_step}"
+        if failure:
+            return None, failure
+        params, train = loaded["params"], loaded["train"]
+        if run["format"] != 1:
+            params["frozen"], failure = self._restore_frozen(state.frozen, run["frozen"])
+            if failure:
+                return None, failure
+        # The sharding of a restored key is P(None) instead of P(), which would recompile the step.
+        train["key"] = jax.device_put(train["key"], state.key.sharding)
+        bad = _replicate_like(run.get("bad", 0), state.bad)  # older checkpoints have no count
+        return (state.replace(**params, **train, bad=bad), run), ""
 
-    def _load_arrays(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
-        """Loads parts of a checkpoint with Orbax. Raises BadFile with the root cause if that fails."""
-        try:
-            return dict(self._checkpointer.load_checkpointables(step, abstract))
-        except Exception as error:  # as above
-            cause = _root_cause(error)
-        gc.collect()  # frees the asyncio tasks of the failed load, which the error no longer references
-        raise BadFile(cause)
+    def _restore_frozen(self, frozen: Any, expected: str) -> tuple[Any, str]:
+        """Returns the frozen parameters, and the error if they cannot be read or do not have the expected content hash. frozen:
+        their shapes and shardings."""
+        where = self._steps.path / FROZEN / "0"
+        params = frozen
+        if frozen:
+            with CheckpointFolder(self._steps.path / FROZEN, log=self._log, seconds=self._seconds) as folder:
+                loaded, failure = folder.load(0, {"params": jax.tree.map(_abstract_array, frozen)})
+            if failure:
+                return None, f"the frozen parameters in {where} cannot be read: {failure}"
+            params = loaded["params"]
+        if (content := content_hash(params)) != expected:
+            return None, f"the frozen parameters in {where} are not those of this run; restore that folder"
+        self._frozen_hash = content
+        return params, ""
+
+
+def content_hash(params: Any) -> str:
+    """Returns a hash of the names, types, shapes and values of parameters. It is the same on any mesh and number of hosts.
+
+    It detects damaged and mixed-up files; it is no protection against deliberate changes.
+    """
+    leaves = flatten(params)
+    sums = jax.device_get(_sum_values(leaves)) if leaves else {}
+    lines = [f"{path} {leaf.dtype} {leaf.shape} {int(sums[path])}" for path, leaf in sorted(leaves.items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@jax.jit
+def _sum_values(leaves: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns the sum of the bits of each array, weighted by position, modulo 2^32. Integers add up to the same sum in any
+    order."""
+
+    def weighted_sum(leaf: jax.Array) -> jax.Array:
+        bits = (
+            leaf
+            if jnp.issubdtype(leaf.dtype, jnp.integer)
+            else jax.lax.bitcast_convert_type(leaf, _UNSIGNED[leaf.dtype.itemsize])
+        )
+        weight = jnp.uint32(1)
+        for axis in range(leaf.ndim):
+            weight = weight * jnp.uint32(31) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+        return jnp.sum(bits.astype(jnp.uint32) * (2 * weight + 1), dtype=jnp.uint32)
+
+    return {path: weighted_sum(leaf) for path, leaf in leaves.items()}
+
+
+_UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
 def check_run_metadata(run: Any) -> None:
@@ -322,8 +206,10 @@ def check_run_metadata(run: Any) -> None:
     is_count = lambda value: is_integer(value) and value < 2**31 - 1
     if not isinstance(run, dict) or not is_integer(run.get("format")):
         raise ValueError("its run metadata has no valid format")
-    if run["format"] != FORMAT:
+    if run["format"] not in FORMATS:
         return  # restore() reports the unknown format
+    if run["format"] == FORMAT and not is_name(run.get("frozen")):
+        raise ValueError("its run metadata has no valid hash of the frozen parameters")
     seconds, pending_sums = run.get("seconds", {}), run.get("untold")
     if not is_count(run.get("global_next_index")) or not is_count(run.get("bad", 0)):
         raise ValueError("its run metadata has no valid position in the data")
@@ -353,14 +239,6 @@ def _is_task_sums(task: Any, saved: Any) -> bool:
     )
 
 
-def _root_cause(error: BaseException) -> str:
-    """Returns the message of the root cause of an exception: the last __cause__ in the chain, or the first BadFile before
-    it."""
-    while error.__cause__ is not None and not isinstance(error, BadFile):
-        error = error.__cause__
-    return failure_reason(error)
-
-
 def find_score(scores: Mapping[str, Mapping[str, float]], name: str) -> float:
     """Returns the score with this name, "task/metric". Raises UserError if the validation has no such score."""
     task, _, metric = name.partition("/")
@@ -381,13 +259,6 @@ def _train_part(state: TrainState) -> dict[str, Any]:
     }
 
 
-@jax.jit
-def _are_finite(*parts: Any) -> jax.Array:
-    """Returns whether all floating-point numbers are finite."""
-    leaves = [leaf for leaf in jax.tree.leaves(parts) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
-
-
 def _replicate_like(count: int, like: jax.Array) -> jax.Array:
     """Returns an integer as an array with the sharding and type of `like`."""
     return jax.make_array_from_callback((), like.sharding, lambda _: np.asarray(count, like.dtype))
@@ -395,28 +266,3 @@ def _replicate_like(count: int, like: jax.Array) -> jax.Array:
 
 def _abstract_array(x: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-
-
-def _saved_array_specs(tree: Any) -> Arrays:
-    """Returns the shapes and types in which Orbax saves the arrays of a part, by path. A typed key is saved as its raw data."""
-    raw = lambda x: jax.eval_shape(jax.random.key_data, x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-    path = lambda keys: tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
-    leaves = ((path(keys), raw(x)) for keys, x in jax.tree_util.tree_leaves_with_path(tree))
-    return {name: (tuple(x.shape), x.dtype.name) for name, x in leaves}
-
-
-@contextlib.contextmanager
-def _silence_asyncio() -> Iterator[None]:
-    """Silences asyncio while Orbax reads: if one array is damaged, Orbax drops the tasks of the others, and each of them would
-    print a warning to stderr."""
-    logger = logging.getLogger("asyncio")
-    hook, level = sys.unraisablehook, logger.level
-    sys.unraisablehook = lambda info: None if inspect.iscoroutine(info.object) else hook(info)
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-            yield
-    finally:
-        sys.unraisablehook = hook
-        logger.setLevel(level)

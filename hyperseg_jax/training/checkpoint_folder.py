@@ -1,0 +1,304 @@
+"""A folder of Orbax checkpoints: saved asynchronously and atomically on any number of hosts, and checked before Orbax opens
+them."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import inspect
+import logging
+import os
+import pathlib
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.parallel import hosts
+from hyperseg_jax.untrusted import checkpoints as untrusted
+from hyperseg_jax.untrusted import paths, stores
+from hyperseg_jax.untrusted.bad_file import BadFile, failure_reason
+from hyperseg_jax.untrusted.checkpoint_arrays import Arrays, check_arrays
+from hyperseg_jax.untrusted.printing import escaped
+
+# This module logs failed saves in one line each; the messages of Orbax are dropped.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+
+PROBE, UNFINISHED = ".probe-", ".orbax-checkpoint-tmp"
+RUN = "run"
+"""The part of a checkpoint that is JSON; all other parts are trees of arrays."""
+Log = Callable[[str], None]
+Parts = dict[str, Any]
+"""The content of a checkpoint: trees of arrays by name, and RUN."""
+
+
+class CheckpointFolder:
+    """A context manager around a folder of checkpoints by step: a path, or a bucket such as gs://name/run.
+
+    keep: number of newest checkpoints to keep; None keeps all. best: whether to keep the one with the best score as well.
+    log: receives a line for each failed save and each damaged checkpoint. seconds: timeout of a save, and of the barriers
+    inside it.
+
+    A save that fails on any host counts as failed on all hosts; training continues.
+    """
+
+    def __init__(
+        self, folder: os.PathLike[str] | str, *, keep: int | None = None, best: bool = False, log: Log, seconds: float
+    ) -> None:
+        self.path, self._keep, self._best, self._log, self._seconds = epath.Path(folder), keep, best, log, seconds
+        self._remote = stores.is_url(os.fspath(self.path))  # a bucket has no links or pipes
+        self._prepare_folder()
+        self._checkpointer = self._open_checkpointer()
+        self._closed = False  # True after a failed save, until the checkpointer is opened again
+        self._pending: tuple[int, str] | None = None  # (step, error so far) of the save in progress
+        self.failed: list[str] = []
+
+    def _prepare_folder(self) -> None:
+        """Cleans the folder on the primary host before Orbax opens it, see `_remove_leftovers`. Raises UserError on all hosts
+        if the folder is a link that leads elsewhere, or if it has damaged checkpoints and no valid one."""
+        failure = ""
+        if hosts.is_primary():
+            try:
+                self._remove_leftovers()
+            except (BadFile, OSError) as error:
+                fix = error.fix if isinstance(error, BadFile) else "give another --workdir"
+                failure = f"{self.path}: {_root_cause(error)}; {fix}"
+        if failure := hosts.exchange("the folder of checkpoints", failure)[0]:
+            raise UserError(failure)
+
+    def _remove_leftovers(self) -> None:
+        """Removes files of killed saves, and renames damaged checkpoints, which Orbax must not open. Raises BadFile if there
+        are damaged checkpoints and no valid one, or if the folder is in a bucket and has damaged checkpoints."""
+        if not self._remote:
+            paths.check_link(pathlib.Path(self.path))
+        with contextlib.suppress(Exception):  # storage clients raise many types of errors
+            for probe in self.path.glob(f"{PROBE}*"):
+                probe.unlink()
+        if self._remote:
+            self._check_remote()
+            return
+        folder = pathlib.Path(self.path)
+        invalid, valid = dict[pathlib.Path, str](), 0
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if UNFINISHED in path.name and (path.is_symlink() or not path.is_dir()):
+                path.unlink()  # Orbax itself removes only folders
+            elif untrusted.is_step_name(path.name):
+                try:
+                    untrusted.check_checkpoint(path)
+                    valid += 1
+                except (BadFile, OSError) as error:
+                    invalid[path] = _root_cause(error)
+        for path, why in invalid.items():
+            if not valid:
+                raise BadFile(
+                    f"{escaped(path.name)} is not a readable checkpoint ({why}), and there is no other",
+                    "remove it, or give another --workdir",
+                )
+            aside = paths.rename_damaged(path)
+            self._log(
+                f"{self.path}: {escaped(path.name)} is not a readable checkpoint ({why}); renamed to {escaped(aside.name)}"
+            )
+
+    def _check_remote(self) -> None:
+        """Raises BadFile if the folder, in a bucket, has a damaged checkpoint, which Orbax must not open. Nothing is renamed in
+        buckets."""
+        try:
+            steps = [path for path in self.path.iterdir() if untrusted.is_step_name(path.name)]
+        except Exception:  # as above; Orbax reports the error or creates the folder
+            return
+        for path in sorted(steps):
+            try:
+                untrusted.check_checkpoint(path)
+            except Exception as error:  # as above
+                why = f"{escaped(path.name)} is not a readable checkpoint ({_root_cause(error)})"
+                raise BadFile(why, "remove it, or give another --workdir") from error
+
+    def _open_checkpointer(self) -> ocp.training.Checkpointer:
+        policies = ocp.training.preservation_policies
+        preserved: list[Any] = [policies.LatestN(self._keep) if self._keep else policies.PreserveAll()]
+        if self._best:
+            best_score = lambda metrics: metrics["best"]
+            preserved.append(policies.BestN(get_metric_fn=best_score, n=1, keep_checkpoints_without_metrics=False))
+        context = ocp.Context()
+        context.async_options.timeout_secs = int(self._seconds)
+        try:
+            return ocp.training.Checkpointer(
+                self.path if self._remote else self.path.absolute(),
+                preservation_policy=policies.AnyPreservationPolicy(preserved),
+                cleanup_tmp_directories=True,
+                context=context,
+            )
+        except (OSError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
+            action = "written" if isinstance(error, OSError) else "read"
+            raise UserError(f"{self.path}: cannot be {action} ({_root_cause(error)}); give another --workdir") from error
+
+    def __enter__(self) -> CheckpointFolder:
+        return self
+
+    def __exit__(self, kind: Any, *exception: Any) -> None:
+        if kind is None:
+            self.finish_pending()
+        with contextlib.suppress(Exception):  # a pending save of an aborted run may fail
+            self._checkpointer.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the complete checkpoints, in ascending order."""
+        return sorted(int(checkpoint.step) for checkpoint in self._checkpointer.checkpoints)
+
+    def save(self, step: int, parts: Parts, *, score: float | None = None, wait: bool = False) -> str:
+        """Starts a save. score: of this step, to find the best checkpoint.
+
+        Returns the error of the previous save, or of this one if `wait`; "" if it succeeded.
+        """
+        previous_error = self.finish_pending()
+        failure = hosts.combine_failures(f"the save of step {step}", self._write_probe())
+        if not failure:
+            try:
+                if self._closed:
+                    self._checkpointer, self._closed = self._open_checkpointer(), False
+                # A checkpoint of this step is a torn one: a complete one would have been resumed from.
+                torn = step in self.steps
+                metrics = None if score is None else {"best": score}
+                self._checkpointer.save_checkpointables_async(step, parts, force=True, overwrite=torn, metrics=metrics)
+            except Exception as error:  # files, buckets and Orbax raise many types of errors
+                failure = _root_cause(error)
+        self._pending = step, failure
+        return self.finish_pending() if wait else previous_error
+
+    def _write_probe(self) -> str:
+        """Checks on the primary host that the folder is writable, by writing and deleting a small file. Returns the error; ""
+        if there is none, and on other hosts. Called before each save, because an Orbax save that fails on some hosts leaves the
+        others waiting."""
+        if not hosts.is_primary():
+            return ""
+        file = self.path / f"{PROBE}{uuid.uuid4().hex}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file.write_text("write test\n")
+            file.unlink()
+        except Exception as error:  # storage clients raise many types of errors
+            return _root_cause(error)
+        return ""
+
+    def finish_pending(self) -> str:
+        """Waits for the pending save, if any, and returns its error, "" if there is none."""
+        if self._pending is None:
+            return ""
+        (step, failure), self._pending = self._pending, None
+        if not failure:
+            try:
+                self._checkpointer.wait()
+            except Exception as error:  # as above
+                failure = _root_cause(error)
+        # If the save failed on one host, the others first run into the timeouts of Orbax's barriers, one after the other.
+        failure = hosts.combine_failures(f"the end of the save of step {step}", failure, seconds=4 * self._seconds)
+        if failure:
+            self.failed.append(f"step {step}: {failure}")
+            self._log(
+                f"{self.path}: the save of step {step} failed ({failure}); {len(self.failed)} failed so far, "
+                f"training continues; free disk space or fix the folder"
+            )
+            with contextlib.suppress(Exception):
+                self._checkpointer.close()
+            self._closed = True
+            if hosts.is_primary():
+                self._remove_failed_save(step)
+        return failure
+
+    def _remove_failed_save(self, step: int) -> None:
+        """Removes the files of a failed save. Orbax would remove them during the next save, which then fails. Repeats for up to
+        five seconds, because other parts of the failed save may still be being written."""
+        checks_without_files = 0
+        for _ in range(50):
+            leftovers = list(self.path.glob(f"{step}{UNFINISHED}*"))
+            checks_without_files = 0 if leftovers else checks_without_files + 1
+            if checks_without_files == 3:
+                break
+            for path in leftovers:
+                with contextlib.suppress(Exception):
+                    path.rmtree()
+            time.sleep(0.1)
+
+    def load(self, step: int, abstract: Mapping[str, Any]) -> tuple[Parts, str]:
+        """Returns parts of a checkpoint, and the error of any host that cannot read them, "" if there is none. The error is the
+        same on all hosts.
+
+        abstract: shapes and shardings of the parts to load, by name. RUN is loaded as well.
+        """
+        loaded, failure = Parts(), ""
+        try:
+            if hosts.is_primary():
+                check_arrays(self.path / str(step), {name: _saved_array_specs(part) for name, part in abstract.items()})
+        except Exception as error:  # damaged files raise many types of errors
+            failure = _root_cause(error)
+        if failure := hosts.exchange(f"the arrays of step {step}", failure)[0]:
+            return loaded, failure
+        try:
+            with _silence_asyncio():
+                loaded = self._load_arrays(step, {**abstract, RUN: None})
+        except Exception as error:  # as above
+            failure = _root_cause(error)
+        if failure := hosts.combine_failures(f"reading step {step}", failure):
+            return loaded, failure
+        arrays = [loaded[name] for name in abstract]
+        if arrays and not jax.device_get(_are_finite(*arrays)):
+            failure = "it contains non-finite numbers, so the training diverged"
+        return loaded, failure
+
+    def _load_arrays(self, step: int, abstract: Mapping[str, Any]) -> Parts:
+        """Loads parts of a checkpoint with Orbax. Raises BadFile with the root cause if that fails."""
+        try:
+            return dict(self._checkpointer.load_checkpointables(step, dict(abstract)))
+        except Exception as error:  # as above
+            cause = _root_cause(error)
+        gc.collect()  # frees the asyncio tasks of the failed load, which the error no longer references
+        raise BadFile(cause)
+
+
+def _root_cause(error: BaseException) -> str:
+    """Returns the message of the root cause of an exception: the last __cause__ in the chain, or the first BadFile before
+    it."""
+    while error.__cause__ is not None and not isinstance(error, BadFile):
+        error = error.__cause__
+    return failure_reason(error)
+
+
+@jax.jit
+def _are_finite(*parts: Any) -> jax.Array:
+    """Returns whether all floating-point numbers are finite."""
+    leaves = [leaf for leaf in jax.tree.leaves(parts) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+
+
+def _saved_array_specs(tree: Any) -> Arrays:
+    """Returns the shapes and types in which Orbax saves the arrays of a part, by path. A typed key is saved as its raw data."""
+    raw = lambda x: jax.eval_shape(jax.random.key_data, x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    path = lambda keys: tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
+    leaves = ((path(keys), raw(x)) for keys, x in jax.tree_util.tree_leaves_with_path(tree))
+    return {name: (tuple(x.shape), x.dtype.name) for name, x in leaves}
+
+
+@contextlib.contextmanager
+def _silence_asyncio() -> Iterator[None]:
+    """Silences asyncio while Orbax reads: if one array is damaged, Orbax drops the tasks of the others, and each of them would
+    print a warning to stderr."""
+    logger = logging.getLogger("asyncio")
+    hook, level = sys.unraisablehook, logger.level
+    sys.unraisablehook = lambda info: None if inspect.iscoroutine(info.object) else hook(info)
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            yield
+    finally:
+        sys.unraisablehook = hook
+        logger.setLevel(level)

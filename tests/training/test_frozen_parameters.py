@@ -1,0 +1,150 @@
+"""Frozen parameters are saved once, and a checkpoint is restored only with those that it was trained with."""
+
+import shutil
+
+import chex
+import fuzz
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from checkpoint_states import advance, make_state, replace_by_pipe, restore
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from hyperseg_jax import config as configs
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.parallel import placement
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.training import param_groups
+from hyperseg_jax.training.checkpoint import Checkpoints, content_hash
+from hyperseg_jax.training.checkpoint_folder import CheckpointFolder
+from hyperseg_jax.training.initial_state import trace_initial_state
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Checkpoints of the steps 1 and 2."""
+    state = make_state()
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        for step in (1, 2):
+            state = advance(state)
+            assert checkpoints.save(state, {"global_next_index": step}, wait=True) == ""
+    return tmp_path / "checkpoints"
+
+
+def total_bytes(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_frozen_parameters_are_saved_once(tmp_path):
+    noise = jax.random.normal(jax.random.key(0), (500, 500))  # does not compress
+    state = make_state().replace(frozen={"frozen": {"kernel": noise}})
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        for step in (1, 2):
+            state = advance(state)
+            checkpoints.save(state, {"global_next_index": step}, wait=True)
+    sizes = {path.name: total_bytes(path) for path in (tmp_path / "checkpoints").iterdir()}
+    assert sizes["frozen"] > 900_000 and sizes["1"] < 200_000 and sizes["2"] < 200_000
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints" / "frozen").rglob("*")}
+    restored, _, messages = restore(tmp_path / "checkpoints", state)
+    np.testing.assert_array_equal(restored.frozen["frozen"]["kernel"], noise)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:  # a resumed run does not write them again
+        restored, _ = checkpoints.restore(state)
+        checkpoints.save(advance(restored), {"global_next_index": 3}, wait=True)
+    assert not messages and written == {path: path.stat().st_mtime_ns for path in written}
+
+
+def test_a_run_without_frozen_parameters_has_no_folder_for_them(tmp_path):
+    state = advance(make_state()).replace(frozen={})
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(state, {"global_next_index": 1}, wait=True)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+    assert restore(tmp_path / "checkpoints", state)[0].frozen == {}
+
+
+def test_checkpoints_of_the_earlier_format_load(tmp_path):
+    """They contain the frozen parameters. The next save writes those to their folder."""
+    state = advance(make_state())
+    train = {name: getattr(state, name) for name in ("optimizer", "average", "step", "skipped", "key")}
+    params = {"trainable": state.trainable, "frozen": state.frozen}
+    with CheckpointFolder(tmp_path / "checkpoints", log=print, seconds=60) as folder:
+        folder.save(1, {"params": params, "train": train, "run": {"format": 1, "global_next_index": 7}}, wait=True)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        restored, run = checkpoints.restore(make_state())
+        assert run["global_next_index"] == 7 and int(restored.step) == 1
+        checkpoints.save(advance(restored), {"global_next_index": 8}, wait=True)
+    restored, run, messages = restore(tmp_path / "checkpoints")
+    assert run["global_next_index"] == 8 and not messages
+    chex.assert_trees_all_equal(restored.frozen, state.frozen)
+
+
+def test_other_frozen_parameters_are_refused(folder, tmp_path):
+    other = make_state().replace(frozen={"frozen": {"kernel": jnp.full((3,), 8.0)}})
+    with Checkpoints(tmp_path / "other") as checkpoints:
+        checkpoints.save(advance(other), {"global_next_index": 1}, wait=True)
+    shutil.rmtree(folder / "frozen")
+    shutil.copytree(tmp_path / "other" / "frozen", folder / "frozen")
+    with pytest.raises(UserError, match=r"step 2: the frozen parameters in .*frozen/0 are not those of this run; restore"):
+        restore(folder)
+
+
+def test_missing_frozen_parameters_are_one_line(folder):
+    shutil.rmtree(folder / "frozen" / "0")
+    with pytest.raises(UserError, match=r"no checkpoint fits .*frozen parameters in .*frozen/0 cannot be read"):
+        restore(folder)
+
+
+def test_unsafe_frozen_parameters_are_not_opened(folder):
+    replace_by_pipe(folder / "frozen" / "0" / "params" / "_METADATA")
+    with fuzz.limit_resources(seconds=60, memory=2**33), pytest.raises(UserError, match="frozen: 0 is not a readable checkp"):
+        restore(folder)
+
+
+def test_a_step_can_be_chosen(folder):
+    with Checkpoints(folder) as checkpoints:
+        assert int(checkpoints.restore(make_state(), step=1)[0].step) == 1
+        with pytest.raises(UserError, match="has no complete checkpoint of step 3; use one of 1, 2"):
+            checkpoints.restore(make_state(), step=3)
+
+
+def test_a_failed_save_of_frozen_parameters_is_repeated(tmp_path):
+    state, messages = advance(make_state()), []
+    with Checkpoints(tmp_path / "checkpoints", log=messages.append) as checkpoints:
+        (tmp_path / "checkpoints" / "frozen").write_text("")
+        assert "the frozen parameters: File exists" in checkpoints.save(state, {"global_next_index": 1}, wait=True)
+        assert len(messages) == 1 and "checkpoints: the save of step 1 failed" in messages[0]
+        (tmp_path / "checkpoints" / "frozen").unlink()
+        assert checkpoints.save(state, {"global_next_index": 1}, wait=True) == ""
+    assert restore(tmp_path / "checkpoints")[1]["global_next_index"] == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "float8_e4m3fn"])
+def test_the_hash_sees_values_names_types_and_order(dtype):
+    values = jnp.arange(24, dtype=jnp.float32).reshape(4, 6).astype(dtype)
+    params = {"a": {"kernel": values, "bias": values[0]}}
+    expected = content_hash(params)
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    assert content_hash(jax.device_put(params, NamedSharding(mesh, P()))) == expected
+    assert content_hash({"a": {**params["a"], "kernel": jax.device_put(values, NamedSharding(mesh, P("data")))}}) == expected
+    changed = [
+        {"a": {**params["a"], "kernel": values.at[3, 5].set(1)}},
+        {"a": {**params["a"], "kernel": values[::-1]}},
+        {"a": {**params["a"], "kernel": values[:, ::-1]}},
+        {"a": {**params["a"], "kernel": values.reshape(6, 4)}},
+        {"a": {**params["a"], "kernel": values.astype("float16")}},
+        {"b": params["a"]},
+    ]
+    assert len({content_hash(other) for other in (params, *changed)}) == 1 + len(changed)
+
+
+def test_a_checkpoint_of_lora_at_the_published_size_is_small():
+    """Its trainable parameters with both moments, in float32; the frozen ones are saved once."""
+    config = configs.load("hyperseg_3b_lora")
+    system = systems.get(config.system)
+    groups = param_groups.groups_from_config(config.optimizer.param_groups)
+    state = trace_initial_state(
+        config, system, system.build(config), groups, lambda step: 1e-4, placement.make("single")
+    ).abstract
+    size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if leaf.shape)
+    assert size((state.trainable, state.optimizer, state.average)) < 1.2e9 < 6e9 < size(state.frozen)
