@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import pathlib
 
 from rich.console import Console
 
 from hyperseg_jax import config as configs
+from hyperseg_jax.atomic import scratch_folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted.printing import log, printable
 
@@ -16,12 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("workdir", nargs="?", metavar="WORKDIR", help="a workdir, a model folder, or a shipped model")
     parser.add_argument(
         "--format",
-        choices=("hf", "peft", "state-dict"),
+        choices=("hf", "peft", "state-dict", "model"),
         default="hf",
-        help="hf: safetensors with the parameter names of the authors; peft: only the LoRA adapter; state-dict: one .pth file",
+        help="hf: safetensors with the parameter names of the authors; peft: only the LoRA adapter; state-dict: one .pth file; "
+        "model: a model folder of this package, from a checkpoint of a run that has not finished",
+    )
+    parser.add_argument(
+        "--step", type=int, help="export the checkpoint of this step of WORKDIR; default: its model, or its newest checkpoint"
     )
     parser.add_argument("--part", help="export only one component as a transformers model, such as phi, siglip or swin")
-    parser.add_argument("--out", type=pathlib.Path, help="the output folder; default: WORKDIR/export-FORMAT")
+    parser.add_argument("--out", type=pathlib.Path, help="the output folder; default: WORKDIR/export-FORMAT, or WORKDIR/model")
     parser.add_argument(
         "--dtype",
         choices=("source", "float32", "float16", "bfloat16"),
@@ -60,11 +67,29 @@ def run(parsed: argparse.Namespace) -> None:
         raise UserError("nothing to export; give a WORKDIR, or --print-table with --config")
     if parsed.out is None and not pathlib.Path(parsed.workdir).is_dir():
         raise UserError(f"{parsed.workdir}: is not a local folder; give the output folder with --out")
+    if parsed.format == "model":
+        _write_model(parsed, parsed.out or pathlib.Path(parsed.workdir) / "model", console)
+        return
     out = parsed.out or pathlib.Path(parsed.workdir) / f"export-{parsed.part or parsed.format}"
-    report = exporting.export_weights(
-        parsed.workdir, out, format=parsed.format, part=parsed.part, dtype=parsed.dtype, strict_authors=parsed.strict_authors
-    )
+    with contextlib.ExitStack() as stack:
+        source = parsed.workdir
+        if parsed.step is not None or model_folder.is_unfinished_run(source):
+            source = stack.enter_context(scratch_folder()) / "model"
+            _write_model(parsed, source, console)
+        report = exporting.export_weights(
+            source, out, format=parsed.format, part=parsed.part, dtype=parsed.dtype, strict_authors=parsed.strict_authors
+        )
     for name, explanation in report.extras.items():
         log(console, f"extra name: {name} ({explanation})")
     merged = ", LoRA merged" if report.merged else ""
     log(console, f"{report.out}: {report.names} tensors{merged}")
+
+
+def _write_model(parsed: argparse.Namespace, out: pathlib.Path, console: Console) -> None:
+    """Writes the model folder of a checkpoint of WORKDIR."""
+    from hyperseg_jax.training.model_export import write_model
+
+    if parsed.format == "model" and (parsed.part or parsed.dtype != "source" or parsed.strict_authors):
+        raise UserError("--format model writes the parameters unchanged; remove --part, --dtype and --strict-authors")
+    step = write_model(parsed.workdir, out, step=parsed.step, log=functools.partial(log, console))
+    log(console, f"{out}: the model of step {step}" if parsed.format == "model" else f"exporting step {step}")

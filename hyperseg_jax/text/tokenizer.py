@@ -84,7 +84,11 @@ class Tokenizer:
         """Writes tokenizer.json (the Hugging Face format) into a folder, which is created if necessary."""
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.json").write_text(self._backend.to_str(pretty=True) + "\n", encoding="utf-8")
+        (folder / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
+
+    def to_json(self) -> str:
+        """Returns the content of tokenizer.json (the Hugging Face format)."""
+        return self._backend.to_str(pretty=True) + "\n"
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, eos: str = EOS, added: Sequence[str] = ()) -> Tokenizer:

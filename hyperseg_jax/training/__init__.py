@@ -13,7 +13,10 @@ The step
 
 Files and signals
     workdir.py             the workdir, a folder or a bucket
-    checkpoint.py          saving and restoring with Orbax
+    checkpoint.py          saving and restoring the train state; frozen parameters are saved once
+    checkpoint_folder.py   a folder of Orbax checkpoints, checked before Orbax opens them
+    model_export.py        the model folder of a checkpoint
+    background.py          writes files in a thread
     stopping.py            graceful stop on Ctrl-C and SIGTERM
     unreadable_records.py  counts and lists unreadable training records
 

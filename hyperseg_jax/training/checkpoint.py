@@ -30,17 +30,24 @@ class Checkpoints:
     """A context manager around the folder of checkpoints of one run: a path, or a bucket such as gs://name/run.
 
     keep: number of newest checkpoints to keep, in addition to the best one by the score `best` ("referring/ciou"; empty: none).
-    log, seconds: see CheckpointFolder.
+    log, seconds, read_only: see CheckpointFolder.
 
     The first save writes the frozen parameters to a folder of their own. Each checkpoint has their content hash, which is
     checked when it is restored.
     """
 
     def __init__(
-        self, folder: os.PathLike[str] | str, *, keep: int = 2, best: str = "", log: Log = print, seconds: float = 1200
+        self,
+        folder: os.PathLike[str] | str,
+        *,
+        keep: int = 2,
+        best: str = "",
+        log: Log = print,
+        seconds: float = 1200,
+        read_only: bool = False,
     ) -> None:
-        self._best, self._log, self._seconds = best, log, seconds
-        self._steps = CheckpointFolder(folder, keep=keep, best=bool(best), log=log, seconds=seconds)
+        self._best, self._log, self._seconds, self._read_only = best, log, seconds, read_only
+        self._steps = CheckpointFolder(folder, keep=keep, best=bool(best), log=log, seconds=seconds, read_only=read_only)
         self._frozen_hash = ""  # of the saved frozen parameters of this run
 
     def __enter__(self) -> Checkpoints:
@@ -155,7 +162,8 @@ class Checkpoints:
         where = self._steps.path / FROZEN / "0"
         params = frozen
         if frozen:
-            with CheckpointFolder(self._steps.path / FROZEN, log=self._log, seconds=self._seconds) as folder:
+            options: dict[str, Any] = {"log": self._log, "seconds": self._seconds, "read_only": self._read_only}
+            with CheckpointFolder(self._steps.path / FROZEN, **options) as folder:
                 loaded, failure = folder.load(0, {"params": jax.tree.map(_abstract_array, frozen)})
             if failure:
                 return None, f"the frozen parameters in {where} cannot be read: {failure}"

@@ -45,14 +45,22 @@ class CheckpointFolder:
 
     keep: number of newest checkpoints to keep; None keeps all. best: whether to keep the one with the best score as well.
     log: receives a line for each failed save and each damaged checkpoint. seconds: timeout of a save, and of the barriers
-    inside it.
+    inside it. read_only: nothing is written, renamed or removed, because a run may still be writing to the folder.
 
     A save that fails on any host counts as failed on all hosts; training continues.
     """
 
     def __init__(
-        self, folder: os.PathLike[str] | str, *, keep: int | None = None, best: bool = False, log: Log, seconds: float
+        self,
+        folder: os.PathLike[str] | str,
+        *,
+        keep: int | None = None,
+        best: bool = False,
+        log: Log,
+        seconds: float,
+        read_only: bool = False,
     ) -> None:
+        self._read_only = read_only
         self.path, self._keep, self._best, self._log, self._seconds = epath.Path(folder), keep, best, log, seconds
         self._remote = stores.is_url(os.fspath(self.path))  # a bucket has no links or pipes
         self._prepare_folder()
@@ -79,11 +87,14 @@ class CheckpointFolder:
         are damaged checkpoints and no valid one, or if the folder is in a bucket and has damaged checkpoints."""
         if not self._remote:
             paths.check_link(pathlib.Path(self.path))
+        if self._read_only:
+            self._check_without_renaming()
+            return
         with contextlib.suppress(Exception):  # storage clients raise many types of errors
             for probe in self.path.glob(f"{PROBE}*"):
                 probe.unlink()
         if self._remote:
-            self._check_remote()
+            self._check_without_renaming()
             return
         folder = pathlib.Path(self.path)
         invalid, valid = dict[pathlib.Path, str](), 0
@@ -107,9 +118,8 @@ class CheckpointFolder:
                 f"{self.path}: {escaped(path.name)} is not a readable checkpoint ({why}); renamed to {escaped(aside.name)}"
             )
 
-    def _check_remote(self) -> None:
-        """Raises BadFile if the folder, in a bucket, has a damaged checkpoint, which Orbax must not open. Nothing is renamed in
-        buckets."""
+    def _check_without_renaming(self) -> None:
+        """Raises BadFile if the folder has a damaged checkpoint, which Orbax must not open."""
         try:
             steps = [path for path in self.path.iterdir() if untrusted.is_step_name(path.name)]
         except Exception:  # as above; Orbax reports the error or creates the folder
@@ -133,7 +143,7 @@ class CheckpointFolder:
             return ocp.training.Checkpointer(
                 self.path if self._remote else self.path.absolute(),
                 preservation_policy=policies.AnyPreservationPolicy(preserved),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not self._read_only,
                 context=context,
             )
         except (OSError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:

@@ -25,6 +25,7 @@ from hyperseg_jax.parallel.feed import Feed
 from hyperseg_jax.parallel.watchdog import Watchdog
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import checks, param_groups
+from hyperseg_jax.training.background import BackgroundWriter
 from hyperseg_jax.training.checkpoint import Checkpoints
 from hyperseg_jax.training.clock import Clock
 from hyperseg_jax.training.flops import FlopCounter
@@ -38,6 +39,9 @@ from hyperseg_jax.untrusted import printing
 from hyperseg_jax.untrusted.limits import temporary_block
 from hyperseg_jax.weights import model_folder
 
+UPLOAD_SECONDS = 6 * 3600
+"""Timeout of writing the model at the end of a run. A process that fails in the meantime is noticed by the heartbeats."""
+
 
 def train(
     config: ml_collections.ConfigDict,
@@ -46,7 +50,8 @@ def train(
     console: Console | None = None,
     stop_at: int | None = None,
 ) -> pathlib.Path:
-    """Trains until config.train.steps, resuming from the newest checkpoint in `workdir`. Returns the folder of the model.
+    """Trains until config.train.steps, resuming from the newest checkpoint in `workdir`. Returns the folder of the model, which
+    is written at the end of the run.
 
     workdir: a folder, or a bucket such as gs://name/run.
     stop_at: saves and returns at this step, as if interrupted.
@@ -94,7 +99,7 @@ def train(
         train_step = make_step(system, model, config, initial.tx)
         if not run_dir.has_checkpoints:
             initial.check_source()
-        run_dir.open(config)  # after all checks of the config; nothing was written before
+        run_dir.open(config, tokenizer)  # after all checks of the config; nothing was written before
         timeouts = hosts.Timeouts(**config.hosts)
 
         # ---- State: from the newest checkpoint, else from a model or the seed --------------------
@@ -146,6 +151,7 @@ def train(
                 pending=pending,
             )
         )
+        background = stack.enter_context(BackgroundWriter(observers.log))
         watchdog = stack.enter_context(Watchdog(timeouts.watchdog, run_dir.path / f"stacks-{jax.process_index()}.txt"))
         stack.enter_context(hosts.exit_on_error())
         compiled: set[str] = set()
@@ -199,18 +205,13 @@ def train(
                 scores = evaluation.scores
                 observers.scores(step, scores)
                 watchdog.beat()
-                write_on_all_hosts(log, "the sheet of images", evaluation.save_sheet, run_dir.local / "predictions.png")
+                background.submit("the sheet of images", evaluation.save_sheet, run_dir.local / "predictions.png")
 
-            # ---- Model and checkpoint ------------------------------------------------------------
+            # ---- Checkpoint ----------------------------------------------------------------------
             stop_now = stop.should_stop(step) or step == stop_at
             last = step == steps or stop_now
             if validate or last or step % config.train.save_every == 0:
                 run_dir.check_lock()
-            if validate or last:
-                unsaved_error = write_on_all_hosts(
-                    log, "the model", model_folder.save_model, run_dir.local / "model", config, tokenizer, state.params
-                )
-            # last, so that the checkpoint contains everything of this step; each validation may be the best one
             if step % config.train.save_every == 0 or last or (validate and config.train.best):
                 observers.write_pending()
                 unreadable.write()
@@ -223,13 +224,21 @@ def train(
                     "untold": observers.pending_state(),
                 }
                 save_error = checkpoints.save(state, metadata, scores=scores, wait=last)
-                unsaved_error = unsaved_error or (save_error if last else "")
+                unsaved_error = save_error if last else ""
             if validate or last or step % config.train.save_every == 0:
-                write_on_all_hosts(log, "the copy of the workdir", run_dir.push)
+                background.submit("the copy of the workdir", run_dir.push)
             if stop_now and step < steps and not unsaved_error:
                 log(f"stopped at step {step}; run the same command to resume")
             if last:
                 break
+
+        # ---- Model, at the end of the run --------------------------------------------------------
+        background.wait()
+        if int(state.step) == steps:
+            model = run_dir.local / "model"
+            save_error = write_on_all_hosts(log, "the model", model_folder.save_model, model, config, tokenizer, state.params)
+            unsaved_error = unsaved_error or save_error
+        write_on_all_hosts(log, "the copy of the workdir", run_dir.push)
     if unsaved_error:
         raise UserError(
             f"{run_dir.path}: the last save failed ({unsaved_error}); free disk space or fix the folder, and run the "
@@ -240,14 +249,14 @@ def train(
 
 def write_on_all_hosts(log: Callable[[str], None], what: str, write: Callable[..., None], *args: Any) -> str:
     """Calls write(*args) on this host, and logs and returns the errors of all hosts; "" if there are none. All hosts must call
-    it. what: description of the file, for the log."""
+    it, and wait up to UPLOAD_SECONDS for each other. what: description of the file, for the log."""
     failure = ""
     try:
         write(*args)
     except OSError as error:
         failure = f"{error.filename or what}: {error.strerror or error}"
-    if failure := hosts.combine_failures(what, failure):
-        log(f"{what} was not written ({failure}); training continues")
+    if failure := hosts.combine_failures(what, failure, seconds=UPLOAD_SECONDS):
+        log(f"{what} was not written ({failure})")
     return failure
 
 

@@ -20,10 +20,12 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.lock import Lock
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.tables import flatten
+from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import paths, stores, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile, failure_reason, naming_path
 from hyperseg_jax.untrusted.checkpoints import is_step_name
 
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 UNREADABLE_RECORDS = "unreadable_records.txt"
 FETCHED = ("metrics.jsonl", "tensorboard", UNREADABLE_RECORDS)  # files that a resumed run appends to
 
@@ -67,25 +69,21 @@ class Workdir:
             )
         self._run_on_primary(self._check, json.loads(resolved))
 
-    def open(self, config: ml_collections.ConfigDict) -> None:
-        """Locks the workdir, creates it and writes the resolved config.
+    def open(self, config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> None:
+        """Locks the workdir, creates it, and writes the resolved config and the tokenizer.
 
         Raises UserError on all processes if another run holds the lock, if the workdir cannot be written, or if it is not
         the same folder on all hosts.
         """
-        self._run_on_primary(self._open, _config_to_json(config))
-        error = "" if (self.path / "config.json").exists() else "cannot see the files that process 0 wrote"
+        self._run_on_primary(self._open, {CONFIG: _config_to_json(config), TOKENIZER: tokenizer.to_json()})
+        error = "" if (self.path / CONFIG).exists() else "cannot see the files that process 0 wrote"
         if error := hosts.combine_failures("the workdir's config", error):
             raise UserError(f"--workdir {self.path}: {error}; use a folder that all hosts share, or a bucket (gs://name/run)")
 
     @property
     def has_checkpoints(self) -> bool:
         """Whether there may be checkpoints to resume from."""
-        folder = self.path / "checkpoints"
-        try:
-            return folder.is_dir() and any(is_step_name(path.name) for path in folder.iterdir())
-        except Exception:  # storage clients raise many types of errors; Checkpoints reports them
-            return True
+        return has_checkpoints(self.path)
 
     def check_lock(self) -> None:
         """Raises UserError on all processes if another run has taken over the workdir. Called before each save."""
@@ -103,7 +101,7 @@ class Workdir:
             raise UserError(failure)
 
     def _check(self, resolved: dict[str, Any]) -> None:
-        path = self.path / "config.json"
+        path = self.path / CONFIG
         has_results = path.exists() and (self.has_checkpoints or (self.path / "model").exists())
         if has_results and (
             difference := configs.describe_differences(_fixed_fields(self._read_config(path)), _fixed_fields(resolved))
@@ -133,12 +131,13 @@ class Workdir:
                 f"{path}: not readable ({failure_reason(error)}); delete this workdir or give another --workdir"
             ) from error
 
-    def _open(self, resolved: str) -> None:
+    def _open(self, files: Mapping[str, str]) -> None:
         self._lock.acquire()
-        self._check(json.loads(resolved))  # another run may have started and ended since the first check
+        self._check(json.loads(files[CONFIG]))  # another run may have started and ended since the first check
         try:
             self.local.mkdir(parents=True, exist_ok=True)
-            write_text(self.local / "config.json", resolved + "\n")
+            for name, content in files.items():
+                write_text(self.local / name, content)
             self._download()
             self.push()
         except BadFile as error:
@@ -176,8 +175,17 @@ class Workdir:
                 self._pushed[path] = version
 
 
+def has_checkpoints(path: epath.Path) -> bool:
+    """Returns whether a workdir may have checkpoints."""
+    folder = path / "checkpoints"
+    try:
+        return folder.is_dir() and any(is_step_name(path.name) for path in folder.iterdir())
+    except Exception:  # storage clients raise many types of errors; Checkpoints reports them
+        return True
+
+
 def _config_to_json(config: ml_collections.ConfigDict) -> str:
-    return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
 
 
 def _fixed_fields(config: Mapping[str, Any]) -> dict[str, Any]:

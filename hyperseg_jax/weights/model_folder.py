@@ -42,11 +42,22 @@ def find_model_folder(name: str | os.PathLike[str]) -> pathlib.Path:
                 with naming_path(candidate):
                     paths.check_link(candidate)  # the folder in a workdir must not be a link out of it
             return candidate
+    if is_unfinished_run(name):
+        raise UserError(
+            f"{one_line(name)}: its training has not finished, so it has no model yet; write that of its newest checkpoint "
+            f"with `hyperseg export-weights {one_line(name)} --format model`"
+        )
     shipped = sorted(p.parent.name for p in paths.ASSETS.glob("*/model.safetensors"))
     raise UserError(
         f"{one_line(name)}: is not a model; give a workdir of `hyperseg train`, a folder with model.safetensors, or one of "
         f"the shipped models ({', '.join(shipped) or 'none'})"
     )
+
+
+def is_unfinished_run(name: str | os.PathLike[str]) -> bool:
+    """Returns whether this is a workdir with checkpoints, but without a model, which is written at the end of a run."""
+    path = pathlib.Path(name)
+    return os.path.isdir(path / "checkpoints") and not os.path.isfile(path / "model" / "model.safetensors")
 
 
 def save_model(

@@ -76,8 +76,7 @@ def test_resume_after_a_stop_between_saves_is_bit_equal(small_system, micro, tmp
     full, run, console = tmp_path / "whole", tmp_path / "run", Console(quiet=True)
     train(micro(), full, console=console)
     train(micro(), run, console=console, stop_at=13)
-    assert [line["step"] for line in read_lines(run)] == list(range(1, 14))
-    assert not models_are_equal(run, full)
+    assert [line["step"] for line in read_lines(run)] == list(range(1, 14)) and not (run / "model").exists()
     train(micro(), run, console=console)
     assert models_are_equal(run, full)
 

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks import files
+from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.training import loop
 from hyperseg_jax.training.checkpoint import Checkpoints
 from hyperseg_jax.training.observers import read_valid_lines
@@ -52,6 +53,9 @@ def bucket(tmp_path, monkeypatch):
     return root
 
 
+TOKENIZER = Tokenizer.toy()
+
+
 def write_workdir(workdir):
     """Writes a workdir that contains a checkpoint."""
     (workdir / "checkpoints" / "5").mkdir(parents=True)
@@ -59,7 +63,7 @@ def write_workdir(workdir):
 
 def test_changed_files_are_uploaded_and_downloaded_on_resume(bucket, micro):
     with Workdir("gs://name/run") as workdir:
-        workdir.open(micro())
+        workdir.open(micro(), TOKENIZER)
         (workdir.local / "metrics.jsonl").write_text("one\n")
         (workdir.local / "tensorboard").mkdir()
         (workdir.local / "tensorboard" / "events").write_text("x")
@@ -74,6 +78,7 @@ def test_changed_files_are_uploaded_and_downloaded_on_resume(bucket, micro):
     assert not workdir.local.exists()
     stored = {str(path.relative_to(bucket / "name" / "run")): path.read_text() for path in bucket.rglob("*") if path.is_file()}
     assert json.loads(stored.pop("config.json"))["system"] == "hyperseg" and json.loads(stored.pop(".lock/00000001"))["free"]
+    assert stored.pop("tokenizer.json") == TOKENIZER.to_json()
     assert stored == {
         "metrics.jsonl": "one\ntwo\n",
         "tensorboard/events": "x",
@@ -81,7 +86,7 @@ def test_changed_files_are_uploaded_and_downloaded_on_resume(bucket, micro):
     }
 
     with Workdir("gs://name/run") as repeated:
-        repeated.open(micro())
+        repeated.open(micro(), TOKENIZER)
         assert (repeated.local / "metrics.jsonl").read_text() == "one\ntwo\n"
         assert (repeated.local / "tensorboard" / "events").read_text() == "x"
         assert not (repeated.local / "model").exists()
@@ -135,7 +140,7 @@ def test_names_and_sizes_in_a_bucket_are_not_trusted(flat_bucket, micro, tmp_pat
         away = workdir.local.parent / f"away-{tmp_path.name}"
         flat_bucket(f"run/{name}".format(away=away.name), b"x" * 5000)
         with pytest.raises(UserError, match=message) as error:
-            workdir.open(micro())
+            workdir.open(micro(), TOKENIZER)
         assert "gs://name/run" in str(error.value) and not away.exists()
 
 
@@ -143,7 +148,7 @@ def test_a_bucket_with_an_object_for_a_folder_is_fetched(flat_bucket, micro):
     flat_bucket("run/tensorboard/", b"")
     flat_bucket("run/tensorboard/events", b"x")
     with Workdir("gs://name/run") as workdir:
-        workdir.open(micro())
+        workdir.open(micro(), TOKENIZER)
         assert (workdir.local / "tensorboard" / "events").read_text() == "x"
     flat_bucket("run/checkpoints/5/", b"")
     flat_bucket("run/checkpoints/5/data", b"x")
@@ -201,22 +206,22 @@ def test_bucket_errors_are_one_line(bucket, micro, monkeypatch):
 
     monkeypatch.setattr(type(backend.fsspec_backend), "open", refuse)
     with Workdir("gs://name/run") as workdir, pytest.raises(UserError, match=r"gs://name/run: cannot be written .Permission"):
-        workdir.open(micro())
+        workdir.open(micro(), TOKENIZER)
 
 
 @pytest.mark.parametrize("bucketed", [False, True])
 def test_a_second_run_in_a_workdir_is_refused_and_writes_nothing(request, tmp_path, micro, bucketed):
     folder = "gs://name/run" if request.getfixturevalue("bucket") and bucketed else str(tmp_path / "run")
     with Workdir(folder) as workdir:
-        workdir.open(micro())
+        workdir.open(micro(), TOKENIZER)
         (workdir.local / "metrics.jsonl").write_text("one\n")
         workdir.push()
         with Workdir(folder) as second, pytest.raises(UserError, match=rf"{folder}: is in use by another run .process \d+ on "):
-            second.open(micro(train__steps=7))
+            second.open(micro(train__steps=7), TOKENIZER)
         workdir.check_lock()
         assert json.loads((workdir.path / "config.json").read_text())["train"]["steps"] != 7
     with Workdir(folder) as repeated:
-        repeated.open(micro())
+        repeated.open(micro(), TOKENIZER)
         with pytest.raises(UserError, match="another run has taken over its lock"):
             workdir._lock._number = 1  # as if it had been suspended
             workdir.check_lock()
@@ -250,13 +255,13 @@ def test_a_config_without_checkpoints_is_replaced(tmp_path, micro):
     for config in (micro(), micro(model__num_queries=5)):
         with Workdir(tmp_path) as workdir:
             workdir.check(config)
-            workdir.open(config)
+            workdir.open(config, TOKENIZER)
     assert json.loads((tmp_path / "config.json").read_text())["model"]["num_queries"] == 5
 
 
 def test_config_texts_are_escaped_and_truncated_in_messages(tmp_path, micro):
     with Workdir(tmp_path) as workdir:
-        workdir.open(micro())
+        workdir.open(micro(), TOKENIZER)
     write_workdir(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"system": "x\nerror: run this\n" + "A" * 10**6, "a\nb": 1}))
@@ -279,7 +284,7 @@ def test_a_finished_run_without_its_checkpoints_is_kept(tmp_path, micro):
         with Workdir(tmp_path) as workdir, contextlib.ExitStack() as refused:
             if (tmp_path / "model").exists():
                 refused.enter_context(pytest.raises(UserError, match=r"contains a run with another config .model\.num_queries"))
-            workdir.open(config)
+            workdir.open(config, TOKENIZER)
             (tmp_path / "model").mkdir()
 
 
@@ -289,9 +294,9 @@ def test_a_run_started_after_the_check_is_detected_with_the_lock(tmp_path, micro
         late.check(micro(model__num_queries=5))
         with Workdir(workdir) as first:
             first.check(micro())
-            first.open(micro())
+            first.open(micro(), TOKENIZER)
             write_workdir(workdir)
         with pytest.raises(UserError, match=r"run: contains a run with another config .model\.num_queries"):
-            late.open(micro(model__num_queries=5))
+            late.open(micro(model__num_queries=5), TOKENIZER)
     with Workdir(workdir) as repeated:
-        repeated.open(micro())
+        repeated.open(micro(), TOKENIZER)
