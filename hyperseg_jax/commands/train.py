@@ -17,6 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workdir", required=True, help="folder or bucket (gs://name/run) of the run; an existing run is resumed"
     )
+    parser.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="resume although the data mixture, the losses or the learning rate have changed since the run was started",
+    )
     add_host_arguments(parser)
     parser.epilog = "--config.x.y=value changes one field of the config."
 
@@ -39,8 +44,9 @@ def run(parsed: argparse.Namespace) -> None:
     )
     console = Console(stderr=True, quiet=not hosts.is_primary())
     with hosts.exit_on_error():
-        model = train(config, parsed.workdir, console=console)
+        model = train(config, parsed.workdir, console=console, accept_changes=parsed.accept_changes)
         plots = {title: model.parent / name for title, name in (("loss curve", "loss.png"), ("predictions", "predictions.png"))}
         images = "  ".join(f"{title}: {path}" for title, path in plots.items() if path.is_file())
-        log(console, f"model: {model}" + (f"\n{images}" if images else ""))
+        if model.exists():  # a stopped run has none
+            log(console, f"model: {model}" + (f"\n{images}" if images else ""))
     hosts.shut_down()

@@ -13,6 +13,7 @@ The step
 
 Files and signals
     workdir.py             the workdir, a folder or a bucket
+    resume.py              which changes of the config a resumed run allows
     checkpoint.py          saving and restoring the train state; frozen parameters are saved once
     checkpoint_folder.py   a folder of Orbax checkpoints, checked before Orbax opens them
     model_export.py        the model folder of a checkpoint

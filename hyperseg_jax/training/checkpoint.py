@@ -221,6 +221,9 @@ def check_run_metadata(run: Any) -> None:
     seconds, pending_sums = run.get("seconds", {}), run.get("untold")
     if not is_count(run.get("global_next_index")) or not is_count(run.get("bad", 0)):
         raise ValueError("its run metadata has no valid position in the data")
+    records = run.get("records", {})  # older checkpoints have none
+    if not isinstance(records, dict) or not all(is_name(name) and is_integer(count) for name, count in records.items()):
+        raise ValueError("its run metadata has no valid number of records")
     is_number = lambda value: type(value) in (int, float) and 0 <= value < 2**53
     if not isinstance(seconds, dict) or not all(k in SHARES and is_number(value) for k, value in seconds.items()):
         raise ValueError("its run metadata has no valid seconds by category")

@@ -16,6 +16,7 @@ from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts, placement, report
 from hyperseg_jax.systems import system as systems
+from hyperseg_jax.training import resume
 from hyperseg_jax.training.state import COUNTERS, TrainState
 from hyperseg_jax.untrusted import printing
 
@@ -50,6 +51,27 @@ def check_batch_size(config: ml_collections.ConfigDict, mesh: placement.Placemen
         raise UserError(
             f"train.batch_size = {config.train.batch_size}: give a multiple of {slices * parts}; preset {mesh.preset} splits "
             f"each of its slices (optimizer.accumulate = {slices}) into {parts} parts"
+        )
+
+
+def count_records(tasks: Mapping[str, Task]) -> dict[str, int]:
+    """Returns the number of training records of each task with a ratio, which the position in the data depends on."""
+    return {name: len(task.train or ()) for name, task in tasks.items() if task.ratio}
+
+
+def check_record_counts(saved: Mapping[str, int] | None, tasks: Mapping[str, Task], accept_changes: bool) -> None:
+    """Raises UserError if a task has another number of training records than at the checkpoint that is resumed, unless changes
+    are accepted. saved: `count_records` of the checkpoint; None in older checkpoints."""
+    counts = count_records(tasks)
+    changed = [
+        f"{name}: {saved.get(name, 0)} records saved, {counts.get(name, 0)} found"
+        for name in sorted({*(saved or {}), *counts})
+        if saved is not None and saved.get(name, 0) != counts.get(name, 0)
+    ]
+    if changed and not accept_changes:
+        raise UserError(
+            f"the training data has changed ({'; '.join(changed)}), so the position of the checkpoint means other records; "
+            f"give the same data, or {resume.FLAG}"
         )
 
 

@@ -49,12 +49,14 @@ def train(
     *,
     console: Console | None = None,
     stop_at: int | None = None,
+    accept_changes: bool = False,
 ) -> pathlib.Path:
     """Trains until config.train.steps, resuming from the newest checkpoint in `workdir`. Returns the folder of the model, which
     is written at the end of the run.
 
     workdir: a folder, or a bucket such as gs://name/run.
-    stop_at: saves and returns at this step, as if interrupted.
+    stop_at: saves and returns at this step, as if interrupted. accept_changes: see Workdir; also accepts datasets of another
+    size.
 
     When interrupted (Ctrl-C, SIGTERM), it saves and returns early. When killed, it loses at most the steps since the last save.
     A resumed run is bit-identical to an uninterrupted one. In multi-host runs (parallel/hosts.py) all hosts call it.
@@ -70,7 +72,7 @@ def train(
         stack.enter_context(temporary_block(config.get("limits", {})))
         # ---- Workdir, data and model -------------------------------------------------------------
         log = functools.partial(printing.log, console)
-        run_dir = stack.enter_context(Workdir(workdir, log=log))
+        run_dir = stack.enter_context(Workdir(workdir, accept_changes=accept_changes, log=log))
         run_dir.check(config)
         system = systems.get(config.system)
         tokenizer = system.tokenizer(config)
@@ -115,6 +117,7 @@ def train(
         position, unreadable_count, pending = 0, 0, None
         if checkpoints.latest is not None:
             state, run = checkpoints.restore(state)
+            checks.check_record_counts(run.get("records"), tasks, accept_changes)
             position, unreadable_count, pending = run["global_next_index"], int(state.bad), run.get("untold")
             saved_seconds = run.get("seconds", {})
             timer.resume(saved_seconds, lost=lost_seconds(run_dir.local / "metrics.jsonl", saved_seconds))
@@ -221,6 +224,7 @@ def train(
                     "system": config.system,
                     "seconds": timer.read(),
                     "bad": int(state.bad),
+                    "records": checks.count_records(tasks),
                     "untold": observers.pending_state(),
                 }
                 save_error = checkpoints.save(state, metadata, scores=scores, wait=last)

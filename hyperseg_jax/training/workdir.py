@@ -13,14 +13,13 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from hyperseg_jax import config as configs
 from hyperseg_jax import renamed_fields
 from hyperseg_jax.atomic import scratch_folder, write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.lock import Lock
 from hyperseg_jax.parallel import hosts
-from hyperseg_jax.tables import flatten
 from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.training import resume
 from hyperseg_jax.untrusted import paths, stores, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile, failure_reason, naming_path
 from hyperseg_jax.untrusted.checkpoints import is_step_name
@@ -35,12 +34,17 @@ class Workdir:
 
     path: the folder or bucket. local: the folder to write into: `path` itself, or a scratch folder that `push` uploads if
     `path` is a bucket, because files in buckets cannot be appended to. On processes other than 0 it is a temporary folder, so
-    that all processes can run the same code.
+    that all processes can run the same code. accept_changes: whether an existing run may be continued with another data
+    mixture, other losses or another learning rate.
 
-    From `open` on, process 0 holds the lock of the workdir. log: receives a line while it waits for the lock.
+    From `open` on, process 0 holds the lock of the workdir. log: receives a line while it waits for the lock, and for accepted
+    changes.
     """
 
-    def __init__(self, path: os.PathLike[str] | str, *, log: Callable[[str], None] = print) -> None:
+    def __init__(
+        self, path: os.PathLike[str] | str, *, accept_changes: bool = False, log: Callable[[str], None] = print
+    ) -> None:
+        self._accept_changes, self._log = accept_changes, log
         self._stack = contextlib.ExitStack()
         self._lock = Lock(path, log=log)
         self.path = epath.Path(path)
@@ -102,14 +106,8 @@ class Workdir:
 
     def _check(self, resolved: dict[str, Any]) -> None:
         path = self.path / CONFIG
-        has_results = path.exists() and (self.has_checkpoints or (self.path / "model").exists())
-        if has_results and (
-            difference := configs.describe_differences(_fixed_fields(self._read_config(path)), _fixed_fields(resolved))
-        ):
-            raise UserError(
-                f"{self.path}: contains a run with another config ({difference}); "
-                "use another --workdir, or the config it was trained with"
-            )
+        if path.exists() and (self.has_checkpoints or (self.path / "model").exists()):
+            self._check_changes(self._read_config(path), resolved)
         if not self.remote:
             folder = pathlib.Path(self.path).absolute()
             existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -117,6 +115,22 @@ class Workdir:
                 raise UserError(f"--workdir {self.path}: cannot be written ({existing} is a file); give another folder")
             with naming_path(folder):
                 paths.join_inside(folder, "model")
+
+    def _check_changes(self, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+        """Raises UserError if the config of the existing run does not allow to resume it with the given one."""
+        if changes := resume.state_changes(saved, given):
+            raise UserError(
+                f"{self.path}: contains a run with another config ({changes}); "
+                "use another --workdir, or the config it was trained with"
+            )
+        changes = resume.run_changes(saved, given)
+        if changes and not self._accept_changes:
+            raise UserError(
+                f"{self.path}: contains a run with another config ({changes}); give the config it was trained with, or "
+                f"{resume.FLAG} to continue with these changes"
+            )
+        if changes:
+            self._log(f"{self.path}: continues with another config ({changes})")
 
     def _read_config(self, path: epath.Path) -> dict[str, Any]:
         """Returns the content of the existing config.json, which is untrusted."""
@@ -186,10 +200,3 @@ def has_checkpoints(path: epath.Path) -> bool:
 
 def _config_to_json(config: ml_collections.ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
-
-
-def _fixed_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the config fields that must not change when a run is resumed."""
-    fields = {name: config.get(name) for name in ("system", "model", "optimizer")}
-    train = config.get("train")
-    return flatten({**fields, "train": {"batch_size": train.get("batch_size") if isinstance(train, dict) else None}})

@@ -40,7 +40,7 @@ def test_configs_without_limits(left_out, tmp_path, monkeypatch):
     tiny = f'runpy.run_path({str(ROOT / "configs" / "tiny.py")!r})["get_config"]()'
     file.write_text(f"import runpy\n\ndef get_config():\n    config = {tiny}\n    del config.{left_out}\n    return config\n")
     monkeypatch.setattr(
-        "hyperseg_jax.training.loop.train", lambda config, workdir, console: recorded.append(config) or tmp_path
+        "hyperseg_jax.training.loop.train", lambda config, workdir, **options: recorded.append(config) or tmp_path
     )
     main(["train", "--config", str(file), "--workdir", str(tmp_path / "run"), "--limits", "outside=True"])
     assert recorded[0].limits.to_dict() == {**limits.default_block(), "outside": True}
@@ -48,8 +48,8 @@ def test_configs_without_limits(left_out, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("left", [(), ("loss.png",), ("loss.png", "predictions.png")])
 def test_training_names_the_written_images(left, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("hyperseg_jax.training.loop.train", lambda config, workdir, console: tmp_path / "model")
-    for name in left:
+    monkeypatch.setattr("hyperseg_jax.training.loop.train", lambda config, workdir, **options: tmp_path / "model")
+    for name in ("model", *left):
         (tmp_path / name).touch()
     main(["train", "--config", "tiny", "--workdir", str(tmp_path)])
     messages = capsys.readouterr().err

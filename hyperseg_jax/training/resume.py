@@ -1,0 +1,63 @@
+"""Compares the config of an existing run with that of the command that resumes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hyperseg_jax import config as configs
+from hyperseg_jax.tables import flatten
+
+FREE_DATA_FIELDS = ("root", "workers", "tokenizer", "buckets", "length_buckets", "max_unreadable_share")
+"""Fields of `data` that may change: where the files are, and how they are read and padded."""
+FREE_TASK_FIELDS = ("val",)
+FLAG = "--accept-changes"
+
+
+def state_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """Describes the differing fields that the train state, or the meaning of a position in the data, depends on; "" if there
+    are none. saved: config of the existing run, from an untrusted file. given: the new config."""
+    return configs.describe_differences(_state_fields(saved), _state_fields(given))
+
+
+def run_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """Describes the differing fields that the order of the records, the losses or the updates depend on; "" if there are none.
+    With such a change, a resumed run differs from an uninterrupted one."""
+    before, now = _run_fields(saved), _run_fields(given)
+    if not any(fields.get("data/curriculum/share") for fields in (before, now)):  # else the number of steps moves its end
+        before.pop("train/steps", None), now.pop("train/steps", None)
+    return configs.describe_differences(before, now)
+
+
+def _block(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Returns a block of a config, {} if it is none."""
+    block = config.get(name)
+    return dict(block) if isinstance(block, Mapping) else {}
+
+
+def _state_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    optimizer, train = _block(config, "optimizer"), _block(config, "train")
+    return flatten(
+        {
+            **{name: config.get(name) for name in ("system", "model")},
+            "optimizer": {"param_groups": optimizer.get("param_groups")},
+            "train": {"batch_size": train.get("batch_size"), "average": bool(train.get("average"))},
+        }
+    )
+
+
+def _run_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    data = {name: value for name, value in _block(config, "data").items() if name not in FREE_DATA_FIELDS}
+    data["tasks"] = {
+        task: {name: value for name, value in _block(_block(data, "tasks"), task).items() if name not in FREE_TASK_FIELDS}
+        for task in _block(data, "tasks")
+    }
+    optimizer = {name: value for name, value in _block(config, "optimizer").items() if name != "param_groups"}
+    return flatten(
+        {
+            **{name: config.get(name) for name in ("seed", "loss")},
+            "data": data,
+            "optimizer": optimizer,
+            "train": {"steps": _block(config, "train").get("steps")},
+        }
+    )

@@ -1,0 +1,84 @@
+"""A run is resumed only with the config that its position in the data and its losses depend on, unless changes are accepted."""
+
+import pytest
+from rich.console import Console
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.training import resume
+from hyperseg_jax.training.loop import train
+
+TASKS = ("referring", "chat")
+REFUSED = {
+    "data__tasks__referring__ratio": 3,
+    "data__tasks__referring__prompts": 1,
+    "data__tasks__referring__train__prompts_per_example": 1,
+    "data__horizontal_flip": 0.25,
+    "data__batches": "mixed",
+    "data__curriculum__task": "chat",
+    "data__toy__seed": 7,
+    "loss__text_weight": 0.25,
+    "optimizer__learning_rate": 0.5,
+    "seed": 11,
+}
+STATE = {
+    "model__num_queries": 5,
+    "train__batch_size": 4,
+    "train__average": 0.9,
+    "optimizer__param_groups": ({"pattern": ".*"},),
+}
+FREE = {
+    "data__root": "elsewhere",
+    "data__workers": 3,
+    "data__tasks__referring__val__prompts_per_example": 1,
+    "data__max_unreadable_share": 0.5,
+    "train__steps": 50,
+    "train__eval_every": 3,
+    "train__preset": "data",
+    "init_from": "other",
+}
+
+
+@pytest.mark.parametrize("name", [*REFUSED, *STATE, *FREE])
+def test_changed_fields(micro, name):
+    value = {**REFUSED, **STATE, **FREE}[name]
+    saved, given = micro(TASKS).to_dict(), micro(TASKS, **{name: value}).to_dict()
+    field = name.replace("__", ".")
+    changes = resume.state_changes(saved, given), resume.run_changes(saved, given)
+    assert [bool(text) for text in changes] == [name in STATE, name in REFUSED]
+    assert name in FREE or field in "".join(changes)
+
+
+def test_the_number_of_steps_counts_with_a_curriculum(micro):
+    saved = micro(TASKS, data__curriculum__task="chat", data__curriculum__share=0.5).to_dict()
+    given = saved | {"train": saved["train"] | {"steps": 50}}
+    assert resume.run_changes(saved, given) == "train.steps: 30 saved, 50 given"
+
+
+@pytest.mark.parametrize("field", ["data", "optimizer", "train", "loss"])
+@pytest.mark.parametrize("value", [None, 5, [1], {"tasks": 3}])
+def test_damaged_saved_configs_differ(micro, field, value):
+    saved, given = micro(TASKS).to_dict(), micro(TASKS).to_dict()
+    saved[field] = value
+    assert resume.state_changes(saved, given) or resume.run_changes(saved, given)
+
+
+def test_a_change_needs_the_flag(small_system, micro, tmp_path):
+    console = Console(quiet=True)
+    train(micro(train__steps=4), tmp_path / "run", console=console, stop_at=2)
+    changed = micro(train__steps=4, loss__text_weight=0.25)
+    with pytest.raises(UserError, match=r"loss\.text_weight: 0\.5 saved, 0\.25 given\); .* or --accept-changes to continue"):
+        train(changed, tmp_path / "run", console=console)
+    train(changed, tmp_path / "run", console=console, accept_changes=True, stop_at=3)
+    train(changed, tmp_path / "run", console=console)
+    assert (tmp_path / "run" / "model").is_dir()
+
+
+def test_other_data_needs_the_flag(small_system, micro, tmp_path, world, monkeypatch):
+    from hyperseg_jax.training import checks
+
+    console = Console(quiet=True)
+    train(micro(train__steps=4), tmp_path / "run", console=console, stop_at=2)
+    monkeypatch.setattr(checks, "count_records", lambda tasks: {"referring": 5})
+    with pytest.raises(UserError, match=r"referring: \d+ records saved, 5 found\).*the same data, or --accept-changes"):
+        train(micro(train__steps=4), tmp_path / "run", console=console)
+    train(micro(train__steps=4), tmp_path / "run", console=console, accept_changes=True)
