@@ -243,6 +243,7 @@ def recipe() -> ml_collections.ConfigDict:
         "mesh": {"data": 0, "fsdp": 0, "tensor": 0, "space": 0},  # sizes of the mesh axes; 0: set by the preset
         "frozen_type": "bfloat16",  # ours: frozen parameters keep their published dtype
         "average": 0.0,  # decay of the moving average of the weights, such as 0.999; 0: no average
+        "fail_on_recompilation": False,  # end the run if a train step is compiled again; otherwise it is logged and counted
         "profile": (0, 0),  # first and last step to profile for TensorBoard
         "log_every": 20,
         "save_every": 2000,

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from hyperseg_jax import __version__
-from hyperseg_jax.cache import cache_folder
+from hyperseg_jax.cache import set_compilation_cache
 from hyperseg_jax.commands.script import script
 from hyperseg_jax.errors import EXIT_EXCEPTIONS, HostLost, UserError
 from hyperseg_jax.renamed_fields import FLAGS
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stores.check_url(workdir)
         parsed.overrides = overrides
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))  # later runs skip compilation
+        set_compilation_cache(workdir if parsed.verb in ("train", "sweep") else "")
         with limits.temporary_limits(**_parse_limits(parsed, limit_settings)):
             module.run(parsed)
     except (UserError, BadFile) as error:

@@ -47,6 +47,6 @@ def run(parsed: argparse.Namespace) -> None:
         model = train(config, parsed.workdir, console=console, accept_changes=parsed.accept_changes)
         plots = {title: model.parent / name for title, name in (("loss curve", "loss.png"), ("predictions", "predictions.png"))}
         images = "  ".join(f"{title}: {path}" for title, path in plots.items() if path.is_file())
-        if model.exists():  # a stopped run has none
-            log(console, f"model: {model}" + (f"\n{images}" if images else ""))
+        for line in filter(None, (f"model: {model}" if model.exists() else "", images)):  # a stopped run has no model
+            log(console, line)
     hosts.shut_down()

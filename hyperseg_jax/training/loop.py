@@ -178,7 +178,9 @@ def train(
                 new_state, metrics = step_fn(state.replace(key=None), state.key, batch)
             state = new_state.replace(key=state.key)
             timer.begin("step", after=metrics if first_time else None)
-            check_compilations(step_fn, len(compiled))
+            if (compilations := step_fn._cache_size() - len(compiled)) > observers.recompilations:
+                observers.recompilations = compilations
+                report_recompilation(task, step, config.train.get("fail_on_recompilation", False), log)
             if not first_time:
                 flop_counter.add_step(task)
             observers.add_metrics(task, metrics, timed=not first_time)
@@ -278,11 +280,10 @@ def jit_step(step: Callable[..., Any], shardings: TrainState, mesh: placement.Pl
     return jax.jit(step_without_key, donate_argnums=0, out_shardings=(shardings.replace(key=None), mesh.replicated))
 
 
-def check_compilations(step_fn: Any, buckets: int) -> None:
-    """Raises RuntimeError if step_fn was compiled more often than there are buckets, which means that a shape, dtype or static
-    value changed between steps."""
-    compiled = step_fn._cache_size()
-    if compiled > buckets:
-        raise RuntimeError(
-            f"the train step was compiled {compiled} times for {buckets} buckets; keep shapes, dtypes and static values fixed"
-        )
+def report_recompilation(task: str, step: int, fail: bool, log: Callable[[str], None]) -> None:
+    """Logs that the step of a task was compiled again, which means that a shape, dtype or static value changed between steps.
+    fail: raises RuntimeError instead (train.fail_on_recompilation)."""
+    message = f"step {step}: the train step of {task} was compiled again; keep shapes, dtypes and static values fixed"
+    if fail:
+        raise RuntimeError(message)
+    log(message)

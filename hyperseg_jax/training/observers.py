@@ -75,6 +75,7 @@ class Observers:
         self._last, self._note = (timer.read(), 0.0), ""
         self._means, self._counters, self._timed_steps = RunningMeans(pending), dict[str, jax.Array](), 0
         self._pending: tuple[int, RunningMeans, Mapping[str, jax.Array], int, float] | None = None
+        self.recompilations = 0  # unexpected compilations of the train step so far
         self._validated: set[str] = set()
         self._validation_time = 0.0
 
@@ -149,6 +150,7 @@ class Observers:
         (step, means, device_counters, timed, flops), self._pending = self._pending, None
         means_by_task = means.compute()
         counters = {name: float(value) for name, value in device_counters.items()}
+        counters |= {"recompilations": float(self.recompilations)} if self.recompilations else {}
         seconds, (last_seconds, last_flops) = self._timer.read(), self._last
         self._last = (seconds, flops)
         rates = self._rates(seconds, last_seconds, timed, flops - last_flops)

@@ -1,12 +1,13 @@
 """Behaviour shared by all commands, and the final messages of `hyperseg train`."""
 
+import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
-from hyperseg_jax import __version__
+from hyperseg_jax import __version__, cache
 from hyperseg_jax.commands.main import main
 from hyperseg_jax.untrusted import limits
 
@@ -55,3 +56,22 @@ def test_training_names_the_written_images(left, tmp_path, monkeypatch, capsys):
     messages = capsys.readouterr().err
     assert f"model: {tmp_path / 'model'}" in messages
     assert {name for name in ("loss.png", "predictions.png") if str(tmp_path / name) in messages} == set(left)
+
+
+@pytest.mark.parametrize(
+    ("workdir", "mine", "expected"),
+    [
+        ("gs://bucket/run/", None, "gs://bucket/run/compiled"),
+        ("run", None, "cache/compiled"),
+        ("", None, "cache/compiled"),
+        ("gs://bucket/run", "mine", "mine"),
+    ],
+)
+def test_compiled_programs_are_kept_with_the_run_in_a_bucket(workdir, mine, expected, monkeypatch):
+    """A recreated slice finds them there; the disk of the old one is lost."""
+    monkeypatch.setenv("HYPERSEG_CACHE", "cache")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    if mine:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", mine)
+    cache.set_compilation_cache(workdir)
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == expected
