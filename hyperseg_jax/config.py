@@ -6,6 +6,7 @@ import ast
 import difflib
 import functools
 import inspect
+import itertools
 import pathlib
 import runpy
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ from hyperseg_jax.untrusted.printing import escaped, escaped_value
 PACKAGE = pathlib.Path(hyperseg_jax.__file__).parent
 
 
+MAX_PROBLEMS = 4
+"""Invalid fields in a message."""
 MAX_DIFFERENCES = 4
 """Maximum number of differing fields that a message lists."""
 
@@ -81,13 +84,14 @@ def load(name: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
 
 
 def check_fields(config: Any, where: str) -> None:
-    """Raises UserError for the first invalid field of a config. where: prefix of the message."""
+    """Raises UserError with the first MAX_PROBLEMS invalid fields of a config. where: prefix of the message."""
     fields = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
     system = fields.get("system")
     if problem := next(renamed_fields.problems(fields), ""):
         raise UserError(f"{where}{problem}")
-    if problem := next(config_fields.problems(fields, known_fields(system if isinstance(system, str) else "")), ""):
-        raise UserError(f"{where}{problem}")
+    found = config_fields.problems(fields, known_fields(system if isinstance(system, str) else ""))
+    if problems := list(itertools.islice(found, MAX_PROBLEMS)):
+        raise UserError(f"{where}{'; '.join(problems)}")
 
 
 @functools.cache

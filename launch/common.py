@@ -49,6 +49,14 @@ def make_parser(doc: str | None) -> argparse.ArgumentParser:
     result.add_argument("workdir", metavar="WORKDIR", help="folder or bucket of the run; the same command resumes it")
     result.add_argument("--name", help="name of the run or job (default: from WORKDIR)")
     result.add_argument("--dry-run", action="store_true", help="print the commands without running them")
+    result.add_argument(
+        "--check",
+        action="store_true",
+        help="check the run on its hosts up to the first step, without running it: config, data, memory, disk",
+    )
+    result.add_argument(
+        "--accept-changes", action="store_true", help="resume with another data mixture, other losses or another learning rate"
+    )
     return result
 
 
@@ -93,7 +101,13 @@ def _default_name(workdir: str) -> str:
 
 def train_command(parsed: argparse.Namespace, python: str = "python") -> list[str]:
     """Returns the training command, which all launch scripts run on each host."""
-    return [python, "-m", "hyperseg_jax.train", "--config", parsed.config, "--workdir", parsed.workdir, *parsed.overrides]
+    paths = ["--config", parsed.config, "--workdir", parsed.workdir]
+    return [python, "-m", "hyperseg_jax.train", *paths, *train_flags(parsed), *parsed.overrides]
+
+
+def train_flags(parsed: argparse.Namespace) -> list[str]:
+    """Returns the flags of the training command that were given."""
+    return [*(["--check"] if parsed.check else []), *(["--accept-changes"] if parsed.accept_changes else [])]
 
 
 def script_with_stop_status(command: Sequence[str]) -> str:

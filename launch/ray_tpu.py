@@ -118,6 +118,7 @@ def run(arguments: Sequence[str]) -> int:
             f"--type={parsed.type}",
             f"--retries={parsed.retries}",
             f"--pause={parsed.pause}",
+            *common.train_flags(parsed),
             *parsed.overrides,
         ]
         submit = submit_command(parsed.address, rest)

@@ -7,6 +7,7 @@ import argparse
 from rich.console import Console
 
 from hyperseg_jax import config as configs
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted.printing import log
 
 
@@ -14,8 +15,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", required=True, help=f"a config file, or a shipped config: {', '.join(configs.shipped_names())}"
     )
+    parser.add_argument("--workdir", help="folder or bucket (gs://name/run) of the run; an existing run is resumed")
     parser.add_argument(
-        "--workdir", required=True, help="folder or bucket (gs://name/run) of the run; an existing run is resumed"
+        "--check",
+        action="store_true",
+        help="check everything up to the first step without running it: config, data, shapes, memory and disk; exit code 0, "
+        "or 2 with a list of all problems; --workdir is optional",
+    )
+    parser.add_argument(
+        "--topology",
+        help="with --check: a TPU slice (v5e:4x4) to calculate the memory for; default: the devices of this machine",
     )
     parser.add_argument(
         "--accept-changes",
@@ -38,11 +47,22 @@ def run(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.parallel import hosts
     from hyperseg_jax.training.loop import train
 
+    if not (parsed.workdir or parsed.check):
+        raise UserError("--workdir is missing; give the folder or bucket of the run")
+    if parsed.topology and not parsed.check:
+        raise UserError("--topology is only valid with --check; remove it")
     config = configs.load(parsed.config, parsed.overrides)
     hosts.connect(
         hosts.Timeouts(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
     )
     console = Console(stderr=True, quiet=not hosts.is_primary())
+    if parsed.check:
+        from hyperseg_jax.planning.check import check_run
+
+        with hosts.exit_on_error():
+            check_run(config, workdir=parsed.workdir or "", topology=parsed.topology or "", console=console)
+        hosts.shut_down()
+        return
     with hosts.exit_on_error():
         model = train(config, parsed.workdir, console=console, accept_changes=parsed.accept_changes)
         plots = {title: model.parent / name for title, name in (("loss curve", "loss.png"), ("predictions", "predictions.png"))}

@@ -64,7 +64,7 @@ def measure_padding(task: Task, *, seed: int, records: int = RECORDS) -> Padding
     if not elements:
         return Padding(first_error)
     sums = {name: np.sum([element[name] for element in elements], axis=0) for name in elements[0]}
-    fractions = {name: float(1 - used / max(room, 1)) for name, (used, room) in sums.items() if name != POSITIONS}
+    fractions = {name: float(1 - used / room) for name, (used, room) in sums.items() if name != POSITIONS and room}
     positions = [element[POSITIONS] for element in elements if POSITIONS in element]
     length = max((room for _, room in positions), default=0)
     return Padding(first_error, len(elements), length, tuple(used for used, _ in positions), fractions)
@@ -80,7 +80,11 @@ def padding_table(
     rows = Table("task", "length", "longest", "would do", POSITIONS, *bucketed, *others, title=title)
     for name, padding in measured.items():
         cells = padding.cells(() if mixed else length_buckets, batch_size) + [""] * (mixed and len(bucketed))
-        rows.add_row(name, *cells, *(_percent(padding.padding_fractions.get(kind, 0.0)) for kind in others))
+        rows.add_row(
+            name,
+            *cells,
+            *(_percent(padding.padding_fractions[kind]) if kind in padding.padding_fractions else "" for kind in others),
+        )
     if mixed:
         pool = tuple(n for name, padding in measured.items() for n in padding.used * ratios[name])
         length = max(padding.length for padding in measured.values())

@@ -127,28 +127,43 @@ def build_tasks(
     data = config.data
     tokenizer = system.tokenizer(config)
     root = resolve_root(data, console, for_training=for_training)
-    processors = {name: make_processor(config, system, tokenizer, name) for name in data.tasks}
     shared = make_processor(config, system, tokenizer, MIXED) if program_names(config) == (MIXED,) else None
     if unknown := [name for name in data.get("augment", {}) if name not in data.tasks]:
         raise UserError(f"data.augment.{unknown[0]}: no such task; use one of {', '.join(data.tasks)}")
-    tasks = {}
-    for name, block in data.tasks.items():
-        where, fields = f"data.tasks.{name}", block.to_dict()
-        if "ratio" not in fields:
-            raise UserError(f"{where}: the field 'ratio' is missing; give the relative frequency of the task")
-        ratio, reader, train, val = fields["ratio"], fields["reader"], fields.get("train"), fields.get("val")
-        if ratio and train is None:
-            raise UserError(f"{where}: ratio {ratio} needs a `train` block with the reader's paths")
-        controls = None
-        if reader == "toy" and val is not None:
-            if split != "val" and val.get("task") == "video":  # clips have no other split
-                continue
-            val = {**val, "split": split}
-            controls = (str(val.get("folder")).replace("{root}", root), split) if val.get("task") == "referring" else None
-        train_reader, val_reader = (open_reader(where, reader, part, root) for part in (train if for_training else None, val))
-        augment = make_augmentation(config, name)
-        tasks[name] = Task(name, train_reader, val_reader, ratio, processors[name], augment, controls, shared)
-    return tasks
+    built = {
+        name: build_task(
+            config, name, make_processor(config, system, tokenizer, name), root, for_training=for_training, split=split
+        )
+        for name in data.tasks
+    }
+    return {name: dataclasses.replace(task, shared=shared) for name, task in built.items() if task is not None}
+
+
+def build_task(
+    config: ml_collections.ConfigDict,
+    name: str,
+    processor: Processor,
+    root: str,
+    *,
+    for_training: bool = True,
+    split: str = "val",
+) -> Task | None:
+    """Builds one task of config.data, without a processor of mixed batches. root: the value of {root}. for_training, split: see
+    build_tasks. Returns None if the toy dataset has no such split of the task."""
+    where, fields = f"data.tasks.{name}", config.data.tasks[name].to_dict()
+    if "ratio" not in fields:
+        raise UserError(f"{where}: the field 'ratio' is missing; give the relative frequency of the task")
+    ratio, reader, train, val = fields["ratio"], fields["reader"], fields.get("train"), fields.get("val")
+    if ratio and train is None:
+        raise UserError(f"{where}: ratio {ratio} needs a `train` block with the reader's paths")
+    controls = None
+    if reader == "toy" and val is not None:
+        if split != "val" and val.get("task") == "video":  # clips have no other split
+            return None
+        val = {**val, "split": split}
+        controls = (str(val.get("folder")).replace("{root}", root), split) if val.get("task") == "referring" else None
+    train_reader, val_reader = (open_reader(where, reader, part, root) for part in (train if for_training else None, val))
+    return Task(name, train_reader, val_reader, ratio, processor, make_augmentation(config, name), controls)
 
 
 def resolve_root(data: ml_collections.ConfigDict, console: Console, *, for_training: bool = True) -> str:

@@ -92,6 +92,14 @@ def abstract_placement(preset: str, sizes: Mapping[str, int], devices: int) -> P
     return Placement(preset, mesh, axis_rules(preset, shape))
 
 
+def make_abstract(
+    preset: str, sizes: Mapping[str, int], device_kind: str, devices: int, slices: int = 1, *, adapters: bool = False
+) -> Placement:
+    """Like `make`, on an abstract mesh of devices that need not exist. device_kind: Device.device_kind of JAX."""
+    preset, chosen = presets.choose_preset(preset, device_kind, devices, slices, adapters)
+    return abstract_placement(preset, {**chosen, **{name: size for name, size in sizes.items() if size}}, devices)
+
+
 def mesh_shape(preset: str, sizes: Mapping[str, int], devices: int) -> dict[str, int]:
     """Returns {mesh axis: size} of a preset on this number of devices. sizes: replace those of the preset. Raises UserError if
     an axis is not one of the preset or the product is not the number of devices."""

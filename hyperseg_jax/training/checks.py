@@ -22,26 +22,31 @@ from hyperseg_jax.untrusted import printing
 
 
 def check_counts(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError if a count of steps or examples is below one, or if data.curriculum or train.best names no task."""
-    curriculum, tasks = config.data.curriculum, config.data.tasks
+    """Raises UserError listing the counts of steps or examples that are below one, and names in data.curriculum and train.best
+    that are no tasks."""
+    curriculum, tasks, best = config.data.curriculum, config.data.tasks, config.train.best
+    problems = []
     if not 0 <= curriculum.share < 1:
-        raise UserError(f"data.curriculum.share = {curriculum.share}: give a share of train.steps, from 0 to less than 1")
-    if curriculum.share and not tasks.get(curriculum.task, {"ratio": 0})["ratio"]:
-        raise UserError(
+        problems.append(f"data.curriculum.share = {curriculum.share}: give a share of train.steps, from 0 to less than 1")
+    elif curriculum.share and not tasks.get(curriculum.task, {"ratio": 0})["ratio"]:
+        problems.append(
             f"data.curriculum.task = {curriculum.task!r}: give a task with a ratio ({', '.join(tasks)}), or share 0"
         )
     if not 0 <= config.data.max_unreadable_share < 1:
-        raise UserError(
+        problems.append(
             f"data.max_unreadable_share = {config.data.max_unreadable_share}: give a share of the records (0 or more, below 1)"
         )
-    for name in ("steps", "batch_size", "log_every", "save_every", "eval_every", "eval_examples", "keep"):
-        if config.train[name] < 1:
-            raise UserError(f"train.{name} = {config.train[name]}: give one or more")
-    best = config.train.best
+    problems += [
+        f"train.{name} = {config.train[name]}: give one or more"
+        for name in ("steps", "batch_size", "log_every", "save_every", "eval_every", "eval_examples", "keep")
+        if config.train[name] < 1
+    ]
     if best and best.partition("/")[0] not in tasks:
-        raise UserError(f"train.best = {best!r}: give TASK/SCORE with one of the tasks {', '.join(tasks)}")
+        problems.append(f"train.best = {best!r}: give TASK/SCORE with one of the tasks {', '.join(tasks)}")
     if config.optimizer.accumulate < 1:
-        raise UserError(f"optimizer.accumulate = {config.optimizer.accumulate}: give one or more")
+        problems.append(f"optimizer.accumulate = {config.optimizer.accumulate}: give one or more")
+    if problems:
+        raise UserError("; ".join(problems))
 
 
 def check_batch_size(config: ml_collections.ConfigDict, mesh: placement.Placement) -> None:

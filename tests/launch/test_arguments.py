@@ -35,6 +35,12 @@ def test_all_scripts_start_the_same_command(scripts, way):
 
 
 @pytest.mark.parametrize("way", ALL)
+def test_all_scripts_offer_the_check(scripts, way):
+    output = scripts.run(way, *RUN, *ALL[way][0], "--dry-run", "--check", "--accept-changes")
+    assert output.returncode == 0 and "--check --accept-changes" in output.stdout, output.stderr
+
+
+@pytest.mark.parametrize("way", ALL)
 def test_dry_runs_call_no_programs(scripts, way):
     before = sorted(scripts.folder.rglob("*"))
     output = scripts.run(way, *RUN, *ALL[way][0], "--dry-run", system=False)

@@ -50,7 +50,7 @@ def test_plan_of_the_micro_model(fast_compilation):
 def test_batch_shapes_equal_those_of_arrays():
     system, config = systems.get("hyperseg"), configs.load("tiny")
     for task in config.data.tasks:
-        processor = sources.make_processor(config, system, Tokenizer.toy(), task, prompts=2, drawn_on=1)
+        processor = sources.make_processor(config, system, Tokenizer.toy(), task, prompts=2, drawn_on=1, masks=1)
         example = Example("one", np.zeros((processor.frames, 20, 30, 3), np.uint8), (Prompt("referring", text="a ring"),))
         result = processor(example, train=True)
         shapes = jax.tree.map(lambda x: ((3, *np.shape(x)), np.asarray(x).dtype), result)

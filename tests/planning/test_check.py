@@ -1,0 +1,165 @@
+"""`hyperseg train --check`: all shipped configs pass on samples; everything that is wrong is listed at once."""
+
+import io
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from real_vocabulary import write_phi2
+from rich.console import Console
+
+from hyperseg_jax import config as configs
+from hyperseg_jax.commands.main import main
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.planning import check, devices
+from hyperseg_jax.toy.samples import write_samples
+
+LARGE = ("hyperseg_3b", "hyperseg_3b_full", "hyperseg_3b_lora", "hyperseg_3b_released")
+SMALL = ("own_data", "davis_small", "tiny", "tiny_lora")
+
+
+@pytest.fixture(scope="session")
+def samples_root(shared):
+    return shared("samples of all benchmarks", write_samples)
+
+
+@pytest.fixture(scope="session")
+def phi2(shared):
+    return shared("phi-2", lambda folder: write_phi2(folder))
+
+
+def write_davis(root, world):
+    """Writes a clip of two frames in the layout of configs/davis_small.py."""
+    for kind in ("JPEGImages", "Annotations"):
+        (root / kind / "240p" / "clip").mkdir(parents=True)
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:20, 10:30] = 1
+    for k in range(2):
+        Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(root / "JPEGImages" / "240p" / "clip" / f"{k:05d}.jpg")
+        Image.fromarray(mask).save(root / "Annotations" / "240p" / "clip" / f"{k:05d}.png")
+    (root / "expressions.json").write_text(json.dumps({"clip": {"expressions": ["the box"]}}))
+
+
+@pytest.fixture
+def data_root(samples_root, world, tmp_path):
+    """f(config name): a folder with data as the config expects it."""
+
+    def make(name):
+        if name in LARGE:
+            return samples_root
+        if name == "own_data":
+            return samples_root / "yours" / "folder"
+        root = tmp_path / name
+        if name == "davis_small":
+            write_davis(root, world)
+        elif name == "tiny_lora":
+            for folder in ("new", "known"):
+                shutil.copytree(world, root / folder)
+        else:
+            return world
+        return root
+
+    return make
+
+
+def run_check(config, **options):
+    console = Console(file=io.StringIO(), width=200)
+    check.check_run(config, console=console, **options)
+    return console.file.getvalue()
+
+
+def load(name, root, tokenizer=None):
+    return configs.load(name, [f"data.root={root}", *([f"data.tokenizer={tokenizer}"] if tokenizer else [])])
+
+
+def test_every_shipped_config_is_checked():
+    assert sorted(LARGE + SMALL) == configs.shipped_names()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*SMALL, "hyperseg_3b_lora", *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE if name != "hyperseg_3b_lora")],
+)
+def test_shipped_configs_pass_on_samples(name, data_root, phi2):
+    """With the vocabulary of Phi-2 and the class names of COCO, for hyperseg_3b and its variants."""
+    if name in LARGE:
+        suffix = "" if name == "hyperseg_3b_released" else ":v5p-128" if name == "hyperseg_3b_full" else ":v5e-64"
+        topology = "v5p:4x4x4" if name == "hyperseg_3b_full" else "v5e:8x8"
+        output = run_check(load(name + suffix, data_root(name), phi2), topology=topology)
+        assert "panoptic" in output and "1740" in output and "without activations" in output
+    else:
+        output = run_check(load(name, data_root(name)))
+    assert "ready: no step was run" in output
+
+
+def test_everything_wrong_is_listed_at_once(world, tmp_path, capsys):
+    arguments = [
+        *("--config", "tiny", f"--config.data.root={world}", f"--config.init_from={tmp_path / 'nowhere'}"),
+        *("--config.train.batch_size=7", "--config.train.preset=data", "--config.data.tasks.referring.length=20"),
+        *("--config.data.tasks.region.train.folder={root}/absent", "--config.train.best=referring/absent"),
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--check", *arguments])
+    output = " ".join(capsys.readouterr().err.split())
+    assert ended.value.code == 2 and "this run cannot start; correct the following:" in output
+    for part in (
+        "train.batch_size = 7: give a multiple of",
+        "raise the task's `length`",
+        "data.tasks.region",
+        "train.best = 'referring/absent'",
+        "nowhere: is not a model",
+    ):
+        assert part in output, part
+
+
+def test_invalid_fields_are_listed_together(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--check", "--config", "tiny", "--config.train.keep=0", "--config.train.steps=0"])
+    assert "train.keep = 0: give an integer from 1" in (output := " ".join(capsys.readouterr().err.split()))
+    assert "train.steps = 0: give an integer from 1" in output
+
+
+def test_too_little_memory_and_disk_are_problems(world, tmp_path, monkeypatch, micro):
+    config = micro(data__root=str(world)).copy_and_resolve_references()
+    monkeypatch.setattr(check.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    monkeypatch.setattr(devices, "MEMORY", {"v5e": 1000.0})
+    config.train.unlock().update({"preset": "data", "batch_size": 4})
+    with pytest.raises(
+        UserError, match=r"preset data needs .* of 0\.0 GB per device[\s\S]*has 0\.0 GB of free disk, and the run"
+    ):
+        run_check(config, topology="v5e:2x2", workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_check_writes_nothing(world, tmp_path, micro):
+    before = sorted(pathlib.Path(world).rglob("*"))
+    run_check(micro(), workdir=tmp_path / "run")
+    assert not list(tmp_path.iterdir()) and sorted(pathlib.Path(world).rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("topology", "expected"),
+    [("v5e:4x4", (16, 4)), ("v5e:2x4", (8, 1)), ("v5p:4x4x4", (64, 16)), ("v6e:1x1", (1, 1)), ("v4:2x2x1", (4, 1))],
+)
+def test_topologies(topology, expected):
+    piece = devices.slice_of_topology(topology)
+    assert (piece.count, piece.hosts) == expected and piece.memory > 1e10
+
+
+@pytest.mark.parametrize("topology", ["v5e", "v5e:", "v5e:4", "v9:4x4", "v5e:0x4", "v5e:4x4x4x4", "v5e:99999x4", "v5e:4x4\n"])
+def test_unknown_topologies_are_one_line(topology):
+    with pytest.raises(UserError, match=r"--topology .*: unknown; give a generation"):
+        devices.slice_of_topology(topology)
+
+
+def test_flags_that_need_each_other(capsys):
+    for arguments, why in (
+        (["--config", "tiny"], "--workdir is missing"),
+        (["--config", "tiny", "--workdir", "x", "--topology", "v5e:2x2"], "only valid with --check"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["train", *arguments])
+        assert ended.value.code == 2 and why in " ".join(capsys.readouterr().err.split())
