@@ -108,7 +108,7 @@ def test_everything_wrong_is_listed_at_once(world, tmp_path, capsys):
     for part in (
         "train.batch_size = 7: give a multiple of",
         "raise the task's `length`",
-        "data.tasks.region",
+        "absent/toy.json: no toy world here",
         "train.best = 'referring/absent'",
         "nowhere: is not a model",
     ):
