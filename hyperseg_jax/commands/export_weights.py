@@ -81,6 +81,9 @@ def run(parsed: argparse.Namespace) -> None:
         )
     for name, explanation in report.extras.items():
         log(console, f"extra name: {name} ({explanation})")
+    for reason in dict.fromkeys(report.untrained.values()):
+        count = sum(why == reason for why in report.untrained.values())
+        log(console, f"untrained: {count} tensors ({reason})")
     merged = ", LoRA merged" if report.merged else ""
     log(console, f"{report.out}: {report.names} tensors{merged}")
 

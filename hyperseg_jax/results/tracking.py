@@ -1,6 +1,6 @@
 """Tracks instances over the frames of a video by appearance: the tracker of IDOL (Wu et al. 2022).
 
-HyperSeg's release contains it but does not call it. Embeddings come from the "reid" head; candidates are sorted best first.
+HyperSeg's release contains it but does not call it. Candidates are sorted best first.
 """
 
 from __future__ import annotations

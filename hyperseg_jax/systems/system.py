@@ -74,6 +74,8 @@ class System(Generic[Model]):
     weight_table(config) -> Table from the parameters to the published names.
     source_checkpoints: the kinds of public checkpoints that its weights are imported from.
     extra_names: names of the table that the authors' code does not have, with the reason.
+    untrained: names of the table that no loss trains and no prediction uses, with the reason. They are kept so that an export
+    has all names of the authors' code.
     hf_config(config) -> the config.json that the authors' code requires in an exported folder.
     parts: by name, the parts that a class of transformers implements; unsupported_parts: those that none implements, and why.
     adapters(config) -> the PEFT names of its low-rank adapters; None if it has none.
@@ -98,6 +100,7 @@ class System(Generic[Model]):
     source_checkpoints: tuple[SourceCheckpoint, ...]
     extra_names: tuple[Rule, ...]
     hf_config: Callable[[ConfigDict], dict[str, Any]]
+    untrained: tuple[Rule, ...] = ()
     parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
     unsupported_parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     adapters: Callable[[ConfigDict], Adapters] | None = None

@@ -7,7 +7,7 @@ import functools
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -16,7 +16,7 @@ import numpy as np
 from hyperseg_jax.atomic import atomic_folder, check_replaceable
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.tables import Piece, Row, find_first_rule, flatten
+from hyperseg_jax.tables import Piece, Row, Rule, Table, find_first_rule, flatten
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.weights import model_folder, peft_adapter
 from hyperseg_jax.weights.safetensors_writer import FLOATS, SHARD, cast_without_overflow, is_all_finite, write_sharded
@@ -30,6 +30,7 @@ WRITTEN = (
     "tokenizer.json",
     "tokenizer_config.json",
     "extra_names.json",
+    "README.md",
     "state_dict.pth",
     "adapter_config.json",
 )
@@ -37,13 +38,17 @@ WRITTEN = (
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport:
-    """The result of an export. out: the output folder. names: number of tensors. extras: {name: reason} of tensors that the
-    authors' code does not have. merged: whether LoRA adapters were merged into their kernels."""
+    """The result of an export.
+
+    out: the output folder. names: number of tensors. extras: {name: reason} of tensors that the authors' code does not have.
+    merged: whether LoRA adapters were merged into their kernels. untrained: {name: reason} of tensors that no loss trains.
+    """
 
     out: pathlib.Path
     names: int
     extras: dict[str, str]
     merged: bool
+    untrained: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class MergedParams:
@@ -114,9 +119,7 @@ def export_weights(
             raise UserError(
                 f"{folder}: {system.name} has no names for {', '.join(sorted(unmapped)[:5])}; add them to its weight table"
             )
-        extras = {
-            name: rule.reason for row in table for name in row.names if (rule := find_first_rule(system.extra_names, name))
-        }
+        extras, untrained = (_names_with_reasons(table, rules) for rules in (system.extra_names, system.untrained))
         if strict_authors and extras:
             listed = "\n  ".join(f"{name}: {reason}" for name, reason in extras.items())
             raise UserError(
@@ -137,9 +140,28 @@ def export_weights(
                 (temporary / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
                 if part is None or system.part(part).reads_text:
                     _save_tokenizer(system.tokenizer(config, folder), settings, temporary)
+            if format == "hf" and part is None:
+                card = _model_card(system.name, len(described), params.merged, extras, untrained)
+                (temporary / "README.md").write_text(card, encoding="utf-8")
             if extras:
                 (temporary / "extra_names.json").write_text(json.dumps(extras, indent=1) + "\n", encoding="utf-8")
-    return ExportReport(out, len(described), extras, params.merged)
+    return ExportReport(out, len(described), extras, params.merged, untrained)
+
+
+def _names_with_reasons(table: Table, rules: Iterable[Rule]) -> dict[str, str]:
+    """Returns {PyTorch name: reason} of the names that match a rule."""
+    return {name: rule.reason for row in table for name in row.names if (rule := find_first_rule(rules, name))}
+
+
+def _model_card(system: str, tensors: int, merged: bool, extras: Mapping[str, str], untrained: Mapping[str, str]) -> str:
+    """Returns the text of README.md, the model card of an exported model."""
+    lines = [f"# {system}, exported by hyperseg_jax", "", f"{tensors} tensors with the names of the authors' code."]
+    lines += ["LoRA adapters are merged into their kernels."] if merged else []
+    for title, names in (("Parameters that the authors' code does not have", extras), ("Untrained parameters", untrained)):
+        for reason in dict.fromkeys(names.values()):
+            listed = [f"* `{name}`" for name, why in names.items() if why == reason]
+            lines += ["", f"## {title}", "", f"{reason[:1].upper()}{reason[1:]}:", "", *listed]
+    return "\n".join(lines) + "\n"
 
 
 def _paths_without_adapters(file: TensorFile) -> set[str]:

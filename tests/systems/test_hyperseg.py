@@ -2,11 +2,13 @@
 optimizer state."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
 import pytest
 from rich.console import Console
+from sample_inputs import random_params
 
 from hyperseg_jax.data import sources
 from hyperseg_jax.errors import UserError
@@ -114,6 +116,20 @@ def test_regions_may_be_drawn_on_another_image(predicted, params, task_and_examp
     about_regions = batch["uses_regions"]
     changed = np.abs(np.asarray(other["mask_logits"])[:, 0] - first["mask_logits"][:, 0]).max((-1, -2, -3))
     assert about_regions.any() and (changed[about_regions] > 1e-3).all() and (changed[~about_regions] < 1e-3).all()
+
+
+def test_untrained_heads_have_no_effect(config, task_and_examples):
+    """The outputs are the same with other weights of the box, IoU and re-identification heads."""
+    config = config.copy_and_resolve_references().unlock()
+    config.model.mask_decoder.heads = ("box", "box_iou", "reid")
+    params, other = (flatten(random_params(SYSTEM.shapes(config), seed)) for seed in (1, 2))
+    heads = [path for path in params if re.match(r"mask_decoder/(box|box_iou|reid)\b", path)]
+    assert len(heads) == 14
+    predict, batch = make_predict(config), make_batch(task_and_examples, task_and_examples[1])
+    outputs = [
+        jax.device_get(predict(unflatten(params | changed), batch)) for changed in ({}, {path: other[path] for path in heads})
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *outputs)
 
 
 def lora_config(config):

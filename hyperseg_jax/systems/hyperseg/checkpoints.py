@@ -9,6 +9,10 @@ import ml_collections
 from hyperseg_jax.tables import Rule, SourceCheckpoint
 
 GATES = Rule(r"mgvp_layers\.layers\.\d+\.gate(_mlp)?\..*", "the perceiver's tanh gates are in the paper and in no release")
+UNTRAINED = Rule(
+    r"predictor\.(box_embed|iou_head|reid_embed_head)\..*",
+    "HyperSeg's release has no loss for its box, IoU and re-identification heads, and no prediction uses them",
+)
 TOKENS, HEAD = ("model.embed_tokens.weight", 0), ("lm_head.weight", 0)
 
 HYPERSEG = SourceCheckpoint(

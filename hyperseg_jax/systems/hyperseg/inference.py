@@ -19,13 +19,15 @@ from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
 from hyperseg_jax.systems.system import Predict
 
 Features = Mapping[str, Any]
+SCORES = ("expression", "class", "region")
+"""The kinds of scores that predictions use; no loss trains the decoder's other heads."""
 
 
 def make_predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Predict:
     """Returns the Predict function.
 
-    Outputs: mask_logits; scores expression, class, region; embedding of the queries for tracking, from the "reid" head if the
-    decoder has one; and from the batch asked (bool: the prompt uses an expression), class_valid, region_valid.
+    Outputs: mask_logits; scores expression, class, region; embedding of the queries for tracking (the "reid" head is
+    untrained); and from the batch asked (bool: the prompt uses an expression), class_valid, region_valid.
     features: see `encoding`. memory: the fine-grained query for the next frame; None before the first.
     """
 
@@ -36,10 +38,9 @@ def make_predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Predict:
         split = lambda x: x.reshape(-1, prompts, *x.shape[1:])
 
         def frame_outputs(output: HyperSegOutput, _: int | jax.Array) -> dict[str, jax.Array]:
-            scores = {kind: split(value) for kind, value in output.prediction.scores.items()}
+            scores = {kind: split(value) for kind, value in output.prediction.scores.items() if kind in SCORES}
             embeddings = output.prediction.embeddings
-            tracking_embedding = embeddings["reid"] if "reid" in embeddings else embeddings["query"]
-            return {"mask_logits": split(output.prediction.mask_logits), **scores, "embedding": split(tracking_embedding)}
+            return {"mask_logits": split(output.prediction.mask_logits), **scores, "embedding": split(embeddings["query"])}
 
         outputs, memory = run_frames(model, params, batch, memory, frame_outputs, features)
         outputs = jax.tree.map(lambda frames: jnp.moveaxis(frames, 0, 1), outputs)

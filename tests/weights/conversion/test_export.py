@@ -68,6 +68,18 @@ def test_strict_authors_refuses_unpublished_parameters(full_config, saved_model,
     assert "mgvp_layers.layers.2.gate.2.bias" in (tmp_path / "out" / "extra_names.json").read_text()
 
 
+def test_untrained_heads_are_named(full_config, saved_model, tmp_path):
+    """They are exported, and named in the report and in the model card."""
+    folder, _ = saved_model(full_config())
+    report = export_weights(folder, tmp_path / "out")
+    parts = {name.split(".")[1] for name in report.untrained}
+    assert parts == {"box_embed", "iou_head", "reid_embed_head"} and len(report.untrained) == 14
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert all(f"* `{name}`" in card for name in report.untrained) and "## Untrained parameters" in card
+    assert f"{report.names} tensors" in card
+    export_weights(folder, tmp_path / "out")  # its own card is no obstacle
+
+
 def test_strict_authors_accepts_the_released_architecture(full_config, saved_model, tmp_path):
     folder, _ = saved_model(full_config())
     assert not export_weights(folder, tmp_path / "out", strict_authors=True).extras
