@@ -30,9 +30,13 @@ def job_set(parsed: argparse.Namespace) -> dict[str, Any]:
     for k, mount in enumerate(parsed.mount):
         mounts.append({"name": f"bucket-{k}", "mountPath": mount.path})
         attributes = {"bucketName": mount.bucket, "mountOptions": "implicit-dirs"}
+        if parsed.slices > 1:  # the storage driver then uses the Kubernetes account of the pod; needs driver 1.17.2 or newer
+            attributes["hostNetworkPodKSA"] = "true"
         volumes.append({"name": f"bucket-{k}", "csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}})
     pod: dict[str, Any] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 300}
-    if piece.hosts > 1:  # the network of the hosts, which GKE recommends for traffic between slices
+    # GKE recommends the network of the hosts for traffic between slices. Workload Identity does not work there: the process
+    # has the service account of the node pool, which node_pool_command sets.
+    if parsed.slices > 1:
         pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     if parsed.service_account:
         pod["serviceAccountName"] = parsed.service_account
@@ -97,6 +101,9 @@ def node_pool_command(parsed: argparse.Namespace) -> list[str]:
         f"--machine-type={piece.machine}",
         f"--tpu-topology={piece.topology}",
         f"--num-nodes={piece.hosts}",
+        "--service-account=SERVICE_ACCOUNT",  # of Google Cloud, with rights on the buckets
+        "--scopes=cloud-platform",
+        "--workload-metadata=GKE_METADATA",
         *(["--spot"] if parsed.spot else []),
     ]
 

@@ -61,6 +61,22 @@ def test_every_field_is_in_the_published_api(scripts, case):
     assert load_fields().list_errors(manifest, "JobSet", "") == []
 
 
+@pytest.mark.parametrize("slices", [1, 2])
+def test_only_several_slices_use_the_network_of_the_hosts(scripts, slices):
+    """There, Workload Identity does not work: the storage driver is told to use the account of the pod, and processes have that
+    of the node pool."""
+    output = scripts.run(
+        "gke", *RUN, "--type=v5e-16", "--image=i", f"--slices={slices}", "--mount=gs://data=/data", "--dry-run"
+    ).stdout
+    manifest = yaml.safe_load(output.rpartition("kubectl ")[0])
+    pod = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    attributes = next(volume["csi"]["volumeAttributes"] for volume in pod["volumes"] if "csi" in volume)
+    assert [pod.get("hostNetwork"), attributes.get("hostNetworkPodKSA")] == ([True, "true"] if slices > 1 else [None, None])
+    assert ("dnsPolicy" in pod) == (slices > 1)
+    for flag in ("--service-account=SERVICE_ACCOUNT", "--scopes=cloud-platform", "--workload-metadata=GKE_METADATA"):
+        assert flag in output.splitlines()[0]
+
+
 def test_invalid_manifests_are_detected(scripts):
     manifest = yaml.safe_load(render(scripts, "gke_v5p-128_2_spot")[0])
     pod = ("spec", "replicatedJobs", 0, "template", "spec", "template", "spec")
