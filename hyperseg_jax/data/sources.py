@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 from rich.console import Console
 
-from hyperseg_jax import datasets, toy
+from hyperseg_jax import config_fields, datasets, toy
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.data.augment import Augment
 from hyperseg_jax.data.mixture import MIXED, task_cycle
@@ -175,8 +175,7 @@ def resolve_root(data: ml_collections.ConfigDict, console: Console, *, for_train
                 uses_toy = True
     if not uses_toy:
         return ""
-    parameters = data.toy.to_dict()
-    return str(prepare_toy_world(parameters if for_training else parameters | {"train": 0}, console))
+    return str(prepare_toy_world(data, console, for_training=for_training))
 
 
 def make_processor(
@@ -230,14 +229,30 @@ def check_untrusted_paths(config: ml_collections.ConfigDict, where: str) -> None
                 )
 
 
-def prepare_toy_world(parameters: Mapping[str, Any], console: Console) -> pathlib.Path:
-    """Returns the folder of the toy dataset with these parameters in the user's cache. Generates the dataset if the folder does
-    not exist yet."""
-    code = zlib.crc32(json.dumps([toy.VERSION, dict(parameters)], sort_keys=True).encode())
+def prepare_toy_world(data: ml_collections.ConfigDict, console: Console, *, for_training: bool = True) -> pathlib.Path:
+    """Returns the folder of the toy dataset of data.toy in the user's cache. Generates the dataset if the folder does not exist
+    yet. Raises UserError if data.toy, which may come from an untrusted config.json, is missing or invalid.
+
+    for_training: False leaves out the training images.
+    """
+    if data.get("toy") is None:
+        raise UserError(
+            f"data.toy: is missing, but a task reads the toy world; add it ({', '.join(config_fields.TOY_FIELDS)}), or give "
+            "the folder of your data (--data-root of hyperseg evaluate)"
+        )
+    parameters = data.toy.to_dict()
+    if problem := next(config_fields.toy_problems(parameters), ""):
+        raise UserError(problem)
+    if not for_training:
+        parameters["train"] = 0
+    code = zlib.crc32(json.dumps([toy.VERSION, parameters], sort_keys=True).encode())
     folder = cache_folder() / f"toy-{code:08x}"
     if not folder.exists():
         printing.log(console, f"generating the toy dataset in {folder} (once)")
-        toy.write_world(folder, **parameters, workers=min(4, os.cpu_count() or 1), log=lambda _: None)
+        try:
+            toy.write_world(folder, **parameters, workers=min(4, os.cpu_count() or 1), log=lambda _: None)
+        except UserError as error:
+            raise UserError(f"data.toy: {error}") from error
     return folder
 
 
