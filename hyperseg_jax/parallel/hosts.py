@@ -6,6 +6,7 @@ import base64
 import contextlib
 import dataclasses
 import os
+import re
 import socket
 import sys
 import time
@@ -23,7 +24,7 @@ from jax.experimental import multihost_utils
 from hyperseg_jax.errors import HostLost, UserError
 from hyperseg_jax.parallel.failure_watch import FailureWatch
 from hyperseg_jax.parallel.startup_barrier import startup_barrier
-from hyperseg_jax.untrusted.printing import printable
+from hyperseg_jax.untrusted.printing import escaped, printable
 
 CHUNK = 2**20
 """Maximum length of a text in one message of the coordination service, in characters."""
@@ -101,8 +102,8 @@ def connect(
 def _read_integer(variable: str) -> int | None:
     """Returns the value of an environment variable, None if it is not set."""
     text = os.environ.get(variable)
-    if text is not None and not text.isdigit():
-        raise UserError(f"{variable}={text}: give a whole number, or unset it")
+    if text is not None and not re.fullmatch("[0-9]{1,9}", text):
+        raise UserError(f"{variable}={escaped(text)}: give a whole number of at most 9 digits, or unset it")
     return None if text is None else int(text)
 
 

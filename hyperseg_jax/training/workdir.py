@@ -41,6 +41,7 @@ class Workdir:
     """
 
     def __init__(self, path: os.PathLike[str] | str, *, log: Callable[[str], None] = print) -> None:
+        stores.check_workdir(path)
         self._stack = contextlib.ExitStack()
         self._lock = Lock(path, log=log)
         self.path = epath.Path(path)
