@@ -125,6 +125,11 @@ def build_tasks(
     Raises UserError if data.root is empty and a task reads anything but the toy dataset.
     """
     data = config.data
+    for name, block in data.tasks.items():  # before the toy dataset is generated
+        if "ratio" not in block:
+            raise UserError(f"data.tasks.{name}: the field 'ratio' is missing; give the relative frequency of the task")
+        if block.ratio and block.get("train") is None:
+            raise UserError(f"data.tasks.{name}: ratio {block.ratio} needs a `train` block with the reader's paths")
     tokenizer = system.tokenizer(config)
     root = resolve_root(data, console, for_training=for_training)
     processors = {name: make_processor(config, system, tokenizer, name) for name in data.tasks}
@@ -134,11 +139,7 @@ def build_tasks(
     tasks = {}
     for name, block in data.tasks.items():
         where, fields = f"data.tasks.{name}", block.to_dict()
-        if "ratio" not in fields:
-            raise UserError(f"{where}: the field 'ratio' is missing; give the relative frequency of the task")
         ratio, reader, train, val = fields["ratio"], fields["reader"], fields.get("train"), fields.get("val")
-        if ratio and train is None:
-            raise UserError(f"{where}: ratio {ratio} needs a `train` block with the reader's paths")
         controls = None
         if reader == "toy" and val is not None:
             if split != "val" and val.get("task") == "video":  # clips have no other split
@@ -245,14 +246,15 @@ def prepare_toy_world(data: ml_collections.ConfigDict, console: Console, *, for_
         raise UserError(problem)
     if not for_training:
         parameters["train"] = 0
+    try:
+        toy.World(**{"compositional": 0, **parameters})
+    except UserError as error:
+        raise UserError(f"data.toy: {error}") from error
     code = zlib.crc32(json.dumps([toy.VERSION, parameters], sort_keys=True).encode())
     folder = cache_folder() / f"toy-{code:08x}"
     if not folder.exists():
         printing.log(console, f"generating the toy dataset in {folder} (once)")
-        try:
-            toy.write_world(folder, **parameters, workers=min(4, os.cpu_count() or 1), log=lambda _: None)
-        except UserError as error:
-            raise UserError(f"data.toy: {error}") from error
+        toy.write_world(folder, **parameters, workers=min(4, os.cpu_count() or 1), log=lambda _: None)
     return folder
 
 
