@@ -28,6 +28,8 @@ from hyperseg_jax.untrusted.printing import escaped, printable
 
 CHUNK = 2**20
 """Maximum length of a text in one message of the coordination service, in characters."""
+MOST_PROCESSES = 2**16
+"""Maximum number of processes of a run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,8 @@ def connect(
             return
     if processes == 1:
         return
+    if processes is not None and processes > MOST_PROCESSES:
+        raise UserError(f"--processes {processes}: give at most {MOST_PROCESSES}")
     if coordinator is None or process_id is None or processes is None or not 0 <= process_id < processes:
         raise UserError(f"--process-id {process_id} of --processes {processes}: give a process id from 0 to processes - 1")
     flags.FLAGS.mark_as_parsed()
