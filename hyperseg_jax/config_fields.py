@@ -12,12 +12,17 @@ import contextlib
 import functools
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hyperseg_jax.untrusted.printing import escaped_value
 
 MAX_INTEGER = 2**31 - 1
+TOY_IMAGES, TOY_CLIPS = 20_000, 2_000
+"""Maximum number of images of each split, and of clips, of the toy world that a config describes."""
+TOY_FIELDS = {"seed": 0, "train": 0, "val": 0, "compositional": 0, "clips": 0, "level": "default", "kinds": "known"}
+"""All fields of `data.toy`, with example values."""
 BOUNDS: Mapping[str, tuple[float, float]] = {
     # sizes of models
     "image_size": (1, 2**14),
@@ -68,7 +73,8 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "rate": (0, 1e9),
     "decay": (0, 1e9),
     "average": (0, 1),
-    **dict.fromkeys(("train", "val", "clips"), (0, 10**5)),  # of the toy world
+    **dict.fromkeys(("train", "val", "compositional"), (0, TOY_IMAGES)),
+    "clips": (0, TOY_CLIPS),
     # losses
     "num_points": (1, 2**20),
     "oversample": (1, 1000),
@@ -89,8 +95,8 @@ LENGTHS = {
 ELEMENTS: Mapping[str, Any] = {"length_buckets": 0}
 """Example elements of lists that are empty in the shipped configs; other empty lists hold strings."""
 REGEXES = ("init_optional", "pattern")
-UNCHECKED_BLOCKS = ("data.tasks", "data.augment", "limits")
-"""Blocks with user-defined names, or that are checked where they are used."""
+UNCHECKED_BLOCKS = ("data.tasks", "data.augment", "data.toy", "limits")
+"""Blocks with user-defined names, or that are checked elsewhere."""
 TASK_FIELDS = {"reader": "", "ratio": 0}
 """Fields of every task; the other fields are sizes that depend on the system."""
 SYSTEM_BLOCKS = ("model", "loss")
@@ -114,11 +120,22 @@ def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[st
     for name, block in augment.items() if isinstance(augment, Mapping) else ():
         if not isinstance(block, Mapping):
             yield f"data.augment: {escaped_value(name)} is {escaped_value(block)}; give a task and a block of fields"
+    if isinstance(data, Mapping) and isinstance(toy := data.get("toy"), Mapping):
+        yield from toy_problems(toy)
     if isinstance(tasks, Mapping):
         if not tasks:
             yield "data.tasks: is empty; add at least one task"
         for name, task in tasks.items():
             yield from _task_problems(f"data.tasks.{name}", name, task, sizes)
+
+
+def toy_problems(block: Mapping[str, Any]) -> Iterator[str]:
+    """Yields an error message for each invalid field of `data.toy`, the parameters of the toy world."""
+    for name, value in block.items():
+        if name not in TOY_FIELDS:
+            yield f"data.toy: {escaped_value(name)}: no such field; known fields: {', '.join(TOY_FIELDS)}"
+        else:
+            yield from _field_problems(f"data.toy.{name}", name, value, TOY_FIELDS[name])
 
 
 def merge_schemas(*configs: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,7 +235,9 @@ def _is_unicode(text: str) -> bool:
 
 
 def _is_regex(text: str) -> bool:
-    with contextlib.suppress(re.error, RecursionError, OverflowError):
+    """Returns whether the text is a regular expression without ambiguous parts, of which `re` warns ("[[a]")."""
+    with contextlib.suppress(re.error, RecursionError, OverflowError, Warning), warnings.catch_warnings():
+        warnings.simplefilter("error")
         return len(text) < 1000 and bool(re.compile(text))
     return False
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
+import math
+import os
 import pathlib
 import re
 import shlex
@@ -17,11 +21,28 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = ("hyperseg_jax", "configs", "setup.py", "pyproject.toml", "README.md")  # files of the checkout to install on hosts
+LARGEST = 2**31 - 1  # of all numbers; Kubernetes stores them in 32 bits
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control characters, surrogates, line and paragraph separators
 
 
 class LaunchError(Exception):
     """Invalid input or a missing program. The script prints the message as one line and exits with code 2."""
+
+
+class _Output(io.FileIO):
+    """Standard output. Only the first write error is raised; later writes are dropped, so that the script can exit with one
+    line."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self.failure is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.failure = error
+                raise
+        return len(data)
 
 
 class Mount:
@@ -72,7 +93,7 @@ def add_mounts(options: argparse.ArgumentParser) -> None:
 
 
 def parse_arguments(options: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parses the arguments. Invalid ones exit with code 2.
+    """Parses the arguments. Invalid ones exit with code 2, also numbers that are negative, not finite, or above LARGEST.
 
     Adds `overrides`, the list of all --config.x.y=value, and fills in `name`, which is checked to be valid as a job name.
     """
@@ -86,6 +107,10 @@ def parse_arguments(options: argparse.ArgumentParser, arguments: Sequence[str]) 
     for text in overrides:
         if "=" not in text:
             options.error(f"{text}: give a value, as in {text}=1")
+    for name, value in vars(parsed).items():
+        if type(value) in (int, float) and not 0 <= value <= LARGEST:
+            fix = f"at most {LARGEST}" if value > LARGEST and math.isfinite(value) else "zero or more, and finite"
+            raise LaunchError(f"--{name.replace('_', '-')} {value}: give {fix}")
     parsed.overrides = overrides
     parsed.name = parsed.name or _default_name(parsed.workdir)
     # Kubernetes and Cloud TPU require lower case. Pods append a suffix to the name of a JobSet, and may have 63 characters.
@@ -126,6 +151,14 @@ def script_with_stop_status(command: Sequence[str]) -> str:
     )
 
 
+def config_file(config: str) -> pathlib.Path:
+    """Returns the absolute path of CONFIG. Raises LaunchError if there is no such file."""
+    if not os.path.isfile(config):  # returns False for names that are too long, where pathlib raises
+        name = config if len(config) <= 200 else f"{config[:150]} ... {config[-50:]}"
+        raise LaunchError(f"CONFIG {name}: no such file; give a config file, or the name of a shipped config")
+    return pathlib.Path(config).resolve()
+
+
 def config_path_on_hosts(config: str) -> str:
     """Returns CONFIG as given on the hosts: the name of a shipped config, or a path relative to the checkout.
 
@@ -133,9 +166,7 @@ def config_path_on_hosts(config: str) -> str:
     """
     if not config.endswith(".py"):
         return config
-    path = pathlib.Path(config).resolve()
-    if not path.is_file():
-        raise LaunchError(f"CONFIG {config}: no such file; give a config file, or the name of a shipped config")
+    path = config_file(config)
     if not any(path.is_relative_to(ROOT / source) for source in SOURCES):
         raise LaunchError(f"CONFIG {config}: is not copied to the hosts; move the file to {ROOT / 'configs'}")
     return str(path.relative_to(ROOT))
@@ -196,16 +227,32 @@ def _yaml_scalar(value: Any) -> str:
 
 
 def main(run: Callable[[Sequence[str]], int]) -> None:
-    """Runs a script and exits with the status that `run` returns; after a LaunchError with code 2 and one line.
+    """Runs a script and exits with the status that `run` returns; after a LaunchError, or an error of a file, program or
+    standard output, with code 2 and one line; after a closed pipe silently with code 1.
 
     SIGTERM ends the script like Ctrl-C.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt, also where Ctrl-C is ignored
+    output = _Output(1, "w", closefd=False) if sys.stdout is not None else None
+    if output is not None:
+        encoding, errors = sys.stdout.encoding, sys.stdout.errors
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(output), encoding, errors, line_buffering=True)
+    failure, status = "", 2
     try:
         status = run(sys.argv[1:])
     except LaunchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
+        failure = str(error)
+    except OSError as error:
+        if output is not None and error is output.failure:
+            failure = f"standard output: {error.strerror}; free space, or redirect it elsewhere"
+            if isinstance(error, BrokenPipeError):
+                failure, status = "", 1
+        else:
+            name = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+            failure = f"{name}{error.strerror or error}; check that it exists and may be used"
     except KeyboardInterrupt:
         status = 130
+    if failure:
+        with contextlib.suppress(OSError):
+            print(f"error: {failure}", file=sys.stderr)
     raise SystemExit(status)

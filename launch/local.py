@@ -8,7 +8,9 @@ of a pod. The environment variable PYTHON selects another interpreter.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +20,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 import common
+
+MOST_PROCESSES = 1024
 
 
 def free_port() -> int:
@@ -48,11 +52,13 @@ def process_environments(processes: int, cpu_devices: int | None) -> list[dict[s
 
 
 def _copy_output(process: subprocess.Popen[bytes], prefix: bytes) -> None:
-    """Copies the output of a process to standard output, with a prefix before each line. Runs in a thread."""
+    """Copies the output of a process to standard output, with a prefix before each line. If that is closed or full, reads on
+    without copying, so that the process does not wait. Runs in a thread."""
     assert process.stdout is not None
     for line in process.stdout:
-        sys.stdout.buffer.write(prefix + line.rstrip(b"\n") + b"\n")
-        sys.stdout.buffer.flush()
+        with contextlib.suppress(OSError, AttributeError):
+            sys.stdout.buffer.write(prefix + line.rstrip(b"\n") + b"\n")
+            sys.stdout.buffer.flush()
 
 
 def run_processes(command: Sequence[str], environments: Sequence[Mapping[str, str]], name: str, grace: float) -> int:
@@ -104,17 +110,24 @@ def run(arguments: Sequence[str]) -> int:
     )
     options.add_argument("--grace", type=float, default=30.0, help="seconds between SIGTERM and SIGKILL once one has failed")
     parsed = common.parse_arguments(options, arguments)
+    if parsed.processes > MOST_PROCESSES:
+        raise common.LaunchError(f"--processes {parsed.processes}: give at most {MOST_PROCESSES}")
     if parsed.processes < 1 or (parsed.cpu_devices is not None and parsed.cpu_devices < 1):
         raise common.LaunchError(f"--processes {parsed.processes}, --cpu-devices {parsed.cpu_devices}: must be at least 1")
-    command = common.train_command(parsed, os.environ.get("PYTHON", sys.executable))
+    command = common.train_command(parsed, os.environ.get("PYTHON") or sys.executable)
     extras = process_environments(parsed.processes, parsed.cpu_devices)
     for extra in extras:
         common.print_command([*(["env"] if extra else []), *(f"{key}={value}" for key, value in extra.items()), *command])
     if parsed.dry_run:
         return 0
+    if not shutil.which(command[0]):
+        raise common.LaunchError(f"PYTHON={command[0]}: is not a program; give the path of a Python interpreter")
     if parsed.processes == 1:
         os.environ.update(extras[0])
-        os.execvp(command[0], command)
+        try:
+            os.execvp(command[0], command)
+        except OSError as error:  # does not name the program
+            raise OSError(error.errno, error.strerror, command[0]) from error
     return run_processes(command, extras, parsed.name, parsed.grace)
 
 

@@ -136,7 +136,13 @@ def run(arguments: Sequence[str]) -> int:
         import ray
     except ImportError:
         raise common.LaunchError("ray is not installed; pip install 'ray[default]'") from None
-    ray.init(address="auto", namespace=parsed.name)
+    try:
+        ray.init(address="auto", namespace=parsed.name)
+    except Exception as error:  # Ray raises many types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise common.LaunchError(
+            f"cannot connect to a Ray cluster ({reason}); run this script on a host of the cluster, or give --address"
+        ) from error
     status = run_once(ray, piece, command)
     for left in reversed(range(parsed.retries)):
         if status in (0, 2):  # finished, or invalid input, for which a restart does not help

@@ -10,7 +10,6 @@ host has failed; each time it resumes from WORKDIR.
 from __future__ import annotations
 
 import argparse
-import pathlib
 import shlex
 from collections.abc import Sequence
 
@@ -75,11 +74,7 @@ def run(arguments: Sequence[str]) -> int:
     if not parsed.workdir.startswith("/") and not common.is_bucket_path(parsed.workdir):
         raise common.LaunchError(f"WORKDIR {parsed.workdir}: give gs://BUCKET/PATH, or an absolute path that all hosts share")
     if parsed.config.endswith(".py"):
-        if not pathlib.Path(parsed.config).is_file():
-            raise common.LaunchError(
-                f"CONFIG {parsed.config}: no such file; give a config file, or the name of a shipped config"
-            )
-        parsed.config = str(pathlib.Path(parsed.config).resolve())
+        parsed.config = str(common.config_file(parsed.config))
     command, text = ["sbatch", *(["--wait"] if parsed.wait else [])], batch_script(parsed)
     if parsed.dry_run:
         print(text, end="")

@@ -140,7 +140,8 @@ def install_everywhere(tpu: Tpu) -> bool:
     """Copies this checkout to all hosts and installs it. Returns whether that succeeded."""
     with tempfile.TemporaryDirectory() as folder:
         archive = str(pathlib.Path(folder) / f"{FOLDER}.tar.gz")
-        subprocess.run(pack_command(archive), check=True)
+        if status := subprocess.run(pack_command(archive), check=False).returncode:
+            raise common.LaunchError(f"tar cannot pack the checkout (status {status}); see the output above")
         return not common.run_command(tpu.copy_command(archive)) and not common.run_command(
             tpu.ssh_command(install_script(tpu.parsed.mount))
         )

@@ -79,9 +79,6 @@ def run(parsed: argparse.Namespace) -> None:
 def _write_toy(parsed: argparse.Namespace) -> None:
     from hyperseg_jax import toy
 
-    for name in ("train", "val", "clips"):
-        if getattr(parsed, name) < 0:
-            raise UserError(f"--{name} {getattr(parsed, name)}: give zero or more")
     console = Console(stderr=True)
     toy.write_world(
         parsed.out,
@@ -131,8 +128,6 @@ def _check_benchmark(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.datasets import built, files, layouts
     from hyperseg_jax.datasets.check import Report, check_by_split
 
-    if parsed.show < 0:
-        raise UserError(f"--show {parsed.show}: give zero or more")
     open_split: Any
     if parsed.name == BUILT:
         splits = _choose_splits(parsed.split, built.list_splits(parsed.root), parsed.root)

@@ -57,7 +57,7 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
         if not root:
             if not_toy := [name for name, line in chosen.items() if line.reader != "toy"]:
                 raise UserError(f"--benchmarks {', '.join(not_toy)}: give --data-root, the root folder of their files")
-            root = str(sources.prepare_toy_world(config.data.toy.to_dict() | {"train": 0}, console))
+            root = str(sources.prepare_toy_world(config.data, console, for_training=False))
         tasks = {name: benchmarks.open_task(name, line, config, system, root) for name, line in chosen.items()}
         mesh = placement.make(config.train.preset, config.train.mesh, adapters=systems.lora_block(config) is not None)
         engine = load_engine(config, system, folder, mesh)

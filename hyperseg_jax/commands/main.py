@@ -6,6 +6,7 @@ import argparse
 import ast
 import importlib
 import itertools
+import math
 import os
 import re
 import sys
@@ -43,6 +44,9 @@ BUCKET = re.compile(r"(?:--[\w-]+=)?(\w+://\S+)$")
 """Matches an argument, or an option with a value (not a config field), that is a bucket URL."""
 IN_BUCKETS = ("workdir", "workdirs", "sources", "root", "data_root", "out")
 """Arguments that may be a bucket URL, in subcommands that parse them as strings and not as local paths."""
+
+LARGEST = 2**31 - 1
+"""Maximum value of options that are numbers."""
 
 WRITTEN = ("--workdir", "--out")
 """Options that name an output folder."""
@@ -94,8 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if (url := BUCKET.match(text)) and text != prompt and url[1] not in allowed:
                 stores.check_local(url[1])
         workdir = str(getattr(parsed, "workdir", None) or getattr(parsed, "workdirs", ""))
-        if stores.is_url(workdir):
-            stores.check_url(workdir)
+        stores.check_workdir(workdir, client=not getattr(parsed, "dry_run", False))
+        _check_numbers(parsed)
         parsed.overrides = overrides
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         set_compilation_cache(workdir if parsed.verb in ("train", "sweep") else "")
@@ -121,6 +125,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise SystemExit(2) from None
         _print_error(_internal_error_message(error))
         raise SystemExit(1) from None
+
+
+def _check_numbers(parsed: argparse.Namespace) -> None:
+    """Raises UserError for options with numbers that are negative, not finite, or too large for any option."""
+    for name, value in vars(parsed).items():
+        if type(value) not in (int, float) or 0 <= value <= LARGEST:
+            continue
+        fix = (
+            "give zero or more" if value < 0 else f"give at most {LARGEST}" if math.isfinite(value) else "give a finite number"
+        )
+        raise UserError(f"--{name.replace('_', '-')} {escaped(str(value))}: {fix}")
 
 
 def _list_strings(value: Any) -> list[str]:

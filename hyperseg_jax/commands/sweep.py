@@ -22,7 +22,7 @@ from hyperseg_jax.sweeps import devices, grids, results
 from hyperseg_jax.sweeps.backends import launchers, local
 from hyperseg_jax.sweeps.trials import Metric, Trial
 from hyperseg_jax.tables import flatten
-from hyperseg_jax.untrusted import paths, printing, strict_json
+from hyperseg_jax.untrusted import paths, printing, stores, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile, failure_reason, naming_path
 from hyperseg_jax.untrusted.limits import set_block
 
@@ -98,6 +98,7 @@ def run(parsed: argparse.Namespace) -> None:
     _check_metric_is_written(sweep, console)
     if parsed.dry_run:
         return
+    _check_workdirs(sweep)
     _open_sweep_folder(parsed.out, base, trials=sweep.trials)
     start()
     rows = results.collect_rows(sweep.trials, metric)
@@ -208,7 +209,8 @@ def _prepare_backend(sweep: _Sweep) -> Callable[[], None]:
     _print_commands(parsed, [trial.command() for trial in trials])
     if backend == "local":
         return lambda: _run_locally(trials, parsed.per_trial, log)
-    return lambda: _run_on_ray(sweep)
+    asha = _parse_asha(sweep)
+    return lambda: _run_on_ray(sweep, asha)
 
 
 def _print_commands(parsed: argparse.Namespace, commands: Sequence[Sequence[str]]) -> None:
@@ -225,20 +227,36 @@ def _run_locally(trials: Sequence[Trial], per_trial: int | None, log: Callable[[
     local.run(trials, shares, log=log)
 
 
-def _run_on_ray(sweep: _Sweep) -> None:
+def _parse_asha(sweep: _Sweep) -> tuple[int, float] | None:
+    """Returns (first rung in steps, reduction factor) of --asha and --asha-factor; None without --asha."""
+    parsed = sweep.parsed
+    if parsed.asha is None:
+        return None
+    grace = parsed.asha or min(config.train.eval_every for config in sweep.configs)
+    steps = max(trial.steps for trial in sweep.trials)
+    if not 1 <= grace <= steps:
+        raise UserError(f"--asha {grace}: give 1 to {steps}, the number of steps of a trial")
+    if parsed.asha_factor <= 1:
+        raise UserError(f"--asha-factor {parsed.asha_factor}: give more than 1")
+    return grace, parsed.asha_factor
+
+
+def _run_on_ray(sweep: _Sweep, asha: tuple[int, float] | None) -> None:
+    """Runs the trials on Ray. asha: result of `_parse_asha`."""
     from hyperseg_jax.sweeps.backends import ray_tune  # imported late, since Ray is an optional dependency
 
-    parsed, trials = sweep.parsed, sweep.trials
-    asha = None
-    if parsed.asha is not None:
-        grace = parsed.asha or min(config.train.eval_every for config in sweep.configs)
-        steps = max(trial.steps for trial in trials)
-        if not 1 <= grace <= steps:
-            raise UserError(f"--asha {grace}: give 1 to {steps}, the number of steps of a trial")
-        if parsed.asha_factor <= 1:
-            raise UserError(f"--asha-factor {parsed.asha_factor}: give more than 1")
-        asha = ray_tune.Asha(grace, parsed.asha_factor)
-    ray_tune.run(trials, sweep.metric, parsed.out / RAY, per_trial=parsed.per_trial, asha=asha, log=sweep.log)
+    parsed, early = sweep.parsed, ray_tune.Asha(*asha) if asha else None
+    ray_tune.run(sweep.trials, sweep.metric, parsed.out / RAY, per_trial=parsed.per_trial, asha=early, log=sweep.log)
+
+
+def _check_workdirs(sweep: _Sweep) -> None:
+    """Raises UserError if a trial's folder below --workdirs is a link out of it."""
+    workdirs = sweep.parsed.workdirs
+    if not workdirs or stores.is_url(workdirs):
+        return
+    with naming_path(f"--workdirs {workdirs}"):
+        for trial in sweep.trials:
+            paths.join_inside(workdirs, trial.name)
 
 
 def _open_sweep_folder(out: pathlib.Path, base: ml_collections.ConfigDict, trials: Sequence[Trial]) -> None:

@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 from rich.console import Console
 
-from hyperseg_jax import datasets, toy
+from hyperseg_jax import config_fields, datasets, toy
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.data.augment import Augment
 from hyperseg_jax.data.mixture import MIXED, task_cycle
@@ -125,6 +125,8 @@ def build_tasks(
     Raises UserError if data.root is empty and a task reads anything but the toy dataset.
     """
     data = config.data
+    for name, block in data.tasks.items():  # before the toy dataset is generated
+        _check_task(f"data.tasks.{name}", block.to_dict())
     tokenizer = system.tokenizer(config)
     root = resolve_root(data, console, for_training=for_training)
     shared = make_processor(config, system, tokenizer, MIXED) if program_names(config) == (MIXED,) else None
@@ -151,11 +153,8 @@ def build_task(
     """Builds one task of config.data, without a processor of mixed batches. root: the value of {root}. for_training, split: see
     build_tasks. Returns None if the toy dataset has no such split of the task."""
     where, fields = f"data.tasks.{name}", config.data.tasks[name].to_dict()
-    if "ratio" not in fields:
-        raise UserError(f"{where}: the field 'ratio' is missing; give the relative frequency of the task")
+    _check_task(where, fields)
     ratio, reader, train, val = fields["ratio"], fields["reader"], fields.get("train"), fields.get("val")
-    if ratio and train is None:
-        raise UserError(f"{where}: ratio {ratio} needs a `train` block with the reader's paths")
     controls = None
     if reader == "toy" and val is not None:
         if split != "val" and val.get("task") == "video":  # clips have no other split
@@ -164,6 +163,14 @@ def build_task(
         controls = (str(val.get("folder")).replace("{root}", root), split) if val.get("task") == "referring" else None
     train_reader, val_reader = (open_reader(where, reader, part, root) for part in (train if for_training else None, val))
     return Task(name, train_reader, val_reader, ratio, processor, make_augmentation(config, name), controls)
+
+
+def _check_task(where: str, fields: Mapping[str, Any]) -> None:
+    """Raises UserError if a task lacks its ratio, or the data to train on."""
+    if "ratio" not in fields:
+        raise UserError(f"{where}: the field 'ratio' is missing; give the relative frequency of the task")
+    if fields["ratio"] and fields.get("train") is None:
+        raise UserError(f"{where}: ratio {fields['ratio']} needs a `train` block with the reader's paths")
 
 
 def resolve_root(data: ml_collections.ConfigDict, console: Console, *, for_training: bool = True) -> str:
@@ -190,8 +197,7 @@ def resolve_root(data: ml_collections.ConfigDict, console: Console, *, for_train
                 uses_toy = True
     if not uses_toy:
         return ""
-    parameters = data.toy.to_dict()
-    return str(prepare_toy_world(parameters if for_training else parameters | {"train": 0}, console))
+    return str(prepare_toy_world(data, console, for_training=for_training))
 
 
 def make_processor(
@@ -245,10 +251,27 @@ def check_untrusted_paths(config: ml_collections.ConfigDict, where: str) -> None
                 )
 
 
-def prepare_toy_world(parameters: Mapping[str, Any], console: Console) -> pathlib.Path:
-    """Returns the folder of the toy dataset with these parameters in the user's cache. Generates the dataset if the folder does
-    not exist yet."""
-    code = zlib.crc32(json.dumps([toy.VERSION, dict(parameters)], sort_keys=True).encode())
+def prepare_toy_world(data: ml_collections.ConfigDict, console: Console, *, for_training: bool = True) -> pathlib.Path:
+    """Returns the folder of the toy dataset of data.toy in the user's cache. Generates the dataset if the folder does not exist
+    yet. Raises UserError if data.toy, which may come from an untrusted config.json, is missing or invalid.
+
+    for_training: False leaves out the training images.
+    """
+    if data.get("toy") is None:
+        raise UserError(
+            f"data.toy: is missing, but a task reads the toy world; add it ({', '.join(config_fields.TOY_FIELDS)}), or give "
+            "the folder of your data (--data-root of hyperseg evaluate)"
+        )
+    parameters = data.toy.to_dict()
+    if problem := next(config_fields.toy_problems(parameters), ""):
+        raise UserError(problem)
+    if not for_training:
+        parameters["train"] = 0
+    try:
+        toy.World(**{"compositional": 0, **parameters})
+    except UserError as error:
+        raise UserError(f"data.toy: {error}") from error
+    code = zlib.crc32(json.dumps([toy.VERSION, parameters], sort_keys=True).encode())
     folder = cache_folder() / f"toy-{code:08x}"
     if not folder.exists():
         printing.log(console, f"generating the toy dataset in {folder} (once)")

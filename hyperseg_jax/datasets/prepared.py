@@ -75,7 +75,7 @@ class Prepared:
         else:
             self._kind = "instances" if self._masks else "labels" if self._labels else "captions" if "bbox" in inner else ""
         if not self._kind or "image" not in features:
-            found = ", ".join(features)
+            found = escaped(", ".join(features)) or "(none)"
             raise UserError(f"{self._folder}: its features {found} lack supported masks, labels or boxes; give another dataset")
         things = (self._kind == "instances",) * len(names)
         self._class_lists = ClassLists(names, things, max_classes, prompts_per_example, seed)
@@ -215,10 +215,17 @@ def _decode_text(value: Any) -> str:
     return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
 
 
+def _check_bytes(data: Any) -> bytes:
+    """Returns the content of an image file. Raises BadFile for a number, of which bytes() would make that many zeros."""
+    if not isinstance(data, bytes):
+        raise BadFile(f"is {escaped_value(data)}, but an image file was expected", "prepare it again")
+    return data
+
+
 def _decode_image(data: Any, where: str) -> np.ndarray:
     try:
-        return images.read_rgb(bytes(data))
-    except (BadFile, TypeError) as error:
+        return images.read_rgb(_check_bytes(data))
+    except BadFile as error:
         raise Problem("unreadable image", f"{where}: its image {error}") from error
 
 
@@ -226,8 +233,8 @@ def _decode_label_image(data: Any, size: tuple[int, int], where: str) -> np.ndar
     """Decodes a label image or mask, [H, W]. If its size differs from that of the image, reports a problem; a check continues
     with zeros."""
     try:
-        pixels = images.read_numbers(bytes(data), MODES, "mask")
-    except (BadFile, TypeError) as error:
+        pixels = images.read_numbers(_check_bytes(data), MODES, "mask")
+    except BadFile as error:
         raise Problem("bad mask", f"{where}: a mask {error}") from error
     if pixels.shape == size:
         return pixels

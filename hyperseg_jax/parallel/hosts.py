@@ -6,6 +6,7 @@ import base64
 import contextlib
 import dataclasses
 import os
+import re
 import socket
 import sys
 import time
@@ -23,10 +24,12 @@ from jax.experimental import multihost_utils
 from hyperseg_jax.errors import HostLost, UserError
 from hyperseg_jax.parallel.failure_watch import FailureWatch
 from hyperseg_jax.parallel.startup_barrier import startup_barrier
-from hyperseg_jax.untrusted.printing import printable
+from hyperseg_jax.untrusted.printing import escaped, printable
 
 CHUNK = 2**20
 """Maximum length of a text in one message of the coordination service, in characters."""
+MOST_PROCESSES = 2**16
+"""Maximum number of processes of a run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +85,8 @@ def connect(
             return
     if processes == 1:
         return
+    if processes is not None and processes > MOST_PROCESSES:
+        raise UserError(f"--processes {processes}: give at most {MOST_PROCESSES}")
     if coordinator is None or process_id is None or processes is None or not 0 <= process_id < processes:
         raise UserError(f"--process-id {process_id} of --processes {processes}: give a process id from 0 to processes - 1")
     flags.FLAGS.mark_as_parsed()
@@ -101,8 +106,8 @@ def connect(
 def _read_integer(variable: str) -> int | None:
     """Returns the value of an environment variable, None if it is not set."""
     text = os.environ.get(variable)
-    if text is not None and not text.isdigit():
-        raise UserError(f"{variable}={text}: give a whole number, or unset it")
+    if text is not None and not re.fullmatch("[0-9]{1,9}", text):
+        raise UserError(f"{variable}={escaped(text)}: give a whole number of at most 9 digits, or unset it")
     return None if text is None else int(text)
 
 

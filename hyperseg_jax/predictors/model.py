@@ -51,9 +51,11 @@ class Model:
         """Loads a workdir of `hyperseg train`, a model folder, or a shipped model by name ("tiny")."""
         folder = model_folder.find_model_folder(name)
         config = model_folder.read_config(folder)
-        tokenizer = systems.get(config.system).tokenizer(config, folder)
-        expected = model_folder.expected_params(folder, config)
-        return cls(config, tokenizer, model_folder.load_params(folder, expected))
+        with model_folder.naming_config(folder):
+            tokenizer = systems.get(config.system).tokenizer(config, folder)
+        params = model_folder.load_params(folder, model_folder.expected_params(folder, config))
+        with model_folder.naming_config(folder):
+            return cls(config, tokenizer, params)
 
     def segment(
         self,

@@ -10,6 +10,7 @@ from hyperseg_jax.datasets import visual_prompts
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.toy import expressions, questions, scenes, videos
 from hyperseg_jax.toy.vocabulary import VERSION
+from hyperseg_jax.untrusted.printing import escaped_value
 
 SPLITS = ("train", "val", "compositional")
 CLIP_EXPRESSIONS = 4
@@ -41,9 +42,9 @@ class World:
 
     def __post_init__(self):
         if self.level not in scenes.LEVELS:
-            raise UserError(f"level={self.level!r} is unknown; choose one of {', '.join(scenes.LEVELS)}")
+            raise UserError(f"level={escaped_value(self.level)} is unknown; choose one of {', '.join(scenes.LEVELS)}")
         if self.kinds not in _KINDS:
-            raise UserError(f"kinds={self.kinds!r} is unknown; choose one of {', '.join(_KINDS)}")
+            raise UserError(f"kinds={escaped_value(self.kinds)} is unknown; choose one of {', '.join(_KINDS)}")
         if self.kinds == "held_back" and self.compositional:
             raise UserError("compositional images exist only for kinds='known'; pass compositional=0")
         for field in ("seed", "train", "val", "compositional", "clips"):

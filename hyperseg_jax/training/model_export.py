@@ -34,6 +34,8 @@ def write_model(
     workdir: a folder or a bucket, which is untrusted. step: of the checkpoint; None: the newest that can be read. log: receives
     a line for each checkpoint that cannot be read. Raises UserError if there is no such checkpoint.
     """
+    stores.check_workdir(workdir)
+    stores.check_workdir(workdir)
     check_replaceable(out, model_folder.FILES)
     if not has_checkpoints(epath.Path(workdir)):
         raise UserError(f"{workdir}: has no checkpoints; give the workdir of a run of `hyperseg train`")

@@ -45,6 +45,7 @@ class Workdir:
         self, path: os.PathLike[str] | str, *, accept_changes: bool = False, log: Callable[[str], None] = print
     ) -> None:
         self._accept_changes, self._log = accept_changes, log
+        stores.check_workdir(path)
         self._stack = contextlib.ExitStack()
         self._lock = Lock(path, log=log)
         self.path = epath.Path(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -35,8 +36,8 @@ def failure_reason(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def naming_path(path: pathlib.Path) -> Iterator[None]:
-    """Turns BadFile and OSError into a UserError with the path."""
+def naming_path(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns BadFile and OSError into a UserError with the path, or with the option and its path."""
     try:
         yield
     except BadFile as error:

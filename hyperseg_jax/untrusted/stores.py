@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +14,8 @@ from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import escaped
 
 PROTOCOLS = ("gs", "gcs", "s3", "s3a", "az", "abfs", "abfss", "memory")
+WORKDIRS = {"gs": "gs", "gcs": "gs", "s3": "s3", "s3a": "s3", "az": "az", "abfs": "az", "abfss": "az"}
+"""{protocol: its spelling for workdirs}. Checkpoints know one spelling of each."""
 FILES, DEEPEST, BYTES = 10_000, 8, 2**34
 """Limits of `files`: number of files and folders, depth of folders, bytes of all files."""
 
@@ -34,17 +38,41 @@ def check_local(name: str) -> None:
         raise UserError(f"{name}: buckets are not supported here; copy the files, and give a local path")
 
 
+def check_workdir(name: str | os.PathLike[str], *, client: bool = True) -> None:
+    """Raises UserError for a workdir in a bucket as `check_url`, for other spellings of a protocol than that of WORKDIRS, and,
+    unless `client` is False, if the package for the protocol is not installed. Accepts all local paths."""
+    url = os.fspath(name)
+    if not is_url(url):
+        return
+    check_url(url)
+    scheme, _, rest = url.partition("://")
+    if (spelling := WORKDIRS.get(scheme)) != scheme:
+        raise UserError(f"{url}: workdirs cannot be named with {scheme}://; write {spelling or 'gs'}://{escaped(rest)}")
+    if client:
+        with _naming_package(url):
+            import fsspec
+
+            fsspec.get_filesystem_class(scheme)
+
+
+@contextlib.contextmanager
+def _naming_package(url: str) -> Iterator[None]:
+    """Turns the exceptions of fsspec for packages that are not installed into UserError."""
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        scheme = url.split("://")[0]
+        raise UserError(f"{url}: needs support for {scheme}:// ({error}); pip install 'hyperseg-jax[cloud]'") from error
+
+
 def open_filesystem(url: str, **options: Any) -> tuple[Any, str]:
     """Returns the fsspec file system of a URL and the path in it. Raises UserError as `check_url`, and if the package for the
     protocol is not installed."""
     check_url(url)
-    scheme = url.split("://")[0]
-    try:
+    with _naming_package(url):
         import fsspec
 
         store, path = fsspec.core.url_to_fs(url, **options)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{url}: needs support for {scheme}:// ({error}); pip install 'hyperseg-jax[cloud]'") from error
     return store, path
 
 

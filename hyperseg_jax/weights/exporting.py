@@ -55,7 +55,7 @@ class MergedParams:
     """Reads the parameters of a model folder; LoRA adapters are merged into their kernels when these are read."""
 
     def __init__(self, file: TensorFile, config: ml_collections.ConfigDict) -> None:
-        self._file, lora = file, systems.lora_block(config)
+        self._file, self.path, lora = file, file.path, systems.lora_block(config)
         self._scale = 0.0 if lora is None else lora.alpha / lora.rank
         self.merged = any(path.endswith("/lora_a") for path in file.tensors)
 
@@ -69,14 +69,17 @@ class MergedParams:
         """Returns parameter[place], where `place` indexes its leading axes."""
         part, adapter = self._file.read(path)[place], path.removesuffix("kernel")
         if not is_all_finite(part):
-            raise UserError(f"{path}: has values that are not finite, since training diverged; use an earlier checkpoint")
+            raise UserError(
+                f"{self.path}: {path}: has values that are not finite, since training diverged; use an earlier checkpoint"
+            )
         if not path.endswith("/kernel") or f"{adapter}lora_a" not in self._file.tensors:
             return part
         a, b = (self._file.read(f"{adapter}lora_{side}")[place] for side in "ab")
         merged = peft_adapter.merge_adapter(part, a, b, self._scale)
         if not is_all_finite(merged):
             raise UserError(
-                f"{path}: is not finite after merging its adapter; use another adapter, or import the model in float32"
+                f"{self.path}: {path}: is not finite after merging its adapter; use another adapter, or import the model "
+                "in float32"
             )
         return merged
 
@@ -105,10 +108,11 @@ def export_weights(
     out, folder = pathlib.Path(out), model_folder.find_model_folder(source)
     check_replaceable(out, WRITTEN, [folder])
     config = model_folder.read_config(folder)
-    system = systems.get(config.system)
+    with model_folder.naming_config(folder):
+        system = systems.get(config.system)
     expected = model_folder.expected_params(folder, config)
     with open_tensors(model_folder.file_path(folder, "model.safetensors")) as file:
-        model_folder.check_params(folder, {path: info.shape for path, info in file.tensors.items()}, expected)
+        model_folder.check_params(folder, file.tensors, expected)
         if format == "peft":
             return _export_peft(file, config, folder, out)
         params = MergedParams(file, config)
@@ -206,7 +210,9 @@ def _convert_piece(params: MergedParams, dtype: str, piece: Piece) -> Iterator[t
         try:
             yield name, tensor if dtype == "source" else cast_without_overflow(tensor, FLOATS[dtype], name)
         except OverflowError:
-            raise UserError(f"{name}: has values outside the range of {dtype}; use a wider --dtype") from None
+            raise UserError(
+                f"{params.path}: {name}: has values outside the range of {dtype}; use a wider --dtype, or --dtype source"
+            ) from None
 
 
 def conversion_lines(config: ml_collections.ConfigDict) -> Iterator[str]:

@@ -108,7 +108,8 @@ def import_weights(
             (part / "config.json").write_text(config.to_json(indent=2, sort_keys=True) + "\n", encoding="utf-8")
             with SafetensorsWriter(part / "model.safetensors", leaves, {"format": model_folder.FORMAT}) as writer:
                 for path, value in {**initialized, **lora}.items():
-                    writer.write(path, _cast_finite(np.asarray(value), leaves[path][1], path))
+                    where = f"{next(iter(adapters))}: {path}" if path in lora else path
+                    writer.write(path, _cast_finite(np.asarray(value), leaves[path][1], where))
                 pieces = [piece for row in rows for piece in row.pieces()]
                 run_in_threads(lambda piece: _convert_and_write(piece, tensors, leaves, writer), pieces)
             report.loaded = {
@@ -310,15 +311,20 @@ def _convert_and_write(
     if not piece.paths:  # a constant
         return
     arrays = piece.operator.to_flax(tuple(tensors[name].read() for name in piece.names))
+    sources = [tensors[name] for name in piece.names]
+    where = f"{sources[0].file.path}: {escaped(', '.join(tensor.name for tensor in sources))}"
     for path, array in zip(piece.paths, arrays, strict=True):
-        writer.write(path, _cast_finite(array, leaves[path][1], ", ".join(piece.names)), piece.indices)
+        writer.write(path, _cast_finite(array, leaves[path][1], where), piece.indices)
 
 
-def _cast_finite(array: np.ndarray, dtype: np.dtype, names: str) -> np.ndarray:
-    """Casts an array. Raises UserError if it has values that are not finite before or after."""
+def _cast_finite(array: np.ndarray, dtype: np.dtype, where: str) -> np.ndarray:
+    """Casts an array. Raises UserError if it has values that are not finite, or that are outside the range of `dtype` or of
+    float32, in which models are loaded. where: the file and its tensors, for messages."""
     if not is_all_finite(array):
-        raise UserError(f"{names}: has values that are not finite; give a checkpoint of a training that did not diverge")
+        raise UserError(f"{where}: has values that are not finite; give a checkpoint of a training that did not diverge")
+    if not is_all_finite(array, FLOATS["float32"]):
+        raise UserError(f"{where}: has values outside the range of float32; give a checkpoint with smaller values")
     try:
-        return cast_without_overflow(array, dtype, names)
+        return cast_without_overflow(array, dtype, where)
     except OverflowError:
-        raise UserError(f"{names}: has values outside the range of {dtype}; use a wider --dtype") from None
+        raise UserError(f"{where}: has values outside the range of {dtype}; use --dtype float32") from None

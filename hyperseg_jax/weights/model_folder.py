@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import re
@@ -23,14 +24,16 @@ from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import limits, paths, strict_json
 from hyperseg_jax.untrusted.bad_file import naming_path
-from hyperseg_jax.untrusted.printing import listed, one_line
-from hyperseg_jax.weights.safetensors_writer import Described, SafetensorsWriter, is_all_finite
+from hyperseg_jax.untrusted.printing import escaped, listed, one_line
+from hyperseg_jax.weights.safetensors_writer import FLOATS, Described, SafetensorsWriter, is_all_finite
 from hyperseg_jax.weights.tensor_file import open_tensors
 
 FORMAT = "hyperseg_jax 1"
 LARGE, LAYERS = 2**28, 256  # stacked parameters of at least LARGE bytes and at most LAYERS layers are gathered by layer
 REQUIRED, REQUIRED_DATA = ("system", "model", "data"), ("tasks",)
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
+_FIELD = re.compile(r"(system|model|loss|data)(\.[\w-]+)*(:| )", re.ASCII)
+"""Matches the start of a message about a field of a config."""
 
 
 def find_model_folder(name: str | os.PathLike[str]) -> pathlib.Path:
@@ -150,6 +153,17 @@ def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(config).lock()
 
 
+@contextlib.contextmanager
+def naming_config(folder: pathlib.Path) -> Iterator[None]:
+    """Adds the path of the folder's config.json to a UserError about one of its fields."""
+    try:
+        yield
+    except UserError as error:
+        if not _FIELD.match(str(error)):
+            raise
+        raise UserError(f"{one_line(folder / 'config.json')}: {error}") from error
+
+
 def _flatten_integers(value: Any) -> Iterator[int]:
     """Yields the integers in nested lists. Values of other types are ignored."""
     if type(value) is int:
@@ -175,14 +189,15 @@ def load_params(name: str | pathlib.Path, expected: Mapping[str, Any], *, option
     """Loads parameters with the shapes, dtypes and, if given, shardings of `expected` (nested).
 
     Parameters are read, cast and placed on the devices one after the other; each device gets its own shard. Raises UserError as
-    `read_params`, and if a value is not finite.
+    `read_params`, and if a value is not finite or the cast would make it infinite.
     """
     flat_expected, placed = flatten(expected), {}
     for path, array in read_params(name, flat_expected, optional=optional).items():
-        if not is_all_finite(array):
+        dtype = np.dtype(flat_expected[path].dtype)
+        if not is_all_finite(array, dtype):
             raise UserError(
-                f"{find_model_folder(name)}: {path} has values that are not finite, since training diverged; "
-                "use an earlier checkpoint"
+                f"{find_model_folder(name) / FILES[2]}: {path} has values that are not finite or outside the range of {dtype}; "
+                "use an earlier checkpoint if training diverged, or another copy"
             )
         placed[path] = _cast_and_place(array, flat_expected[path])
     return unflatten(placed)
@@ -197,14 +212,15 @@ def read_params(
     """
     folder = find_model_folder(name)
     params = read_arrays(folder)
-    check_params(folder, {path: array.shape for path, array in params.items()}, expected, optional=optional)
+    check_params(folder, params, expected, optional=optional)
     return params
 
 
 def expected_params(folder: pathlib.Path, config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns {path: shape and dtype} of the parameters for the config of a model folder. Raises UserError if the config is
     invalid."""
-    system = systems.get(config.system)
+    with naming_config(folder):
+        system = systems.get(config.system)
     try:
         return flatten(system.shapes(config))
     except UserError as error:
@@ -213,18 +229,26 @@ def expected_params(folder: pathlib.Path, config: ml_collections.ConfigDict) -> 
 
 
 def check_params(
-    folder: pathlib.Path, shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, Any], *, optional: Sequence[str] = ()
+    folder: pathlib.Path, params: Mapping[str, Any], expected: Mapping[str, Any], *, optional: Sequence[str] = ()
 ) -> None:
-    """Raises UserError listing all missing, unknown and wrongly shaped parameters, except missing `optional` ones."""
+    """Raises UserError listing all missing, unknown and wrongly shaped parameters, except missing `optional` ones, or naming
+    the first that is not a floating-point array. params: {path: array, or its shape and dtype} of model.safetensors."""
+    shapes = {path: tuple(leaf.shape) for path, leaf in params.items()}
     problems = [f"missing: {path}" for path in expected if path not in shapes and not _matches_any(path, optional)]
     problems += [f"unknown: {path}" for path in shapes if path not in expected]
     problems += [
-        f"{path}: shape {tuple(shapes[path])}, the config expects {tuple(expected[path].shape)}"
+        f"{path}: shape {shapes[path]}, the config expects {tuple(expected[path].shape)}"
         for path in expected
-        if path in shapes and tuple(shapes[path]) != tuple(expected[path].shape)
+        if path in shapes and shapes[path] != tuple(expected[path].shape)
     ]
     if problems:
         raise UserError(f"{folder}: does not match the config; give the config with which it was written:{listed(problems)}")
+    for path, leaf in params.items():
+        if leaf.dtype.name not in (*FLOATS, "float64"):
+            raise UserError(
+                f"{folder / FILES[2]}: {escaped(path)} is {leaf.dtype}, but parameters are floating-point arrays; use the "
+                "unmodified file written by `hyperseg train` or `hyperseg import-weights`"
+            )
 
 
 def _cast_and_place(array: np.ndarray, like: Any) -> Any:

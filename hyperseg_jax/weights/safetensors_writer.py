@@ -155,9 +155,14 @@ def write_sharded(
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
-def is_all_finite(array: np.ndarray) -> bool:
-    """Whether all values are finite. Makes two passes instead of a copy, since arrays are large."""
-    return array.dtype.kind in "iub" or not array.size or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+def is_all_finite(array: np.ndarray, dtype: np.dtype | None = None) -> bool:
+    """Whether all values are finite, after a cast to `dtype` if it is given. Makes two passes instead of a copy, since arrays
+    are large."""
+    if array.dtype.kind in "iub" or not array.size:
+        return True
+    ends = np.array([array.min(), array.max()], array.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(ends if dtype is None else ends.astype(dtype)).all())
 
 
 def cast_without_overflow(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:

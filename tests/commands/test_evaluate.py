@@ -47,6 +47,41 @@ def test_model_configs_cannot_name_files(zero_model, world, tmp_path, capsys, fi
     assert str(file) in messages and words in messages and "--data-root" in messages
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("system", "yolo", "system = 'yolo' is not known"),
+        ("data/buckets", None, "data: invalid for system hyperseg (\"'buckets'\")"),
+        ("data/tasks/referring/train", None, "data.tasks.referring: ratio 8 needs a `train` block"),
+        ("data/toy", {"log": 1}, "data.toy: 'log': no such field"),
+        ("data/toy", {"compositional": 10**9}, "data.toy.compositional = 1000000000"),
+        ("data/toy", None, "data.toy: is missing, but a task reads the toy world"),
+        ("data/toy", {"level": "\x1b[31m"}, r"data.toy: level='\x1b[31m' is unknown"),
+    ],
+)
+def test_invalid_fields_name_the_config_of_the_model(zero_model, tmp_path, monkeypatch, capsys, path, value, words):
+    monkeypatch.setenv("HYPERSEG_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(zero_model / "model", tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    config = json.loads(file.read_text())
+    config["data"]["root"] = ""
+    *parents, last = path.split("/")
+    block = config
+    for name in parents:
+        block = block[name]
+    if value is None:
+        block.pop(last)
+    else:
+        block[last] = value
+    file.write_text(json.dumps(config))
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "--model", str(tmp_path), "--limit", "1"])
+    messages = capsys.readouterr().err
+    assert ended.value.code == 2 and messages.count("\n") == 1, messages
+    assert messages.startswith(f"error: {file}: ") and words in messages
+    assert not list((tmp_path / "cache").glob("toy*"))
+
+
 def test_bad_records_are_excluded_from_the_controls(trained, world, tmp_path, capsys):
     """The first image, with three expressions, is unreadable; the second has no segments."""
     shutil.copytree(world, tmp_path / "world")

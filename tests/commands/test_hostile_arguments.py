@@ -97,6 +97,80 @@ def test_invalid_arguments(tmp_path, monkeypatch, arguments, words):
     assert not list(tmp_path.iterdir())
 
 
+NUMBERS = [
+    ("quickstart", "--steps", "-1", "give zero or more"),
+    ("quickstart", "--images", "-1", "give zero or more"),
+    ("data toy --out o", "--seed", "-1", "give zero or more"),
+    ("data toy --out o", "--clips", "-1", "give zero or more"),
+    ("data check refcoco --root .", "--show", "-1", "give zero or more"),
+    ("data build refcoco --root . --out o", "--workers", "9" * 30, "give at most 2147483647"),
+    ("data build refcoco --root . --out o", "--shard-size", "-1", "give zero or more"),
+    ("data build refcoco --root . --out o", "--long-edge", "-1", "give zero or more"),
+    ("evaluate --model tiny", "--limit", "-1", "give zero or more"),
+    ("evaluate --model tiny", "--batch-size", "-1", "give zero or more"),
+    ("evaluate --model tiny", "--process-id", "-1", "give zero or more"),
+    ("train --config tiny --workdir o", "--processes", "9" * 30, "give at most 2147483647"),
+    ("export-weights o", "--step", "-1", "give zero or more"),
+    ("sweep --config tiny --grid seed=1", "--per-trial", "-1", "give zero or more"),
+    ("sweep --config tiny --grid seed=1 --backend ray", "--asha", "-1", "give zero or more"),
+    *(
+        ("sweep --config tiny --grid seed=1 --backend ray --asha 1", "--asha-factor", text, fix)
+        for text, fix in (
+            ("nan", "give a finite number"),
+            ("inf", "give a finite number"),
+            ("-inf", "give zero or more"),
+            ("1e300", "give at most 2147483647"),
+            ("1", "give more than 1"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("command", "option", "text", "fix"), NUMBERS)
+def test_numbers_that_no_option_takes(tmp_path, monkeypatch, command, option, text, fix):
+    monkeypatch.chdir(tmp_path)
+    value = str(float(text)) if option == "--asha-factor" else text
+    assert run_command(*command.split(), f"{option}={text}") == (2, f"error: {option} {value}: {fix}\n")
+    assert not list(tmp_path.iterdir())
+
+
+BUCKETS = [
+    "train --config tiny --workdir URL",
+    "export-weights URL --format model --out o",
+    "sweep --config tiny --grid seed=1 --workdirs URL",
+    "import-weights URL --config tiny --out o",
+    "data check built --root URL",
+]
+
+
+@pytest.mark.parametrize("command", BUCKETS)
+def test_buckets_without_their_package(tmp_path, monkeypatch, command):
+    import fsspec
+
+    def missing(*_, **__):
+        raise ImportError("Please install gcsfs")
+
+    monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    monkeypatch.chdir(tmp_path)
+    message = "error: gs://b/x: needs support for gs:// (Please install gcsfs); pip install 'hyperseg-jax[cloud]'\n"
+    assert run_command(*command.replace("URL", "gs://b/x").split()) == (2, message)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", BUCKETS[:3])
+def test_other_spellings_of_workdirs(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    code, messages = run_command(*command.replace("URL", "abfs://b/x").split())
+    assert (code, messages) == (2, "error: abfs://b/x: workdirs cannot be named with abfs://; write az://b/x\n")
+
+
+def test_dry_runs_need_no_bucket(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = "sweep --config tiny --grid seed=1 --metric train/loss --workdirs gs://b/x --dry-run"
+    assert run_command(*line.split()) == (0, "")
+
+
 def test_limits_apply_during_a_command(monkeypatch):
     recorded = []
     monkeypatch.setattr(predict, "run", lambda parsed: recorded.append(limits.current()))
@@ -204,11 +278,11 @@ def test_quickstart_does_not_follow_links(tmp_path, capsys, name):
     assert not list((tmp_path / "away").iterdir())
 
 
-@pytest.mark.parametrize("arguments", [["--images", "0"], ["--images", "1"], ["--steps", "-1"]])
+@pytest.mark.parametrize("arguments", [["--images", "0"], ["--images", "1"]])
 def test_quickstart_with_too_small_values(tmp_path, capsys, arguments):
     with pytest.raises(SystemExit) as ended:
         main(["quickstart", "--out", str(tmp_path / "out"), *arguments])
-    assert ended.value.code == 2 and "give at least --images 4" in " ".join(capsys.readouterr().err.split())
+    assert ended.value.code == 2 and "give at least 4" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("arguments", [["--pictures", "8"], ["--pictures=8"]])

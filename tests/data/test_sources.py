@@ -1,9 +1,12 @@
 """Errors for invalid reader fields in configs."""
 
+import ml_collections
 import pytest
+from rich.console import Console
 
+from hyperseg_jax import toy
 from hyperseg_jax.data.augment import Augment
-from hyperseg_jax.data.sources import open_reader
+from hyperseg_jax.data.sources import open_reader, prepare_toy_world
 from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
 
@@ -68,3 +71,31 @@ def test_values_of_wrong_type(tmp_path):
         assert message == f"data.tasks.x: reader {reader!r}: {messages}"
     message = assert_refused("benchmark", {"name": "gqa", "split": "train_balanced", "root": ".", "prompts_per_example": "six"})
     assert message == "the reader Gqa: prompts_per_example = 'six'; give a whole number"
+
+
+@pytest.mark.parametrize(
+    "block, message",
+    [
+        (None, "data.toy: is missing, but a task reads the toy world; add it "),
+        ({"log": 1}, "data.toy: 'log': no such field; known fields: seed, train, "),
+        ({"compositional": 10**9}, "data.toy.compositional = 1000000000: give an integer from 0 to 20000"),
+        ({"level": "x"}, "data.toy: level='x' is unknown; choose one of default, hard"),
+        ({"kinds": "held_back", "compositional": 1}, "data.toy: compositional images exist only for kinds='known'; "),
+    ],
+)
+def test_parameters_of_the_toy_world(tmp_path, monkeypatch, block, message):
+    """Configs that were not loaded from a file are checked as well."""
+    monkeypatch.setenv("HYPERSEG_CACHE", str(tmp_path))
+    with pytest.raises(UserError) as error:
+        prepare_toy_world(ml_collections.ConfigDict({} if block is None else {"toy": block}), Console(quiet=True))
+    assert str(error.value).startswith(message) and not list(tmp_path.glob("toy-*"))
+
+
+def test_the_toy_world_of_a_config(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYPERSEG_CACHE", str(tmp_path))
+    monkeypatch.setattr("os.cpu_count", lambda: 0)
+    data = ml_collections.ConfigDict({"toy": {"seed": 3, "train": 9, "val": 1, "compositional": 1, "clips": 0}})
+    folder = prepare_toy_world(data, Console(quiet=True), for_training=False)
+    world = toy.read_world(folder)
+    assert (world.seed, world.train, world.val, world.compositional, world.clips) == (3, 0, 1, 1, 0)
+    assert prepare_toy_world(data, Console(quiet=True), for_training=False) == folder

@@ -165,6 +165,39 @@ def test_labels_without_a_class(prepared, monkeypatch, kind, labels):
         Prepared(prepared[kind], "train")[0]
 
 
+@pytest.mark.parametrize(
+    "kind, name, message",
+    [
+        ("instances", "image", "its image is 8000000000, but an image file was expected; prepare it again"),
+        ("instances", "objects/segmentation", "a mask is 8000000000, but an image file was expected; prepare it again"),
+        ("referring", "objects/mask", "a mask is 8000000000, but"),
+        ("labels", "annotation", "a mask is 8000000000, but"),
+    ],
+)
+def test_numbers_in_place_of_images(prepared, monkeypatch, kind, name, message):
+    """bytes(number) would allocate that many bytes."""
+    reader = Prepared(prepared[kind], "train", classes=("sky", "sea") if kind == "labels" else ())
+    many = Values.values
+    monkeypatch.setattr(Values, "values", lambda self, field: [8 * 10**9] if field == name else many(self, field))
+
+    def refuse():
+        with pytest.raises(UserError, match=f"train#0: {message}"):
+            reader[0]
+
+    fuzz.check_call(refuse, memory=2**28)
+
+
+def test_names_of_features_are_escaped(prepared, tmp_path):
+    folder = copy_prepared(prepared, tmp_path)
+    features = json.loads((folder / "features.json").read_text())
+    parts = features["featuresDict"]["features"]
+    parts["\x1b[31m\n" + "x" * 5000] = parts.pop("image")
+    (folder / "features.json").write_text(json.dumps(features))
+    with pytest.raises(UserError, match=r"its features .*\\x1b\[31m\\n.* lack supported masks") as raised:
+        Prepared(folder, "train")
+    fuzz.assert_one_line(str(raised.value))
+
+
 def test_tensorflow_is_not_imported(prepared):
     import sys
 

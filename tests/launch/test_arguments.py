@@ -1,6 +1,8 @@
 """Behaviour shared by all launch scripts: arguments, dry runs without effects, one-line errors."""
 
+import os
 import shlex
+import subprocess
 
 import pytest
 
@@ -62,6 +64,15 @@ def test_ray_inside_a_cluster_needs_its_package(scripts):
     assert output.returncode == 2 and output.stderr == "error: ray is not installed; pip install 'ray[default]'\n"
 
 
+def test_ray_without_a_cluster(scripts):
+    (scripts.folder / "ray.py").write_text("def init(**_): raise ConnectionError('Could not find any\\nRay instance')")
+    output = scripts.run("ray_tpu", *RUN, "--type=v5e-16", PYTHONPATH=str(scripts.folder))
+    assert output.returncode == 2 and output.stderr == (
+        "error: cannot connect to a Ray cluster (Could not find any); run this script on a host of the cluster, or give "
+        "--address\n"
+    )
+
+
 @pytest.mark.parametrize("way", ALL)
 @pytest.mark.parametrize("extra", ["--stpes=5", "--dry", "--config.train.steps", "--name=Big_Name", "third"])
 def test_unknown_and_incomplete_options_are_errors(scripts, way, extra):
@@ -109,6 +120,7 @@ def test_the_default_name_is_that_of_the_workdir(scripts):
 def test_wrong_counts_are_errors(scripts):
     for way, wrong in (
         ("local", ["--processes=0"]),
+        ("local", ["--processes=1025"]),
         ("local", ["--cpu-devices=0"]),
         ("slurm", ["--nodes=0"]),
         ("tpu_vm", ["--slices=2"]),
@@ -120,6 +132,49 @@ def test_wrong_counts_are_errors(scripts):
         output = scripts.run(way, *RUN, *ALL[way][0], "--dry-run", *wrong)
         assert output.returncode == 2 and len(output.stderr.splitlines()) == 1, (way, wrong)
     assert "v5e-16" in output.stderr and "v5p-128" in output.stderr and "v6e-256" in output.stderr
+
+
+NUMBERS = {
+    "local": ("--processes", "--cpu-devices", "--grace"),
+    "slurm": ("--nodes", "--gpus", "--cpus", "--save-seconds"),
+    "tpu_vm": ("--slices", "--retries", "--poll"),
+    "gke": ("--slices", "--restarts", "--poll"),
+    "skypilot": ("--retries",),
+    "ray_tpu": ("--retries", "--pause"),
+}
+
+
+@pytest.mark.parametrize("way, option", [(way, option) for way, options in NUMBERS.items() for option in options])
+def test_numbers_that_no_option_takes(scripts, way, option):
+    """They are refused before a program is called."""
+    is_fraction = option in ("--grace", "--poll", "--pause")
+    for text in ("-1", "9" * 30, *(("nan", "inf", "-inf") if is_fraction else ())):
+        output = scripts.run(way, *RUN, *ALL[way][0], f"{option}={text}", system=False)
+        assert output.returncode == 2 and not output.stdout, text
+        (message,) = output.stderr.splitlines()
+        assert message.startswith(f"error: {option} {float(text) if is_fraction else text}: give "), message
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_long_names_of_config_files(scripts, way):
+    output = scripts.run(way, "x" * 300 + ".py", RUN[1], *WAYS[way][0], "--dry-run")
+    assert output.returncode == 2 and not output.stdout
+    (message,) = output.stderr.splitlines()
+    assert message.startswith("error: CONFIG xxx") and "no such file; give a config file" in message and len(message) < 400
+
+
+@pytest.mark.parametrize("way", ALL)
+def test_closed_and_full_outputs(scripts, way):
+    command = scripts.command(way, *RUN, *ALL[way][0], "--dry-run")
+    with open("/dev/full", "w") as full:
+        output = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=scripts.environment(), timeout=60)
+    assert output.returncode == 2
+    assert output.stderr == "error: standard output: No space left on device; free space, or redirect it elsewhere\n"
+    reader, writer = os.pipe()
+    os.close(reader)
+    output = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=scripts.environment(), timeout=60)
+    os.close(writer)
+    assert (output.returncode, output.stderr) == (1, "")
 
 
 @pytest.mark.parametrize("way", ALL)

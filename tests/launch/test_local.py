@@ -63,6 +63,41 @@ def test_the_interpreter_is_that_of_the_script(scripts):
     assert output.stdout.startswith(f"{sys.executable} -m hyperseg_jax.train ")
 
 
+@pytest.mark.parametrize("name", ["/nonexistent", "folder", "text"])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_interpreter_that_is_none(scripts, name, processes):
+    (scripts.folder / "folder").mkdir()
+    (scripts.folder / "text").write_text("")
+    python = str(scripts.folder / name)
+    output = scripts.run("local", "tiny", "my run", f"--processes={processes}", PYTHON=python)
+    assert output.returncode == 2
+    assert output.stderr == f"error: PYTHON={python}: is not a program; give the path of a Python interpreter\n"
+
+
+def test_an_interpreter_that_cannot_start(scripts):
+    (scripts.bin / "python").write_bytes(b"\x7fELF")
+    (scripts.bin / "python").chmod(0o755)
+    for processes in (1, 2):
+        output = run_local(scripts, f"--processes={processes}")
+        assert output.returncode == 2 and len(output.stderr.splitlines()) == 1
+        assert output.stderr.startswith(f"error: {scripts.bin / 'python'}: Exec format error; ")
+
+
+def test_processes_continue_when_the_output_is_closed(scripts):
+    scripts.program("python", "for k in range(20000): print('a line')\nlog('done')")
+    process = subprocess.Popen(
+        scripts.command("local", "tiny", "my run", "--processes=2"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=scripts.environment(PYTHON=str(scripts.bin / "python")),
+    )
+    for _ in range(2):  # its commands
+        process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 0 and process.stderr.read() == b"" and scripts.calls() == ["done", "done"]
+    process.stderr.close()
+
+
 def test_processes_get_addresses_and_ids(scripts):
     scripts.program("python", PRINT_SCRIPT)
     output = run_local(scripts, "--processes=3", "--name=trial")

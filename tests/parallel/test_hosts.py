@@ -56,9 +56,12 @@ def test_invalid_flags_are_one_line(monkeypatch):
         hosts.connect(timeouts, process_id=1)
     with pytest.raises(UserError, match="--coordinator localhost: give HOST:PORT"):
         hosts.connect(timeouts, coordinator="localhost", process_id=0, processes=2)
-    monkeypatch.setenv("HYPERSEG_PROCESSES", "two")
-    with pytest.raises(UserError, match="HYPERSEG_PROCESSES=two: give a whole number"):
-        hosts.connect(timeouts)
+    with pytest.raises(UserError, match="--processes 70000: give at most 65536"):
+        hosts.connect(timeouts, coordinator="localhost:1", process_id=0, processes=70000)
+    for text in ("two", "²", "9" * 10):
+        monkeypatch.setenv("HYPERSEG_PROCESSES", text)
+        with pytest.raises(UserError, match=f"HYPERSEG_PROCESSES={text}: give a whole number"):
+            hosts.connect(timeouts)
     with pytest.raises(UserError, match=r"hosts\.start = 0"):
         hosts.Timeouts(start=0)
 

@@ -113,6 +113,21 @@ def test_linked_folders_are_not_written(run_sweep, tmp_path, name):
     assert code == 2 and f"s: {name} is a link that leaves s; " in messages and not any((tmp_path / "away").iterdir())
 
 
+@pytest.mark.parametrize("absolute", [True, False])
+def test_linked_workdirs_are_not_written(run_sweep, tmp_path, absolute):
+    for folder in ("runs", "away"):
+        (tmp_path / folder).mkdir()
+    workdirs = tmp_path / "runs" if absolute else "runs"
+    name = run_sweep(f"--grid rate=1 --dry-run --workdirs {workdirs}")[1].split("--workdir ")[1].split()[0].rpartition("/")[2]
+    (tmp_path / "runs" / name).symlink_to(tmp_path / "away")
+    code, _, messages = run_sweep(f"--grid rate=1 --workdirs {workdirs}")
+    assert code == 2 and f"--workdirs {workdirs}: {name} is a link that leaves {workdirs}; " in messages, messages
+    assert not any((tmp_path / "away").iterdir()) and not (tmp_path / "s").exists()
+    (tmp_path / "runs" / name).unlink()
+    (tmp_path / "linked").symlink_to("runs")  # the folder itself is named by the user
+    assert run_sweep("--grid rate=1 --workdirs linked")[0] == 0 and (tmp_path / "runs" / name).is_dir()
+
+
 @pytest.mark.parametrize(
     "options, words",
     [

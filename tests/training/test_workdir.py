@@ -49,6 +49,7 @@ def bucket(tmp_path, monkeypatch):
     store = Store(auto_mkdir=True)
     monkeypatch.setattr(type(backend.fsspec_backend), "_get_filesystem", lambda self, name: store)
     monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url, **_: (store, store._strip_protocol(url)))
+    monkeypatch.setattr(fsspec, "get_filesystem_class", lambda name: Store)
     monkeypatch.setattr(files, "SETTLE", 0.0)
     return root
 
@@ -114,6 +115,7 @@ def flat_bucket(monkeypatch):
     store = FlatStore(skip_instance_cache=True)
     monkeypatch.setattr(type(backend.fsspec_backend), "_get_filesystem", lambda self, name: store)
     monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url, **_: (store, store._strip_protocol(url)))
+    monkeypatch.setattr(fsspec, "get_filesystem_class", lambda name: FlatStore)
     monkeypatch.setattr(files, "SETTLE", 0.0)
     return lambda name, data: store.store.update({f"/name/{name}": MemoryFile(store, f"/name/{name}", data)})
 

@@ -68,6 +68,18 @@ HOSTILE = [
     ("seed", nest(120), "nests deeper than 100"),
     ("seed", 2**70, "seed = 1180591620717411303424"),
     ("optimizer", {"param_groups": [{"pattern": "(", "rate": 1.0}]}, "give a regular expression"),
+    ("init_optional", ["[[a]"], r"init_optional = '\[\[a\]': give a regular expression"),
+    ("data/toy", 3, "data.toy = 3: give a block of fields"),
+    ("data/toy/bogus", 1, "data.toy: 'bogus': no such field; known fields: seed, train"),
+    ("data/toy/workers", 2, "data.toy: 'workers': no such field"),
+    ("data/toy/expressions", "x", "data.toy: 'expressions': no such field"),
+    ("data/toy/compositional", "x", "data.toy.compositional = 'x': give an integer from 0 to 20000"),
+    ("data/toy/compositional", 1.5, "data.toy.compositional = 1.5: give an integer"),
+    ("data/toy/compositional", 10**9, "data.toy.compositional = 1000000000: give an integer"),
+    ("data/toy/train", 20_001, "data.toy.train = 20001: give an integer"),
+    ("data/toy/clips", 2_001, "data.toy.clips = 2001: give an integer from 0 to 2000"),
+    ("data/toy/seed", True, "data.toy.seed = True: give an integer"),
+    ("data/toy/kinds", [], r"data.toy.kinds = \[\]: give a string"),
 ]
 
 

@@ -244,9 +244,24 @@ def test_dtype_conversion_and_overflow(full_config, random_tensors, checkpoint, 
     import_weights([folder], full_config(), tmp_path / "ours", dtype="bfloat16")
     assert model_folder.read_arrays(tmp_path / "ours")["queries"].dtype == ml_dtypes.bfloat16
     tensors["seg_query"][0, 0] = 1e6
-    with pytest.raises(UserError, match="seg_query: has values outside the range of float16"):
+    with pytest.raises(
+        UserError, match=r"^\S*/large\S*: seg_query: has values outside the range of float16; use --dtype float32$"
+    ):
         import_weights([checkpoint(tensors, "large")], full_config(), tmp_path / "half", dtype="float16")
     assert not (tmp_path / "half").exists()
+
+
+@pytest.mark.parametrize("dtype", ["source", "float32", "bfloat16"])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_values_beyond_float32_are_refused(full_config, random_tensors, checkpoint, tmp_path, dtype):
+    """Models are loaded in float32, so that a wider type would not help."""
+    tensors = random_tensors(full_config())
+    tensors["seg_query"] = tensors["seg_query"].astype(np.float64)
+    tensors["seg_query"][0, 0] = -1e300
+    message = r"^\S*/large\S*: seg_query: has values outside the range of float32; give a checkpoint with smaller values$"
+    with pytest.raises(UserError, match=message):
+        import_weights([checkpoint(tensors, "large")], full_config(), tmp_path / "ours", dtype=dtype)
+    assert not (tmp_path / "ours").exists()
 
 
 def test_the_tokenizer_is_imported(full_config, random_tensors, checkpoint, tmp_path):

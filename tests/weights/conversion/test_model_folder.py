@@ -15,6 +15,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.weights import model_folder
+from hyperseg_jax.weights.safetensors_writer import SafetensorsWriter
 
 
 @pytest.fixture
@@ -64,6 +65,41 @@ def test_non_finite_weights_are_named(full_config, random_params, tmp_path, numb
     expected = {path: jax.ShapeDtypeStruct(x.shape, np.float32) for path, x in flatten(params).items()}
     with pytest.raises(UserError, match="expression_projector/kernel has values that are not finite"):
         model_folder.load_params(tmp_path / "model", expected)
+
+
+@pytest.mark.parametrize(
+    "dtype, largest, loaded",
+    [(np.float64, 1e300, np.float32), (np.float64, -3e38, ml_dtypes.bfloat16), (np.float32, 1e6, np.float16)],
+)
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.filterwarnings("error")
+def test_values_that_the_cast_would_make_infinite_are_refused(tmp_path, dtype, largest, loaded, sharded):
+    values = np.full((2, 2), 1.5, dtype)
+    sharding = NamedSharding(Mesh(np.array(jax.devices()[:2]), ("fsdp",)), P("fsdp")) if sharded else None
+    expected = {"a": jax.ShapeDtypeStruct(values.shape, loaded, sharding=sharding)}
+    for number in (1.5, largest * 2 if loaded == ml_dtypes.bfloat16 else largest):
+        values[1, 1] = number
+        with SafetensorsWriter(tmp_path / "model.safetensors", {"a": (values.shape, dtype)}, {}) as writer:
+            writer.write("a", values)
+        if number == 1.5:
+            np.testing.assert_array_equal(np.asarray(model_folder.load_params(tmp_path, expected)["a"], np.float64), values)
+            continue
+        name = np.dtype(loaded).name
+        message = rf"^\S*model\.safetensors: a has values that are not finite or outside the range of {name}; "
+        with pytest.raises(UserError, match=message) as raised:
+            model_folder.load_params(tmp_path, expected)
+        assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.bool_, np.uint8])
+def test_parameters_that_are_no_floats_are_refused(tmp_path, dtype):
+    with SafetensorsWriter(tmp_path / "model.safetensors", {"a": ((2,), dtype)}, {}) as writer:
+        writer.write("a", np.ones(2, dtype))
+    expected = {"a": jax.ShapeDtypeStruct((2,), np.float32)}
+    message = rf"^\S*model\.safetensors: a is {np.dtype(dtype).name}, but parameters are floating-point arrays; "
+    for read in (model_folder.load_params, model_folder.read_params):
+        with pytest.raises(UserError, match=message):
+            read(tmp_path, expected)
 
 
 def test_linked_files_are_not_copied(saved_model, full_config, random_params, tmp_path):
