@@ -82,9 +82,10 @@ def pack_layouts(layouts: Sequence[Layout], length: int) -> Layout:
     common, sizes = _prefix_and_lengths(layouts)
     needed = packed_length(layouts)
     if needed > length:
+        one = len(layouts) == 1
         raise UserError(
-            f"{len(layouts)} prompts of one image need {needed} positions, the layout has {length}: "
-            "raise the task's `length`, or reduce its `prompts`"
+            f"{'a prompt needs' if one else f'{len(layouts)} prompts of one image need'} {needed} positions, the layout has "
+            f"{length}: raise the task's `length`, or {'shorten the text' if one else 'reduce its `prompts`'}"
         )
     parts = [(0, layouts[0], 0, common)] + [
         (k, layout, common, size) for k, (layout, size) in enumerate(zip(layouts, sizes, strict=True), 1)

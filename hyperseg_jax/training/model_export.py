@@ -42,7 +42,10 @@ def write_model(
     with scratch_folder() as files:
         for name in (CONFIG, TOKENIZER):
             (files / name).write_bytes(_read_file(epath.Path(workdir) / name, LARGEST))
-        config = model_folder.read_config(files)
+        try:
+            config = model_folder.read_config(files)
+        except UserError as error:
+            raise UserError(str(error).replace(str(files), str(workdir))) from error
         if missing := [name for name in ("seed", "init_from", "init_optional", "optimizer", "train") if name not in config]:
             raise UserError(f"{workdir}/{CONFIG}: lacks {', '.join(missing)}; give a workdir of `hyperseg train`")
         system = systems.get(config.system)
