@@ -129,16 +129,28 @@ def build_tasks(
         _check_task(f"data.tasks.{name}", block.to_dict())
     tokenizer = system.tokenizer(config)
     root = resolve_root(data, console, for_training=for_training)
-    shared = make_processor(config, system, tokenizer, MIXED) if program_names(config) == (MIXED,) else None
-    if unknown := [name for name in data.get("augment", {}) if name not in data.tasks]:
-        raise UserError(f"data.augment.{unknown[0]}: no such task; use one of {', '.join(data.tasks)}")
+    check_augmentations(config)
     built = {
         name: build_task(
             config, name, make_processor(config, system, tokenizer, name), root, for_training=for_training, split=split
         )
         for name in data.tasks
     }
-    return {name: dataclasses.replace(task, shared=shared) for name, task in built.items() if task is not None}
+    return share_processor(config, system, tokenizer, {name: task for name, task in built.items() if task is not None})
+
+
+def check_augmentations(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError if data.augment names a task that does not exist."""
+    if unknown := [name for name in config.data.get("augment", {}) if name not in config.data.tasks]:
+        raise UserError(f"data.augment.{unknown[0]}: no such task; use one of {', '.join(config.data.tasks)}")
+
+
+def share_processor(
+    config: ml_collections.ConfigDict, system: Any, tokenizer: Tokenizer | None, tasks: Mapping[str, Task]
+) -> dict[str, Task]:
+    """Returns the tasks with the processor of mixed batches, if batches are mixed."""
+    shared = make_processor(config, system, tokenizer, MIXED) if program_names(config) == (MIXED,) else None
+    return {name: dataclasses.replace(task, shared=shared) for name, task in tasks.items()}
 
 
 def build_task(

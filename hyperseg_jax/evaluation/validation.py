@@ -60,7 +60,7 @@ def evaluate(
     """
     evaluation = Evaluation({}, [])
     for name, task in tasks.items():
-        if task.val is None or (kind := _first_readable_prompt(name, task).task) not in BY_TASK:
+        if task.val is None or (kind := first_readable_prompt(name, task).task) not in BY_TASK:
             continue
         options = AnswerOptions(SCORINGS[BY_TASK[kind]].kind, engine.answers.default)
         count = min(len(task.val), limit or len(task.val))
@@ -151,7 +151,7 @@ def _add_unread(unread: list[str], index: int, reason: str) -> None:
     unread.append(f"record {index}: {reason}")
 
 
-def _first_readable_prompt(name: str, task: Task) -> Prompt:
+def first_readable_prompt(name: str, task: Task) -> Prompt:
     """Returns a prompt of the first record that can be read and processed. Raises UserError if there is none."""
     examples, reason = task.val or (), "it is empty"
     for k in range(len(examples)):

@@ -22,7 +22,7 @@ from hyperseg_jax.data.mixture import MIXED, Mixture
 from hyperseg_jax.data.pipeline import Stream
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation import score_names
+from hyperseg_jax.evaluation import score_names, validation
 from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.planning.devices import Devices, local_devices, slice_of_topology
 from hyperseg_jax.systems import system as systems
@@ -128,13 +128,22 @@ def _check_tasks(config: ml_collections.ConfigDict, system: systems.System[Any],
             if (task := sources.build_task(config, name, processor, str(root))) is not None:
                 tasks[name] = task
     with report.collect():
+        sources.check_augmentations(config)
+        tasks = sources.share_processor(config, system, tokenizer, tasks)
+    with report.collect():
         score_names.check_best_field(config.train.best, tasks)
+    if any(task.ratio for task in tasks.values()):
+        with report.collect():
+            Mixture(tasks, max(config.train.batch_size, 1), config.seed, batches=config.data.batches)
     table = Table("task", "ratio", "training records", "validation records", "ms per record", title="data")
     for name, task in tasks.items():
         milliseconds = ""
         if task.ratio:
             with report.collect():
                 milliseconds = f"{1000 * _read_batch(config, name, task):.0f}"
+        if task.val is not None:
+            with report.collect():
+                validation.first_readable_prompt(name, task)
         counts = ["" if part is None else str(len(part)) for part in (task.train, task.val)]
         table.add_row(name, str(task.ratio), *counts, milliseconds)
     report.console.print(table)

@@ -115,6 +115,21 @@ def test_everything_wrong_is_listed_at_once(world, tmp_path, capsys):
         assert part in output, part
 
 
+def test_a_broken_validation_set_is_a_problem(world, tmp_path, micro):
+    root = shutil.copytree(world, tmp_path / "broken")
+    for path in (root / "coco" / "val").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"data\.tasks\.referring\.val: none of its .* records can be read"):
+        run_check(micro(data__root=str(root)))
+
+
+def test_mixed_batches_are_checked_with_their_common_shape(micro):
+    config = micro(("referring", "chat"), data__batches="mixed", train__batch_size=4)
+    assert "train step of mixed: traced" in run_check(config)
+    with pytest.raises(UserError, match=r"data\.augment\.absent: no such task"):
+        run_check(micro(data__augment={"absent": {}}))
+
+
 def test_invalid_fields_are_listed_together(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--check", "--config", "tiny", "--config.train.keep=0", "--config.train.steps=0"])
