@@ -100,11 +100,13 @@ def _check(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], t
     initial = None
     with report.collect():
         initial = _trace_state(config, system, mesh or placement.make("single"))
-        initial.check_source()
+    if initial is not None:
+        with report.collect():
+            initial.check_source()
         _check_shapes(config, system, initial, report)
-    if initial is not None and mesh is not None:
-        _report_memory(config, tasks, initial.abstract, mesh, devices, report)
-        _report_disk(config, initial.abstract, workdir, report)
+        if mesh is not None:
+            _report_memory(config, tasks, initial.abstract, mesh, devices, report)
+            _report_disk(config, initial.abstract, workdir, report)
 
 
 def make_placement(config: ml_collections.ConfigDict, devices: Devices) -> placement.Placement:
