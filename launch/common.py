@@ -130,6 +130,15 @@ def train_command(parsed: argparse.Namespace, python: str = "python") -> list[st
     return [python, "-m", "hyperseg_jax.train", *paths, *train_flags(parsed), *parsed.overrides]
 
 
+def make_check_job(parsed: argparse.Namespace) -> None:
+    """With --check, gives the job a name of its own, since a job with the name of the run may be active, and no restarts."""
+    if parsed.check:
+        parsed.name = f"{parsed.name[:34].rstrip('-')}-check"
+        for name in ("restarts", "retries"):
+            if hasattr(parsed, name):
+                setattr(parsed, name, 0)
+
+
 def train_flags(parsed: argparse.Namespace) -> list[str]:
     """Returns the flags of the training command that were given."""
     return [*(["--check"] if parsed.check else []), *(["--accept-changes"] if parsed.accept_changes else [])]

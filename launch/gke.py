@@ -132,7 +132,12 @@ def run(arguments: Sequence[str]) -> int:
     options.add_argument("--poll", type=float, default=30.0, help="seconds between status checks, with --wait")
     common.add_mounts(options)
     parsed = common.parse_arguments(options, arguments)
+    common.make_check_job(parsed)
     piece = slices.find_slice(parsed.type)
+    if parsed.slices > 1 and parsed.mount and not parsed.service_account:
+        raise common.LaunchError(
+            "--mount with several --slices: give the Kubernetes account that may read the bucket with --service-account"
+        )
     if parsed.slices < 1 or (parsed.slices > 1 and piece.hosts == 1):
         raise common.LaunchError(
             f"--slices {parsed.slices}: must be at least 1, and 1 for {piece.name}, which has a single host"

@@ -55,6 +55,7 @@ def run(arguments: Sequence[str]) -> int:
     options.add_argument("--wait", action="store_true", help="follow the output until the run has ended")
     common.add_mounts(options)
     parsed = common.parse_arguments(options, arguments)
+    common.make_check_job(parsed)
     parsed.config = common.config_path_on_hosts(parsed.config)
     common.check_workdir(parsed.workdir, parsed.mount)
     text = common.yaml_text(task_config(parsed))

@@ -69,6 +69,7 @@ def run(arguments: Sequence[str]) -> int:
     options.add_argument("--save-seconds", type=int, default=300, help="seconds before the time limit at which the run saves")
     options.add_argument("--wait", action="store_true", help="return when the job has ended, with its status")
     parsed = common.parse_arguments(options, arguments)
+    common.make_check_job(parsed)
     if parsed.nodes < 1:
         raise common.LaunchError(f"--nodes {parsed.nodes}: must be at least 1")
     if not parsed.workdir.startswith("/") and not common.is_bucket_path(parsed.workdir):

@@ -31,6 +31,7 @@ STOP = (  # shell script that stops training on a host, after up to 300 s for sa
     f"for second in $(seq 300); do pgrep -f {RUNNING} >/dev/null || break; sleep 1; done\n"
     f"pkill -KILL -f {RUNNING}\n"
 )
+NO_TRAINING = f"! pgrep -f {RUNNING} >/dev/null"
 
 
 class Tpu:
@@ -131,9 +132,10 @@ def install_script(mounts: Sequence[common.Mount]) -> str:
 
 
 def start_script(parsed: argparse.Namespace) -> str:
-    """Returns the shell script that stops an earlier training on a host, if one is still running, and trains."""
+    """Returns the shell script that stops an earlier training on a host, if one is still running, and trains or checks."""
     enter = f"export PATH=~/hyperseg_env/bin:$PATH\ncd {FOLDER} || exit 1\n"
-    return STOP + enter + common.script_with_stop_status(common.train_command(parsed))
+    stop = "" if parsed.check else STOP
+    return stop + enter + common.script_with_stop_status(common.train_command(parsed))
 
 
 def install_everywhere(tpu: Tpu) -> bool:
@@ -179,6 +181,10 @@ def run_to_end(tpu: Tpu, retries: int, poll: float) -> int:
         state = tpu.state()
         if state in UP:
             been_up = True
+            if tpu.parsed.check and common.run_command(tpu.ssh_command(NO_TRAINING)):
+                raise common.LaunchError(
+                    f"--check: {tpu.name} cannot be reached, or a run is active on it; check on another slice"
+                )
             status = train_once(tpu, poll) if install_everywhere(tpu) else 1
             still = tpu.state()
             if status == 2 or (status == 0 and still in UP):
@@ -241,12 +247,13 @@ def run(arguments: Sequence[str]) -> int:
         raise common.LaunchError("--spot and --reserved exclude each other; leave one out")
     parsed.config = common.config_path_on_hosts(parsed.config)
     common.check_workdir(parsed.workdir, parsed.mount)
+    parsed.keep = parsed.keep or parsed.check  # the run comes next
     tpu = Tpu(parsed)
     if parsed.dry_run:
         print_dry_run(tpu)
         return 0
     common.require_program("gcloud", "see https://cloud.google.com/sdk/docs/install")
-    status = run_to_end(tpu, parsed.retries, parsed.poll)
+    status = run_to_end(tpu, 0 if parsed.check else parsed.retries, parsed.poll)
     if status == 0 and not parsed.keep:
         return common.run_command(tpu.delete_command())
     if status:

@@ -12,6 +12,7 @@ from rich.console import Console
 from hyperseg_jax import config as configs
 from hyperseg_jax.atomic import scratch_folder
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import stores
 from hyperseg_jax.untrusted.printing import log, printable
 
 
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--step", type=int, help="export the checkpoint of this step of WORKDIR; default: its model, or its newest checkpoint"
     )
     parser.add_argument("--part", help="export only one component as a transformers model, such as phi, siglip or swin")
-    parser.add_argument("--out", type=pathlib.Path, help="the output folder; default: WORKDIR/export-FORMAT, or WORKDIR/model")
+    parser.add_argument("--out", type=pathlib.Path, help="the output folder; default: WORKDIR/export-FORMAT")
     parser.add_argument(
         "--dtype",
         choices=("source", "float32", "float16", "bfloat16"),
@@ -68,12 +69,12 @@ def run(parsed: argparse.Namespace) -> None:
     if parsed.out is None and not pathlib.Path(parsed.workdir).is_dir():
         raise UserError(f"{parsed.workdir}: is not a local folder; give the output folder with --out")
     if parsed.format == "model":
-        _write_model(parsed, parsed.out or pathlib.Path(parsed.workdir) / "model", console)
+        _write_model(parsed, parsed.out or pathlib.Path(parsed.workdir) / "export-model", console)
         return
     out = parsed.out or pathlib.Path(parsed.workdir) / f"export-{parsed.part or parsed.format}"
     with contextlib.ExitStack() as stack:
         source = parsed.workdir
-        if parsed.step is not None or model_folder.is_unfinished_run(source):
+        if parsed.step is not None or stores.is_url(source) or model_folder.is_unfinished_run(source):
             source = stack.enter_context(scratch_folder()) / "model"
             _write_model(parsed, source, console)
         report = exporting.export_weights(

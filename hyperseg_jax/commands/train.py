@@ -60,7 +60,13 @@ def run(parsed: argparse.Namespace) -> None:
         from hyperseg_jax.planning.check import check_run
 
         with hosts.exit_on_error():
-            check_run(config, workdir=parsed.workdir or "", topology=parsed.topology or "", console=console)
+            check_run(
+                config,
+                workdir=parsed.workdir or "",
+                accept_changes=parsed.accept_changes,
+                topology=parsed.topology or "",
+                console=console,
+            )
         hosts.shut_down()
         return
     with hosts.exit_on_error():

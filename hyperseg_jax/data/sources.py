@@ -222,9 +222,11 @@ def make_processor(
         first, *others = (make_processor(config, system, tokenizer, name, **sizes) for name in dict.fromkeys(trained))
         return first.with_common_shape(others)
     fields = config.data.tasks[task].to_dict() | sizes
-    result: Processor = system.processor(
-        config, tokenizer, {name: size for name, size in fields.items() if name not in NOT_SIZES}
-    )
+    sizes = {name: size for name, size in fields.items() if name not in NOT_SIZES}
+    try:
+        result: Processor = system.processor(config, tokenizer, sizes)
+    except UserError as error:
+        raise UserError(f"data.tasks.{task}: {error}") from error
     numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(result.spec(1)))
     limits.check_limit("mask_pixels", numbers, f"data.tasks.{task}: an element", "numbers")
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import pathlib
@@ -31,12 +32,14 @@ from hyperseg_jax.training import checks, param_groups
 from hyperseg_jax.training.initial_state import InitialState, trace_initial_state
 from hyperseg_jax.training.state import TrainState, make_step
 from hyperseg_jax.training.workdir import Workdir
-from hyperseg_jax.untrusted import printing, stores
+from hyperseg_jax.untrusted import printing
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.limits import temporary_block
 
 ELEMENTS = 8
 """Maximum number of elements that are read of the first batch of a task."""
+MAX_UNREADABLE_SHARE = 0.5
+"""A larger share of unreadable records among these would soon end the run."""
 BATCHES_PER_WORKER = 2
 """Batches in the memory of each worker process: one that is being read, and one that is ready."""
 BATCHES_OF_THREADS = 4
@@ -65,48 +68,55 @@ def check_run(
     config: ml_collections.ConfigDict,
     *,
     workdir: str | os.PathLike[str] = "",
+    accept_changes: bool = False,
     topology: str = "",
     console: Console | None = None,
 ) -> None:
     """Checks everything up to the first step: config, readers, one batch of each task, shapes of the train step, memory, disk.
     Prints a report, and raises UserError listing everything that is wrong.
 
-    workdir: of the run, if it is known. topology: a TPU slice such as "v5e:4x4"; "" uses the devices of this process group.
+    workdir: of the run, if it is known. accept_changes: see `training.loop.train`. topology: a TPU slice such as "v5e:4x4"; ""
+    uses the devices of this process group.
     """
     report = _Report(console or Console(stderr=True, quiet=not hosts.is_primary()))
     with temporary_block(config.get("limits", {})):
-        _check(config, workdir, topology, report)
-    problems = "".join(f"\n  {problem}" for problem in report.problems)
-    if problems := hosts.combine_failures("the check", problems):
-        raise UserError(f"this run cannot start; correct the following:{problems}")
+        run_dir = Workdir(workdir, accept_changes=accept_changes, log=report.log) if workdir else None
+        with run_dir or contextlib.nullcontext():
+            _check(config, run_dir, topology, report)
+    lists = map(json.loads, hosts.exchange_long("the check", json.dumps(list(report.problems))))
+    if problems := dict.fromkeys(problem for listed in lists for problem in listed):
+        raise UserError("this run cannot start; correct the following:" + "".join(f"\n  {problem}" for problem in problems))
     report.log("ready: no step was run")
 
 
-def _check(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], topology: str, report: _Report) -> None:
+def _check(config: ml_collections.ConfigDict, run_dir: Workdir | None, topology: str, report: _Report) -> None:
     devices = slice_of_topology(topology) if topology else local_devices()
     with report.collect():
         checks.check_counts(config)
-    mesh = None
+    mesh, batch_fits = None, False
     with report.collect():
         mesh = make_placement(config, devices)
         sizes = " x ".join(f"{name} {size}" for name, size in mesh.mesh.shape.items())
         report.log(f"devices: {devices.count} of kind {devices.kind}, {devices.hosts} hosts; preset {mesh.preset}: {sizes}")
         checks.check_batch_size(config, mesh)
+        batch_fits = True
     system = systems.get(config.system)
-    if workdir:
-        with report.collect(), Workdir(workdir, log=report.log) as run_dir:
+    if run_dir is not None:
+        with report.collect():
             run_dir.check(config)
     tasks = _check_tasks(config, system, report)
     initial = None
     with report.collect():
         initial = _trace_state(config, system, mesh or placement.make("single"))
     if initial is not None:
-        with report.collect():
-            initial.check_source()
-        _check_shapes(config, system, initial, report)
+        if run_dir is None or not run_dir.has_checkpoints:  # else the state comes from a checkpoint
+            with report.collect():
+                initial.check_source()
+        if batch_fits:
+            _check_shapes(config, system, initial, report)
         if mesh is not None:
             _report_memory(config, tasks, initial.abstract, mesh, devices, report)
-            _report_disk(config, initial.abstract, workdir, report)
+        _report_disk(config, initial.abstract, run_dir, report)
 
 
 def make_placement(config: ml_collections.ConfigDict, devices: Devices) -> placement.Placement:
@@ -132,8 +142,9 @@ def _check_tasks(config: ml_collections.ConfigDict, system: systems.System[Any],
     with report.collect():
         sources.check_augmentations(config)
         tasks = sources.share_processor(config, system, tokenizer, tasks)
-    with report.collect():
-        score_names.check_best_field(config.train.best, tasks)
+    if len(tasks) == len(config.data.tasks):
+        with report.collect():
+            score_names.check_best_field(config.train.best, tasks)
     if any(task.ratio for task in tasks.values()):
         with report.collect():
             Mixture(tasks, max(config.train.batch_size, 1), config.seed, batches=config.data.batches)
@@ -174,8 +185,8 @@ def _read_batch(config: ml_collections.ConfigDict, name: str, task: Task) -> flo
         batch = next(stream)
         seconds = (time.monotonic() - began) / count
         unreadable = [message for _, message in stream.read_errors]
-    if len(unreadable) == count or (unreadable and not config.data.max_unreadable_share):
-        which = "none" if len(unreadable) == count else f"{len(unreadable)} of {count}"
+    if len(unreadable) > MAX_UNREADABLE_SHARE * count or (unreadable and not config.data.max_unreadable_share):
+        which = f"{count - len(unreadable)} of {count}"
         raise UserError(f"data.tasks.{name}.train: of the first records, {which} can be read: {unreadable[0]}")
     expected = {path: (spec.shape[1:], spec.dtype) for path, spec in flatten(task.train_processor.spec(1)).items()}
     found = {path: (array.shape[1:], array.dtype) for path, array in flatten(batch).items()}
@@ -193,7 +204,10 @@ def _trace_state(config: ml_collections.ConfigDict, system: systems.System[Any],
     optimizer = config.optimizer
     groups = param_groups.groups_from_config(optimizer.param_groups)
     rate = param_groups.schedule(optimizer.learning_rate, optimizer.warmup_steps, config.train.steps, optimizer.final_rate)
-    return trace_initial_state(config, system, system.build(config), groups, rate, mesh)
+    try:
+        return trace_initial_state(config, system, system.build(config), groups, rate, mesh)
+    except (TypeError, ValueError, ArithmeticError) as error:  # JAX raises these for shapes and types that do not fit
+        raise UserError(f"the train state cannot be traced: {printing.first_line(error)}") from error
 
 
 def _check_shapes(
@@ -207,7 +221,10 @@ def _check_shapes(
         began = time.monotonic()
         with report.collect():
             batch = sources.make_processor(config, system, None, name).spec(config.train.batch_size)
-            jax.eval_shape(step, initial.abstract, batch)
+            try:
+                jax.eval_shape(step, initial.abstract, batch)
+            except (TypeError, ValueError, ArithmeticError) as error:  # JAX raises these for shapes and types that do not fit
+                raise UserError(f"the train step of {name} cannot be traced: {printing.first_line(error)}") from error
             report.log(f"train step of {name}: traced in {time.monotonic() - began:.1f} s")
 
 
@@ -249,9 +266,7 @@ def _report_memory(
     )
 
 
-def _report_disk(
-    config: ml_collections.ConfigDict, state: TrainState, workdir: str | os.PathLike[str], report: _Report
-) -> None:
+def _report_disk(config: ml_collections.ConfigDict, state: TrainState, run_dir: Workdir | None, report: _Report) -> None:
     """Prints the sizes of checkpoints and model; a problem is recorded if the disk of a local workdir is too small."""
     checkpoint, frozen, model = _checkpoint_bytes(state), _count_bytes(state.frozen), _count_bytes(state.params)
     kept = config.train.keep + bool(config.train.best) + 1  # one more while it is written
@@ -260,16 +275,19 @@ def _report_disk(
         f"disk in GB: a checkpoint {checkpoint / 1e9:.2f} (at most {kept} at a time), frozen parameters {frozen / 1e9:.2f} "
         f"(once), the model at the end {model / 1e9:.2f}; together {needed / 1e9:.2f}"
     )
-    if workdir and not stores.is_url(os.fspath(workdir)):
-        folder = pathlib.Path(workdir).absolute()
+    if run_dir is not None and not run_dir.remote:
+        folder = pathlib.Path(run_dir.path).absolute()
         existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+        needed -= sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
         free = shutil.disk_usage(existing).free
         report.log(f"free disk at {existing}: {free / 1e9:.2f} GB")
-        if free < needed and hosts.is_primary():
+        if free < needed:
             report.problems[
-                f"--workdir {workdir}: has {free / 1e9:.1f} GB of free disk, and the run needs {needed / 1e9:.1f} GB; free "
-                "some, or give another folder"
+                f"--workdir {run_dir.path}: has {free / 1e9:.1f} GB of free disk, and the run needs {needed / 1e9:.1f} GB; "
+                "free some, or give another folder"
             ] = None
+        if not os.access(existing, os.W_OK):
+            report.problems[f"--workdir {run_dir.path}: cannot be written; give another folder"] = None
 
 
 def _checkpoint_bytes(state: TrainState) -> int:

@@ -14,6 +14,8 @@ from hyperseg_jax.untrusted.printing import escaped
 
 MEMORY = {"v4": 31.5e9, "v5e": 16.9e9, "v5p": 102e9, "v6e": 33.8e9}
 """Usable memory of a chip in bytes: 63/64 of the memory that Google's pages on each generation name."""
+SIDES = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}
+"""Number of dimensions of a slice."""
 CHIPS_PER_HOST = 4
 SINGLE_HOST = {"v5e": 8, "v6e": 8}
 """The largest number of chips of a generation that one host may have."""
@@ -46,7 +48,7 @@ def slice_of_topology(topology: str) -> Devices:
     """Returns the devices of a TPU slice. topology: generation, then number of chips along each side ("v5e:4x4"). Raises
     UserError if it has another form."""
     match = re.fullmatch(r"(\w+):([1-9]\d{0,2}(?:x[1-9]\d{0,2}){1,2})", topology)
-    if match is None or match[1] not in MEMORY:
+    if match is None or match[1] not in MEMORY or match[2].count("x") + 1 != SIDES[match[1]]:
         raise UserError(
             f"--topology {escaped(topology)}: unknown; give a generation ({', '.join(MEMORY)}) and the chips along each side "
             "(v5e:4x4)"

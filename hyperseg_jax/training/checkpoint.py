@@ -24,6 +24,8 @@ FORMATS = (1, FORMAT)  # checkpoints of format 1 contain the frozen parameters
 FLOAT32 = float(np.finfo(np.float32).max)
 FROZEN = "frozen"
 """The folder of the frozen parameters, below that of the checkpoints, with one checkpoint of step 0."""
+FROZEN_SECONDS = 6 * 3600
+"""Timeout of saving the frozen parameters. A process that fails in the meantime is noticed by the heartbeats."""
 
 
 class Checkpoints:
@@ -32,8 +34,8 @@ class Checkpoints:
     keep: number of newest checkpoints to keep, in addition to the best one by the score `best` ("referring/ciou"; empty: none).
     log, seconds, read_only: see CheckpointFolder.
 
-    The first save writes the frozen parameters to a folder of their own. Each checkpoint has their content hash, which is
-    checked when it is restored.
+    The frozen parameters are saved once, to a folder of their own. Each checkpoint has their content hash, which is checked
+    when it is restored.
     """
 
     def __init__(
@@ -49,11 +51,15 @@ class Checkpoints:
         self._best, self._log, self._seconds, self._read_only = best, log, seconds, read_only
         self._steps = CheckpointFolder(folder, keep=keep, best=bool(best), log=log, seconds=seconds, read_only=read_only)
         self._frozen_hash = ""  # of the saved frozen parameters of this run
+        self._frozen_folder: CheckpointFolder | None = None  # while they are saved
+        self._frozen_error = ""
 
     def __enter__(self) -> Checkpoints:
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        if self._frozen_folder is not None:
+            self._frozen_folder.__exit__(*exception)
         self._steps.__exit__(*exception)
 
     @property
@@ -79,6 +85,7 @@ class Checkpoints:
                 f"{self._steps.path}: the save of step {int(state.step)} failed ({failure}); training continues; free disk "
                 "space or fix the folder"
             )
+            self._steps.close_until_next_save()
             return failure
         parts = {
             "params": {"trainable": state.trainable},
@@ -87,20 +94,29 @@ class Checkpoints:
         }
         return self._steps.save(int(state.step), parts, score=score, wait=wait)
 
+    def start_saving_frozen(self, frozen: Any) -> None:
+        """Starts to save the frozen parameters, unless this run has already saved or restored them. Training does not wait; the
+        first checkpoint does. An error is reported then, and the save is repeated."""
+        if not frozen or self._frozen_hash or self._frozen_folder is not None:
+            return
+        try:
+            self._frozen_folder = CheckpointFolder(self._steps.path / FROZEN, log=lambda _: None, seconds=FROZEN_SECONDS)
+            self._frozen_folder.save(0, {"params": frozen, "run": {"format": FORMAT}})
+        except UserError as error:
+            self._frozen_error = str(error)
+
     def _save_frozen(self, frozen: Any) -> str:
-        """Saves the frozen parameters, unless this run has already saved or restored them. Returns the error, "" if it
-        succeeded."""
+        """Completes the save of the frozen parameters. Returns the error, "" if it succeeded."""
         if self._frozen_hash:
             return ""
-        if frozen:
-            failure = ""
-            try:
-                with CheckpointFolder(self._steps.path / FROZEN, log=lambda _: None, seconds=self._seconds) as folder:
-                    failure = folder.save(0, {"params": frozen, "run": {"format": FORMAT}}, wait=True)
-            except UserError as error:
-                failure = str(error)
-            if failure := hosts.combine_failures("the save of the frozen parameters", failure):
-                return f"the frozen parameters: {failure}"
+        self.start_saving_frozen(frozen)
+        failure, self._frozen_error = self._frozen_error, ""
+        if self._frozen_folder is not None:
+            with self._frozen_folder as folder:
+                failure = failure or folder.finish_pending()
+            self._frozen_folder = None
+        if failure := hosts.combine_failures("the save of the frozen parameters", failure):
+            return f"the frozen parameters: {failure}"
         self._frozen_hash = content_hash(frozen)
         return ""
 
@@ -187,8 +203,8 @@ def content_hash(params: Any) -> str:
 
 @jax.jit
 def _sum_values(leaves: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns the sum of the bits of each array, weighted by position, modulo 2^32. Integers add up to the same sum in any
-    order."""
+    """Returns the sum of the bits of each array, weighted by a hash of the position, modulo 2^32. Integers add up to the same
+    sum in any order."""
 
     def weighted_sum(leaf: jax.Array) -> jax.Array:
         bits = (
@@ -196,9 +212,12 @@ def _sum_values(leaves: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
             if jnp.issubdtype(leaf.dtype, jnp.integer)
             else jax.lax.bitcast_convert_type(leaf, _UNSIGNED[leaf.dtype.itemsize])
         )
-        weight = jnp.uint32(1)
-        for axis in range(leaf.ndim):
-            weight = weight * jnp.uint32(31) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+        position = jnp.zeros((), jnp.uint32)
+        for axis, size in enumerate(leaf.shape):
+            position = position * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+        weight = (position ^ (position >> 16)) * jnp.uint32(0x85EBCA6B) + jnp.uint32(0x9E3779B9)  # the mixing of MurmurHash3
+        weight = (weight ^ (weight >> 13)) * jnp.uint32(0xC2B2AE35)
+        weight = weight ^ (weight >> 16)
         return jnp.sum(bits.astype(jnp.uint32) * (2 * weight + 1), dtype=jnp.uint32)
 
     return {path: weighted_sum(leaf) for path, leaf in leaves.items()}

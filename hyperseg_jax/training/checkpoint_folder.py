@@ -217,12 +217,16 @@ class CheckpointFolder:
                 f"{self.path}: the save of step {step} failed ({failure}); {len(self.failed)} failed so far, "
                 f"training continues; free disk space or fix the folder"
             )
-            with contextlib.suppress(Exception):
-                self._checkpointer.close()
-            self._closed = True
+            self.close_until_next_save()
             if hosts.is_primary():
                 self._remove_failed_save(step)
         return failure
+
+    def close_until_next_save(self) -> None:
+        """Closes the checkpointer after a failure; the next save opens it again."""
+        with contextlib.suppress(Exception):
+            self._checkpointer.close()
+        self._closed = True
 
     def _remove_failed_save(self, step: int) -> None:
         """Removes the files of a failed save. Orbax would remove them during the next save, which then fails. Repeats for up to

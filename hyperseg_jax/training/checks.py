@@ -20,6 +20,8 @@ from hyperseg_jax.training import resume
 from hyperseg_jax.training.state import COUNTERS, TrainState
 from hyperseg_jax.untrusted import printing
 
+FROZEN_TYPES = ("", "float32", "bfloat16", "float16")
+
 
 def check_counts(config: ml_collections.ConfigDict) -> None:
     """Raises UserError listing the counts of steps or examples that are below one, and names in data.curriculum and train.best
@@ -43,6 +45,11 @@ def check_counts(config: ml_collections.ConfigDict) -> None:
     ]
     if best and best.partition("/")[0] not in tasks:
         problems.append(f"train.best = {best!r}: give TASK/SCORE with one of the tasks {', '.join(tasks)}")
+    if config.train.frozen_type not in FROZEN_TYPES:
+        problems.append(
+            f"train.frozen_type = {config.train.frozen_type!r}: use one of {', '.join(filter(None, FROZEN_TYPES))}, or '' to "
+            "keep the type of the parameters"
+        )
     if config.optimizer.accumulate < 1:
         problems.append(f"optimizer.accumulate = {config.optimizer.accumulate}: give one or more")
     if problems:

@@ -122,10 +122,15 @@ def train(
             saved_seconds = run.get("seconds", {})
             timer.resume(saved_seconds, lost=lost_seconds(run_dir.local / "metrics.jsonl", saved_seconds))
             log(f"resuming at step {int(state.step)}")
+        checkpoints.start_saving_frozen(state.frozen)
         checks.report_padding(config, tasks, console)
 
         # ---- Train step, data and observers ------------------------------------------------------
         start_step, steps = int(state.step), config.train.steps
+        if start_step > steps:
+            raise UserError(
+                f"train.steps = {steps}: the run in {run_dir.path} is at step {start_step}; give at least as many steps"
+            )
         step_fn = jit_step(train_step, shardings, mesh)
         flop_counter = FlopCounter(config, system)
         stack.enter_context(placement.use(mesh))
@@ -157,7 +162,7 @@ def train(
         background = stack.enter_context(BackgroundWriter(observers.log))
         watchdog = stack.enter_context(Watchdog(timeouts.watchdog, run_dir.path / f"stacks-{jax.process_index()}.txt"))
         stack.enter_context(hosts.exit_on_error())
-        compiled: set[str] = set()
+        compiled, programs = set[str](), 0
         unsaved_error = ""
 
         # ---- Training loop -----------------------------------------------------------------------
@@ -178,9 +183,10 @@ def train(
                 new_state, metrics = step_fn(state.replace(key=None), state.key, batch)
             state = new_state.replace(key=state.key)
             timer.begin("step", after=metrics if first_time else None)
-            if (compilations := step_fn._cache_size() - len(compiled)) > observers.recompilations:
-                observers.recompilations = compilations
+            if step_fn._cache_size() > programs and not first_time:
+                observers.recompilations += 1
                 report_recompilation(task, step, config.train.get("fail_on_recompilation", False), log)
+            programs = step_fn._cache_size()
             if not first_time:
                 flop_counter.add_step(task)
             observers.add_metrics(task, metrics, timed=not first_time)
@@ -244,7 +250,8 @@ def train(
             model = run_dir.local / "model"
             save_error = write_on_all_hosts(log, "the model", model_folder.save_model, model, config, tokenizer, state.params)
             unsaved_error = unsaved_error or save_error
-        write_on_all_hosts(log, "the copy of the workdir", run_dir.push)
+        upload_error = write_on_all_hosts(log, "the copy of the workdir", run_dir.push)
+        unsaved_error = unsaved_error or upload_error
     if unsaved_error:
         raise UserError(
             f"{run_dir.path}: the last save failed ({unsaved_error}); free disk space or fix the folder, and run the "

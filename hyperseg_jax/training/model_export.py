@@ -35,13 +35,15 @@ def write_model(
     a line for each checkpoint that cannot be read. Raises UserError if there is no such checkpoint.
     """
     stores.check_workdir(workdir)
-    stores.check_workdir(workdir)
     check_replaceable(out, model_folder.FILES)
     if not has_checkpoints(epath.Path(workdir)):
         raise UserError(f"{workdir}: has no checkpoints; give the workdir of a run of `hyperseg train`")
     with scratch_folder() as files:
-        for name in (CONFIG, TOKENIZER):
-            (files / name).write_bytes(_read_file(epath.Path(workdir) / name, LARGEST))
+        root = epath.Path(workdir)
+        earlier = root / "model" / TOKENIZER  # workdirs of earlier versions have their tokenizer only there
+        tokenizer_file = root / TOKENIZER if (root / TOKENIZER).exists() or not earlier.exists() else earlier
+        for path in (root / CONFIG, tokenizer_file):
+            (files / path.name).write_bytes(_read_file(path, LARGEST))
         try:
             config = model_folder.read_config(files)
         except UserError as error:

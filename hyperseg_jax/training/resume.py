@@ -11,6 +11,8 @@ from hyperseg_jax.tables import flatten
 FREE_DATA_FIELDS = ("root", "workers", "tokenizer", "buckets", "length_buckets", "max_unreadable_share")
 """Fields of `data` that may change: where the files are, and how they are read and padded."""
 FREE_TASK_FIELDS = ("val",)
+NOT_COMPARED = ("param_groups", "accumulate")
+"""Fields of `optimizer` that are fixed, and the number of micro-batches, which only changes memory and random draws."""
 FLAG = "--accept-changes"
 
 
@@ -47,12 +49,15 @@ def _state_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    data = {name: value for name, value in _block(config, "data").items() if name not in FREE_DATA_FIELDS}
+    data, data_root = _block(config, "data"), _block(config, "data").get("root")
+    data = {name: value for name, value in data.items() if name not in FREE_DATA_FIELDS}
+    if data_root:  # the toy dataset is not used
+        data.pop("toy", None)
     data["tasks"] = {
         task: {name: value for name, value in _block(_block(data, "tasks"), task).items() if name not in FREE_TASK_FIELDS}
         for task in _block(data, "tasks")
     }
-    optimizer = {name: value for name, value in _block(config, "optimizer").items() if name != "param_groups"}
+    optimizer = {name: value for name, value in _block(config, "optimizer").items() if name not in NOT_COMPARED}
     return flatten(
         {
             **{name: config.get(name) for name in ("seed", "loss")},

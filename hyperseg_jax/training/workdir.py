@@ -18,7 +18,7 @@ from hyperseg_jax.atomic import scratch_folder, write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.lock import Lock
 from hyperseg_jax.parallel import hosts
-from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.text.tokenizer import LARGEST, Tokenizer
 from hyperseg_jax.training import resume
 from hyperseg_jax.untrusted import paths, stores, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile, failure_reason, naming_path
@@ -133,6 +133,25 @@ class Workdir:
         if changes:
             self._log(f"{self.path}: continues with another config ({changes})")
 
+    def _check_tokenizer(self, content: str) -> None:
+        """Raises UserError if the existing run was trained with another tokenizer."""
+        path = self.path / TOKENIZER
+        if not self.has_checkpoints or not path.exists():  # earlier versions wrote none
+            return
+        try:
+            if self.remote:
+                saved = stores.read_contents(path, LARGEST)
+            else:
+                saved = strict_json.read_bytes(paths.check_link(pathlib.Path(path)), LARGEST)
+            same = json.loads(saved) == json.loads(content)
+        except (BadFile, OSError, ValueError, RecursionError) as error:
+            reason = failure_reason(error)
+            raise UserError(f"{path}: not readable ({reason}); remove it if data.tokenizer is that of the run") from error
+        if not same:
+            raise UserError(
+                f"{self.path}: was trained with another tokenizer ({TOKENIZER} differs); give that one as data.tokenizer"
+            )
+
     def _read_config(self, path: epath.Path) -> dict[str, Any]:
         """Returns the content of the existing config.json, which is untrusted."""
         try:
@@ -149,6 +168,7 @@ class Workdir:
     def _open(self, files: Mapping[str, str]) -> None:
         self._lock.acquire()
         self._check(json.loads(files[CONFIG]))  # another run may have started and ended since the first check
+        self._check_tokenizer(files[TOKENIZER])
         try:
             self.local.mkdir(parents=True, exist_ok=True)
             for name, content in files.items():
@@ -177,9 +197,10 @@ class Workdir:
         if not (self.remote and hosts.is_primary()):
             return
         for path in sorted(self.local.rglob("*")):
+            if any(name.startswith(".") for name in path.relative_to(self.local).parts):
+                continue  # temporary files
             version = (path.stat().st_mtime_ns, path.stat().st_size)
-            hidden = any(name.startswith(".") for name in path.relative_to(self.local).parts)
-            if path.is_file() and not hidden and self._pushed.get(path) != version:
+            if path.is_file() and self._pushed.get(path) != version:
                 target = self.path.joinpath(path.relative_to(self.local))
                 try:
                     target.parent.mkdir(parents=True, exist_ok=True)

@@ -47,8 +47,8 @@ def find_model_folder(name: str | os.PathLike[str]) -> pathlib.Path:
             return candidate
     if is_unfinished_run(name):
         raise UserError(
-            f"{one_line(name)}: its training has not finished, so it has no model yet; write that of its newest checkpoint "
-            f"with `hyperseg export-weights {one_line(name)} --format model`"
+            f"{one_line(name)}: its training has not finished, so it has no model yet; `hyperseg export-weights "
+            f"{one_line(name)} --format model` writes that of its newest checkpoint to {one_line(path / 'export-model')}"
         )
     shipped = sorted(p.parent.name for p in paths.ASSETS.glob("*/model.safetensors"))
     raise UserError(

@@ -66,7 +66,14 @@ def test_only_several_slices_use_the_network_of_the_hosts(scripts, slices):
     """There, Workload Identity does not work: the storage driver is told to use the account of the pod, and processes have that
     of the node pool."""
     output = scripts.run(
-        "gke", *RUN, "--type=v5e-16", "--image=i", f"--slices={slices}", "--mount=gs://data=/data", "--dry-run"
+        "gke",
+        *RUN,
+        "--type=v5e-16",
+        "--image=i",
+        f"--slices={slices}",
+        "--mount=gs://data=/data",
+        "--dry-run",
+        "--service-account=t",
     ).stdout
     manifest = yaml.safe_load(output.rpartition("kubectl ")[0])
     pod = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]

@@ -99,7 +99,7 @@ def test_everything_wrong_is_listed_at_once(world, tmp_path, capsys):
     arguments = [
         *("--config", "tiny", f"--config.data.root={world}", f"--config.init_from={tmp_path / 'nowhere'}"),
         *("--config.train.batch_size=7", "--config.train.preset=data", "--config.data.tasks.referring.length=20"),
-        *("--config.data.tasks.region.train.folder={root}/absent", "--config.train.best=referring/absent"),
+        *("--config.data.tasks.region.train.folder={root}/absent", "--config.train.keep=2"),
     ]
     with pytest.raises(SystemExit) as ended:
         main(["train", "--check", *arguments])
@@ -109,7 +109,6 @@ def test_everything_wrong_is_listed_at_once(world, tmp_path, capsys):
         "train.batch_size = 7: give a multiple of",
         "raise the task's `length`",
         "absent/toy.json: no toy world here",
-        "train.best = 'referring/absent'",
         "nowhere: is not a model",
     ):
         assert part in output, part
@@ -128,6 +127,27 @@ def test_mixed_batches_are_checked_with_their_common_shape(micro):
     assert "train step of mixed: traced" in run_check(config)
     with pytest.raises(UserError, match=r"data\.augment\.absent: no such task"):
         run_check(micro(data__augment={"absent": {}}))
+
+
+def test_batches_that_cannot_be_split_are_one_line(micro):
+    with pytest.raises(UserError, match=r"train\.batch_size = 2: give a multiple of 3") as error:
+        run_check(micro(train__batch_size=2, optimizer__accumulate=3))
+    assert str(error.value).count("\n") == 1
+    with pytest.raises(UserError, match=r"train\.frozen_type = 'bfloat99': use one of float32"):
+        run_check(micro(train__frozen_type="bfloat99"))
+
+
+def test_an_existing_run_is_checked_like_its_resumption(trained, micro):
+    changed = micro(loss__text_weight=0.25)
+    with pytest.raises(UserError, match="--accept-changes"):
+        run_check(changed, workdir=trained)
+    assert "ready" in run_check(changed, workdir=trained, accept_changes=True)
+    assert "ready" in run_check(micro(init_from="gone"), workdir=trained)  # the state comes from a checkpoint
+
+
+def test_an_unknown_score_is_a_problem(micro):
+    with pytest.raises(UserError, match=r"train\.best = 'referring/absent'"):
+        run_check(micro(train__best="referring/absent"))
 
 
 def test_invalid_fields_are_listed_together(capsys):
@@ -164,7 +184,9 @@ def test_topologies(topology, expected):
     assert (piece.count, piece.hosts) == expected and piece.memory > 1e10
 
 
-@pytest.mark.parametrize("topology", ["v5e", "v5e:", "v5e:4", "v9:4x4", "v5e:0x4", "v5e:4x4x4x4", "v5e:99999x4", "v5e:4x4\n"])
+@pytest.mark.parametrize(
+    "topology", ["v5p:4x4", "v5e:4x4x4", "v5e", "v5e:", "v5e:4", "v9:4x4", "v5e:0x4", "v5e:4x4x4x4", "v5e:99999x4", "v5e:4x4\n"]
+)
 def test_unknown_topologies_are_one_line(topology):
     with pytest.raises(UserError, match=r"--topology .*: unknown; give a generation"):
         devices.slice_of_topology(topology)

@@ -53,8 +53,9 @@ def test_grouped_prompts_have_the_loss_of_separate_ones(tasks, loss_of):
 
 
 def test_a_task_without_masks_has_the_same_text_loss(tasks, loss_of):
-    with_masks = tasks["chat"].processor
-    without = dataclasses.replace(with_masks, masks=0, targets=0)
+    without = tasks["chat"].processor
+    with_masks = dataclasses.replace(without, masks=1, targets=1)
+    assert not without.masks
     examples = [tasks["chat"].train[k] for k in range(2)]
     batch = stack(without, examples)
     assert batch["images"].size == batch["segments"].size == 0
@@ -77,7 +78,7 @@ def test_a_task_without_masks_does_not_run_the_mask_branch(tasks, config):
     total, metrics = jax.eval_shape(loss, params, processor.spec(1), jax.random.key(0))
     assert total.shape == () and set(metrics) == {"text"}
     with pytest.raises(flax.errors.ScopeParamNotFoundError):
-        jax.eval_shape(loss, params, tasks["chat"].processor.spec(1), jax.random.key(0))
+        jax.eval_shape(loss, params, dataclasses.replace(processor, masks=1, targets=1).spec(1), jax.random.key(0))
 
 
 def test_prompts_with_masks_need_the_mask_branch(tasks, micro):
@@ -86,7 +87,7 @@ def test_prompts_with_masks_need_the_mask_branch(tasks, micro):
         processor(tasks["referring"].train[0], train=True)
     config = micro(("chat",)).copy_and_resolve_references().unlock()
     config.data.tasks.chat.update({"masks": 0, "frames": 2})
-    with pytest.raises(UserError, match="a task with masks = 0 has single images and no targets"):
+    with pytest.raises(UserError, match=r"data\.tasks\.chat: masks = 0 is for single images"):
         sources.build_tasks(config, SYSTEM, console=Console(quiet=True))
 
 

@@ -130,6 +130,7 @@ def test_the_hash_sees_values_names_types_and_order(dtype):
     changed = [
         {"a": {**params["a"], "kernel": values.at[3, 5].set(1)}},
         {"a": {**params["a"], "kernel": values[::-1]}},
+        {"a": {**params["a"], "kernel": values.at[0, 0].set(values[3, 5]).at[3, 5].set(values[0, 0])}},
         {"a": {**params["a"], "kernel": values[:, ::-1]}},
         {"a": {**params["a"], "kernel": values.reshape(6, 4)}},
         {"a": {**params["a"], "kernel": values.astype("float16")}},
@@ -148,3 +149,27 @@ def test_a_checkpoint_of_lora_at_the_published_size_is_small():
     ).abstract
     size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if leaf.shape)
     assert size((state.trainable, state.optimizer, state.average)) < 1.2e9 < 6e9 < size(state.frozen)
+
+
+def test_exchanged_values_change_the_hash():
+    values = jnp.arange(64.0 * 64).reshape(64, 64)
+    expected = content_hash({"kernel": values})
+    for one, other in (((1, 0), (0, 31)), ((0, 0), (0, 1)), ((5, 7), (7, 5)), ((0, 0), (63, 63))):
+        exchanged = values.at[one].set(values[other]).at[other].set(values[one])
+        assert content_hash({"kernel": exchanged}) != expected
+
+
+def test_frozen_parameters_are_saved_while_training_goes_on(tmp_path):
+    """The save starts before the first step; the first checkpoint completes it."""
+    state = advance(make_state())
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.start_saving_frozen(state.frozen)
+        state = state.replace(frozen=jax.tree.map(jnp.copy, state.frozen))
+        assert checkpoints.save(state, {"global_next_index": 1}, wait=True) == ""
+    assert restore(tmp_path / "checkpoints")[1]["global_next_index"] == 1
+    with Checkpoints(tmp_path / "killed") as checkpoints:  # a run that ends before its first checkpoint
+        checkpoints.start_saving_frozen(state.frozen)
+    with Checkpoints(tmp_path / "killed") as checkpoints:
+        assert checkpoints.latest is None
+        assert checkpoints.save(state, {"global_next_index": 1}, wait=True) == ""
+    assert restore(tmp_path / "killed")[1]["global_next_index"] == 1

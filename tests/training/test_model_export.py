@@ -46,11 +46,15 @@ def test_the_model_of_a_checkpoint_is_the_model_of_the_run(stopped, small_system
 
 
 def test_commands_name_the_export(stopped, capsys):
-    with pytest.raises(UserError, match=r"run: its training has not finished.*`hyperseg export-weights .*run --format model`"):
+    with pytest.raises(
+        UserError, match=r"run: its training has not finished.*`hyperseg export-weights .*run --format model` writes"
+    ):
         model_folder.find_model_folder(stopped)
     main(["export-weights", str(stopped), "--format", "model"])
-    assert "model: the model of step 13" in " ".join(capsys.readouterr().out.split())
-    assert model_folder.find_model_folder(stopped) == stopped / "model"
+    assert "export-model: the model of step 13" in " ".join(capsys.readouterr().out.split())
+    assert model_folder.find_model_folder(stopped / "export-model") == stopped / "export-model"
+    main(["export-weights", str(stopped), "--format", "model", "--step", "10", "--out", str(stopped / "earlier")])
+    assert "earlier: the model of step 10" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ REFUSED = {
     "data__horizontal_flip": 0.25,
     "data__batches": "mixed",
     "data__curriculum__task": "chat",
-    "data__toy__seed": 7,
     "loss__text_weight": 0.25,
     "optimizer__learning_rate": 0.5,
     "seed": 11,
@@ -27,6 +26,8 @@ STATE = {
     "optimizer__param_groups": ({"pattern": ".*"},),
 }
 FREE = {
+    "data__toy__seed": 7,  # data.root is set, so the toy dataset is not used
+    "optimizer__accumulate": 2,
     "data__root": "elsewhere",
     "data__workers": 3,
     "data__tasks__referring__val__prompts_per_example": 1,
@@ -82,3 +83,26 @@ def test_other_data_needs_the_flag(small_system, micro, tmp_path, world, monkeyp
     with pytest.raises(UserError, match=r"referring: \d+ records saved, 5 found\).*the same data, or --accept-changes"):
         train(micro(train__steps=4), tmp_path / "run", console=console)
     train(micro(train__steps=4), tmp_path / "run", console=console, accept_changes=True)
+
+
+def test_another_tokenizer_is_refused(small_system, micro, tmp_path):
+    console = Console(quiet=True)
+    train(micro(train__steps=4), tmp_path / "run", console=console, stop_at=2)
+    saved = tmp_path / "run" / "tokenizer.json"
+    original = saved.read_text()
+    saved.write_text(original.replace("farthe", "ehtraf", 1))
+    assert saved.read_text() != original
+    with pytest.raises(UserError, match="was trained with another tokenizer"):
+        train(micro(train__steps=4), tmp_path / "run", console=console)
+    saved.write_text("{")
+    with pytest.raises(UserError, match=r"tokenizer\.json: not readable"):
+        train(micro(train__steps=4), tmp_path / "run", console=console)
+    saved.unlink()  # as in a workdir of an earlier version
+    train(micro(train__steps=4), tmp_path / "run", console=console)
+
+
+def test_fewer_steps_than_the_run_has_are_refused(small_system, micro, tmp_path):
+    console = Console(quiet=True)
+    train(micro(train__steps=4), tmp_path / "run", console=console, stop_at=3)
+    with pytest.raises(UserError, match=r"train\.steps = 2: the run in .* is at step 3; give at least as many"):
+        train(micro(train__steps=2), tmp_path / "run", console=console)

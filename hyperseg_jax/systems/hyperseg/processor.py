@@ -299,7 +299,7 @@ def make_processor(
     if not sizes.get("masks", 1):
         sizes = {"targets": 0, **sizes}
         if sizes.get("frames", 1) > 1 or sizes["targets"]:
-            raise UserError("a task with masks = 0 has single images and no targets; remove frames and targets, or masks")
+            raise UserError("masks = 0 is for single images without targets; remove frames and targets, or masks")
     return HyperSegProcessor(
         cast(Tokenizer, tokenizer),
         config.data.image_size,
