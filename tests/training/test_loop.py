@@ -261,6 +261,20 @@ def test_a_finished_run_stays_as_it_is(trained, micro, tmp_path):
     assert models_are_equal(workdir, trained)
 
 
+def test_a_failed_last_upload_is_an_error(small_system, micro, tmp_path, monkeypatch):
+    """The model of a run in a bucket would be lost with the scratch folder."""
+    calls = []
+
+    def push(self):
+        calls.append(self)
+        if len(calls) > 1:  # the first call is that of the start
+            raise OSError(28, "No space left on device", "model.safetensors")
+
+    monkeypatch.setattr(loop.Workdir, "push", push)
+    with pytest.raises(UserError, match=r"the last save failed \(model\.safetensors: No space left on device\)"):
+        train(micro(train__steps=4), tmp_path / "run", console=Console(quiet=True))
+
+
 @pytest.mark.slow
 def test_mixed_batches_cut_to_their_length_train_in_one_program(micro, tmp_path):
     """All tasks in one batch; the loop itself asserts a single program."""
