@@ -9,7 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jaxtyping import Float32, Int
+from jaxtyping import Float32, Int, PRNGKeyArray
 
 from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.losses.criterion import MaskCriterion
@@ -110,7 +110,7 @@ def make_loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Loss:
     return batch_loss
 
 
-def dropout_rngs(key: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+def dropout_rngs(key: PRNGKeyArray, batch: Batch) -> dict[str, PRNGKeyArray]:
     """Returns the key of dropout; the keys 0 to T - 1 are those of the random points of T frames."""
     return {"dropout": jax.random.fold_in(key, batch["frame_valid"].shape[1])}
 
