@@ -87,7 +87,7 @@ def test_shipped_configs_pass_on_samples(name, data_root, phi2):
     """With the vocabulary of Phi-2 and the class names of COCO, for hyperseg_3b and its variants."""
     if name in LARGE:
         suffix = "" if name == "hyperseg_3b_released" else ":v5p-128" if name == "hyperseg_3b_full" else ":v5e-64"
-        topology = "v5p:4x4x4" if name == "hyperseg_3b_full" else "v5e:8x8"
+        topology = {"hyperseg_3b_full": "v5p:4x4x4", "hyperseg_3b_released": "v5p:2x2x4"}.get(name, "v5e:8x8")
         output = run_check(load(name + suffix, data_root(name), phi2), topology=topology)
         assert "panoptic" in output and "1740" in output and "without activations" in output
     else:
