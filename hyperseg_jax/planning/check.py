@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hyperseg_jax.data import padding, sources
+from hyperseg_jax.data import sources
 from hyperseg_jax.data.mixture import MIXED, Mixture
 from hyperseg_jax.data.pipeline import Stream
 from hyperseg_jax.data.sources import Task
@@ -160,17 +160,7 @@ def _check_tasks(config: ml_collections.ConfigDict, system: systems.System[Any],
         counts = ["" if part is None else str(len(part)) for part in (task.train, task.val)]
         table.add_row(name, str(task.ratio), *counts, milliseconds)
     report.console.print(table)
-    ratios = {name: task.ratio for name, task in tasks.items() if task.ratio}
-    measured = {name: padding.measure_padding(tasks[name], seed=config.seed) for name in ratios}
-    report.console.print(
-        padding.padding_table(
-            measured,
-            ratios,
-            batch_size=config.train.batch_size,
-            length_buckets=config.data.length_buckets,
-            mixed=sources.program_names(config) == (MIXED,),
-        )
-    )
+    checks.print_padding(config, tasks, report.console)
     return tasks
 
 

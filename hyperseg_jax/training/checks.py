@@ -99,8 +99,7 @@ def report_placement(state: TrainState, mesh: placement.Placement, workdir: path
 def report_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task], console: Console) -> None:
     """Reads some training records of each task and prints the share of padding in its batches. Raises UserError on all hosts if
     one of them can read none of the records of a task."""
-    ratios = {name: task.ratio for name, task in tasks.items() if task.ratio}
-    measured = {name: padding.measure_padding(tasks[name], seed=config.seed) for name in ratios}
+    measured = _measure_padding(config, tasks)
     unreadable = [
         f"data.tasks.{name}.train: none of its first records can be read: {padded.error}"
         for name, padded in measured.items()
@@ -108,10 +107,25 @@ def report_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task],
     ]
     if failure := hosts.combine_failures("reading the first training records", unreadable[0] if unreadable else ""):
         raise UserError(failure)
+    _print_padding(config, tasks, measured, console)
+
+
+def print_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task], console: Console) -> None:
+    """Like `report_padding`, but tasks without readable records are shown without figures."""
+    _print_padding(config, tasks, _measure_padding(config, tasks), console)
+
+
+def _measure_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task]) -> dict[str, padding.Padding]:
+    return {name: padding.measure_padding(task, seed=config.seed) for name, task in tasks.items() if task.ratio}
+
+
+def _print_padding(
+    config: ml_collections.ConfigDict, tasks: Mapping[str, Task], measured: Mapping[str, padding.Padding], console: Console
+) -> None:
     console.print(
         padding.padding_table(
             measured,
-            ratios,
+            {name: tasks[name].ratio for name in measured},
             batch_size=config.train.batch_size,
             length_buckets=config.data.length_buckets,
             mixed=sources.program_names(config) == (MIXED,),
