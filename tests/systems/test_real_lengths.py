@@ -1,5 +1,7 @@
 """Every task of hyperseg_3b and its variants fits its length with Phi-2's vocabulary and the longest prompts it is made for."""
 
+import pathlib
+
 import numpy as np
 import pytest
 from real_vocabulary import write_phi2
@@ -11,6 +13,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten
+from hyperseg_jax.untrusted import limits
 
 CONFIGS = ("hyperseg_3b", "hyperseg_3b_full", "hyperseg_3b_lora", "hyperseg_3b_released")
 SENTENCE = (  # 47 tokens, longer than the sentences of RefCOCOg
@@ -72,3 +75,16 @@ def test_class_lists_of_benchmarks_have_a_bucket(tokenizer, classes, length):
     config = configs.load("hyperseg_3b")
     processor = sources.make_processor(config, systems.get("hyperseg"), tokenizer, "panoptic")
     assert processor.bucket(Example("a photo", IMAGE, (Prompt("panoptic", classes=classes),)))["length"] == length
+
+
+def test_a_list_of_847_classes_needs_a_higher_limit(tokenizer):
+    """ADE20K's full list (first synonyms, ADE20K_2021_17_01) needs more positions than `limits.tokens` allows by default."""
+    names = tuple((pathlib.Path(__file__).parent / "ade20k_847.txt").read_text().splitlines())
+    example = Example("a photo", IMAGE, (Prompt("panoptic", classes=names),))
+    config = configs.load("hyperseg_3b")
+    processor = sources.make_processor(config, systems.get("hyperseg"), tokenizer, "panoptic")
+    with pytest.raises(UserError, match="5357 positions, and the limit is 4096.*raise limits.tokens"):
+        processor.bucket(example)
+    with limits.temporary_limits(tokens=8192):
+        shape = processor.bucket(example)
+    assert (len(names), shape["length"], shape["classes"]) == (847, 5376, 848)
