@@ -83,7 +83,7 @@ def test_a_list_of_847_classes_needs_a_higher_limit(tokenizer):
     example = Example("a photo", IMAGE, (Prompt("panoptic", classes=names),))
     config = configs.load("hyperseg_3b")
     processor = sources.make_processor(config, systems.get("hyperseg"), tokenizer, "panoptic")
-    with pytest.raises(UserError, match="5357 positions, and the limit is 4096.*raise limits.tokens"):
+    with pytest.raises(UserError, match=r"5357 positions, and the limit is 4096.*raise limits\.tokens"):
         processor.bucket(example)
     with limits.temporary_limits(tokens=8192):
         shape = processor.bucket(example)
