@@ -81,11 +81,7 @@ class Checkpoints:
         """
         score = find_score(scores, self._best) if scores and self._best else None
         if failure := self._save_frozen(state.frozen):
-            self._log(
-                f"{self._steps.path}: the save of step {int(state.step)} failed ({failure}); training continues; free disk "
-                "space or fix the folder"
-            )
-            self._steps.close_until_next_save()
+            self._steps.report_failed_save(int(state.step), failure)
             return failure
         parts = {
             "params": {"trainable": state.trainable},
@@ -134,7 +130,9 @@ class Checkpoints:
             if restored is not None:
                 return restored
             reason = reason or f"step {candidate}: {failure}"
-            self._log(f"{self._steps.path / str(candidate)}: cannot be read completely, trying the previous one ({failure})")
+            if step is None:
+                where = self._steps.path / str(candidate)
+                self._log(f"{where}: cannot be read completely, trying the previous one ({failure})")
         raise UserError(
             f"{self._steps.path}: no checkpoint fits this config and can be read completely ({reason}); "
             "use the config it was trained with, or another --workdir"

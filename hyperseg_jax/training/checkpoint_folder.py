@@ -67,7 +67,7 @@ class CheckpointFolder:
         self._checkpointer = self._open_checkpointer()
         self._closed = False  # True after a failed save, until the checkpointer is opened again
         self._pending: tuple[int, str] | None = None  # (step, error so far) of the save in progress
-        self.failed: list[str] = []
+        self._failures = 0  # number of failed saves
 
     def _prepare_folder(self) -> None:
         """Cleans the folder on the primary host before Orbax opens it, see `_remove_leftovers`. Raises UserError on all hosts
@@ -212,18 +212,18 @@ class CheckpointFolder:
         # If the save failed on one host, the others first run into the timeouts of Orbax's barriers, one after the other.
         failure = hosts.combine_failures(f"the end of the save of step {step}", failure, seconds=4 * self._seconds)
         if failure:
-            self.failed.append(f"step {step}: {failure}")
-            self._log(
-                f"{self.path}: the save of step {step} failed ({failure}); {len(self.failed)} failed so far, "
-                f"training continues; free disk space or fix the folder"
-            )
-            self.close_until_next_save()
+            self.report_failed_save(step, failure)
             if hosts.is_primary():
                 self._remove_failed_save(step)
         return failure
 
-    def close_until_next_save(self) -> None:
-        """Closes the checkpointer after a failure; the next save opens it again."""
+    def report_failed_save(self, step: int, failure: str) -> None:
+        """Counts and logs a failed save, and closes the checkpointer until the next save."""
+        self._failures += 1
+        self._log(
+            f"{self.path}: the save of step {step} failed ({failure}); {self._failures} failed so far, "
+            f"training continues; free disk space or fix the folder"
+        )
         with contextlib.suppress(Exception):
             self._checkpointer.close()
         self._closed = True
