@@ -24,20 +24,33 @@ _CALLED = re.compile(
     r"(\{[^}]*\}|%?[\w.\-]+)"
 )
 _CHANNEL = re.compile(r"channel_id=(\d+)")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_OPERAND = re.compile(r"%([\w.\-]+)")
+_LITERAL = re.compile(r"^\((-?\d+)\)")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One HLO instruction. operation: such as "while". op_name: its name in the traced program, such as
-    "jit(step)/matching/while". calls: names of the computations that it runs. channel: channel id of a collective; an
-    asynchronous collective appears several times with the same channel."""
+    """One HLO instruction.
+
+    operation: such as "while". shape: of the result, such as "bf16[2,128]{1,0:T(8,128)}"; a tuple has several. operands: names
+    of instructions. op_name: its name in the traced program, such as "jit(step)/matching/while". calls: names of the
+    computations that it runs. channel: channel id of a collective; an asynchronous collective appears several times with the
+    same channel. cycles: the estimate of the TPU compiler for one execution; None if there is none. value: of an integer
+    constant, or the number of a parameter.
+    """
 
     name: str
     operation: str
-    op_name: str
-    calls: tuple[str, ...]
+    shape: str = ""
+    operands: tuple[str, ...] = ()
+    op_name: str = ""
+    calls: tuple[str, ...] = ()
     channel: str = ""
+    cycles: int | None = None
+    value: int | None = None
+    is_root: bool = False
 
     @property
     def collective(self) -> str:
@@ -48,9 +61,10 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled program. computations: {name: instructions}."""
+    """A compiled program. computations: {name: instructions}. entry: the name of the computation that runs first."""
 
     computations: Mapping[str, tuple[Instruction, ...]]
+    entry: str
 
     def collectives(self) -> dict[str, int]:
         """Returns {kind: number} of the collective instructions. One inside a loop counts once, however often it runs."""
@@ -83,28 +97,50 @@ def parse_program(text: str) -> Program:
     """Parses the text of jax.stages.Compiled.as_text(). Raises ValueError if it has no computations or an instruction cannot be
     parsed."""
     computations: dict[str, tuple[Instruction, ...]] = {}
-    name, inside = "", list[Instruction]()
+    name, entry, inside = "", "", list[Instruction]()
     for line in text.splitlines():
         if not line.startswith((" ", "}")):
             head = _HEAD.match(line)
             if head:
                 name, inside = head[1], []
-        elif line.startswith("}") and name:
+                entry = name if line.startswith("ENTRY") else entry
+        elif line.rstrip() == "}" and name:  # attributes of kernels have other lines with braces
             computations[name] = tuple(inside)
             name = ""
         elif name and (named := _NAME.match(line)):
-            inside.append(_parse_instruction(named[1], line[named.end() :]))
+            inside.append(_parse_instruction(named[1], line[named.end() :], "ROOT " in named[0]))
     if not computations:
         raise ValueError("no computation found; is this optimized HLO?")
-    return Program(computations)
+    return Program(computations, entry)
 
 
-def _parse_instruction(name: str, rest: str) -> Instruction:
+def _parse_instruction(name: str, rest: str, is_root: bool) -> Instruction:
     """Parses one instruction. rest: the text after "name = "."""
     operation = _OPERATION.search(rest)
     if operation is None:
         raise ValueError(f"no HLO operation found in %{name} = {rest[:200]}")
+    arguments = rest[operation.end() - 1 :]
     called = [part.strip().lstrip("%") for names in _CALLED.findall(rest) for part in names.strip("{}").split(",")]
-    op_name = _OP_NAME.search(rest)
-    channel = _CHANNEL.search(rest)
-    return Instruction(name, operation[1], op_name[1] if op_name else "", tuple(called), channel[1] if channel else "")
+    op_name, channel, cycles, literal = (p.search(arguments) for p in (_OP_NAME, _CHANNEL, _CYCLES, _LITERAL))
+    return Instruction(
+        name,
+        operation[1],
+        shape=rest[: operation.start() + 1],
+        operands=tuple(_OPERAND.findall(arguments[: _closing_parenthesis(arguments)])),
+        op_name=op_name[1] if op_name else "",
+        calls=tuple(called),
+        channel=channel[1] if channel else "",
+        cycles=int(cycles[1]) if cycles else None,
+        value=int(literal[1]) if literal and operation[1] in ("constant", "parameter") else None,
+        is_root=is_root,
+    )
+
+
+def _closing_parenthesis(text: str) -> int:
+    """Returns the index of the parenthesis that closes the first one of `text`."""
+    depth = 0
+    for match in re.finditer(r"[()]", text):
+        depth += 1 if match[0] == "(" else -1
+        if not depth:
+            return match.start()
+    return len(text)

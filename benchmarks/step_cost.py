@@ -1,0 +1,192 @@
+"""Estimates of the TPU compiler for the parts of a HyperSeg-3B step, for one chip and one image of 1024 px. No TPU is needed.
+
+Prints for each part: time of all estimated cycles, time of the matrix products alone, GB read and written in HBM, GB of
+temporary arrays, and the number of gathers, scatters, sorts and kernels, for which the compiler has no estimate. Times are
+estimates, not measurements (planning/cost.py). Parts that are trained include their backward pass.
+
+    pip install -e '.[tpu]'
+    python benchmarks/step_cost.py --part phi_layer --part criterion
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # keeps JAX from looking for a TPU
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hyperseg_jax import config as configs
+from hyperseg_jax.layers.remat import apply_remat
+from hyperseg_jax.layers.rotary import rotary_angles
+from hyperseg_jax.llms.phi import PhiLayer
+from hyperseg_jax.losses.targets import MaskTargets
+from hyperseg_jax.parallel import placement
+from hyperseg_jax.planning import cost, program, topologies
+from hyperseg_jax.structs import MaskPrediction, Pyramid
+from hyperseg_jax.systems.hyperseg.model import build_model
+from hyperseg_jax.systems.hyperseg.objective import build_criterion
+
+SEQUENCES, LENGTH = 2, 2048  # of the language model
+TARGETS, CLASSES, STAGES = 100, 134, 10
+FROZEN = jnp.bfloat16
+
+
+def shape(*sizes: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(sizes, dtype)
+
+
+def trained(module: nn.Module, *inputs: Any, differentiate: int = 1) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Returns a function that computes the gradient of a module with respect to its parameters and its first inputs, and its
+    arguments."""
+
+    def gradient(params: Any, *inputs: Any) -> Any:
+        def total(params: Any, first: Any) -> jax.Array:
+            outputs = module.apply({"params": params}, *first, *inputs[differentiate:])
+            return sum(leaf.astype(jnp.float32).sum() for leaf in jax.tree.leaves(outputs) if leaf.dtype != bool)
+
+        return jax.grad(total, argnums=(0, 1))(params, inputs[:differentiate])
+
+    return gradient, (module_params(module, *inputs), *inputs)
+
+
+def frozen(module: nn.Module, *inputs: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Returns the forward pass of a module, and its arguments."""
+    params = jax.tree.map(lambda leaf: shape(*leaf.shape, dtype=FROZEN), module_params(module, *inputs))
+    return (lambda params, *inputs: module.apply({"params": params}, *inputs)), (params, *inputs)
+
+
+def module_params(module: nn.Module, *inputs: Any) -> Any:
+    return nn.unbox(jax.eval_shape(module.init, jax.random.key(0), *inputs))["params"]
+
+
+def phi_layer(config: Any, model: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """One layer with trained adapters and its remat policy."""
+    llm = model.llm
+    layer = apply_remat(PhiLayer, llm.remat)(
+        llm.num_heads, llm.mlp_size, llm.epsilon, llm.lora, llm.lora_targets, llm.precision, True, "nothing"
+    )
+    x = shape(SEQUENCES, LENGTH, llm.hidden_size, dtype=jnp.bfloat16)
+    positions = shape(SEQUENCES, LENGTH, dtype=jnp.int32)
+    mask = shape(SEQUENCES, 1, LENGTH, LENGTH, dtype=jnp.bool_)
+    angles = lambda positions: rotary_angles(
+        positions, int(llm.rotary_fraction * llm.hidden_size / llm.num_heads), llm.rotary_theta
+    )
+    params = module_params(layer, x, jax.eval_shape(angles, positions), mask)
+    is_adapter = lambda path: "lora" in jax.tree_util.keystr(path)
+    adapters = jax.tree_util.tree_map_with_path(lambda path, leaf: leaf if is_adapter(path) else None, params)
+    base = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: None if is_adapter(path) else shape(*leaf.shape, dtype=FROZEN), params
+    )
+
+    def gradient(adapters: Any, base: Any, x: Any, positions: Any, mask: Any) -> Any:
+        def total(adapters: Any, x: Any) -> jax.Array:
+            params = jax.tree.map(lambda a, b: b if a is None else a, adapters, base, is_leaf=lambda leaf: leaf is None)
+            hidden: Any = layer.apply({"params": params}, x, angles(positions), mask)
+            return hidden[0].astype(jnp.float32).sum()
+
+        return jax.grad(total, argnums=(0, 1))(adapters, x)
+
+    return gradient, (adapters, base, x, positions, mask)
+
+
+def criterion(config: Any, model: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The loss of one panoptic image at all stages of the decoder, with its gradient."""
+    loss, side, queries = build_criterion(config), config.data.image_size // 4, model.num_queries
+    logits, scores = shape(1, queries, side, side), {"class": shape(1, queries, CLASSES)}
+    stages = tuple({"mask_logits": logits, "scores": scores} for _ in range(STAGES - 1))
+    prediction = MaskPrediction(mask_logits=logits, scores=scores, boxes=None, embeddings={}, stages=stages)
+    segments = shape(1, 1, 4 * side, 4 * side, dtype=jnp.uint8)
+    integers, flags = shape(1, TARGETS, dtype=jnp.int32), shape(1, TARGETS, dtype=jnp.bool_)
+    row = {kind: shape(1, dtype=jnp.bool_) for kind in loss.scores}
+    columns = {"class": shape(1, CLASSES, dtype=jnp.bool_)}
+    targets = MaskTargets(segments, integers, flags, integers, row, columns)
+
+    def gradient(prediction: Any, targets: Any, key: jax.Array) -> Any:
+        return jax.grad(lambda prediction: loss(prediction, targets, key=key).total)(prediction)
+
+    return gradient, (prediction, targets, jax.eval_shape(lambda: jax.random.key(0)))
+
+
+def _pyramid(config: Any, model: Any) -> Pyramid:
+    width, side = model.mask_encoder.hidden_size, config.data.image_size
+    levels = tuple(shape(1, side // s, side // s, width * s // 4, dtype=jnp.bfloat16) for s in (4, 8, 16, 32))
+    return Pyramid(levels, (4, 8, 16, 32))
+
+
+def pixel_decoder(config: Any, model: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    return trained(model.pixel_decoder, _pyramid(config, model))
+
+
+def mask_decoder(config: Any, model: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The masked-attention decoder with the classes of COCO."""
+    features, levels = jax.eval_shape(
+        lambda params, pyramid: model.pixel_decoder.apply({"params": params}, pyramid),
+        module_params(model.pixel_decoder, _pyramid(config, model)),
+        _pyramid(config, model),
+    )
+    width = model.mask_decoder.hidden_size
+    queries = shape(1, 1, model.num_queries, width, dtype=jnp.bfloat16)
+    embeddings = {"class": shape(1, 1, CLASSES, width, dtype=jnp.bfloat16)}
+    return trained(model.mask_decoder, features, levels, queries, embeddings, differentiate=4)
+
+
+def swin(config: Any, model: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    return frozen(model.mask_encoder, shape(1, config.data.image_size, config.data.image_size, 3))
+
+
+def siglip(config: Any, model: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    side = model.clip_encoder.image_size
+    return frozen(model.clip_encoder, shape(1, side, side, 3))
+
+
+PARTS = {
+    "phi_layer": phi_layer,
+    "criterion": criterion,
+    "pixel_decoder": pixel_decoder,
+    "mask_decoder": mask_decoder,
+    "swin": swin,
+    "siglip": siglip,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="hyperseg_3b_lora:v5e-16")
+    parser.add_argument("--topology", default="v5e:2x2", help="any slice of the generation; one chip of it is used")
+    parser.add_argument("--part", action="append", choices=tuple(PARTS), help="repeatable; default: all")
+    parsed, overrides = parser.parse_known_args()
+    config = configs.load(parsed.config, [override.removeprefix("--config.") for override in overrides])
+    model = build_model(config)
+    clock = cost.CLOCKS[parsed.topology.partition(":")[0]]
+    inputs = {name: PARTS[name](config, model) for name in parsed.part or PARTS}
+    placed = placement.make("single", devices=topologies.slice_devices(parsed.topology)[:1])
+    print("part            cycles ms  matmul ms      GB  temporary GB  gathers  scatters  sorts  kernels  compile CPU s")
+    for name, (function, arguments) in inputs.items():
+        began = time.process_time()
+        with placement.use(placed):
+            placed_arguments = placement.add_shardings(arguments, placed.replicated)
+            compiled = jax.jit(function).lower(*placed_arguments).compile()
+        found = cost.sum_costs(program.parse_program(compiled.as_text() or ""))
+        stats: Any = compiled.memory_analysis()
+        times = (1000 * cycles / clock for cycles in (found.cycles, found.matmul_cycles))
+        counts = (f"{int(count):{width}}" for count, width in zip(found.without_estimate.values(), (7, 8, 5, 7), strict=True))
+        print(
+            f"{name:14}",
+            *(f"{milliseconds:10.2f}" for milliseconds in times),
+            f"{found.bytes / 1e9:7.2f}",
+            f"{stats.temp_size_in_bytes / 1e9:12.2f} ",
+            "  ".join(counts),
+            f" {time.process_time() - began:12.0f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
