@@ -85,7 +85,7 @@ def recipe() -> ml_collections.ConfigDict:
             "rotary_fraction": 0.4,
             "rotary_theta": 10000.0,
             "epsilon": 1e-5,
-            "remat": "full",
+            "remat": "marked",  # keeps the output of attention, where a kernel computes it
         },
         "pixel_decoder": {
             "conv_dim": 256,

@@ -94,6 +94,13 @@ def map_shards(function: Callable[..., Any], *names: tuple[str | None, ...], out
     return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=to_mesh_axes(out), check_vma=False)
 
 
+def platform() -> str:
+    """Returns the platform ("tpu", "gpu", "cpu") of the active mesh, whose devices need not exist; without a mesh, or with an
+    abstract mesh without devices, that of JAX."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else str(device.platform)
+
+
 def to_mesh_axes(names: Sequence[str | None], rules: Sequence[tuple[str, Any]] | None = None) -> P:
     """Returns the PartitionSpec with the mesh axes of these logical axes, according to `rules`, by default the active ones
     (nn.logical_axis_rules)."""

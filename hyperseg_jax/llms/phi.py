@@ -12,6 +12,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 
 from hyperseg_jax import axes
+from hyperseg_jax.layers.fused_attention import fused_attend
 from hyperseg_jax.layers.linear import Embedding, Linear, LoRA, linear_table
 from hyperseg_jax.layers.mlp import ACTIVATIONS
 from hyperseg_jax.layers.norms import LayerNorm, norm_table
@@ -64,7 +65,9 @@ class PhiAttention(nn.Module):
         if past is not None:
             keys, values, slot = past
             k, v = write_slots(keys, k, slot), write_slots(values, v, slot)
-        attended = attend(q, k, v, mask=mask, precision=self.precision.matmul)
+            attended = attend(q, k, v, mask=mask, precision=self.precision.matmul)
+        else:
+            attended = fused_attend(q, k, v, mask=mask, precision=self.precision.matmul)
         attended = rearrange(attended, "b l heads d -> b l (heads d)")
         return self._linear("out", width, ("heads", "embed"))(attended, self.deterministic), (k, v)
 

@@ -40,7 +40,7 @@ class Preset:
 BATCH = (("batch", ("data", "fsdp")),)
 # Token tables are sharded by rows: sharded by columns, their gradient would need all activations on every device.
 WEIGHTS = (("vocab", ("fsdp", "tensor")), ("embed", ("fsdp",)), ("conv_out", ("fsdp",)))
-LAYERS = (("heads", ("tensor",)), ("mlp", ("tensor",)))
+LAYERS = (("heads", ("tensor",)), ("mlp", ("tensor",)), ("act_heads", ("tensor",)))
 SPACE = (("height", ("space",)), ("tokens", ("space",)))
 
 PRESETS = {

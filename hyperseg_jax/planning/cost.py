@@ -61,8 +61,8 @@ def sum_costs(program: Program) -> Cost:
     """Sums the estimates of a compiled program. A loop whose number of iterations depends on the data counts once."""
     cycles, matmul_cycles, moved, missing = 0.0, 0.0, 0.0, collections.Counter[str]()
     for instruction, body, runs in _executed(program, program.entry, 1.0):
-        called = [i for name in instruction.calls for i in program.computations.get(name, ())]
-        moved += runs * _moved_bytes(instruction, body, called)
+        called = list(_inside(program, instruction))
+        moved += runs * _moved_bytes(program, instruction, body)
         if instruction.cycles is None:
             operations = {instruction.operation, *(i.operation for i in called)}
             kinds = operations & {"gather", "scatter", "sort", "custom-call"} or {instruction.operation}
@@ -104,34 +104,59 @@ def iterations(program: Program, loop: Instruction) -> int:
     return max(limits[0], 1) if len(limits) == 1 else 1
 
 
-def _moved_bytes(instruction: Instruction, body: Mapping[str, Instruction], called: Sequence[Instruction]) -> float:
+def _inside(program: Program, instruction: Instruction) -> Iterable[Instruction]:
+    """Yields the instructions of a fusion, at any depth."""
+    for name in instruction.calls:
+        for i in program.computations.get(name, ()):
+            yield i
+            yield from _inside(program, i)
+
+
+def _moved_bytes(program: Program, instruction: Instruction, body: Mapping[str, Instruction]) -> float:
     """Returns the bytes that an instruction reads and writes. A fusion that only slices or gathers from an operand reads that
     part of it, and one that updates a part of an array in place writes only that part."""
-    total = array_bytes(instruction.shape)
-    inside = {i.value: i.name for i in called if i.operation == "parameter"} if instruction.operation == "fusion" else {}
-    shapes = {i.name: i.shape for i in called}
+    written, read = array_bytes(instruction.shape), 0.0
     for number, name in enumerate(instruction.operands):
         whole = array_bytes(body[name].shape) if name in body else 0.0
-        users = _users(inside[number], called) if number in inside else [(instruction, number)]
-        if users and all(user.operation in _PARTS and position == 0 for user, position in users):
-            whole = min(whole, sum(array_bytes(user.shape) for user, _ in users))
-        elif users and all(user.operation == "dynamic-update-slice" and position == 0 for user, position in users):
-            part = sum(array_bytes(shapes[user.operands[1]]) for user, _ in users if user.operands[1] in shapes)
-            total, whole = total - max(whole - part, 0.0), min(whole, part)
-        total += whole
-    return max(total, 0.0)
+        part = min(whole, _part_bytes(program, instruction, number, whole))
+        if part < whole and _updates(program, instruction, number):
+            written = max(written - whole + part, part)
+        read += part
+    return read + written
 
 
-def _users(name: str, instructions: Sequence[Instruction]) -> list[tuple[Instruction, int]]:
-    """Returns the instructions that read a value, each with the position of the operand. Bitcasts are followed."""
-    users = list[tuple[Instruction, int]]()
-    for instruction in instructions:
-        if name in instruction.operands:
-            if instruction.operation == "bitcast":
-                users += _users(instruction.name, instructions)
-            else:
-                users.append((instruction, instruction.operands.index(name)))
-    return users
+def _part_bytes(program: Program, instruction: Instruction, number: int, whole: float) -> float:
+    """Returns the bytes that an instruction reads of its operand with this number."""
+    if instruction.operation in _PARTS and number == 0:
+        return array_bytes(instruction.shape)
+    if instruction.operation != "fusion":
+        return whole
+    body = program.computations[instruction.calls[0]]
+    return sum(_user_bytes(program, body, i.name, whole) for i in body if i.operation == "parameter" and i.value == number)
+
+
+def _user_bytes(program: Program, body: Sequence[Instruction], name: str, whole: float) -> float:
+    """Returns the bytes that the users of a value inside a fusion read of it."""
+    total, shapes = 0.0, {i.name: i.shape for i in body}
+    for user in (i for i in body if name in i.operands):
+        if user.operation == "bitcast":
+            total += _user_bytes(program, body, user.name, whole)
+        elif user.operation == "dynamic-update-slice" and user.operands[0] == name:
+            total += array_bytes(shapes[user.operands[1]])
+        else:
+            total += _part_bytes(program, user, user.operands.index(name), whole)
+    return total
+
+
+def _updates(program: Program, instruction: Instruction, number: int) -> bool:
+    """Returns whether a fusion updates a part of its operand with this number in place."""
+    if instruction.operation != "fusion":
+        return False
+    body = program.computations[instruction.calls[0]]
+    names = {i.name for i in body if i.operation == "parameter" and i.value == number}
+    for i in body:
+        names |= {i.name} if i.operation == "bitcast" and i.operands[0] in names else set()
+    return any(i.operation == "dynamic-update-slice" and i.operands[0] in names for i in body)
 
 
 def array_bytes(shape: str) -> float:

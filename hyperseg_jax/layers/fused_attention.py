@@ -1,0 +1,44 @@
+"""Self-attention over long sequences, by the kernel of the device where there is one."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from hyperseg_jax import axes
+from hyperseg_jax.layers.remat import SAVED
+from hyperseg_jax.ops.attention import attend
+from hyperseg_jax.ops.fused_attention import cudnn_attend, splash_attend
+from hyperseg_jax.structs import DeviceArray
+
+MIN_LENGTH, MIN_HEAD_DIM = 512, 64
+"""Below these sizes, the scores are small or the kernels are inefficient."""
+
+
+def fused_attend(
+    query: Float[DeviceArray, "B L heads D"],
+    key: Float[DeviceArray, "B L heads D"],
+    value: Float[DeviceArray, "B L heads D"],
+    *,
+    mask: Bool[DeviceArray, "B 1 L L"],
+    precision: str,
+) -> Float[jax.Array, "B L heads D"]:
+    """Returns attend(query, key, value), without writing the scores to memory if the device has a kernel for 16-bit arrays.
+
+    mask: True = may attend; each query has at least one key. precision: of `attend`.
+    """
+    fits = query.shape[1] >= MIN_LENGTH and query.shape[-1] >= MIN_HEAD_DIM and query.dtype in (jnp.bfloat16, jnp.float16)
+    platform = axes.platform() if fits else ""
+    if platform == "tpu":
+        heads = ("batch", None, "act_heads", None)
+        kernel = functools.partial(splash_attend, residual_name=SAVED)
+        return axes.map_shards(kernel, heads, heads, heads, ("batch", None, None, None), out=heads)(query, key, value, mask)
+    if platform in ("gpu", "cuda"):
+        try:
+            return cudnn_attend(query, key, value, mask)
+        except (RuntimeError, ValueError, NotImplementedError):  # cuDNN does not support these devices or shapes
+            pass
+    return attend(query, key, value, mask=mask, precision=precision)

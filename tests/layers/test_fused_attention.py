@@ -1,0 +1,88 @@
+"""The language model with the TPU's attention kernel, interpreted on virtual devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hyperseg_jax import axes
+from hyperseg_jax.layers import fused_attention
+from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.llms.phi import Phi
+from hyperseg_jax.ops import fused_attention as kernels
+from hyperseg_jax.parallel import placement
+from hyperseg_jax.structs import TokenStream
+
+BATCH, LENGTH = 4, 256
+PHI = Phi(32, 128, 128, num_layers=2, num_heads=2, rotary_fraction=0.5, remat="marked", precision=Precision(compute="bfloat16"))
+
+
+@pytest.fixture
+def tpu(monkeypatch):
+    """Runs the kernel of a TPU, interpreted; returns the shapes that it is traced with."""
+    traces = []
+
+    def interpreted(*inputs, **options):
+        traces.append(inputs[0].shape)
+        return kernels.splash_attend(*inputs, **options, interpret=True)
+
+    monkeypatch.setattr(axes, "platform", lambda: "tpu")
+    monkeypatch.setattr(fused_attention, "MIN_LENGTH", 128)
+    monkeypatch.setattr(fused_attention, "splash_attend", interpreted)
+    return traces
+
+
+def stream():
+    embeddings = np.random.default_rng(0).normal(size=(BATCH, LENGTH, 128)).astype(np.float32)
+    row = np.arange(LENGTH, dtype=np.int32)
+    prompt = np.where(row < 100, 0, np.where(row < 150, 1, 2)).astype(np.int32)
+    every = lambda x: np.broadcast_to(x, (BATCH, LENGTH))
+    return TokenStream(embeddings, every(row), every(row < 220), every(np.ones_like(row)), every(prompt))
+
+
+def loss_and_gradient(params, tokens):
+    def loss(params, embeddings):
+        hidden = PHI.apply({"params": params}, tokens.replace(embeddings=embeddings))
+        weights = jax.random.normal(jax.random.key(1), hidden.shape) * tokens.mask[..., None]
+        return (weights * hidden.astype(jnp.float32)).sum() / BATCH
+
+    return jax.value_and_grad(loss, argnums=1)(params, tokens.embeddings)
+
+
+def test_the_model_uses_the_kernel_on_every_shard(tpu, monkeypatch):
+    params = jax.jit(PHI.init)(jax.random.key(0), stream())["params"]
+    tpu.clear()
+    with monkeypatch.context() as plain:
+        plain.setattr(axes, "platform", lambda: "cpu")
+        expected = jax.jit(loss_and_gradient)(params, stream())
+    assert not tpu
+    placed = placement.make("fsdp_tensor", {"fsdp": 2, "tensor": 2}, devices=jax.devices()[:4])
+    with placement.use(placed):
+        result = jax.jit(loss_and_gradient)(params, stream())
+    assert set(tpu) == {(BATCH // 2, LENGTH, 1, 64)}
+    np.testing.assert_allclose(result[0], expected[0], rtol=0.02)
+    difference = np.abs(np.asarray(result[1]) - np.asarray(expected[1])).max()
+    assert difference <= 0.02 * np.abs(np.asarray(expected[1])).max()
+
+
+def test_small_shapes_and_float32_use_plain_attention(tpu):
+    inputs = lambda length, width, dtype: [jnp.ones((1, length, 1, width), dtype)] * 3
+    attend = functools.partial(fused_attention.fused_attend, precision="highest")
+    for length, width, dtype in ((64, 64, jnp.bfloat16), (256, 32, jnp.bfloat16), (256, 64, jnp.float32)):
+        attend(*inputs(length, width, dtype), mask=jnp.ones((1, 1, length, length), bool))
+    assert not tpu
+
+
+def test_a_gpu_without_cudnn_uses_plain_attention(monkeypatch):
+    monkeypatch.setattr(axes, "platform", lambda: "gpu")
+    inputs = [jnp.ones((1, 512, 1, 64), jnp.bfloat16)] * 3
+    result = fused_attention.fused_attend(*inputs, mask=jnp.ones((1, 1, 512, 512), bool), precision="highest")
+    np.testing.assert_array_equal(result, inputs[0])
+
+
+def test_the_platform_is_that_of_the_mesh():
+    assert axes.platform() == "cpu"
+    with placement.use(placement.make("data", devices=jax.devices()[:2])):
+        assert axes.platform() == "cpu"

@@ -1,0 +1,64 @@
+"""The TPU's attention kernel, interpreted on the CPU, equals plain attention."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hyperseg_jax.ops.attention import attend
+from hyperseg_jax.ops.fused_attention import splash_attend
+
+
+def causal_mask(prompt, valid):
+    """Returns the mask [B, 1, L, L] of packed prompts with these numbers; 0: shared by all. valid: False for padding."""
+    length = prompt.shape[1]
+    own_or_shared = (prompt[:, None, :] == prompt[:, :, None]) | (prompt[:, None, :] == 0)
+    return (np.tril(np.ones((length, length), bool)) & valid[:, None] & own_or_shared)[:, None]
+
+
+def packed_case(length):
+    """Returns the mask of two rows: three prompts with padding, and a single prompt."""
+    prompt, valid = np.zeros((2, length), np.int32), np.ones((2, length), bool)
+    start = length // 2
+    for number, stop in enumerate((start + 20, start + 70, start + 81), 1):
+        prompt[0, start:stop], start = number, stop
+    valid[0, start:] = False
+    prompt[1] = 1
+    return causal_mask(prompt, valid)
+
+
+@pytest.mark.parametrize(("length", "heads", "width"), [(300, 2, 80), (256, 1, 64)])
+def test_outputs_and_gradients_equal_those_of_plain_attention(length, heads, width):
+    rng = np.random.default_rng(0)
+    query, key, value, cotangent = rng.normal(size=(4, 2, length, heads, width)).astype(np.float32)
+    mask = packed_case(length)
+
+    def run(function, **options):
+        result, pull = jax.vjp(lambda *inputs: function(*inputs, **options), query, key, value)
+        return result, *pull(jnp.asarray(cotangent))
+
+    expected = run(attend, mask=mask)
+    for ours, theirs in zip(run(splash_attend, mask=jnp.asarray(mask), interpret=True), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_the_mask_is_used():
+    query, key, value = np.random.default_rng(1).normal(size=(3, 1, 256, 1, 64)).astype(np.float32)
+    causal = jnp.asarray(causal_mask(np.ones((1, 256), np.int32), np.ones((1, 256), bool)))
+    hidden = causal.at[..., 100].set(False).at[..., 100, 100].set(True)
+    before, after = (splash_attend(query, key, value, mask, interpret=True) for mask in (causal, hidden))
+    np.testing.assert_array_equal(before[:, :101], after[:, :101])
+    assert np.abs(np.asarray(before - after))[0, 101:].max(-1).min() > 1e-6
+    np.testing.assert_allclose(after, attend(query, key, value, mask=hidden), rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_differs_by_rounding():
+    query, key, value = (
+        jnp.asarray(x, jnp.bfloat16) for x in np.random.default_rng(2).normal(size=(3, 2, 300, 2, 80)).astype(np.float32)
+    )
+    mask = jnp.asarray(packed_case(300))
+    exact = attend(*(x.astype(jnp.float32) for x in (query, key, value)), mask=mask)
+    error = lambda result: float(jnp.abs(result.astype(jnp.float32) - exact).max())
+    fused = splash_attend(query, key, value, mask, interpret=True)
+    assert fused.dtype == jnp.bfloat16
+    assert error(fused) <= 1.5 * error(attend(query, key, value, mask=mask))
