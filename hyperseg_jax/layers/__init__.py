@@ -12,6 +12,7 @@ Linear maps and norms:
 
 Attention:
     attention             multi-head attention
+    fused_attention       self-attention by the kernel of the device, if it has one
     rotary                rotary position embedding
     window_attention      attention inside shifted windows (Swin)
     deformable_attention  attention to sampled points of several feature maps (Deformable DETR)

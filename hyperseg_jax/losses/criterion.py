@@ -11,10 +11,13 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Int32, PRNGKeyArray
 
 from hyperseg_jax import axes
+from hyperseg_jax.layers.remat import remat_scan_body, save_activation
 from hyperseg_jax.losses import masks
 from hyperseg_jax.losses.points import (
     PointDraws,
+    SegmentPatches,
     draw_points,
+    pack_segments,
     sample_cells,
     sample_masks,
     sample_segments,
@@ -118,21 +121,28 @@ class MaskCriterion:
         if counts is None:
             counts = self.count(targets, prediction.mask_logits.shape[1])
 
+        patches = None if draws is None else pack_segments(targets.segments)
+
         # Stages run sequentially: the body is compiled once, and memory is needed for one stage only.
-        costs = jax.lax.map(lambda x: self.cost(x[0], targets, x[1]), jax.lax.stop_gradient((stages, draws)))
+        costs = jax.lax.map(lambda x: self.cost(x[0], targets, x[1], patches), jax.lax.stop_gradient((stages, draws)))
         query_of_target = match_targets(costs, targets.valid)
-        terms = jax.lax.map(lambda x: self.stage_losses(x[0], targets, x[1], x[2], counts), (stages, query_of_target, draws))
+        # The backward pass recomputes a stage from its inputs and its points, so it needs memory for one stage only.
+        losses = remat_scan_body(lambda x: self.stage_losses(x[0], targets, x[1], x[2], patches, counts))
+        terms = jax.lax.map(losses, (stages, query_of_target, draws))
         total = sum((self.weights[kind] * values.sum() for kind, values in terms.items()), jnp.zeros(()))
         return MaskLosses(total, terms, query_of_target)
 
-    def cost(self, stage: dict, targets: MaskTargets, draws: PointDraws | None) -> Float[jax.Array, "B Q N"]:
-        """Returns the matching cost of every query with every target in one decoder stage."""
+    def cost(
+        self, stage: dict, targets: MaskTargets, draws: PointDraws | None, patches: SegmentPatches | None
+    ) -> Float[jax.Array, "B Q N"]:
+        """Returns the matching cost of every query with every target in one decoder stage. draws, patches: None if points is
+        "grid"; else patches are the packed segments of the targets."""
         logits = stage["mask_logits"]
-        if draws is None:
+        if draws is None or patches is None:
             predicted, target_values = (sample_cells(x, logits.shape[2:]) for x in (logits, targets.masks))
         else:
             points = draws.matching[:, None]
-            predicted, target_values = sample_masks(logits, points), sample_segments(targets.segments, targets.planes, points)
+            predicted, target_values = sample_masks(logits, points), sample_segments(patches, targets.planes, points)
         cost = self.match_mask_weight * masks.bce_cost(predicted, target_values)
         cost += self.match_dice_weight * masks.dice_cost(predicted, target_values)
         for kind, scores in stage["scores"].items():
@@ -145,17 +155,20 @@ class MaskCriterion:
         targets: MaskTargets,
         query_of_target: Int[DeviceArray, "B N"],
         draws: PointDraws | None,
+        patches: SegmentPatches | None,
         counts: TargetCounts,
     ) -> dict[str, Float[jax.Array, ""]]:
         """Returns the unweighted losses of one stage, given its matching."""
         logits = stage["mask_logits"]
         is_matched = query_of_target >= 0
         chosen = jnp.take_along_axis(logits, jnp.maximum(query_of_target, 0)[..., None, None], axis=1)  # [B, N, h, w]
-        if draws is None:
+        if draws is None or patches is None:
             predicted, target_values = (sample_cells(x, logits.shape[2:]) for x in (chosen, targets.masks))
         else:
-            points = select_uncertain_points(chosen, is_matched, draws.candidates, draws.unselected, self.num_points)
-            predicted, target_values = sample_masks(chosen, points), sample_segments(targets.segments, targets.planes, points)
+            points = save_activation(
+                select_uncertain_points(chosen, is_matched, draws.candidates, draws.unselected, self.num_points)
+            )
+            predicted, target_values = sample_masks(chosen, points), sample_segments(patches, targets.planes, points)
         divisor = jnp.maximum(counts.targets, 1.0)
         losses = {
             "mask": jnp.sum(jnp.where(is_matched, masks.mask_bce(predicted, target_values), 0.0)) / divisor,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray, Shaped, UInt
+from einops import rearrange
+from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray, Shaped, UInt, UInt32
 
 from hyperseg_jax import axes
-from hyperseg_jax.ops.sampling import bilinear_corners, grid_sample, resize_bilinear
+from hyperseg_jax.ops.patches import locate_patches, pack_labels, sample_patches, unpack_labels
+from hyperseg_jax.ops.sampling import grid_sample, resize_bilinear
 from hyperseg_jax.structs import DeviceArray
 
 
@@ -47,29 +49,44 @@ def sample_masks(masks: Shaped[DeviceArray, "B N h w"], points: Float[DeviceArra
     batch, number, height, width = masks.shape
     if points.shape[1] == 1:
         return grid_sample(masks.transpose(0, 2, 3, 1), points[:, 0]).transpose(0, 2, 1).astype(jnp.float32)
-    single = masks.reshape(batch * number, height, width, 1)
-    sampled = grid_sample(single, points.reshape(batch * number, *points.shape[2:]))
-    return sampled.reshape(batch, number, points.shape[2]).astype(jnp.float32)
+    own = points.reshape(batch * number, *points.shape[2:])
+    sampled = sample_patches(masks.reshape(batch * number, height, width).astype(jnp.float32), own)
+    return sampled.reshape(batch, number, -1)
+
+
+@flax.struct.dataclass
+class SegmentPatches:
+    """Segment maps, packed for sampling (ops/patches.py). shape: (h, w) of the maps."""
+
+    words: UInt32[DeviceArray, "B planes words rows"]
+    shape: tuple[int, int] = flax.struct.field(pytree_node=False)
+
+
+def pack_segments(segments: UInt[DeviceArray, "B planes h w"]) -> SegmentPatches:
+    """Packs the segment maps of MaskTargets for `sample_segments`."""
+    return SegmentPatches(pack_labels(segments), (segments.shape[2], segments.shape[3]))
 
 
 def sample_segments(
-    segments: UInt[DeviceArray, "B planes h w"], planes: Int[DeviceArray, "B N"], points: Float[DeviceArray, "B M P 2"]
+    patches: SegmentPatches, planes: Int[DeviceArray, "B N"], points: Float[DeviceArray, "B M P 2"]
 ) -> Float32[jax.Array, "B N P"]:
     """Samples the masks of segment maps bilinearly at points; equals sample_masks without creating the masks.
 
-    segments, planes: as in MaskTargets. points: M = 1: shared by the masks of a row; M = N: separate for each mask.
+    planes: the plane of each mask. points: M = 1: shared by the masks of a row; M = N: separate for each mask.
     """
-    batch, _, height, width = segments.shape
-    number = jnp.arange(1, planes.shape[1] + 1)
-    cells, weights = bilinear_corners(points, (height, width))  # [B, M, 4, P]
-    look_up = jax.vmap(lambda table, index: jnp.take(table, index, axis=0, mode="clip"))
+    number = jnp.arange(1, planes.shape[1] + 1)[:, None]
+    index, (fx, fy), _ = locate_patches(jnp.moveaxis(points, -1, 0), patches.shape)  # [B, M, P]
+    take = lambda words, at: words.at[at].get(mode="promise_in_bounds")
     if points.shape[1] == 1:
-        labels = look_up(segments.reshape(batch, -1, height * width).transpose(0, 2, 1), cells)  # [B, 1, 4, P, planes]
-        inside = (labels == number[:, None, None, None]).any(-1)
+        words = jax.vmap(jax.vmap(jax.vmap(take, (0, None)), (0, None)))(patches.words, index[:, 0])
+        inside = [(labels[:, None] == number[:, None]).any(2) for labels in unpack_labels(words)]  # [B, N, planes, P]
     else:
-        labels = look_up(segments.reshape(batch, -1), planes[..., None, None] * (height * width) + cells)
-        inside = labels == number[:, None, None]
-    return jnp.where(inside, weights, 0.0).sum(-2)
+        rows = patches.words.shape[-1]
+        table = rearrange(patches.words, "b planes words rows -> b words (planes rows)")
+        words = jax.vmap(jax.vmap(take, (0, None)))(table, planes[..., None] * rows + index)
+        inside = [labels == number for labels in unpack_labels(rearrange(words, "b words n p -> b n words p"))]
+    weights = ((1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy)
+    return sum((jnp.where(here, weight, 0.0) for here, weight in zip(inside, weights, strict=True)), jnp.zeros(()))
 
 
 def sample_cells(masks: Shaped[DeviceArray, "B N h w"], size: tuple[int, int]) -> Float32[jax.Array, "B N {size[0]}*{size[1]}"]:

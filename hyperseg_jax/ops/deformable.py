@@ -15,6 +15,14 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Float
 
+from hyperseg_jax.ops.patches import (
+    bilinear_weights,
+    gather_rows,
+    locate_patches,
+    pack_patches,
+    scatter_rows,
+    unpack_patches,
+)
 from hyperseg_jax.structs import DeviceArray
 
 Shapes = tuple[tuple[int, int], ...]
@@ -58,12 +66,12 @@ def _sample(shapes: Shapes, value: DeviceArray, locations: DeviceArray, weights:
         value, locations, weights = inputs
         total = 0.0
         for level, (maps, shape) in enumerate(zip(_split_levels(value, shapes), shapes, strict=True)):
-            table = _pack_patches(maps, shape)
-            index, fractions, _ = _locate_patches(locations[level], shape)
-            corner_weights = _bilinear_weights(fractions) * weights[level][..., None]
+            table = pack_patches(maps, shape)
+            index, fractions, _ = locate_patches(locations[level], shape)
+            corner_weights = bilinear_weights(fractions) * weights[level][..., None]
             # One gather per point, summed immediately, so that no array larger than the result is written.
             for point in range(index.shape[1]):
-                rows = _gather_rows(table, index[:, point]).astype(jnp.float32)
+                rows = gather_rows(table, index[:, point]).astype(jnp.float32)
                 for corner in range(4):
                     part = rows[..., corner * channels : (corner + 1) * channels]
                     total += part * corner_weights[:, point, :, corner, None]
@@ -86,10 +94,10 @@ def _sample_backward(shapes, saved, gradient):
         gradient = gradient.astype(jnp.float32)[:, None]  # [B, 1, Q, D]
         d_value, d_locations, d_weights = [], [], []
         for level, (maps, shape) in enumerate(zip(_split_levels(value, shapes), shapes, strict=True)):
-            index, (fx, fy), inside = _locate_patches(locations[level], shape)
-            rows = _gather_rows(_pack_patches(maps, shape), index).astype(jnp.float32) * jnp.tile(gradient, 4)
+            index, (fx, fy), inside = locate_patches(locations[level], shape)
+            rows = gather_rows(pack_patches(maps, shape), index).astype(jnp.float32) * jnp.tile(gradient, 4)
             dots = jnp.matmul(rows, corners, precision="highest")  # [B, points, Q, 4]
-            corner_weights = _bilinear_weights((fx, fy))
+            corner_weights = bilinear_weights((fx, fy))
             d_weights.append(jnp.sum(corner_weights * dots, axis=-1))
             top_left, top_right, low_left, low_right = jnp.moveaxis(dots, -1, 0)
             slope_x = (1 - fy) * (top_right - top_left) + fy * (low_right - low_left)
@@ -100,7 +108,7 @@ def _sample_backward(shapes, saved, gradient):
             value_gradients = rearrange(
                 corner_weights[..., None] * gradient[..., None, :], "b points q corners d -> b points q (corners d)"
             )
-            d_value.append(_unpack_patches(_scatter_rows(value_gradients, index, shape), shape))
+            d_value.append(unpack_patches(scatter_rows(value_gradients, index, shape), shape))
         d_value = jnp.concatenate(d_value, axis=1).astype(value.dtype)
         return d_value, jnp.stack(d_locations), jnp.stack(d_weights)
 
@@ -117,50 +125,3 @@ def _split_levels(value: DeviceArray, shapes: Shapes) -> list[jax.Array]:
         maps.append(value[:, start : start + height * width])
         start += height * width
     return maps
-
-
-def _pack_patches(maps: DeviceArray, shape: tuple[int, int]) -> jax.Array:
-    """Packs a map [B, H * W, D] to a table [B, (H + 1) * (W + 1), 4 * D] of the 2x2 patches around all corners of cells, with
-    zero padding."""
-    height, width = shape
-    maps = jnp.pad(rearrange(maps, "b (h w) d -> b h w d", h=height), ((0, 0), (1, 1), (1, 1), (0, 0)))
-    patches = [maps[:, dy : dy + height + 1, dx : dx + width + 1] for dy in (0, 1) for dx in (0, 1)]
-    return rearrange(jnp.concatenate(patches, axis=-1), "b h w lanes -> b (h w) lanes")
-
-
-def _unpack_patches(packed: DeviceArray, shape: tuple[int, int]) -> jax.Array:
-    """The transpose of _pack_patches: sums the values of each cell over the four patches that contain it."""
-    height, width = shape
-    patches = rearrange(packed, "b (h w) (dy dx d) -> b h w dy dx d", h=height + 1, dy=2, dx=2)
-    corners = [patches[:, 1 - dy : 1 - dy + height, 1 - dx : 1 - dx + width, dy, dx] for dy in (0, 1) for dx in (0, 1)]
-    return rearrange(sum(corners[1:], corners[0]), "b h w d -> b (h w) d")
-
-
-def _locate_patches(locations: DeviceArray, shape: tuple[int, int]) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array]:
-    """Returns, for each point, the row of its 2x2 patch in the packed table, its fractional position (x, y) inside the patch,
-    and whether it overlaps the map. locations: [2, B, points, Q]. A point outside the map is moved to the border, where the
-    packed table is zero."""
-    height, width = shape
-    x, y = locations[0] * width - 0.5, locations[1] * height - 0.5
-    inside = (x > -1) & (x < width) & (y > -1) & (y < height)
-    x, y = jnp.clip(x, -1, width), jnp.clip(y, -1, height)
-    x0, y0 = jnp.minimum(jnp.floor(x), width - 1), jnp.minimum(jnp.floor(y), height - 1)
-    index = ((y0 + 1) * (width + 1) + x0 + 1).astype(jnp.int32)
-    return index, (x - x0, y - y0), inside
-
-
-def _bilinear_weights(fractions: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Returns bilinear weights of the four corners of the patch, [B, points, Q, 4]."""
-    fx, fy = fractions
-    return jnp.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], axis=-1)
-
-
-def _gather_rows(table: DeviceArray, index: DeviceArray) -> jax.Array:
-    """Gathers rows of [B, R, lanes] at [B, ...] -> [B, ..., lanes]."""
-    return jax.vmap(lambda rows, at: rows.at[at].get(mode="promise_in_bounds"))(table, index)
-
-
-def _scatter_rows(rows: DeviceArray, index: DeviceArray, shape: tuple[int, int]) -> jax.Array:
-    """The transpose of _gather_rows: adds rows into a table of zeros, in float32."""
-    table = jnp.zeros(((shape[0] + 1) * (shape[1] + 1), rows.shape[-1]), jnp.float32)
-    return jax.vmap(lambda added, at: table.at[at].add(added, mode="promise_in_bounds"))(rows, index)

@@ -7,4 +7,5 @@ Files
     topologies.py  the devices of a TPU slice
     compile.py     compiles the train step ahead of time: memory and collectives
     program.py     parses a compiled program (HLO text)
+    cost.py        sums the compiler's estimates of a program: cycles and bytes
 """

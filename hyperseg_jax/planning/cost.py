@@ -47,32 +47,60 @@ class Cost:
     """Estimates for one execution of a program on one chip.
 
     cycles: of all instructions that have an estimate. matmul_cycles: of those with a matrix product. bytes: read and written by
-    all instructions, in HBM with padding to tiles; large arrays that are kept in the chip's memory are not counted.
-    without_estimate: {operation: number of executions} of instructions without an estimate that are not free.
+    all instructions, in HBM with padding to tiles; arrays that are kept in the chip's memory are not counted. gathered_rows,
+    scattered_rows: rows (slices) of all gathers and scatters. sorts, kernels: number of executed sorts and custom calls.
     """
 
-    cycles: float
-    matmul_cycles: float
-    bytes: float
-    without_estimate: Mapping[str, float]
+    cycles: float = 0.0
+    matmul_cycles: float = 0.0
+    bytes: float = 0.0
+    gathered_rows: float = 0.0
+    scattered_rows: float = 0.0
+    sorts: float = 0.0
+    kernels: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
+    def scaled(self, runs: float) -> Cost:
+        """Returns the cost of this number of executions."""
+        return Cost(*(runs * value for value in dataclasses.astuple(self)))
 
 
 def sum_costs(program: Program) -> Cost:
     """Sums the estimates of a compiled program. A loop whose number of iterations depends on the data counts once."""
-    cycles, matmul_cycles, moved, missing = 0.0, 0.0, 0.0, collections.Counter[str]()
-    for instruction, body, runs in _executed(program, program.entry, 1.0):
-        called = list(_inside(program, instruction))
-        moved += runs * _moved_bytes(program, instruction, body)
-        if instruction.cycles is None:
-            operations = {instruction.operation, *(i.operation for i in called)}
-            kinds = operations & {"gather", "scatter", "sort", "custom-call"} or {instruction.operation}
-            for kind in kinds:
-                missing[kind] += runs
-            continue
-        cycles += runs * instruction.cycles
-        if _MATRIX & {instruction.operation, *(i.operation for i in called)}:
-            matmul_cycles += runs * instruction.cycles
-    return Cost(cycles, matmul_cycles, moved, {kind: missing[kind] for kind in ("gather", "scatter", "sort", "custom-call")})
+    executed = _executed(program, program.entry, 1.0)
+    return sum((_cost(program, instruction, body).scaled(runs) for instruction, body, runs in executed), Cost())
+
+
+def _cost(program: Program, instruction: Instruction, body: Mapping[str, Instruction]) -> Cost:
+    """Returns the cost of one execution of an instruction. body: all instructions of its computation by name."""
+    every = [(instruction, body), *_inside(program, instruction)]
+    operations = collections.Counter(i.operation for i, _ in every)
+    cycles = float(instruction.cycles or 0)
+    return Cost(
+        cycles,
+        cycles if _MATRIX & operations.keys() else 0.0,
+        _moved_bytes(program, instruction, body),
+        sum(_elements(i.shape) / math.prod(i.window) for i, _ in every if i.operation == "gather"),
+        sum(_scattered_rows(i, around) for i, around in every if i.operation == "scatter"),
+        operations["sort"],
+        instruction.operation == "custom-call",
+    )
+
+
+def _scattered_rows(scatter: Instruction, body: Mapping[str, Instruction]) -> float:
+    updates = _sizes(body[scatter.operands[-1]].shape)
+    return float(math.prod(size for dim, size in enumerate(updates) if dim not in scatter.window))
+
+
+def _elements(shape: str) -> float:
+    return float(math.prod(_sizes(shape)))
+
+
+def _sizes(shape: str) -> list[int]:
+    """Returns the sizes of the first array of a shape."""
+    return [int(size) for size in _ARRAY.findall(shape)[0][1].split(",") if size]
 
 
 def _executed(program: Program, name: str, runs: float) -> Iterable[tuple[Instruction, Mapping[str, Instruction], float]]:
@@ -104,11 +132,12 @@ def iterations(program: Program, loop: Instruction) -> int:
     return max(limits[0], 1) if len(limits) == 1 else 1
 
 
-def _inside(program: Program, instruction: Instruction) -> Iterable[Instruction]:
-    """Yields the instructions of a fusion, at any depth."""
+def _inside(program: Program, instruction: Instruction) -> Iterable[tuple[Instruction, Mapping[str, Instruction]]]:
+    """Yields the instructions of a fusion, at any depth, each with all instructions of its computation by name."""
     for name in instruction.calls:
-        for i in program.computations.get(name, ()):
-            yield i
+        body = {i.name: i for i in program.computations.get(name, ())}
+        for i in body.values():
+            yield i, body
             yield from _inside(program, i)
 
 
@@ -118,7 +147,10 @@ def _moved_bytes(program: Program, instruction: Instruction, body: Mapping[str, 
     written, read = array_bytes(instruction.shape), 0.0
     for number, name in enumerate(instruction.operands):
         whole = array_bytes(body[name].shape) if name in body else 0.0
-        part = min(whole, _part_bytes(program, instruction, number, whole))
+        if instruction.operation == "dynamic-update-slice" and number == 0:
+            part = array_bytes(body[instruction.operands[1]].shape)
+        else:
+            part = min(whole, _part_bytes(program, instruction, number, whole))
         if part < whole and _updates(program, instruction, number):
             written = max(written - whole + part, part)
         read += part
@@ -151,7 +183,7 @@ def _user_bytes(program: Program, body: Sequence[Instruction], name: str, whole:
 def _updates(program: Program, instruction: Instruction, number: int) -> bool:
     """Returns whether a fusion updates a part of its operand with this number in place."""
     if instruction.operation != "fusion":
-        return False
+        return instruction.operation == "dynamic-update-slice" and number == 0
     body = program.computations[instruction.calls[0]]
     names = {i.name for i in body if i.operation == "parameter" and i.value == number}
     for i in body:

@@ -26,6 +26,9 @@ _CALLED = re.compile(
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _OPERAND = re.compile(r"%([\w.\-]+)")
+_SLICE = re.compile(r"slice_sizes=\{([\d,]*)\}")
+_WINDOW = re.compile(r"update_window_dims=\{([\d,]*)\}")
+_NOTHING = re.compile(r"(?!)")
 _LITERAL = re.compile(r"^\((-?\d+)\)")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
@@ -38,7 +41,7 @@ class Instruction:
     of instructions. op_name: its name in the traced program, such as "jit(step)/matching/while". calls: names of the
     computations that it runs. channel: channel id of a collective; an asynchronous collective appears several times with the
     same channel. cycles: the estimate of the TPU compiler for one execution; None if there is none. value: of an integer
-    constant, or the number of a parameter.
+    constant, or the number of a parameter. window: sizes of the slices of a gather, or dimensions of the rows of a scatter.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Instruction:
     channel: str = ""
     cycles: int | None = None
     value: int | None = None
+    window: tuple[int, ...] = ()
     is_root: bool = False
 
     @property
@@ -122,6 +126,7 @@ def _parse_instruction(name: str, rest: str, is_root: bool) -> Instruction:
     arguments = rest[operation.end() - 1 :]
     called = [part.strip().lstrip("%") for names in _CALLED.findall(rest) for part in names.strip("{}").split(",")]
     op_name, channel, cycles, literal = (p.search(arguments) for p in (_OP_NAME, _CHANNEL, _CYCLES, _LITERAL))
+    window = {"gather": _SLICE, "scatter": _WINDOW}.get(operation[1], _NOTHING).search(arguments)
     return Instruction(
         name,
         operation[1],
@@ -132,6 +137,7 @@ def _parse_instruction(name: str, rest: str, is_root: bool) -> Instruction:
         channel=channel[1] if channel else "",
         cycles=int(cycles[1]) if cycles else None,
         value=int(literal[1]) if literal and operation[1] in ("constant", "parameter") else None,
+        window=tuple(int(size) for size in window[1].split(",") if size) if window else (),
         is_root=is_root,
     )
 

@@ -8,6 +8,7 @@ from golden_case import recipe_uniform
 from sample_inputs import masks_to_planes
 
 from hyperseg_jax.losses import BalancedScores, ClassScores, MaskCriterion, MaskTargets, PointDraws
+from hyperseg_jax.losses.points import pack_segments
 from hyperseg_jax.losses.reidentification import choose_queries
 from hyperseg_jax.structs import MaskPrediction
 
@@ -86,7 +87,10 @@ def test_instructseg_criterion(case):
     def loss(masks, scores):
         stages = [{"mask_logits": masks[x], "scores": {"expression": scores[x][..., 0]}} for x in order]
         losses = criterion(predict(stages), targets, draws=draws)
-        costs = [criterion.cost(stage, targets, jax.tree.map(lambda a, i=i: a[i], draws)) for i, stage in enumerate(stages)]
+        patches = pack_segments(targets.segments)
+        costs = [
+            criterion.cost(stage, targets, jax.tree.map(lambda a, i=i: a[i], draws), patches) for i, stage in enumerate(stages)
+        ]
         return losses.total, (losses, costs)
 
     (total, (losses, costs)), (d_masks, d_scores) = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(masks, scores)

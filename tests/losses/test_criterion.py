@@ -10,7 +10,7 @@ import pytest
 from sample_inputs import masks_to_planes
 
 from hyperseg_jax.losses import BalancedScores, ClassScores, MaskCriterion, MaskTargets, draw_points
-from hyperseg_jax.losses.points import sample_masks, sample_segments, select_uncertain_points
+from hyperseg_jax.losses.points import pack_segments, sample_masks, sample_segments, select_uncertain_points
 from hyperseg_jax.ops.segment_maps import number_masks
 from hyperseg_jax.structs import MaskPrediction
 
@@ -189,8 +189,9 @@ def test_perfect_and_wrong_predictions(points, rng):
     assert good.total < 3 < 50 < bad.total  # at borders the sampled target is between 0 and 1
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("per_mask", [True, False])
-def test_segment_maps_are_sampled_like_masks(per_mask, rng):
+def test_segment_maps_are_sampled_like_masks(per_mask, dtype, rng):
     masks = rng.random((2, 5, 13, 19)) < 0.3
     maps, planes = zip(*(number_masks(row, np.uint16) for row in masks), strict=True)
     segments = np.stack([np.pad(row, ((0, 5 - len(row)), (0, 0), (0, 0))) for row in map(np.stack, maps)])
@@ -198,7 +199,8 @@ def test_segment_maps_are_sampled_like_masks(per_mask, rng):
     assert segments.any((0, 2, 3)).sum() > 2
     np.testing.assert_array_equal(targets.masks, masks)
     points = jax.random.uniform(jax.random.key(0), (2, 5 if per_mask else 1, 200, 2), minval=-0.1, maxval=1.1)
-    result = jax.jit(sample_segments)(targets.segments, targets.planes, points)
+    sample = jax.jit(lambda segments, planes, points: sample_segments(pack_segments(segments), planes, points))
+    result = sample(segments.astype(dtype), targets.planes, points)
     np.testing.assert_allclose(result, sample_masks(jnp.asarray(masks), points), rtol=0, atol=2e-6)
 
 
