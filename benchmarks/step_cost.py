@@ -1,7 +1,7 @@
 """Estimates of the TPU compiler for the parts of a HyperSeg-3B step, for one chip and one image of 1024 px. No TPU is needed.
 
-Prints for each part: time of all estimated cycles, time of the matrix products alone, GB read and written in HBM, GB of
-temporary arrays, and the number of gathers, scatters, sorts and kernels, for which the compiler has no estimate. Times are
+Prints for each part: time of all estimated cycles, time of the matrix products alone, time of gathered and scattered rows, GB
+read and written in HBM, GB of temporary arrays, and the number of sorts and kernels, which have no estimate. Times are
 estimates, not measurements (planning/cost.py). Parts that are trained include their backward pass.
 
     pip install -e '.[tpu]'
@@ -97,21 +97,31 @@ def phi_layer(config: Any, model: Any) -> tuple[Callable[..., Any], tuple[Any, .
 
 
 def criterion(config: Any, model: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The loss of one panoptic image at all stages of the decoder, with its gradient."""
+    """The loss of one panoptic image at all stages of the decoder, with its gradient for the outputs of the decoder."""
     loss, side, queries = build_criterion(config), config.data.image_size // 4, model.num_queries
-    logits, scores = shape(1, queries, side, side), {"class": shape(1, queries, CLASSES)}
-    stages = tuple({"mask_logits": logits, "scores": scores} for _ in range(STAGES - 1))
-    prediction = MaskPrediction(mask_logits=logits, scores=scores, boxes=None, embeddings={}, stages=stages)
+    width, dtype = model.mask_decoder.mask_dim, model.precision.compute
+    embeddings = shape(STAGES, 1, queries, width, dtype=dtype)
+    features, scores = shape(1, side, side, width, dtype=dtype), shape(STAGES, 1, queries, CLASSES)
     segments = shape(1, 1, 4 * side, 4 * side, dtype=jnp.uint8)
     integers, flags = shape(1, TARGETS, dtype=jnp.int32), shape(1, TARGETS, dtype=jnp.bool_)
-    row = {kind: shape(1, dtype=jnp.bool_) for kind in loss.scores}
-    columns = {"class": shape(1, CLASSES, dtype=jnp.bool_)}
-    targets = MaskTargets(segments, integers, flags, integers, row, columns)
+    supervised = {kind: shape(1, dtype=jnp.bool_) for kind in loss.scores}
+    targets = MaskTargets(segments, integers, flags, integers, supervised, {"class": shape(1, CLASSES, dtype=jnp.bool_)})
 
-    def gradient(prediction: Any, targets: Any, key: jax.Array) -> Any:
-        return jax.grad(lambda prediction: loss(prediction, targets, key=key).total)(prediction)
+    def predict(embeddings: Any, features: Any, scores: Any) -> MaskPrediction:
+        multiply = lambda each: jnp.einsum("bqd,bhwd->bqhw", each, features, preferred_element_type=jnp.float32)
+        stages = [
+            {"mask_logits": multiply(each), "mask_embedding": each, "scores": {"class": score}}
+            for each, score in zip(embeddings, scores, strict=True)
+        ]
+        final = stages.pop()
+        return MaskPrediction(
+            final["mask_logits"], final["scores"], None, {"mask": final["mask_embedding"]}, tuple(stages), features
+        )
 
-    return gradient, (prediction, targets, jax.eval_shape(lambda: jax.random.key(0)))
+    def gradient(inputs: Any, targets: Any, key: jax.Array) -> Any:
+        return jax.grad(lambda inputs: loss(predict(*inputs), targets, key=key).total)(inputs)
+
+    return gradient, ((embeddings, features, scores), targets, jax.eval_shape(lambda: jax.random.key(0)))
 
 
 def _pyramid(config: Any, model: Any) -> Pyramid:
@@ -167,7 +177,7 @@ def main() -> None:
     clock = cost.CLOCKS[parsed.topology.partition(":")[0]]
     inputs = {name: PARTS[name](config, model) for name in parsed.part or PARTS}
     placed = placement.make("single", devices=topologies.slice_devices(parsed.topology)[:1])
-    print("part            cycles ms  matmul ms      GB  temporary GB  gathers  scatters  sorts  kernels  compile CPU s")
+    print("part            cycles ms  matmul ms  rows ms      GB  temporary GB  sorts  kernels  compile CPU s")
     for name, (function, arguments) in inputs.items():
         began = time.process_time()
         with placement.use(placed):
@@ -175,15 +185,11 @@ def main() -> None:
             compiled = jax.jit(function).lower(*placed_arguments).compile()
         found = cost.sum_costs(program.parse_program(compiled.as_text() or ""))
         stats: Any = compiled.memory_analysis()
-        times = (1000 * cycles / clock for cycles in (found.cycles, found.matmul_cycles))
-        counts = (f"{int(count):{width}}" for count, width in zip(found.without_estimate.values(), (7, 8, 5, 7), strict=True))
+        row_cycles = cost.CYCLES_PER_GATHERED_ROW * found.gathered_rows + cost.CYCLES_PER_SCATTERED_ROW * found.scattered_rows
+        cycles, products, rows = (1000 * cycles / clock for cycles in (found.cycles, found.matmul_cycles, row_cycles))
         print(
-            f"{name:14}",
-            *(f"{milliseconds:10.2f}" for milliseconds in times),
-            f"{found.bytes / 1e9:7.2f}",
-            f"{stats.temp_size_in_bytes / 1e9:12.2f} ",
-            "  ".join(counts),
-            f" {time.process_time() - began:12.0f}",
+            f"{name:14}{cycles:11.2f}{products:11.2f}{rows:9.2f}{found.bytes / 1e9:8.2f}{stats.temp_size_in_bytes / 1e9:14.2f}"
+            f"{found.sorts:7.0f}{found.kernels:9.0f}{time.process_time() - began:15.0f}",
             flush=True,
         )
 

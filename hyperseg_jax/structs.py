@@ -114,9 +114,12 @@ class MaskPrediction:
     mask_logits: at the stride of the mask features.
     scores: raw logits by kind: "expression" [B, Q], "class" [B, Q, C], "region" [B, Q, R], "box_iou" [B, Q].
     boxes: cxcywh in 0..1, or None.
-    embeddings: by kind: "query" [B, Q, D] (last layer, before the final norm), "reid" [B, Q, D].
-    stages: one dict for each intermediate prediction (deep supervision and golden tests): "mask_logits", "scores", and
-        "attention_mask" [B, Q, hw] (True = masked, before fully masked rows are unmasked) of the following layer.
+    embeddings: by kind: "query" [B, Q, D] (last layer, before the final norm), "reid" [B, Q, D], "mask" (see mask_features).
+    stages: one dict for each intermediate prediction (deep supervision and golden tests): "mask_logits", "scores",
+        "mask_embedding" [B, Q, D] (see mask_features), and "attention_mask" [B, Q, hw] (True = masked, before fully masked
+        rows are unmasked) of the following layer.
+    mask_features: features of the images, each with the same number of consecutive rows, whose products with the mask
+        embeddings are the mask logits; None: the logits have no such form.
     """
 
     mask_logits: Float[DeviceArray, "B Q h w"]
@@ -124,6 +127,7 @@ class MaskPrediction:
     boxes: Float[DeviceArray, "B Q 4"] | None = None
     embeddings: dict[str, Float[DeviceArray, "B Q _"]] = flax.struct.field(default_factory=dict)
     stages: tuple[dict[str, Any], ...] = ()
+    mask_features: Float[DeviceArray, "images h w D"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

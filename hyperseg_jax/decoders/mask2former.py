@@ -142,11 +142,14 @@ class MaskedAttentionDecoder(nn.Module):
                 blocked = _blocked_positions(mask_embedding, small_features[level])
             else:
                 blocked = rearrange(attention_masks[i], "(b prompts) q s -> b prompts q s", prompts=prompts)
-            stages.append(stage | {"attention_mask": _merge_prompt_axis(blocked)})
+            stages.append(
+                stage | {"mask_embedding": _merge_prompt_axis(mask_embedding), "attention_mask": _merge_prompt_axis(blocked)}
+            )
             allowed = ~blocked | blocked.all(-1, keepdims=True)  # a fully blocked query attends to all positions
             x = layer(x, query_positions, *maps[level], allowed)
-        final, _, normalized = self._predict(x, mask_features, embeddings)
-        return self._build_prediction(x, normalized, final, tuple(stages))
+        final, mask_embedding, normalized = self._predict(x, mask_features, embeddings)
+        prediction = self._build_prediction(x, normalized, mask_embedding, final, tuple(stages))
+        return prediction.replace(mask_features=mask_features)
 
     def _keys_and_values(
         self, level: Float[DeviceArray, "B h w C"], index: int
@@ -186,10 +189,16 @@ class MaskedAttentionDecoder(nn.Module):
         return jnp.einsum(expression, *p.cast(x, y), precision=p.matmul, preferred_element_type=p.output)
 
     def _build_prediction(
-        self, x: jax.Array, normalized: jax.Array, final: dict[str, Any], stages: tuple[dict[str, Any], ...]
+        self,
+        x: jax.Array,
+        normalized: jax.Array,
+        mask_embedding: jax.Array,
+        final: dict[str, Any],
+        stages: tuple[dict[str, Any], ...],
     ) -> MaskPrediction:
         output = self.precision.output
-        scores, embeddings, boxes = dict(final["scores"]), {"query": _merge_prompt_axis(x)}, None
+        scores, boxes = dict(final["scores"]), None
+        embeddings = {"query": _merge_prompt_axis(x), "mask": _merge_prompt_axis(mask_embedding)}
         for kind, head in self.extra_heads.items():
             if kind == "box":
                 boxes = _merge_prompt_axis(jax.nn.sigmoid(head(normalized).astype(output)))

@@ -3,7 +3,8 @@
 The training loss:
     criterion         matching, then mask and score losses at every output of the decoder
     targets           padded targets of a batch, and the counts that normalize the losses
-    points            point sampling for mask losses, with more points in uncertain regions
+    points            random points for mask losses, and sampling of masks at points
+    stage_masks       mask logits of a decoder stage, computed only where needed; selection of uncertain points
 
 Its terms:
     masks             cross-entropy and dice of masks, as losses and matching costs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import flax.struct
 import jax
@@ -12,18 +13,17 @@ from jaxtyping import Bool, Float, Int, Int32, PRNGKeyArray
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.remat import remat_scan_body, save_activation
-from hyperseg_jax.losses import masks
+from hyperseg_jax.losses.masks import bce_cost, dice_cost, mask_bce, mask_dice
 from hyperseg_jax.losses.points import (
     PointDraws,
     SegmentPatches,
     draw_points,
     pack_segments,
     sample_cells,
-    sample_masks,
     sample_segments,
-    select_uncertain_points,
 )
 from hyperseg_jax.losses.scores import ScoreLoss
+from hyperseg_jax.losses.stage_masks import StageMasks, select_uncertain_points, stack_stages
 from hyperseg_jax.losses.targets import MaskTargets, TargetCounts
 from hyperseg_jax.ops.matching import hungarian
 from hyperseg_jax.structs import DeviceArray, MaskPrediction
@@ -104,14 +104,9 @@ class MaskCriterion:
         counts: the divisors, if the batch is a part of a larger one; those of this batch by default.
         """
         kinds = [kind for kind in self.scores if kind in prediction.scores]
-        outputs = [
-            *((stage["mask_logits"], stage["scores"]) for stage in prediction.stages),
-            (prediction.mask_logits, prediction.scores),
-        ]
-        stages = {
-            "mask_logits": jnp.stack([logits for logits, _ in outputs]),
-            "scores": {kind: jnp.stack([scores[kind] for _, scores in outputs]) for kind in kinds},
-        }
+        values, features = stack_stages(prediction)
+        outputs = [*(stage["scores"] for stage in prediction.stages), prediction.scores]
+        scores = {kind: jnp.stack([each[kind] for each in outputs]) for kind in kinds}
         if draws is None and self.points != "grid":
             if key is None:
                 raise ValueError("MaskCriterion needs a key for its random points (or draws, or points='grid')")
@@ -119,39 +114,51 @@ class MaskCriterion:
             sets = 1 if self.points == "shared" else num_targets
             draws = draw_points(key, len(outputs), rows, sets, self.num_points, self.oversample, self.importance)
         if counts is None:
-            counts = self.count(targets, prediction.mask_logits.shape[1])
+            counts = self.count(targets, values.shape[2])
 
         patches = None if draws is None else pack_segments(targets.segments)
 
-        # Stages run sequentially: the body is compiled once, and memory is needed for one stage only.
-        costs = jax.lax.map(lambda x: self.cost(x[0], targets, x[1], patches), jax.lax.stop_gradient((stages, draws)))
+        # Stages run sequentially: the body is compiled once, and memory is needed for one stage only. The backward pass
+        # recomputes a stage from its inputs and its points.
+        def stage_cost(inputs: Any) -> jax.Array:
+            values, scores, draws = inputs
+            return self.cost(StageMasks(values, features), scores, targets, draws, patches)
+
+        def stage_losses(inputs: Any) -> dict[str, jax.Array]:
+            values, scores, query_of_target, draws = inputs
+            return self.stage_losses(StageMasks(values, features), scores, targets, query_of_target, draws, patches, counts)
+
+        costs = jax.lax.stop_gradient(jax.lax.map(stage_cost, (values, scores, draws)))
         query_of_target = match_targets(costs, targets.valid)
-        # The backward pass recomputes a stage from its inputs and its points, so it needs memory for one stage only.
-        losses = remat_scan_body(lambda x: self.stage_losses(x[0], targets, x[1], x[2], patches, counts))
-        terms = jax.lax.map(losses, (stages, query_of_target, draws))
+        terms = jax.lax.map(remat_scan_body(stage_losses), (values, scores, query_of_target, draws))
         total = sum((self.weights[kind] * values.sum() for kind, values in terms.items()), jnp.zeros(()))
         return MaskLosses(total, terms, query_of_target)
 
     def cost(
-        self, stage: dict, targets: MaskTargets, draws: PointDraws | None, patches: SegmentPatches | None
+        self,
+        masks: StageMasks,
+        scores: Mapping[str, Float[DeviceArray, "B Q *C"]],
+        targets: MaskTargets,
+        draws: PointDraws | None,
+        patches: SegmentPatches | None,
     ) -> Float[jax.Array, "B Q N"]:
         """Returns the matching cost of every query with every target in one decoder stage. draws, patches: None if points is
         "grid"; else patches are the packed segments of the targets."""
-        logits = stage["mask_logits"]
         if draws is None or patches is None:
-            predicted, target_values = (sample_cells(x, logits.shape[2:]) for x in (logits, targets.masks))
+            predicted, target_values = self._sample_grid(masks, targets)
         else:
             points = draws.matching[:, None]
-            predicted, target_values = sample_masks(logits, points), sample_segments(patches, targets.planes, points)
-        cost = self.match_mask_weight * masks.bce_cost(predicted, target_values)
-        cost += self.match_dice_weight * masks.dice_cost(predicted, target_values)
-        for kind, scores in stage["scores"].items():
-            cost += self.scores[kind].cost(scores, targets.score_targets(kind))
+            predicted, target_values = masks.sample(points), sample_segments(patches, targets.planes, points)
+        cost = self.match_mask_weight * bce_cost(predicted, target_values)
+        cost += self.match_dice_weight * dice_cost(predicted, target_values)
+        for kind, values in scores.items():
+            cost += self.scores[kind].cost(values, targets.score_targets(kind))
         return cost
 
     def stage_losses(
         self,
-        stage: dict,
+        masks: StageMasks,
+        scores: Mapping[str, Float[DeviceArray, "B Q *C"]],
         targets: MaskTargets,
         query_of_target: Int[DeviceArray, "B N"],
         draws: PointDraws | None,
@@ -159,22 +166,27 @@ class MaskCriterion:
         counts: TargetCounts,
     ) -> dict[str, Float[jax.Array, ""]]:
         """Returns the unweighted losses of one stage, given its matching."""
-        logits = stage["mask_logits"]
         is_matched = query_of_target >= 0
-        chosen = jnp.take_along_axis(logits, jnp.maximum(query_of_target, 0)[..., None, None], axis=1)  # [B, N, h, w]
+        chosen = masks.select(jnp.maximum(query_of_target, 0))
         if draws is None or patches is None:
-            predicted, target_values = (sample_cells(x, logits.shape[2:]) for x in (chosen, targets.masks))
+            predicted, target_values = self._sample_grid(chosen, targets)
         else:
             points = save_activation(
                 select_uncertain_points(chosen, is_matched, draws.candidates, draws.unselected, self.num_points)
             )
-            predicted, target_values = sample_masks(chosen, points), sample_segments(patches, targets.planes, points)
+            predicted, target_values = chosen.sample(points), sample_segments(patches, targets.planes, points)
         divisor = jnp.maximum(counts.targets, 1.0)
         losses = {
-            "mask": jnp.sum(jnp.where(is_matched, masks.mask_bce(predicted, target_values), 0.0)) / divisor,
-            "dice": jnp.sum(jnp.where(is_matched, masks.mask_dice(predicted, target_values), 0.0)) / divisor,
+            "mask": jnp.sum(jnp.where(is_matched, mask_bce(predicted, target_values), 0.0)) / divisor,
+            "dice": jnp.sum(jnp.where(is_matched, mask_dice(predicted, target_values), 0.0)) / divisor,
         }
-        matched = query_of_target[..., None] == jnp.arange(logits.shape[1])  # [B, N, Q]
-        for kind, scores in stage["scores"].items():
-            losses[kind] = self.scores[kind].loss(scores, matched, targets.score_targets(kind), counts.scores[kind])
+        matched = query_of_target[..., None] == jnp.arange(masks.values.shape[1])  # [B, N, Q]
+        for kind, values in scores.items():
+            losses[kind] = self.scores[kind].loss(values, matched, targets.score_targets(kind), counts.scores[kind])
         return losses
+
+    @staticmethod
+    def _sample_grid(masks: StageMasks, targets: MaskTargets) -> tuple[jax.Array, jax.Array]:
+        """Returns logits and targets at the cell centers of the logits."""
+        logits = masks.logits()
+        return sample_cells(logits, logits.shape[2:]), sample_cells(targets.masks, logits.shape[2:])

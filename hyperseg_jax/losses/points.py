@@ -1,4 +1,4 @@
-"""Point sampling for mask losses, with more points in uncertain regions (PointRend, Kirillov et al. 2020)."""
+"""Random points for mask losses (PointRend, Kirillov et al. 2020), and sampling of masks at points."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray, Shaped, UInt, UInt32
+from jaxtyping import Float, Float32, Int, PRNGKeyArray, Shaped, UInt, UInt32
 
 from hyperseg_jax import axes
 from hyperseg_jax.ops.patches import locate_patches, pack_labels, sample_patches, unpack_labels
@@ -95,24 +95,3 @@ def sample_cells(masks: Shaped[DeviceArray, "B N h w"], size: tuple[int, int]) -
     if masks.shape[2:] != size:
         resized = resize_bilinear(resized.transpose(0, 2, 3, 1), size).transpose(0, 3, 1, 2)
     return resized.reshape(*masks.shape[:2], -1)
-
-
-def select_uncertain_points(
-    logits: Float[DeviceArray, "B N h w"],
-    valid: Bool[DeviceArray, "B N"],
-    candidates: Float[DeviceArray, "B M tried 2"],
-    unselected: Float[DeviceArray, "B M unselected 2"],
-    num_points: int,
-) -> Float[jax.Array, "B M {num_points} 2"]:
-    """Selects the candidates with logits nearest to zero; returns them, followed by the unselected points. valid: False for
-    padding. If the masks of a row share the points (M = 1), a candidate is as uncertain as for the most uncertain valid mask.
-    As in Mask2Former, no gradient flows through the selection."""
-    num_selected = num_points - unselected.shape[-2]
-    if not num_selected:
-        return unselected
-    uncertainty = -jnp.abs(sample_masks(jax.lax.stop_gradient(logits), candidates))  # [B, N, P']
-    if candidates.shape[1] == 1:
-        uncertainty = jnp.max(jnp.where(valid[..., None], uncertainty, -jnp.inf), axis=1, keepdims=True)
-    rows = ("batch", None, None)  # the compiler does not partition top_k by itself
-    selected = axes.map_shards(lambda x: jax.lax.top_k(x, num_selected)[1], rows, out=rows)(uncertainty)
-    return jnp.concatenate([jnp.take_along_axis(candidates, selected[..., None], axis=2), unselected], axis=2)

@@ -19,6 +19,9 @@ from hyperseg_jax.planning.program import Instruction, Program
 CLOCKS = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
 """Cycles per second at which the estimate of a large matrix product is the published peak; v6e is uncertain."""
 
+CYCLES_PER_GATHERED_ROW, CYCLES_PER_SCATTERED_ROW = 1.7, 10.8
+"""Of rows up to 128 lanes from a table in the chip's memory, counted in the compiler's static schedules for v5e."""
+
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+[a-z\d]*)\[([\d,]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
 _TILE = re.compile(r"T\(([\d,]+)\)")
 _FREE = {

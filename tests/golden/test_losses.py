@@ -10,6 +10,7 @@ from sample_inputs import masks_to_planes
 from hyperseg_jax.losses import BalancedScores, ClassScores, MaskCriterion, MaskTargets, PointDraws
 from hyperseg_jax.losses.points import pack_segments
 from hyperseg_jax.losses.reidentification import choose_queries
+from hyperseg_jax.losses.stage_masks import StageMasks
 from hyperseg_jax.structs import MaskPrediction
 
 NAMES = {"mask": "loss_mask", "dice": "loss_dice", "expression": "loss_SEG_class"}
@@ -89,7 +90,10 @@ def test_instructseg_criterion(case):
         losses = criterion(predict(stages), targets, draws=draws)
         patches = pack_segments(targets.segments)
         costs = [
-            criterion.cost(stage, targets, jax.tree.map(lambda a, i=i: a[i], draws), patches) for i, stage in enumerate(stages)
+            criterion.cost(
+                StageMasks(stage["mask_logits"]), stage["scores"], targets, jax.tree.map(lambda a, i=i: a[i], draws), patches
+            )
+            for i, stage in enumerate(stages)
         ]
         return losses.total, (losses, costs)
 

@@ -10,7 +10,8 @@ import pytest
 from sample_inputs import masks_to_planes
 
 from hyperseg_jax.losses import BalancedScores, ClassScores, MaskCriterion, MaskTargets, draw_points
-from hyperseg_jax.losses.points import pack_segments, sample_masks, sample_segments, select_uncertain_points
+from hyperseg_jax.losses.points import pack_segments, sample_masks, sample_segments
+from hyperseg_jax.losses.stage_masks import StageMasks, select_uncertain_points
 from hyperseg_jax.ops.segment_maps import number_masks
 from hyperseg_jax.structs import MaskPrediction
 
@@ -208,11 +209,11 @@ def test_uncertain_points_are_chosen():
     ramp = jnp.broadcast_to(jnp.linspace(-8, 8, 33)[None, None, None], (1, 2, 5, 33))  # zero in the center column
     candidates = jax.random.uniform(jax.random.key(0), (1, 2, 300, 2))
     fresh = jnp.full((1, 2, 4, 2), 0.25)
-    points = select_uncertain_points(ramp, jnp.ones((1, 2), bool), candidates, fresh, 34)
+    points = select_uncertain_points(StageMasks(ramp), jnp.ones((1, 2), bool), candidates, fresh, 34)
     assert points.shape == (1, 2, 34, 2)
     assert np.all(np.abs(points[:, :, :30, 0] - 0.5) < 0.1)
     np.testing.assert_array_equal(points[:, :, 30:], fresh)
-    shared = select_uncertain_points(ramp, jnp.asarray([[True, False]]), candidates[:, :1], fresh[:, :1], 34)
+    shared = select_uncertain_points(StageMasks(ramp), jnp.asarray([[True, False]]), candidates[:, :1], fresh[:, :1], 34)
     np.testing.assert_allclose(shared[0, 0, :30], points[0, 0, :30])
 
 
