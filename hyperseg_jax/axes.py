@@ -94,6 +94,12 @@ def map_shards(function: Callable[..., Any], *names: tuple[str | None, ...], out
     return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=to_mesh_axes(out), check_vma=False)
 
 
+def is_sharded(name: str) -> bool:
+    """Returns whether a logical axis is sharded over several devices of the active mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and num_shards(to_mesh_axes((name,))[0], mesh) > 1
+
+
 def platform() -> str:
     """Returns the platform ("tpu", "gpu", "cpu") of the active mesh, whose devices need not exist; without a mesh, or with an
     abstract mesh without devices, that of JAX."""

@@ -6,6 +6,7 @@ Policies:
 
 Linear maps and norms:
     linear                linear layers with optional low-rank adapters (LoRA)
+    token_tables          token embeddings and tables of language heads, gathered in the compute dtype
     conv                  convolutions, channels last
     mlp                   feed-forward blocks
     norms                 LayerNorm and GroupNorm

@@ -6,8 +6,7 @@ import dataclasses
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.precision import Precision
@@ -77,18 +76,3 @@ def fused_qkv_table(path: str, weight: str, bias: str | None) -> Table:
     if bias is not None:
         rows.append(Row(tuple(f"{path}/{part}/bias" for part in parts), bias, FusedQKV(transpose=False)))
     return Table(rows)
-
-
-class Embedding(nn.Module):
-    """A token embedding table."""
-
-    rows: int
-    features: int
-    precision: Precision = Precision()
-    std: float = 0.02
-
-    @nn.compact
-    def __call__(self, ids: Int[DeviceArray, "*B"]) -> Float[jax.Array, "*B {self.features}"]:
-        init = axes.named(nn.initializers.normal(self.std), "vocab", "embed")
-        table = self.param("embedding", init, (self.rows, self.features), self.precision.params)
-        return self.precision.cast(jnp.take(table, ids, axis=0, mode="clip"))

@@ -13,12 +13,13 @@ from jaxtyping import Bool, Float, Int
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.fused_attention import fused_attend
-from hyperseg_jax.layers.linear import Embedding, Linear, LoRA, linear_table
+from hyperseg_jax.layers.linear import Linear, LoRA, linear_table
 from hyperseg_jax.layers.mlp import ACTIVATIONS
 from hyperseg_jax.layers.norms import LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.layers.remat import stack_blocks
 from hyperseg_jax.layers.rotary import CosSin, rotary_angles, rotate
+from hyperseg_jax.layers.token_tables import Embedding, GatheredTable, multiply_table
 from hyperseg_jax.llms.cache import KeyValues, write_slots
 from hyperseg_jax.ops.attention import attend
 from hyperseg_jax.structs import DeviceArray, TokenStream
@@ -274,7 +275,12 @@ class LanguageHead(nn.Module):
     def __call__(self, hidden: Float[DeviceArray, "*B D"]) -> Float[jax.Array, "*B {self.vocab_size}"]:
         init = axes.named(nn.initializers.normal(0.02), "embed", "vocab")
         kernel = self.param("kernel", init, (hidden.shape[-1], self.vocab_size), self.precision.params)
-        return self.precision.product(hidden, kernel).astype(self.precision.output)
+        return head_logits(hidden, GatheredTable(kernel, self.precision.cast(kernel)), self.precision)
+
+
+def head_logits(hidden: Float[DeviceArray, "*B D"], kernel: GatheredTable, precision: Precision) -> Float[jax.Array, "*B V"]:
+    """Returns the logits of a LanguageHead with this kernel [D, V]."""
+    return multiply_table(hidden, kernel, precision).astype(precision.output)
 
 
 def table(phi: Phi) -> Table:

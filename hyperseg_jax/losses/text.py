@@ -37,9 +37,11 @@ def text_cross_entropy_in_chunks(
     hidden: Float[DeviceArray, "B L D"],
     labels: Int[DeviceArray, "B L"],
     chunk: int = 128,
-    tokens: Float[DeviceArray, ""] | None = None,
+    weights: Float[DeviceArray, " B"] | None = None,
 ) -> Float32[jax.Array, ""]:
-    """Returns text_cross_entropy(head(params, hidden), labels, tokens), computed for `chunk` positions at a time.
+    """Returns text_cross_entropy(head(params, hidden), labels), computed for `chunk` positions at a time.
+
+    weights: the weight of the summed cross-entropy of each row; by default one divided by the number of supervised tokens.
 
     The logits of all positions would be the largest array of a step. Each device processes its rows in shard_map, so that the
     gradient of the head is summed over devices once instead of for every chunk.
@@ -56,7 +58,8 @@ def text_cross_entropy_in_chunks(
         return jax.lax.map(chunk_losses, (chunks(hidden), chunks(targets))).sum(0)
 
     rows = axes.map_shards(row_losses, (), ("batch", None, None), ("batch", None), out=("batch",))
-    return rows(params, hidden, targets).sum() / jnp.maximum(count_tokens(labels) if tokens is None else tokens, 1)
+    weights = 1 / jnp.maximum(count_tokens(labels), 1) if weights is None else weights
+    return (rows(params, hidden, targets) * weights).sum()
 
 
 def _summed_cross_entropy(logits: Float[DeviceArray, "B L V"], targets: Int[DeviceArray, "B L"]) -> Float32[jax.Array, " B"]:

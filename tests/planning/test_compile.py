@@ -7,14 +7,20 @@ import sys
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
+from hyperseg_jax import axes
 from hyperseg_jax import config as configs
 from hyperseg_jax.data import sources
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.layers.token_tables import Embedding, gather_table
+from hyperseg_jax.llms.phi import head_logits
+from hyperseg_jax.losses.text import text_cross_entropy_in_chunks
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.parallel.feed import Feed
 from hyperseg_jax.planning import compile as planning
-from hyperseg_jax.planning import topologies
+from hyperseg_jax.planning import program, topologies
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -95,6 +101,30 @@ def test_hyperseg_3b_fits_its_slice(name, topology, task, room):
     assert result.memory.peak < room * 2**30
     assert result.matching_loops >= 2 and not result.loop_collectives
     assert result.collectives["all-reduce"] >= 1
+
+
+@pytest.mark.slow
+def test_sharded_token_tables_are_gathered_in_bfloat16():
+    precision = Precision(compute="bfloat16", matmul="default")
+    module, placed = Embedding(512, 256, precision), placement.make("lora", devices=topologies.slice_devices("v5e:4x4"))
+
+    def loss(table, kernel, ids):
+        head = lambda kernel, hidden: head_logits(hidden, kernel, precision)
+        hidden = module.apply({"params": {"embedding": table}}, ids)
+        return text_cross_entropy_in_chunks(head, gather_table(kernel, precision), hidden, ids)
+
+    sharding = lambda *names: NamedSharding(placed.mesh, axes.to_mesh_axes(names, placed.rules))
+    table = jax.ShapeDtypeStruct((512, 256), np.float32, sharding=sharding("vocab", "embed"))
+    kernel = jax.ShapeDtypeStruct((256, 512), np.float32, sharding=sharding("embed", "vocab"))
+    ids = jax.ShapeDtypeStruct((32, 128), np.int32, sharding=placed.batch)
+    with placement.use(placed):
+        step = jax.jit(
+            jax.value_and_grad(loss, argnums=(0, 1)), out_shardings=(placed.replicated, (table.sharding, kernel.sharding))
+        )
+        found = program.parse_program(step.lower(table, kernel, ids).compile().as_text())
+    gathers = [i.shape for body in found.computations.values() for i in body if i.collective == "all-gather"]
+    tables = [shape.strip() for shape in gathers if "[512,256]" in shape or "[256,512]" in shape]
+    assert len(tables) == 2 and all(shape.startswith("bf16") for shape in tables), gathers
 
 
 @pytest.mark.slow

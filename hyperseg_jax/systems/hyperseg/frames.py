@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
 
 from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.layers.remat import remat_scan_body
@@ -36,12 +37,13 @@ def run_frames(
     query: jax.Array | None,
     per_frame: Callable[[HyperSegOutput, Any], Any],
     features: Mapping[str, Any] = {},
+    dropout_key: PRNGKeyArray | None = None,
     **options: Any,
 ) -> tuple[Any, jax.Array]:
     """Returns per_frame(output, t) stacked over the frames of a batch, and the next query of the last frame.
 
     query: the fine-grained query of the previous frame; None uses the learned one. features: those of `encoding`, for a batch
-    of one frame; {} computes them here.
+    of one frame; {} computes them here. dropout_key: each frame folds its number into it; None: no dropout.
     """
     layout = Layout(**batch["layout"])
     num_frames = batch["frame_valid"].shape[1]
@@ -53,6 +55,9 @@ def run_frames(
             prompts["region_image_tokens"] = features["example"]
         elif "region_images" in batch:
             prompts["region_image_tokens"] = apply(normalize_for_llm(batch["region_images"][:, 0]), method="image_tokens")
+
+    # All frames have the same text, so its embeddings are gathered once.
+    text = apply(layout.text_ids, method="embed_text") if num_frames > 1 else None
 
     def run_frame(query: jax.Array | None, t: int | jax.Array) -> tuple[jax.Array, Any]:
         if features:
@@ -73,7 +78,8 @@ def run_frames(
             )
         else:
             images, clip_images = normalize_for_masks(batch["images"][:, t]), normalize_for_llm(batch["clip_images"][:, t])
-            output = apply(images, clip_images, layout, fine_grained_query=query, **prompts)
+            rngs = None if dropout_key is None else {"dropout": jax.random.fold_in(dropout_key, t)}
+            output = apply(images, clip_images, layout, fine_grained_query=query, text=text, rngs=rngs, **prompts)
         return output.next_query, per_frame(output, t)
 
     if num_frames == 1:

@@ -151,6 +151,7 @@ class HyperSeg(nn.Module):
         region_image_tokens: ImageTokens | None = None,
         fine_grained_query: Float[DeviceArray, "B F P"] | None = None,
         num_classes: int = 0,
+        text: Float[DeviceArray, "B L D"] | None = None,
         prefix: Prefix | None = None,
         deterministic: bool = True,
     ) -> HyperSegOutput:
@@ -159,8 +160,8 @@ class HyperSeg(nn.Module):
         layout: [B, L], with num_prompts (K) prompts per image. region_points: (x, y) points to sample regions at; the covered
         cells by default. region_image_tokens: tokens of the images that regions were drawn on; image_tokens by default.
         fine_grained_query: next_query of the previous frame; the learned query by default. num_classes: class names per
-        prompt, including "background". prefix: cached states of the first positions of the layout; cannot be combined with
-        fine_grained_query.
+        prompt, including "background". text: embed_text of the layout's text, if it was computed before. prefix: cached states
+        of the first positions of the layout; cannot be combined with fine_grained_query or text.
         """
         num_regions = 0 if regions is None else regions.shape[2]
         region_tokens = None
@@ -179,7 +180,7 @@ class HyperSeg(nn.Module):
         inside = {"image_tokens": image_tokens, "mask_features": image_features.mask_features}
         if prefix is None:
             inside["fine_grained"] = self.perceiver(image_features.pyramid, fine_grained_query)
-            stream = self._stream(layout, image_tokens, inside["fine_grained"], region_tokens)
+            stream = self._stream(layout, image_tokens, inside["fine_grained"], region_tokens, text)
             hidden = self.llm(stream, deterministic=deterministic)
         else:
             layout = layout.part(prefix.length)
@@ -207,6 +208,7 @@ class HyperSeg(nn.Module):
         image_tokens: ImageTokens | None = None,
         fine_grained: Float[DeviceArray, "B F D"] | None = None,
         regions: Float[DeviceArray, "B K R D"] | None = None,
+        text: Float[DeviceArray, "B L D"] | None = None,
     ) -> TokenStream:
         """Builds the token stream of a layout from the given token banks, the mask queries and the text."""
         banks = {
@@ -216,7 +218,11 @@ class HyperSeg(nn.Module):
             Source.REGION: regions,
         }
         available = {source: bank for source, bank in banks.items() if bank is not None}
-        return splice(layout, self.llm.embed(jnp.asarray(layout.text_ids)), available)
+        return splice(layout, self.embed_text(layout.text_ids) if text is None else text, available)
+
+    def embed_text(self, ids: Int[DeviceArray, "B L"]) -> Float[jax.Array, "B L D"]:
+        """Embeds the text of a layout."""
+        return self.llm.embed(jnp.asarray(ids))
 
     def text_hidden(
         self, clip_images: Float[DeviceArray, "B s s 3"], layout: Layout, *, deterministic: bool = True

@@ -9,9 +9,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
+from einops import rearrange
 from jaxtyping import Float32, Int, PRNGKeyArray
 
 from hyperseg_jax.data.processor import Batch
+from hyperseg_jax.layers.token_tables import gather_table
+from hyperseg_jax.llms.phi import head_logits
 from hyperseg_jax.losses.criterion import MaskCriterion
 from hyperseg_jax.losses.scores import BalancedScores, ClassScores, ScoreLoss
 from hyperseg_jax.losses.targets import MaskTargets, TargetCounts
@@ -26,8 +29,8 @@ from hyperseg_jax.systems.system import Loss
 class FrameCounts:
     """The divisors of the losses for each frame, because the losses are averaged per frame.
 
-    targets: divisors of mask and score losses. tokens: supervised text tokens. shown: number of examples with this frame; it
-    decreases with the frame index in a batch of images and videos.
+    targets: divisors of mask and score losses. tokens: supervised text tokens. num_examples: number of examples with this
+    frame; it decreases with the frame index in a batch of images and videos.
     """
 
     targets: TargetCounts
@@ -41,9 +44,9 @@ def make_counts(model: HyperSeg, config: ml_collections.ConfigDict) -> Callable[
 
     def count_batch(batch: Batch) -> FrameCounts:
         def count_frame(t: int) -> FrameCounts:
-            targets, labels = frame_targets(batch, t)
             num_examples = batch["frame_valid"][:, t].sum().astype(jnp.float32)
-            return FrameCounts(masks.count(targets, model.num_queries), count_tokens(labels), num_examples)
+            tokens = count_tokens(frame_labels(batch)[:, t])
+            return FrameCounts(masks.count(frame_targets(batch, t), model.num_queries), tokens, num_examples)
 
         every = map(count_frame, range(batch["frame_valid"].shape[1]))
         counts: FrameCounts = jax.tree.map(lambda *each: jnp.stack(each), *every)
@@ -58,61 +61,62 @@ def make_loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Loss:
     Batches of a task without masks (images of size 0) have only the text loss.
     """
     masks, text_weight = build_criterion(config), config.loss.text_weight
-    head: Any = lambda params, hidden: model.language_head.apply({"params": params}, hidden)
+    precision = model.language_head.precision
 
-    def text_loss(params: Any, hidden: jax.Array, labels: jax.Array, tokens: jax.Array) -> jax.Array:
-        return text_cross_entropy_in_chunks(head, params["language_head"], hidden, labels, tokens=tokens)
+    def text_loss(params: Any, hidden: jax.Array, batch: Batch, counts: FrameCounts, share: jax.Array) -> jax.Array:
+        """Returns the text loss of the hidden states [T, B, L, D]. share: weight of each frame."""
+        frames = hidden.shape[0]
+        labels = frame_labels(batch)
+        weights = jnp.broadcast_to(share / jnp.maximum(counts.tokens, 1.0), labels.shape[:2])
+        return text_cross_entropy_in_chunks(
+            lambda kernel, hidden: head_logits(hidden, kernel, precision),
+            gather_table(params["language_head"]["kernel"], precision),
+            rearrange(hidden, "frames b l d -> (b frames) l d", frames=frames),
+            rearrange(labels, "b frames l -> (b frames) l"),
+            weights=weights.reshape(-1),
+        )
 
     def batch_loss(params: Any, batch: Batch, key: jax.Array, counts: FrameCounts) -> tuple[jax.Array, dict[str, jax.Array]]:
-        if not batch["images"].shape[2]:
-            return loss_without_masks(params, batch, key, counts)
-
-        def frame_loss(output: HyperSegOutput, t: int | jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-            targets, labels = frame_targets(batch, t)
-            divisors = jax.tree.map(lambda each: each[t], counts)
-            losses = masks(output.prediction, targets, key=jax.random.fold_in(key, t), counts=divisors.targets)
-            metrics = {name: stages[-1] for name, stages in losses.terms.items()}
-            total = losses.total
-            if text_weight:
-                metrics["text"] = text_loss(params, output.hidden, labels, divisors.tokens)
-                total = total + text_weight * metrics["text"]
-            return total, metrics
-
-        per_frame, _ = run_frames(
-            model,
-            params,
-            batch,
-            None,
-            frame_loss,
-            deterministic=False,
-            rngs=dropout_rngs(key, batch),
-        )
         share = counts.num_examples / jnp.maximum(counts.num_examples.sum(), 1.0)
-        return jax.tree.map(lambda values: (values * share).sum(0), per_frame)
+        if not batch["images"].shape[2]:
+            text = text_loss(params, text_hidden(params, batch, key)[None], batch, counts, share)
+            return text_weight * text, {"text": text}
 
-    def loss_without_masks(
-        params: Any, batch: Batch, key: jax.Array, counts: FrameCounts
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Returns the text loss of a batch of single images of a task without masks."""
+        def frame_loss(output: HyperSegOutput, t: int | jax.Array) -> tuple[jax.Array, dict[str, jax.Array], jax.Array | None]:
+            targets = frame_targets(batch, t)
+            divisors = jax.tree.map(lambda each: each[t], counts.targets)
+            losses = masks(output.prediction, targets, key=jax.random.fold_in(key, t), counts=divisors)
+            metrics = {name: stages[-1] for name, stages in losses.terms.items()}
+            return losses.total, metrics, output.hidden if text_weight else None
+
+        (*per_frame, hidden), _ = run_frames(
+            model, params, batch, None, frame_loss, dropout_key=dropout_key(key, batch), deterministic=False
+        )
+        total, metrics = jax.tree.map(lambda values: (values * share).sum(0), tuple(per_frame))
+        if text_weight:
+            # Once for all frames, because the head is the largest matrix.
+            metrics["text"] = text_loss(params, hidden, batch, counts, share)
+            total = total + text_weight * metrics["text"]
+        return total, metrics
+
+    def text_hidden(params: Any, batch: Batch, key: jax.Array) -> jax.Array:
+        """Returns the hidden states of a batch of single images of a task without masks."""
         hidden: Any = model.apply(
             {"params": params},
             normalize_for_llm(batch["clip_images"][:, 0]),
             Layout(**batch["layout"]),
             deterministic=False,
-            rngs=dropout_rngs(key, batch),
+            rngs={"dropout": dropout_key(key, batch)},
             method="text_hidden",
         )
-        _, labels = frame_targets(batch, 0)
-        text = text_loss(params, hidden, labels, counts.tokens[0])
-        share = counts.num_examples[0] / jnp.maximum(counts.num_examples.sum(), 1.0)
-        return text_weight * text * share, {"text": text * share}
+        return hidden  # type: ignore[no-any-return]
 
     return batch_loss
 
 
-def dropout_rngs(key: PRNGKeyArray, batch: Batch) -> dict[str, PRNGKeyArray]:
+def dropout_key(key: PRNGKeyArray, batch: Batch) -> PRNGKeyArray:
     """Returns the key of dropout; the keys 0 to T - 1 are those of the random points of T frames."""
-    return {"dropout": jax.random.fold_in(key, batch["frame_valid"].shape[1])}
+    return jax.random.fold_in(key, batch["frame_valid"].shape[1])
 
 
 def build_criterion(config: ml_collections.ConfigDict) -> MaskCriterion:
@@ -128,15 +132,12 @@ def build_criterion(config: ml_collections.ConfigDict) -> MaskCriterion:
     return MaskCriterion(scores, **options)
 
 
-def frame_targets(batch: Batch, t: int | Int[DeviceArray, ""]) -> tuple[MaskTargets, Int[jax.Array, "B L"]]:
-    """Returns the mask targets of frame t, with images x prompts as rows, and the text labels.
-
-    Examples without this frame have no targets and no labels.
-    """
+def frame_targets(batch: Batch, t: int | Int[DeviceArray, ""]) -> MaskTargets:
+    """Returns the mask targets of frame t, with images x prompts as rows. Examples without this frame have no targets."""
     rows = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])  # [B, K, ...] -> [B * K, ...]
     present = batch["frame_valid"][:, t, None]  # [B, 1]
     uses = {"expression": "uses_expression", "class": "uses_classes", "region": "uses_regions"}
-    targets = MaskTargets(
+    return MaskTargets(
         segments=rows(batch["segments"][:, :, :, t]),
         planes=rows(batch["planes"]),
         valid=rows(batch["valid"] & present[..., None]),
@@ -144,4 +145,8 @@ def frame_targets(batch: Batch, t: int | Int[DeviceArray, ""]) -> tuple[MaskTarg
         supervised={kind: rows(batch[flag] & present) for kind, flag in uses.items()},
         columns={"class": rows(batch["class_valid"]), "region": rows(batch["region_valid"])},
     )
-    return targets, jnp.where(present, batch["layout"]["labels"], IGNORED)
+
+
+def frame_labels(batch: Batch) -> Int[jax.Array, "B T L"]:
+    """Returns the text labels of all frames. Examples without a frame have no labels in it."""
+    return jnp.where(batch["frame_valid"][..., None], batch["layout"]["labels"][:, None], IGNORED)
