@@ -10,6 +10,7 @@ The step
     param_groups.py    param groups by regex: freezing, learning rates, weight decay
     length_buckets.py  truncation of batches to the shortest length bucket that holds them
     flops.py           FLOPs of a step and model FLOP utilization
+    dispatch.py        limits how far the host runs ahead of the devices
 
 Files and signals
     workdir.py             the workdir, a folder or a bucket

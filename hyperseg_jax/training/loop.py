@@ -28,6 +28,7 @@ from hyperseg_jax.training import checks, param_groups
 from hyperseg_jax.training.background import BackgroundWriter
 from hyperseg_jax.training.checkpoint import Checkpoints
 from hyperseg_jax.training.clock import Clock
+from hyperseg_jax.training.dispatch import StepsInFlight
 from hyperseg_jax.training.flops import FlopCounter
 from hyperseg_jax.training.initial_state import trace_initial_state
 from hyperseg_jax.training.observers import Observers, lost_seconds
@@ -162,7 +163,7 @@ def train(
         background = stack.enter_context(BackgroundWriter(observers.log))
         watchdog = stack.enter_context(Watchdog(timeouts.watchdog, run_dir.path / f"stacks-{jax.process_index()}.txt"))
         stack.enter_context(hosts.exit_on_error())
-        compiled, programs = set[str](), 0
+        compiled, programs, in_flight = set[str](), 0, StepsInFlight()
         unsaved_error = ""
 
         # ---- Training loop -----------------------------------------------------------------------
@@ -182,6 +183,7 @@ def train(
             with report_compilation:
                 new_state, metrics = step_fn(state.replace(key=None), state.key, batch)
             state = new_state.replace(key=state.key)
+            in_flight.add(metrics["loss"])
             timer.begin("step", after=metrics if first_time else None)
             if step_fn._cache_size() > programs and not first_time:
                 observers.recompilations += 1

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.training import checks, loop
+from hyperseg_jax.training.dispatch import StepsInFlight
 from hyperseg_jax.training.loop import train
 from hyperseg_jax.training.observers import read_valid_lines
 from hyperseg_jax.weights import model_folder
@@ -98,8 +99,11 @@ def without_times(line):
     return {name: value for name, value in line.items() if name not in ("steps_per_second", "goodput", "seconds")}
 
 
-def test_the_first_step_of_a_program_counts_as_compilation(small_system, micro, tmp_path):
-    """For each task; its time counts as compilation, and its begin and end are reported."""
+def test_the_first_step_of_a_program_counts_as_compilation(small_system, micro, tmp_path, monkeypatch):
+    """For each task; its time counts as compilation, and its begin and end are reported. Every step limits how far the host
+    runs ahead."""
+    dispatched = []
+    monkeypatch.setattr(StepsInFlight, "add", lambda self, outputs: dispatched.append(outputs))
     console = Console(record=True, file=io.StringIO(), width=200)
     train(micro(("referring", "region"), data__tasks__region__ratio=8), tmp_path, console=console, stop_at=6)
     messages, compiled = console.export_text(), set()
@@ -109,6 +113,7 @@ def test_the_first_step_of_a_program_counts_as_compilation(small_system, micro, 
     for task in compiled:
         output = messages.index(f"compiling the train step of {task}"), messages.index(f"compiled the train step of {task} in ")
         assert output[0] < output[1]
+    assert len(dispatched) == 6
     assert compiled == {"referring", "region"} and read_lines(tmp_path)[-1]["seconds"]["compile"] > 0
 
 
