@@ -2,7 +2,7 @@
 
   python launch/gke.py CONFIG gs://BUCKET/RUN --type v5e-16 --image IMAGE [--slices N] [--spot] [--config.x.y=value ...]
 
-The cluster needs the JobSet controller and a node pool for each slice; --dry-run prints the command that creates one. IMAGE is
+The cluster needs the JobSet controller and a node pool for each slice; --dry-run prints the commands that create one. IMAGE is
 a container image with this package and its extras tpu and cloud installed; its working directory contains configs/. All hosts
 restart whenever a host is preempted or evicted, and up to --restarts times after other failures; the run resumes from WORKDIR.
 """
@@ -23,7 +23,7 @@ import slices
 
 def job_set(parsed: argparse.Namespace) -> dict[str, Any]:
     """Returns the JobSet: one job per slice, one pod per host."""
-    piece = slices.find_slice(parsed.type)
+    piece = slices.find_slice(parsed.type, gke=True)
     selector = {"cloud.google.com/gke-tpu-accelerator": piece.label, "cloud.google.com/gke-tpu-topology": piece.topology}
     mounts = [{"name": "shared-memory", "mountPath": "/dev/shm"}]
     volumes: list[dict[str, Any]] = [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}]  # for the data workers
@@ -35,7 +35,7 @@ def job_set(parsed: argparse.Namespace) -> dict[str, Any]:
         volumes.append({"name": f"bucket-{k}", "csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}})
     pod: dict[str, Any] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 300}
     # GKE recommends the network of the hosts for traffic between slices. Workload Identity does not work there: the process
-    # has the service account of the node pool, which node_pool_command sets.
+    # has the service account of the node pool, which node_pool_commands sets.
     if parsed.slices > 1:
         pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     if parsed.service_account:
@@ -86,10 +86,15 @@ def escape_dollars(text: str) -> str:
     return re.sub(r"\$(?=[$(])", "$$", text)
 
 
-def node_pool_command(parsed: argparse.Namespace) -> list[str]:
-    """Returns the command that creates a node pool for one slice."""
-    piece = slices.find_slice(parsed.type)
-    return [
+def node_pool_commands(parsed: argparse.Namespace) -> list[list[str]]:
+    """Returns the commands that create a node pool for one slice. Ironwood has the topology in a workload policy."""
+    piece = slices.find_slice(parsed.type, gke=True)
+    commands, topology = [], [f"--tpu-topology={piece.topology}"]
+    if not piece.accelerator:
+        policy = ["gcloud", "compute", "resource-policies", "create", "workload-policy", piece.name]
+        policy += ["--type=HIGH_THROUGHPUT", f"--accelerator-topology={piece.topology}", "--region=REGION"]
+        commands, topology = ([policy], [f"--placement-policy={piece.name}"]) if piece.hosts > 1 else ([], [])
+    pool = [
         "gcloud",
         "container",
         "node-pools",
@@ -99,13 +104,14 @@ def node_pool_command(parsed: argparse.Namespace) -> list[str]:
         "--location=LOCATION",
         "--node-locations=ZONE",
         f"--machine-type={piece.machine}",
-        f"--tpu-topology={piece.topology}",
+        *topology,
         f"--num-nodes={piece.hosts}",
         "--service-account=SERVICE_ACCOUNT",  # of Google Cloud, with rights on the buckets
         "--scopes=cloud-platform",
         "--workload-metadata=GKE_METADATA",
         *(["--spot"] if parsed.spot else []),
     ]
+    return [*commands, pool]
 
 
 def end_state(kubectl: Sequence[str], name: str) -> str:
@@ -133,7 +139,7 @@ def run(arguments: Sequence[str]) -> int:
     common.add_mounts(options)
     parsed = common.parse_arguments(options, arguments)
     common.make_check_job(parsed)
-    piece = slices.find_slice(parsed.type)
+    piece = slices.find_slice(parsed.type, gke=True)
     if parsed.slices > 1 and parsed.mount and not parsed.service_account:
         raise common.LaunchError(
             "--mount with several --slices: give the Kubernetes account that may read the bucket with --service-account"
@@ -148,7 +154,7 @@ def run(arguments: Sequence[str]) -> int:
     kubectl = ["kubectl", f"--namespace={parsed.namespace}"]
     apply, delete = [*kubectl, "apply", "--filename=-"], [*kubectl, "delete", "jobset", parsed.name]
     if parsed.dry_run:
-        print(f"# a node pool for each slice: {shlex.join(node_pool_command(parsed))}")
+        print(f"# a node pool for each slice: {' && '.join(map(shlex.join, node_pool_commands(parsed)))}")
         print(text, end="")
         common.print_command(apply)
         return 0

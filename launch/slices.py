@@ -1,8 +1,9 @@
 """The TPU slices by name: v5e-16, v5p-128, ...
 
-The number counts chips for v5e and v6e, and TensorCores, two per chip, for v4 and v5p. Sources, as of 2026: Google's
-pages on each generation (topologies, VMs), "Plan TPUs in GKE" (machine types, node labels), "TPU software versions" (images):
-https://cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,runtimes}, https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus
+The number counts chips for v5e and v6e, and TensorCores, two per chip, for v4, v5p and tpu7x (Ironwood). Sources, as of 2026:
+Google's pages on each generation (topologies, VMs), "Plan TPUs in GKE" (machine types, node labels), "TPU software versions"
+(images): https://cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x,runtimes}, and of GKE
+https://cloud.google.com/kubernetes-engine/docs/concepts/{plan-tpus,tpu-ironwood}
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from common import LaunchError
 class Generation:
     """A TPU generation: its names in several tools, and its slices."""
 
-    accelerator: str  # accelerator type of gcloud, SkyPilot and Ray, without the size
+    accelerator: str  # accelerator type of gcloud, SkyPilot and Ray, without the size; "" if only GKE has the generation
     label: str  # cloud.google.com/gke-tpu-accelerator
     machine: str  # GKE machine type, without the number of chips per host
     image: str  # TPU VM software version
@@ -75,6 +76,14 @@ GENERATIONS = {
         1,
         ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
     ),
+    "tpu7x": Generation(
+        "",
+        "tpu7x",
+        "tpu7x-standard",
+        "",
+        2,
+        ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8"),
+    ),
 }
 
 
@@ -86,7 +95,7 @@ class Slice:
     topology: str  # 4x4
     hosts: int  # VMs, one process on each
     chips: int  # number of chips of one host
-    accelerator: str  # v5litepod-16: the accelerator type of gcloud
+    accelerator: str  # v5litepod-16: the accelerator type of gcloud; "" if only GKE has the slice
     label: str
     machine: str  # ct5lp-hightpu-4t
     image: str
@@ -102,7 +111,7 @@ def _make_slice(name: str, generation: Generation, topology: str) -> Slice:
         topology,
         total // chips,
         chips,
-        f"{generation.accelerator}-{size}",
+        f"{generation.accelerator}-{size}" if generation.accelerator else "",
         generation.label,
         f"{generation.machine}-{chips}t",
         generation.image,
@@ -117,10 +126,13 @@ SLICES = {
 }
 
 
-def find_slice(name: str) -> Slice:
-    """Returns the slice of this name. Raises LaunchError listing all names if it is unknown."""
+def find_slice(name: str, gke: bool = False) -> Slice:
+    """Returns the slice of this name. gke: whether it is for GKE. Raises LaunchError listing all names if it is unknown, or if
+    only GKE has it."""
     if name not in SLICES:
         raise LaunchError(
-            f"--type {name}: no such TPU slice; use one of {', '.join(SLICES)} (v4 and v5p count two cores per chip)"
+            f"--type {name}: no such TPU slice; use one of {', '.join(SLICES)} (v4, v5p and tpu7x count two cores per chip)"
         )
+    if not gke and not SLICES[name].accelerator:
+        raise LaunchError(f"--type {name}: only GKE has these slices; use launch/gke.py")
     return SLICES[name]

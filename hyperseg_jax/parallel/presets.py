@@ -62,6 +62,7 @@ DEFAULTS: dict[str, tuple[tuple[str, dict[str, int]], tuple[str, dict[str, int]]
     "v5e": (("lora", {}), ("data_fsdp", {"fsdp": 32})),
     "v5p": (("lora", {}), ("data_fsdp", {"fsdp": 16})),
     "v6e": (("lora", {}), ("data_fsdp", {"fsdp": 16})),
+    "tpu7x": (("lora", {}), ("data_fsdp", {"fsdp": 16})),
 }
 # Device.device_kind of JAX -> TPU generation
 GENERATIONS = {
@@ -72,6 +73,7 @@ GENERATIONS = {
     "TPU v5p": "v5p",
     "TPU v6 lite": "v6e",
     "TPU v6e": "v6e",
+    "TPU7x": "tpu7x",
 }
 
 

@@ -12,10 +12,12 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel.presets import GENERATIONS
 from hyperseg_jax.untrusted.printing import escaped
 
-MEMORY = {"v4": 31.5e9, "v5e": 16.9e9, "v5p": 102e9, "v6e": 33.8e9}
-"""Usable memory of a chip in bytes: 63/64 of the memory that Google's pages on each generation name."""
-SIDES = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}
+MEMORY = {"v4": 31.5e9, "v5e": 16.9e9, "v5p": 102e9, "v6e": 33.8e9, "tpu7x": 101.7e9}
+"""Usable memory of a device in bytes: 63/64 of the memory that Google's pages on each generation name."""
+SIDES = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
 """Number of dimensions of a slice."""
+DEVICES_PER_CHIP = {"tpu7x": 2}
+"""For generations whose chips are several devices in JAX."""
 CHIPS_PER_HOST = 4
 SINGLE_HOST = {"v5e": 8, "v6e": 8}
 """The largest number of chips of a generation that one host may have."""
@@ -56,4 +58,4 @@ def slice_of_topology(topology: str) -> Devices:
     generation, chips = match[1], math.prod(int(side) for side in match[2].split("x"))
     kind = next(kind for kind, name in GENERATIONS.items() if name == generation)
     hosts = 1 if chips <= SINGLE_HOST.get(generation, CHIPS_PER_HOST) else chips // CHIPS_PER_HOST
-    return Devices(kind, chips, hosts, 1, MEMORY[generation])
+    return Devices(kind, chips * DEVICES_PER_CHIP.get(generation, 1), hosts, 1, MEMORY[generation])

@@ -8,7 +8,10 @@ from typing import Any
 
 from hyperseg_jax.errors import UserError
 
-TRIED = ("v4:2x2x1", "v4:2x2x4", "v5e:2x2", "v5e:4x4", "v5e:16x16", "v5p:2x2x1", "v5p:2x2x4", "v5p:4x4x8", "v6e:2x2", "v6e:4x4")
+TRIED = (
+    *("v4:2x2x1", "v4:2x2x4", "v5e:2x2", "v5e:4x4", "v5e:16x16", "v5p:2x2x1", "v5p:2x2x4", "v5p:4x4x8", "v6e:2x2", "v6e:4x4"),
+    *("tpu7x:2x2x1", "tpu7x:2x2x2", "tpu7x:2x2x4", "tpu7x:2x4x4", "tpu7x:4x4x4", "tpu7x:4x4x8"),
+)
 # Without these, libtpu queries the cloud's metadata server about the machine.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",

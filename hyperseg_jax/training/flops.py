@@ -13,7 +13,8 @@ from jax.extend import core
 from hyperseg_jax.systems.system import System
 from hyperseg_jax.training import param_groups
 
-# Peak bfloat16 FLOP/s of one device, from vendor documentation: cloud.google.com/tpu/docs (a v4 or v5p device is a whole chip)
+# Peak bfloat16 FLOP/s of one device, from vendor documentation: cloud.google.com/tpu/docs (a v4 or v5p device is a whole chip,
+# a TPU7x device is half of one)
 PEAKS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -22,6 +23,7 @@ PEAKS = {
     "TPU v5p": 459e12,
     "TPU v6 lite": 918e12,
     "TPU v6e": 918e12,
+    "TPU7x": 1153.5e12,
     "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA H100 80GB HBM3": 989e12,
     "NVIDIA H200": 989e12,

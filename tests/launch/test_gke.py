@@ -12,6 +12,7 @@ HERE = pathlib.Path(__file__).parent
 CASES = {
     "gke_v5e-16": ["--type=v5e-16", "--image=europe-docker.pkg.dev/project/images/hyperseg:1", "--name=lora"],
     "gke_v6e-8": ["--type=v6e-8", "--image=hyperseg", "--name=one-host", "--namespace=vision", "--restarts=0"],
+    "gke_tpu7x-16": ["--type=tpu7x-16", "--image=hyperseg:1", "--name=ironwood"],
     "gke_v5p-128_2_spot": [
         "--type=v5p-128",
         "--image=hyperseg:1",

@@ -17,6 +17,9 @@ PUBLISHED = [  # name, topology, VMs, chips a VM, gcloud's accelerator type, GKE
     ("v6e-4", "2x2", 1, 4, "v6e-4", "ct6e-standard-4t", "tpu-v6e-slice"),
     ("v6e-8", "2x4", 1, 8, "v6e-8", "ct6e-standard-8t", "tpu-v6e-slice"),
     ("v6e-256", "16x16", 64, 4, "v6e-256", "ct6e-standard-4t", "tpu-v6e-slice"),
+    ("tpu7x-8", "2x2x1", 1, 4, "", "tpu7x-standard-4t", "tpu7x"),
+    ("tpu7x-128", "4x4x4", 16, 4, "", "tpu7x-standard-4t", "tpu7x"),
+    ("tpu7x-256", "4x4x8", 32, 4, "", "tpu7x-standard-4t", "tpu7x"),
 ]
 
 
@@ -24,7 +27,7 @@ PUBLISHED = [  # name, topology, VMs, chips a VM, gcloud's accelerator type, GKE
 def test_slices_equal_the_published_ones(launch_modules, row):
     import slices
 
-    result = slices.find_slice(row[0])
+    result = slices.find_slice(row[0], gke=True)
     assert (result.name, result.topology, result.hosts, result.chips, result.accelerator, result.machine, result.label) == row
 
 
@@ -32,7 +35,7 @@ def test_every_slice_is_named_by_its_size(launch_modules):
     import slices
 
     for name, result in slices.SLICES.items():
-        cores = 2 if name.startswith(("v4", "v5p")) else 1
+        cores = 2 if name.startswith(("v4", "v5p", "tpu7x")) else 1
         assert int(name.split("-")[1]) == result.hosts * result.chips * cores
         assert result.hosts == 1 or result.chips == 4
     assert {result.image for result in slices.SLICES.values()} == {
@@ -40,4 +43,12 @@ def test_every_slice_is_named_by_its_size(launch_modules):
         "v2-alpha-tpuv5-lite",
         "v2-alpha-tpuv5",
         "v2-alpha-tpuv6e",
+        "",
     }
+
+
+@pytest.mark.parametrize("script", ["tpu_vm", "skypilot", "ray_tpu"])
+def test_ironwood_is_on_gke_only(scripts, script):
+    options = {"tpu_vm": ["--zone=us-central1-a"], "skypilot": [], "ray_tpu": []}[script]
+    output = scripts.run(script, "tiny", "gs://bucket/run", "--type=tpu7x-16", *options, "--dry-run")
+    assert output.returncode == 2 and "--type tpu7x-16: only GKE has these slices; use launch/gke.py" in output.stderr

@@ -24,6 +24,7 @@ TOPOLOGIES = {
     "v5e_16x16": ("TPU v5 lite", 256),
     "v5p_4x4x8": ("TPU v5", 128),
     "v6e_4x4": ("TPU v6 lite", 16),
+    "tpu7x_2x2x4": ("TPU7x", 32),
 }
 
 

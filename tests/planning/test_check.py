@@ -177,7 +177,15 @@ def test_a_check_writes_nothing(world, tmp_path, micro):
 
 @pytest.mark.parametrize(
     ("topology", "expected"),
-    [("v5e:4x4", (16, 4)), ("v5e:2x4", (8, 1)), ("v5p:4x4x4", (64, 16)), ("v6e:1x1", (1, 1)), ("v4:2x2x1", (4, 1))],
+    [
+        ("v5e:4x4", (16, 4)),
+        ("v5e:2x4", (8, 1)),
+        ("v5p:4x4x4", (64, 16)),
+        ("v6e:1x1", (1, 1)),
+        ("v4:2x2x1", (4, 1)),
+        ("tpu7x:2x2x1", (8, 1)),
+        ("tpu7x:4x4x4", (128, 16)),
+    ],
 )
 def test_topologies(topology, expected):
     piece = devices.slice_of_topology(topology)

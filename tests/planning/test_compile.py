@@ -160,7 +160,7 @@ def test_the_command_reports_a_slice(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("topology", ["v5e:4x4", "v5e:8x8", "v5e:16x16", "v5p:4x4x8", "v6e:4x4"])
+@pytest.mark.parametrize("topology", ["v5e:4x4", "v5e:8x8", "v5e:16x16", "v5p:4x4x8", "v6e:4x4", "tpu7x:2x2x2", "tpu7x:4x4x8"])
 @pytest.mark.parametrize("adapters", [True, False])
 def test_rows_of_every_host_of_a_slice(topology, adapters, monkeypatch):
     """Chips are numbered along the links of a slice, so the rows of a host need not be contiguous."""
@@ -170,7 +170,7 @@ def test_rows_of_every_host_of_a_slice(topology, adapters, monkeypatch):
     for process in {device.process_index for device in devices}:
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
         rows = feed.rows(2 * len(devices))
-        assert len(rows.indices) == 2 * 4  # chips per host
+        assert len(rows.indices) == 2 * (8 if topology.startswith("tpu7x") else 4)  # devices per host
         fed += [row for row, scored in zip(rows.indices, rows.scored, strict=True) if scored]
     assert sorted(fed) == list(range(2 * len(devices)))
 
