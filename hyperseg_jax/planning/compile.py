@@ -14,6 +14,7 @@ from hyperseg_jax.data import sources
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.planning import program
+from hyperseg_jax.planning.cost import Cost, sum_costs
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import checks, param_groups
 from hyperseg_jax.training.initial_state import trace_initial_state
@@ -47,7 +48,7 @@ class Plan:
     preset, mesh: name of the preset, and {mesh axis: size}. examples: number of examples per chip in a batch. seconds: CPU time
     of the compiler. memory: None if the step does not fit into memory; `problem` is then the compiler's error. collectives:
     {kind: count}. matching_loops: number of loops of the bipartite matching. loop_collectives: names of collectives inside
-    these loops, where all chips would wait for each other in every iteration.
+    these loops, where all chips would wait for each other in every iteration. cost: the compiler's estimates.
     """
 
     task: str
@@ -60,6 +61,7 @@ class Plan:
     collectives: Mapping[str, int] = dataclasses.field(default_factory=dict)
     matching_loops: int = 0
     loop_collectives: Sequence[str] = ()
+    cost: Cost = dataclasses.field(default_factory=Cost)
 
 
 def compile_step(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -> Plan:
@@ -113,4 +115,5 @@ def compile_step(config: ml_collections.ConfigDict, task: str, devices: Sequence
         collectives=hlo.collectives(),
         matching_loops=len(hlo.loops("matching")),
         loop_collectives=hlo.collectives_in_loops("matching"),
+        cost=sum_costs(hlo),
     )
