@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +19,17 @@ from hyperseg_jax.structs import DeviceArray
 
 MIN_LENGTH, MIN_HEAD_DIM = 512, 64
 """Below these sizes, the scores are small or the kernels are inefficient."""
+_use_kernels = contextvars.ContextVar("use_kernels", default=True)
+
+
+@contextlib.contextmanager
+def plain_attention() -> Iterator[None]:
+    """Traces without kernels during the body, for counting FLOPs."""
+    token = _use_kernels.set(False)
+    try:
+        yield
+    finally:
+        _use_kernels.reset(token)
 
 
 def fused_attend(
@@ -31,7 +45,7 @@ def fused_attend(
     mask: True = may attend; each query has at least one key. precision: of `attend`.
     """
     fits = query.shape[1] >= MIN_LENGTH and query.shape[-1] >= MIN_HEAD_DIM and query.dtype in (jnp.bfloat16, jnp.float16)
-    platform = axes.platform() if fits else ""
+    platform = axes.platform() if fits and _use_kernels.get() else ""
     if platform == "tpu":
         heads = ("batch", None, "act_heads", None)
         kernel = functools.partial(splash_attend, residual_name=SAVED)

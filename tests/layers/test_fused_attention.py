@@ -1,6 +1,7 @@
 """The language model with the TPU's attention kernel, interpreted on virtual devices."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 
 from hyperseg_jax import axes
+from hyperseg_jax import config as configs
 from hyperseg_jax.layers import fused_attention
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.llms.phi import Phi
 from hyperseg_jax.ops import fused_attention as kernels
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.structs import TokenStream
+from hyperseg_jax.training import flops
 
 BATCH, LENGTH = 4, 256
 PHI = Phi(32, 128, 128, num_layers=2, num_heads=2, rotary_fraction=0.5, remat="marked", precision=Precision(compute="bfloat16"))
@@ -73,6 +76,23 @@ def test_small_shapes_and_float32_use_plain_attention(tpu):
     for length, width, dtype in ((64, 64, jnp.bfloat16), (256, 32, jnp.bfloat16), (256, 64, jnp.float32)):
         attend(*inputs(length, width, dtype), mask=jnp.ones((1, 1, length, length), bool))
     assert not tpu
+
+
+def test_flops_are_counted_without_kernels(tpu, monkeypatch):
+    monkeypatch.setitem(flops.PEAKS, jax.devices()[0].device_kind, 1e12)
+    config = configs.load("tiny")
+    system = types.SimpleNamespace(build=lambda config: None, full_loss=lambda model, config: attention_loss)
+    counter = flops.FlopCounter(config, system)
+    inputs = {"x": jnp.ones((1, 256, 1, 64), jnp.bfloat16)}
+    counter.trace_task("referring", types.SimpleNamespace(trainable=inputs, frozen={}, key=None), None)
+    counter.add_step("referring")
+    assert not tpu and counter.total == 6 * 2 * 256 * 256 * 64  # two products, and four in the backward pass
+
+
+def attention_loss(params, batch, key):
+    mask = jnp.ones((1, 1, 256, 256), bool)
+    x = params["x"]
+    return fused_attention.fused_attend(x, x, x, mask=mask, precision="default").astype(jnp.float32).sum(), {}
 
 
 def test_a_gpu_without_cudnn_uses_plain_attention(monkeypatch):
