@@ -42,7 +42,7 @@ def fused_attend(
 ) -> Float[jax.Array, "B L heads D"]:
     """Returns attend(query, key, value), without writing the scores to memory if the device has a kernel for 16-bit arrays.
 
-    mask: True = may attend; each query has at least one key. precision: of `attend`.
+    mask: True = may attend. precision: of `attend`.
     """
     fits = query.shape[1] >= MIN_LENGTH and query.shape[-1] >= MIN_HEAD_DIM and query.dtype in (jnp.bfloat16, jnp.float16)
     platform = axes.platform() if fits and _use_kernels.get() else ""

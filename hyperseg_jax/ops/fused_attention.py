@@ -1,6 +1,7 @@
 """Attention by kernels that keep the scores in fast memory: JAX's splash attention on TPUs, cuDNN's on GPUs.
 
-Both equal ops.attention.attend up to rounding, for queries that may attend to at least one key.
+Both equal ops.attention.attend up to rounding, except for queries without any key, as in padding rows of a batch: these attend
+to their own position, because a kernel divides by the sum of the weights.
 """
 
 from __future__ import annotations
@@ -29,16 +30,15 @@ def splash_attend(
 ) -> Float[jax.Array, "B L heads D"]:
     """Attends by the TPU kernel. Blocks of the mask without any True are skipped.
 
-    mask: True = may attend; each query has at least one key. residual_name: the name of the saved residuals of the backward
-    pass for jax.checkpoint. interpret: runs the kernel on any device, slowly.
+    mask: True = may attend. residual_name: the name of the saved residuals of the backward pass for jax.checkpoint. interpret:
+    runs the kernel on any device, slowly.
     """
     length = query.shape[1]
     padded = -(-length // LANES) * LANES
     while (block := next((size for size in BLOCKS if padded % size == 0), 0)) == 0:
         padded += LANES
     extra = padded - length
-    # A query of the padding attends to the keys of the last query, because a kernel divides by the sum of the weights.
-    mask = jnp.pad(jnp.pad(mask, ((0, 0), (0, 0), (0, extra), (0, 0)), mode="edge"), ((0, 0), (0, 0), (0, 0), (0, extra)))
+    mask = _add_own_position(jnp.pad(mask, ((0, 0), (0, 0), (0, extra), (0, extra))))
     sizes = splash.BlockSizes(
         block_q=block,
         block_kv=block,
@@ -76,5 +76,10 @@ def cudnn_attend(
     value: Float[DeviceArray, "B L heads D"],
     mask: Bool[DeviceArray, "B 1 L L"],
 ) -> Float[jax.Array, "B L heads D"]:
-    """Attends by cuDNN's kernel, for arrays of 16 bits. mask: True = may attend; each query has at least one key."""
-    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
+    """Attends by cuDNN's kernel, for arrays of 16 bits. mask: True = may attend."""
+    return jax.nn.dot_product_attention(query, key, value, mask=_add_own_position(mask), implementation="cudnn")
+
+
+def _add_own_position(mask: Bool[DeviceArray, "B 1 L L"]) -> Bool[jax.Array, "B 1 L L"]:
+    """Lets queries without any key attend to their own position."""
+    return mask | (~mask.any(-1, keepdims=True) & jnp.eye(mask.shape[-1], dtype=bool))

@@ -52,6 +52,21 @@ def test_the_mask_is_used():
     np.testing.assert_allclose(after, attend(query, key, value, mask=hidden), rtol=1e-5, atol=1e-5)
 
 
+def test_rows_without_any_key_are_finite():
+    """Such as the padding rows of a batch, whose losses are zero."""
+    query, key, value = np.random.default_rng(1).normal(size=(3, 2, 256, 1, 64)).astype(np.float32)
+    mask = jnp.asarray(packed_case(256)).at[0].set(False)
+
+    def loss(query, key, value):
+        result = splash_attend(query, key, value, mask, interpret=True)
+        return jnp.where(jnp.arange(2)[:, None, None, None] == 1, result, 0).sum(), result
+
+    (_, result), gradients = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(query, key, value)
+    np.testing.assert_allclose(result[0], value[0], rtol=1e-6)
+    for gradient in gradients:
+        assert np.isfinite(gradient).all() and not gradient[0].any()
+
+
 def test_bfloat16_differs_by_rounding():
     query, key, value = (
         jnp.asarray(x, jnp.bfloat16) for x in np.random.default_rng(2).normal(size=(3, 2, 300, 2, 80)).astype(np.float32)
