@@ -3,6 +3,8 @@
 import io
 import json
 import pathlib
+import re
+import shlex
 import shutil
 
 import numpy as np
@@ -15,20 +17,23 @@ from hyperseg_jax import config as configs
 from hyperseg_jax.commands.main import main
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.planning import check, devices
+from hyperseg_jax.systems import system as systems
 from hyperseg_jax.toy.samples import write_samples
 
 LARGE = ("hyperseg_3b", "hyperseg_3b_full", "hyperseg_3b_lora", "hyperseg_3b_released")
+CHECKOUT = pathlib.Path(__file__).parents[2]
 SMALL = ("own_data", "davis_small", "tiny", "tiny_lora")
 
 
 @pytest.fixture(scope="session")
 def samples_root(shared):
-    return shared("samples of all benchmarks", write_samples)
+    """Samples of all datasets, and Phi-2's tokenizer, as docs/pods.md lays them out."""
 
+    def write(folder):
+        write_samples(folder)
+        write_phi2(folder / "phi-2")
 
-@pytest.fixture(scope="session")
-def phi2(shared):
-    return shared("phi-2", lambda folder: write_phi2(folder))
+    return shared("datasets", write)
 
 
 def write_davis(root, world):
@@ -71,8 +76,8 @@ def run_check(config, **options):
     return console.file.getvalue()
 
 
-def load(name, root, tokenizer=None):
-    return configs.load(name, [f"data.root={root}", *([f"data.tokenizer={tokenizer}"] if tokenizer else [])])
+def load(name, root):
+    return configs.load(name, [f"data.root={root}"])
 
 
 def test_every_shipped_config_is_checked():
@@ -83,16 +88,38 @@ def test_every_shipped_config_is_checked():
     "name",
     [*SMALL, "hyperseg_3b_lora", *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE if name != "hyperseg_3b_lora")],
 )
-def test_shipped_configs_pass_on_samples(name, data_root, phi2):
+def test_shipped_configs_pass_on_samples(name, data_root):
     """With the vocabulary of Phi-2 and the class names of COCO, for hyperseg_3b and its variants."""
     if name in LARGE:
         suffix = "" if name == "hyperseg_3b_released" else ":v5p-128" if name == "hyperseg_3b_full" else ":v5e-64"
         topology = {"hyperseg_3b_full": "v5p:4x4x4", "hyperseg_3b_released": "v5p:2x2x4"}.get(name, "v5e:8x8")
-        output = run_check(load(name + suffix, data_root(name), phi2), topology=topology)
+        output = run_check(load(name + suffix, data_root(name)), topology=topology)
         assert "panoptic" in output and "1740" in output and "without activations" in output
     else:
         output = run_check(load(name, data_root(name)))
     assert "ready: no step was run" in output
+
+
+def documented_starts():
+    """Returns the arguments of each start of a run in docs/pods.md that names a data.root."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (CHECKOUT / "docs" / "pods.md").read_text(), re.MULTILINE | re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line)[2:] for line in lines if line.startswith("python launch/") and "data.root=" in line]
+
+
+@pytest.mark.parametrize("arguments", documented_starts(), ids=lambda arguments: arguments[0])
+def test_documented_starts_find_the_tokenizer(arguments, samples_root):
+    """It is in the bucket of the datasets: no other files are copied to the hosts."""
+    overrides = [text.removeprefix("--config.") for text in arguments if text.startswith("--config.")]
+    config = configs.load(arguments[0], [text.replace("/bucket/datasets", str(samples_root)) for text in overrides])
+    assert config.data.root == str(samples_root)
+    assert systems.get(config.system).tokenizer(config).vocab_size == 50296
+
+
+def test_a_tokenizer_below_an_empty_root_is_one_line(micro):
+    config = micro(data__tokenizer="{root}/phi-2", data__root="")
+    with pytest.raises(UserError, match=r"data\.root is empty, and data\.tokenizer = '{root}/phi-2' is below it; give"):
+        systems.get("hyperseg").tokenizer(config)
 
 
 def test_everything_wrong_is_listed_at_once(world, tmp_path, capsys):
