@@ -18,6 +18,7 @@ from hyperseg_jax.parallel import hosts, placement, report
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import resume
 from hyperseg_jax.training.state import COUNTERS, TrainState
+from hyperseg_jax.training.workdir import Workdir
 from hyperseg_jax.untrusted import printing
 
 FROZEN_TYPES = ("", "float32", "bfloat16", "float16")
@@ -64,6 +65,12 @@ def check_batch_size(config: ml_collections.ConfigDict, mesh: placement.Placemen
             f"train.batch_size = {config.train.batch_size}: give a multiple of {slices * parts}; preset {mesh.preset} splits "
             f"each of its slices (optimizer.accumulate = {slices}) into {parts} parts"
         )
+
+
+def check_steps(config: ml_collections.ConfigDict, step: int, workdir: Workdir) -> None:
+    """Raises UserError if the run in the workdir, which is at this step, has passed its last one."""
+    if step > (steps := config.train.steps):
+        raise UserError(f"train.steps = {steps}: the run in {workdir.path} is at step {step}; give at least as many steps")
 
 
 def count_records(tasks: Mapping[str, Task]) -> dict[str, int]:
