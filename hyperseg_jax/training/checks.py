@@ -118,8 +118,9 @@ def report_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task],
 
 
 def print_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task], console: Console) -> None:
-    """Like `report_padding`, but tasks without readable records are shown without figures."""
-    _print_padding(config, tasks, _measure_padding(config, tasks), console)
+    """Like `report_padding`, but tasks without readable records are shown without figures, and there may be no tasks."""
+    if measured := _measure_padding(config, tasks):
+        _print_padding(config, tasks, measured, console)
 
 
 def _measure_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task]) -> dict[str, padding.Padding]:

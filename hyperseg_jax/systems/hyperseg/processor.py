@@ -283,10 +283,10 @@ def load_tokenizer(config: ml_collections.ConfigDict, path: str | os.PathLike[st
     Raises UserError if the language model has no embedding for some of its ids.
     """
     if path is None:
-        path, root = config.data.tokenizer, config.data.get("root", "")
-        if "{root}" in path and not root:
-            raise UserError(f"data.root is empty, and data.tokenizer = {path!r} is below it; give --config.data.root=FOLDER")
-        path = path.replace("{root}", root)
+        name, root = str(config.data.tokenizer), config.data.get("root", "")
+        if "{root}" in name and not root:
+            raise UserError(f"data.root is empty, and data.tokenizer = {name!r} is below it; give --config.data.root=FOLDER")
+        path = name.replace("{root}", root)
     loaded = Tokenizer.toy() if path == "toy" else Tokenizer.load(path, eos=END, added=(SEG,))
     loaded.check_fits(config.model.llm.vocab_size, "model.llm.vocab_size")
     return loaded
