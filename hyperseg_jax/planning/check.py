@@ -296,9 +296,9 @@ def _report_memory(
     saved, frozen = _checkpoint_bytes(state) / devices.hosts, _count_bytes(state.frozen) / devices.hosts
     report.log(
         f"memory of a host in GB: {batches} batches ahead {ahead / 1e9:.2f}, its part of a checkpoint {saved / 1e9:.2f} and, "
-        f"while they are saved, of the frozen parameters {frozen / 1e9:.2f}; without the worker processes themselves; "
-        "data of an element in MB: " + ", ".join(f"{name} {size / 1e6:.1f}" for name, size in elements.items())
+        f"while they are saved, of the frozen parameters {frozen / 1e9:.2f}; without the worker processes themselves"
     )
+    report.log("data of an element in MB: " + ", ".join(f"{name} {size / 1e6:.1f}" for name, size in elements.items()))
 
 
 def _report_disk(config: ml_collections.ConfigDict, state: TrainState, run_dir: Workdir | None, report: _Report) -> None:

@@ -26,8 +26,8 @@ from hyperseg_jax.systems.system import Loss
 class FrameCounts:
     """The divisors of the losses for each frame, because the losses are averaged per frame.
 
-    targets: divisors of mask and score losses. tokens: supervised text tokens. shown: number of examples with this frame; it
-    decreases with the frame index in a batch of images and videos.
+    targets: divisors of mask and score losses. tokens: supervised text tokens. num_examples: number of examples with this
+    frame; it decreases with the frame index in a batch of images and videos.
     """
 
     targets: TargetCounts
