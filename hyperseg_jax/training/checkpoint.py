@@ -14,7 +14,7 @@ import numpy as np
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.tables import flatten
-from hyperseg_jax.training.checkpoint_folder import CheckpointFolder, Log
+from hyperseg_jax.training.checkpoint_folder import CheckpointFolder, Log, compare_arrays
 from hyperseg_jax.training.clock import SHARES
 from hyperseg_jax.training.state import TrainState
 from hyperseg_jax.untrusted.printing import is_name
@@ -191,11 +191,11 @@ class Checkpoints:
         run, failure = self._read_run(step)
         if run is None:
             return None, failure
-        failure = self._steps.check(step, _abstract_parts(state, run["format"]))
+        failure = compare_arrays(self._steps.path / str(step), _abstract_parts(state, run["format"]))
         if not failure and state.frozen and run["format"] != 1:
-            with self._open_frozen() as folder:
-                failure = folder.check(0, {"params": state.frozen})
-            failure = failure and f"the frozen parameters in {folder.path / '0'}: {failure}"
+            where = self._steps.path / FROZEN / "0"
+            if failure := compare_arrays(where, {"params": state.frozen}):
+                failure = f"the frozen parameters in {where}: {failure}"
         return (None, failure) if failure else ((step, run), "")
 
     def _restore_step(self, state: TrainState, step: int) -> tuple[tuple[TrainState, dict[str, Any]] | None, str]:
@@ -224,7 +224,8 @@ class Checkpoints:
         where = self._steps.path / FROZEN / "0"
         params = frozen
         if frozen:
-            with self._open_frozen() as folder:
+            options: dict[str, Any] = {"log": self._log, "seconds": self._seconds, "read_only": self._read_only}
+            with CheckpointFolder(self._steps.path / FROZEN, **options) as folder:
                 loaded, failure = folder.load(0, {"params": jax.tree.map(_abstract_array, frozen)})
             if failure:
                 return None, f"the frozen parameters in {where} cannot be read: {failure}"
@@ -233,11 +234,6 @@ class Checkpoints:
             return None, f"the frozen parameters in {where} are not those of this run; restore that folder"
         self._frozen_hash = content
         return params, ""
-
-    def _open_frozen(self) -> CheckpointFolder:
-        """Opens the folder of the frozen parameters for reading."""
-        folder = self._steps.path / FROZEN
-        return CheckpointFolder(folder, log=self._log, seconds=self._seconds, read_only=self._read_only)
 
 
 def content_hash(params: Any) -> str:

@@ -249,17 +249,6 @@ class CheckpointFolder:
                     path.rmtree()
             time.sleep(0.1)
 
-    def check(self, step: int, abstract: Mapping[str, Any]) -> str:
-        """Compares the names, shapes and types of the arrays of a checkpoint with those of the parts `abstract`, by name.
-        Returns the difference, which is the same on all hosts, "" if there is none."""
-        failure = ""
-        try:
-            if hosts.is_primary():
-                check_arrays(self.path / str(step), {name: _saved_array_specs(part) for name, part in abstract.items()})
-        except Exception as error:  # damaged files raise many types of errors
-            failure = _root_cause(error)
-        return hosts.exchange(f"the arrays of step {step}", failure)[0]
-
     def load(self, step: int, abstract: Mapping[str, Any]) -> tuple[Parts, str]:
         """Returns parts of a checkpoint, and the error of any host that cannot read them, "" if there is none. The error is the
         same on all hosts.
@@ -267,7 +256,7 @@ class CheckpointFolder:
         abstract: shapes and shardings of the parts to load, by name. RUN is loaded as well.
         """
         loaded = Parts()
-        if failure := self.check(step, abstract):
+        if failure := compare_arrays(self.path / str(step), abstract):
             return loaded, failure
         try:
             with _silence_asyncio():
@@ -289,6 +278,18 @@ class CheckpointFolder:
             cause = _root_cause(error)
         gc.collect()  # frees the asyncio tasks of the failed load, which the error no longer references
         raise BadFile(cause)
+
+
+def compare_arrays(checkpoint: epath.Path, abstract: Mapping[str, Any]) -> str:
+    """Compares the names, shapes and types of the arrays of a checkpoint with those of the parts `abstract`, by name. Writes
+    nothing. Returns the difference, which is the same on all hosts, "" if there is none."""
+    failure = ""
+    try:
+        if hosts.is_primary():
+            check_arrays(checkpoint, {name: _saved_array_specs(part) for name, part in abstract.items()})
+    except Exception as error:  # damaged files raise many types of errors
+        failure = _root_cause(error)
+    return hosts.exchange(f"the arrays of step {checkpoint.name}", failure)[0]
 
 
 def _root_cause(error: BaseException) -> str:

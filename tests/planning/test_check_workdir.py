@@ -66,6 +66,13 @@ def test_a_damaged_only_checkpoint_is_refused_and_kept(workdir, micro):
     assert list_files(workdir) == before
 
 
+def test_missing_frozen_parameters_are_a_problem_and_are_not_created(workdir, micro):
+    shutil.rmtree(workdir / "checkpoints" / "frozen")
+    with pytest.raises(UserError, match=r"no checkpoint fits this config .*the frozen parameters in .*frozen/0: "):
+        run_check(micro(), workdir=workdir)
+    assert not (workdir / "checkpoints" / "frozen").exists()
+
+
 @pytest.fixture
 def disk_problem(micro, monkeypatch):
     """f(folder, free): the problem with the disk of a workdir, "" if there is none. keep is 2; sizes are in units of a part."""
