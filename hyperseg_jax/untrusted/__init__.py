@@ -18,6 +18,7 @@ checkpoints     validates Orbax checkpoint folders before Orbax opens them
 checkpoint_arrays   validates the shapes, dtypes and codecs of checkpoint arrays
 printing        sanitizes untrusted text for messages: no markup, no control characters
 pickle_machine  reads pickles as data; names are only looked up in a table
+regexes         bounds the time of regular expressions
 strict_json     parses JSON with limits on size and nesting, without duplicate names
 tokenizers      validates tokenizer files: known components, bounded growth, ids without gaps
 old_pickles     operations of pickle protocols 0 and 1
