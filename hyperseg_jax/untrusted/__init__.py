@@ -5,6 +5,7 @@ bad_file        the BadFile exception, and memory-mapped files
 paths           file names in data: must stay in their folder and be regular files
 budget          accumulated resource use of one record
 images          decodes all images, with an allowlist of formats
+image_parts     counts the parts of image files, and removes metadata
 libtiff         collects errors of Pillow's TIFF decoder
 label_maps      reads matrices from MATLAB files
 videos          decodes videos, with an allowlist of containers and codecs
