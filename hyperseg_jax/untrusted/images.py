@@ -35,11 +35,16 @@ OTHER_BYTES: dict[str | None, int] = {"BMP": 2**20, None: 2**27}
 """Maximum bytes per pixel, and bytes of everything else by format: metadata and other frames."""
 PASSES = 8
 """Maximum number of times that a pixel is decoded: once for each channel."""
+GREY_STEPS = {"2": 85, "4": 17}
+"""Factor by which Pillow multiplies grey values of fewer than 8 bits, by their bits."""
 SCANS = 200
 """Maximum number of scans of a JPEG, plus four for each tile or strip of a TIFF; a small file with more could take hours."""
 BLOCK = 2**20
+WHITE_IS_ZERO, SIGNED = 0, 2
+"""Values of the TIFF tags PhotometricInterpretation and SampleFormat."""
 TIFF_OF_JPEGS = (6, 7)
 """TIFF compression types that contain JPEGs."""
+SAVE_GREY = "save it with unsigned numbers of 8 or 16 bits, 0 as black"
 TOO_LARGE = "if that is intended, raise limits.pixels"
 
 
@@ -75,6 +80,7 @@ def _check_and_take(content: IO[bytes], take: Callable[[Image.Image], T], format
         _check_size(image, size, limit)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             _check_tiles(image, limit)
+            _check_samples(image)
         _check_scans(image, content)
         with libtiff.collect_errors() as errors:
             result = take(image)
@@ -106,6 +112,15 @@ def _check_tiles(image: TiffImagePlugin.TiffImageFile, limit: int) -> None:
         raise BadFile(
             f"has tiles of {escaped_value(width)}x{escaped_value(height)} pixels, and the limit is {limit}", TOO_LARGE
         )
+
+
+def _check_samples(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Refuses numbers of a TIFF that Pillow would convert to other numbers: 12 bits, signed with 8 bits, inverted with 16."""
+    tags = image.tag_v2
+    bits, signs = (tags.get(tag, ()) for tag in (TiffImagePlugin.BITSPERSAMPLE, TiffImagePlugin.SAMPLEFORMAT))
+    is_inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == WHITE_IS_ZERO
+    if 12 in bits or (8 in bits and SIGNED in signs) or (16 in bits and is_inverted):
+        raise BadFile("is a TIFF with numbers of 12 bits, signed numbers, or inverted 16 bits", SAVE_GREY)
 
 
 def _check_scans(image: Image.Image, content: IO[bytes]) -> None:
@@ -190,16 +205,34 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def read_numbers(source: pathlib.Path | bytes, modes: Sequence[str], what: str) -> np.ndarray:
-    """Reads an image with one number per pixel, [H, W]: palette indices or grey values. modes: accepted modes of Pillow. what:
-    what the image is, for messages. Raises BadFile as `open_and_take`, and for negative numbers."""
+    """Reads an image with one number per pixel, [H, W]: the palette indices or grey values of the file. In a TIFF with one bit
+    per pixel, white is 1.
+
+    modes: accepted modes of Pillow. what: what the image is, for messages. Raises BadFile as `open_and_take`, and for negative
+    or inverted numbers.
+    """
 
     def take(image: Image.Image) -> np.ndarray:
         if image.mode not in modes:
             raise ValueError(f"it has colours (mode {image.mode}), expected one number per pixel")
+        factor = _grey_step(image)
         image.load()
         array = np.array(image)
         if array.dtype.kind == "i":
             check_labels(array)
-        return array
+        return array if factor == 1 else array // factor
 
     return open_and_take(source, take, tuple(name for name in FORMATS if name != "JPEG"), f"a {what}")  # JPEG is lossy
+
+
+def _grey_step(image: Image.Image) -> int:
+    """Returns the factor by which Pillow multiplies the grey values of a file, before the image is loaded. Raises BadFile if it
+    inverts them."""
+    bits = ""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = str(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))[0])
+        if image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == WHITE_IS_ZERO and bits != "1":
+            raise BadFile("is a TIFF with inverted numbers", SAVE_GREY)
+    elif isinstance(image, PngImagePlugin.PngImageFile):
+        bits = str(image.tile[0].args).partition(";")[2]  # "L;4"
+    return GREY_STEPS.get(bits, 1) if image.mode == "L" else 1
