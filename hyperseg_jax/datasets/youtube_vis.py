@@ -55,6 +55,7 @@ class YouTubeVis(VideoReader):
         annotations = files.list_field(content, "annotations", path) if self._has_masks else []
         self._videos = IdIndex(videos, "id", f"{path} videos")
         self._tracks: dict[int | str, list[int]] = {video: [] for video in self._videos}
+        self._annotation_ids = IdIndex(annotations, "id", f"{path} annotations", strict=False).duplicates_only()
         for k, annotation in enumerate(annotations):
             video_id = files.id_field(annotation, "video_id", f"{path} annotations#{k}")
             if video_id not in self._tracks:
@@ -110,6 +111,7 @@ class YouTubeVis(VideoReader):
         for k in self._tracks[video]:
             where = f"{self._file.path} annotations#{k}"
             annotation = self._file.content["annotations"][k]
+            self._annotation_ids.check(annotation, where)
             category = files.integer_field(annotation, "category_id", where)
             if category not in class_index:
                 report_problem(
