@@ -96,6 +96,8 @@ ELEMENTS: Mapping[str, Any] = {"length_buckets": 0}
 """Example elements of lists that are empty in the shipped configs; other empty lists hold strings."""
 REGEXES = ("init_optional", "pattern")
 SIMPLE_REGEX = "a regular expression with at most three repeats, none of them inside another (docs/security.md)"
+CHOICES = {"frozen_type": ("", "float32", "bfloat16", "float16")}
+"""{field name: its possible values} of strings."""
 UNCHECKED_BLOCKS = ("data.tasks", "data.augment", "data.toy", "limits")
 """Blocks with user-defined names, or that are checked elsewhere."""
 TASK_FIELDS = {"reader": "", "ratio": 0}
@@ -227,6 +229,8 @@ def _value_problem(name: str, value: Any, example: Any) -> str:
     if isinstance(example, str):
         if not isinstance(value, str) or not _is_unicode(value):
             return "give a string"
+        if name in CHOICES and value not in CHOICES[name]:
+            return f"give one of {', '.join(map(repr, CHOICES[name]))}"
         return f"give {SIMPLE_REGEX}" if name in REGEXES and regexes.count_ways(value) > regexes.WAYS else ""
     if not isinstance(example, int | float):
         return ""

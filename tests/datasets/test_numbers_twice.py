@@ -153,8 +153,8 @@ def test_duplicate_ids_of_lines(copy_samples):
 def test_images_listed_twice(copy_samples):
     root = copy_samples("VOCdevkit")
     path = root / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"
-    path.write_text(path.read_text() + path.read_text().split()[0])
-    with pytest.raises(UserError, match=r"val.txt#0: name '2012_000001' is also the id of #2; correct one of them"):
+    path.write_text(path.read_text() + "\n" + path.read_text().split()[0])
+    with pytest.raises(UserError, match=r"val.txt#0: name '2012_000000' is also the id of #2; correct one of them"):
         layouts.find_layout("pascal_voc20").open(root, "val")
 
 
