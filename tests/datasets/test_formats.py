@@ -193,6 +193,19 @@ def test_llava_turns_and_text_only(root):
     assert [(p.text, p.answer) for p in reader[0].prompts] == [("What?", "A cat."), ("Where?", "There.")]
 
 
+@pytest.mark.parametrize("lines", [[], ["What?"], ["What?", "A cat.", "Where?"], 17, None])
+def test_llava_turns_without_an_answer(root, lines):
+    """They are bad records: none disappears, and the others are read."""
+    spoken = lambda lines: [{"from": ("human", "gpt")[k % 2], "value": line} for k, line in enumerate(lines)]
+    bad = {"id": "1", "image": "a.jpg", "conversations": spoken(lines) if isinstance(lines, list) else lines}
+    good = {"id": "2", "image": "a.jpg", "conversations": spoken(["What?", "A cat."])}
+    reader = Llava(save(root / "chat.json", [bad, 17, good]), root / "images")
+    assert len(reader) == 3 and reader[2].prompts[0].text == "What?"
+    for k in (0, 1):
+        with pytest.raises(UserError, match=rf"chat\.json#{k}: field 'conversations' "):
+            reader[k]
+
+
 def panoptic(root, png, segments):
     folder = root / "png"
     folder.mkdir(exist_ok=True)
