@@ -25,7 +25,7 @@ from hyperseg_jax.datasets.shards import OpenShard, OpenShards
 from hyperseg_jax.datasets.visual_prompts import box_regions
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
-from hyperseg_jax.untrusted import budget, images
+from hyperseg_jax.untrusted import budget, images, json_text
 from hyperseg_jax.untrusted import features as prepared
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import escaped, escaped_value
@@ -153,10 +153,15 @@ class Prepared:
 
     def _build_caption_prompts(self, record: Values, size: tuple[int, int], where: str) -> Iterator[Prompt]:
         """Yields a caption prompt for each box, with its class name as the answer."""
-        boxes = np.asarray(record.values("objects/bbox"), float).reshape(-1, 4)
+        numbers = list(record.values("objects/bbox"))
+        if not json_text.is_list_of_numbers(numbers) or len(numbers) % 4 or not np.isfinite(numbers).all():
+            raise Problem("bad record", f"{where}: its boxes are not four numbers each; prepare it again")
+        boxes = np.array(numbers, float).reshape(-1, 4)
         for (top, left, bottom, right), label in zip(boxes, self._object_labels(record, len(boxes), where), strict=True):
             box = [left * size[1], top * size[0], (right - left) * size[1], (bottom - top) * size[0]]
-            yield Prompt(task="caption", answer=self.classes[label], regions=box_regions(np.round(box, 3), size, where))
+            yield Prompt(
+                task="caption", answer=self.classes[label], regions=box_regions(np.round(box, 3).tolist(), size, where)
+            )
 
 
 def _open_shard(path: pathlib.Path, records: int) -> OpenShard:
@@ -170,6 +175,10 @@ def _build_referring_prompts(record: Values, size: tuple[int, int], where: str) 
         target = _decode_mask(mask, size, where)[None, None]
         for number, text in zip(object_numbers, object_texts, strict=True):
             budget.charge_masks(1, size, where)  # expressions share the mask here, but not in a batch
+            if not isinstance(text, bytes):
+                raise Problem(
+                    "bad record", f"{where}: an expression is {escaped_value(text)}, expected a text; prepare it again"
+                )
             yield Prompt(task="referring", text=_decode_text(text).strip(), masks=target, key=str(number))
 
 

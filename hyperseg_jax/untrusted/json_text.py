@@ -46,6 +46,12 @@ def parse_json(data: bytes) -> Any:
         raise BadFile(f"is not valid JSON ({escaped(str(error))})", AGAIN) from error
 
 
+def is_list_of_numbers(value: object) -> bool:
+    """Whether a value of JSON is a list of numbers. Texts and booleans are no numbers, although NumPy and float() convert
+    them."""
+    return isinstance(value, list) and set(map(type, value)) <= {int, float}
+
+
 def _build_unique_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Builds a JSON object. Raises BadFile if it has a key twice."""
     fields = dict(pairs)
