@@ -230,6 +230,10 @@ def test_panoptic_ids_void_and_crowd(root):
     assert prompt.ignore[0, 10:].all() and not prompt.ignore[0, :10].any()
     with pytest.raises(UserError, match="no pixel has segment 5"):
         panoptic(root, png, [{"id": 5, "category_id": 9}])[0]
+    with pytest.raises(
+        UserError, match=rf"a\.png: has pixels of segment {number}, which .*pan\.json annotations#0 does not list"
+    ):
+        panoptic(root, png, segments[1:])[0]
     with pytest.raises(UserError, match="category_id 4 is not among"):
         panoptic(root, png, [{"id": 256, "category_id": 4}])[0]
 
