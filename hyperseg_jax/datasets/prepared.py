@@ -175,11 +175,7 @@ def _build_referring_prompts(record: Values, size: tuple[int, int], where: str) 
         target = _decode_mask(mask, size, where)[None, None]
         for number, text in zip(object_numbers, object_texts, strict=True):
             budget.charge_masks(1, size, where)  # expressions share the mask here, but not in a batch
-            if not isinstance(text, bytes):
-                raise Problem(
-                    "bad record", f"{where}: an expression is {escaped_value(text)}, expected a text; prepare it again"
-                )
-            yield Prompt(task="referring", text=_decode_text(text).strip(), masks=target, key=str(number))
+            yield Prompt(task="referring", text=_decode_text(text, where).strip(), masks=target, key=str(number))
 
 
 class Values:
@@ -205,7 +201,8 @@ class Values:
         if len(values) != 1:
             why = f"field {name!r} has {len(values)} values, expected 1"
             raise Problem("bad record", f"{self._where}: {why}; prepare it again")
-        return _decode_text(values[0]) if name.startswith("image/") else values[0]
+        is_text = name.startswith("image/") and isinstance(values[0], bytes)
+        return _decode_text(values[0], self._where) if is_text else values[0]
 
     def rows(self, name: str) -> Iterator[Iterator[Any]]:
         """Yields the rows of a ragged field, stored as concatenated values and row lengths. Values are read one at a time.
@@ -220,8 +217,14 @@ class Values:
             start += length
 
 
-def _decode_text(value: Any) -> str:
-    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
+def _decode_text(value: Any, where: str) -> str:
+    """Decodes a text. Raises a Problem if it is a number or not UTF-8."""
+    try:
+        if isinstance(value, bytes):
+            return value.decode()
+    except UnicodeDecodeError:
+        pass
+    raise Problem("bad record", f"{where}: found {escaped_value(value)}, expected a text in UTF-8; prepare it again")
 
 
 def _check_bytes(data: Any) -> bytes:
