@@ -202,6 +202,17 @@ def text_list_field(record: Any, name: str, where: str) -> list[str]:
     return [_check_type(value, str, "a string", f"{name}[{k}]", where) for k, value in enumerate(values)]
 
 
+def frames_field(record: Any, name: str, where: str) -> list[str]:
+    """Returns a field that lists the frames of a video. Raises UserError if there are none, more than limits.frames, or one of
+    them twice."""
+    names = text_list_field(record, name, where)
+    limits.check_limit("frames", len(names), where, "frames")
+    if not names or len(set(names)) < len(names):
+        why = "lists a frame twice" if names else "lists no frames"
+        raise Problem("bad record", f"{where}: field {name!r} {why}; correct or remove the video")
+    return names
+
+
 def dict_field(record: Any, name: str, where: str) -> dict[str, Any]:
     """Returns a field that is a json object. Raises UserError for other types."""
     return _check_type(field(record, name, where), dict, "an object {...}", name, where)

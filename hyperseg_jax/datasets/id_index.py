@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.check_errors import note_problem, report_problem
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted.printing import escaped_value
 
@@ -70,8 +71,16 @@ class IdIndex:
             self[number]
 
 
+def note_duplicates(texts: Sequence[str], where: str, what: str) -> None:
+    """During a check, records a problem if a text is listed twice. where: the location of the list, what: its texts, for
+    messages."""
+    if twice := [text for text, count in collections.Counter(texts).items() if count > 1]:
+        note_problem("bad record", f"{where}: two {what} are {escaped_value(twice[0])}; change one of them")
+
+
 def index_categories(rows: Sequence[Any], where: str) -> dict[int, int]:
-    """Maps each category id to its index. Reports a problem for duplicate ids."""
+    """Maps each category id to its index. Reports a problem for duplicate ids, and notes duplicate names."""
     numbers = [files.integer_field(row, "id", f"{where}#{k}") for k, row in enumerate(rows)]
     IdIndex(rows, "id", where).report_duplicates()
+    note_duplicates([str(row.get("name")) for row in rows], where, "names")
     return {number: k for k, number in enumerate(numbers)}

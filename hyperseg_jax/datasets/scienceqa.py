@@ -10,7 +10,7 @@ from typing import Any
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.choices import LETTERS, format_question
-from hyperseg_jax.datasets.id_index import IdIndex
+from hyperseg_jax.datasets.id_index import IdIndex, note_duplicates
 from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
@@ -58,6 +58,7 @@ class ScienceQa(PerImage):
         if not 0 <= answer < min(len(choices), len(LETTERS)):
             report_problem("bad record", f"{where}: answer {answer} is not one of its {len(choices)} choices; correct it")
             answer = 0
+        note_duplicates(choices, where, "choices")
         hint = files.text_field(row, "hint", where, "") if self._hints else ""
         return Prompt(
             task="chat",

@@ -15,9 +15,8 @@ from hyperseg_jax.datasets.frame_sampling import Sampling
 from hyperseg_jax.datasets.id_index import IdIndex, index_categories
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.video_reader import VideoReader
-from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
-from hyperseg_jax.untrusted import budget, limits
+from hyperseg_jax.untrusted import budget
 
 
 class YouTubeVis(VideoReader):
@@ -82,10 +81,7 @@ class YouTubeVis(VideoReader):
         self._videos[video]  # reports duplicates
         where = f"{self._file.path} video {video}"
         size = files.declared_image_size(record, where)
-        names = files.text_list_field(record, "file_names", where)
-        limits.check_limit("frames", len(names), where, "frames")
-        if not names:
-            raise UserError(f"{where}: lists no frames; correct or remove it")
+        names = files.frames_field(record, "file_names", where)
         times = self._sample_frame_indices(video, len(names), rng)
         frames = np.stack([files.read_image(files.join_inside(self._root, names[t], where), size) for t in times])
         return Example(f"{self._file.path.name}#{video}", frames, (self._build_prompt(video, times, len(names), size),))

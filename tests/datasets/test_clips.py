@@ -355,7 +355,7 @@ def test_bad_json_of_youtube_is_named(copy):
             0, run_lengths.encode(np.ones((5, 5), bool))
         ),
         "field 'categories' is missing": lambda c: c.pop("categories"),
-        "video 1: lists no frames": lambda c: c["videos"][0].update(file_names=[]),
+        "video 1: field 'file_names' lists no frames": lambda c: c["videos"][0].update(file_names=[]),
     }
     for messages, change in changes.items():
         content = json.loads(full)
