@@ -117,7 +117,8 @@ def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[st
     """
     yield from name_problems("", config)
     yield from _block_problems("", config, known)
-    if sum(map(regexes.count_ways, _patterns(config))) > regexes.WAYS:
+    ways = [regexes.count_ways(pattern) for pattern in _patterns(config)]
+    if max(ways, default=0) <= regexes.WAYS < sum(ways):
         yield f"optimizer.param_groups and init_optional: they can match in too many ways; give {SIMPLE_REGEX} in each"
     sizes = known.get("sizes")
     data = config.get("data")

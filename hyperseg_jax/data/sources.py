@@ -271,7 +271,7 @@ def check_untrusted_paths(config: ml_collections.ConfigDict, where: str, root: s
                 )
             if root and has_root:
                 try:
-                    paths.join_inside(root, f".{rest}")
+                    paths.join_inside(root, rest.strip("/") or ".")
                 except BadFile as error:
                     raise UserError(f"{what}: {error}") from error
 
