@@ -31,8 +31,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 an animation is read."""
 WIDE = ("I;16", "I;16L", "I;16B", "I;16N")
 BYTES = 8
-OTHER_BYTES: dict[str | None, int] = {"BMP": 2**20, None: 2**27}
-"""Maximum bytes per pixel, and bytes of everything else by format: metadata and other frames."""
+OTHER_BYTES: dict[str | None, int] = {"BMP": 2**20, "TIFF": 2**40, None: 2**27}
+"""Maximum bytes per pixel, and bytes of everything else by format: metadata and other frames. Other pages of a TIFF are not
+read."""
 PASSES = 8
 """Maximum number of times that a pixel is decoded: once for each channel."""
 GREY_STEPS = {"2": 85, "4": 17}
