@@ -194,7 +194,7 @@ class MaskedAttentionDecoder(nn.Module):
         mask_embedding: jax.Array,
         final: dict[str, Any],
         stages: tuple[dict[str, Any], ...],
-        mask_features: jax.Array,
+        mask_features: Float[DeviceArray, "B h w D"],
     ) -> MaskPrediction:
         output = self.precision.output
         scores, boxes = dict(final["scores"]), None

@@ -46,12 +46,18 @@ def sample_masks(masks: Shaped[DeviceArray, "B N h w"], points: Float[DeviceArra
 
     points: with M = 1, all masks of an image are sampled at the same points, in one gather; with M = N, each mask has its own.
     """
-    batch, number, height, width = masks.shape
     if points.shape[1] == 1:
         return grid_sample(masks.transpose(0, 2, 3, 1), points[:, 0]).transpose(0, 2, 1).astype(jnp.float32)
-    own = points.reshape(batch * number, *points.shape[2:])
-    sampled = sample_patches(masks.reshape(batch * number, height, width).astype(jnp.float32), own)
-    return sampled.reshape(batch, number, -1)
+    own = ("batch", None, None, None)  # each device loops over its own masks
+    return axes.map_shards(_sample_own_points, own, own, out=("batch", None, None))(masks, points)
+
+
+def _sample_own_points(
+    masks: Shaped[DeviceArray, "B N h w"], points: Float[DeviceArray, "B N P 2"]
+) -> Float32[jax.Array, "B N P"]:
+    """Samples each mask at its own points."""
+    flat = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+    return sample_patches(flat(masks).astype(jnp.float32), flat(points)).reshape(points.shape[:3])
 
 
 @flax.struct.dataclass

@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Float, Float32, UInt, UInt32
+from jaxtyping import Bool, Float, Float32, Int, Int32, Shaped, UInt, UInt32
 
 from hyperseg_jax.structs import DeviceArray
 
@@ -72,7 +72,7 @@ def unpack_labels(words: UInt32[DeviceArray, "*B words P"]) -> list[UInt32[jax.A
     return [(words[..., k * bits // 32, :] >> (k * bits % 32)) & (2**bits - 1) for k in range(4)]
 
 
-def pack_patches(maps: DeviceArray, shape: tuple[int, int]) -> jax.Array:
+def pack_patches(maps: Shaped[DeviceArray, "B cells D"], shape: tuple[int, int]) -> Shaped[jax.Array, "B rows lanes"]:
     """Packs a map [B, H * W, D] to a table [B, (H + 1) * (W + 1), 4 * D] of the 2x2 patches around all corners of cells, with
     zero padding."""
     height, width = shape
@@ -81,7 +81,7 @@ def pack_patches(maps: DeviceArray, shape: tuple[int, int]) -> jax.Array:
     return rearrange(jnp.concatenate(patches, axis=-1), "b h w lanes -> b (h w) lanes")
 
 
-def unpack_patches(packed: DeviceArray, shape: tuple[int, int]) -> jax.Array:
+def unpack_patches(packed: Float[DeviceArray, "B rows lanes"], shape: tuple[int, int]) -> Float[jax.Array, "B cells D"]:
     """The transpose of pack_patches: sums the values of each cell over the four patches that contain it."""
     height, width = shape
     patches = rearrange(packed, "b (h w) (dy dx d) -> b h w dy dx d", h=height + 1, dy=2, dx=2)
@@ -89,10 +89,11 @@ def unpack_patches(packed: DeviceArray, shape: tuple[int, int]) -> jax.Array:
     return rearrange(sum(corners[1:], corners[0]), "b h w d -> b (h w) d")
 
 
-def locate_patches(locations: DeviceArray, shape: tuple[int, int]) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array]:
+def locate_patches(
+    locations: Float[DeviceArray, "2 ..."], shape: tuple[int, int]
+) -> tuple[Int32[jax.Array, " *B"], tuple[Float[jax.Array, " *B"], Float[jax.Array, " *B"]], Bool[jax.Array, " *B"]]:
     """Returns, for each point, the row of its 2x2 patch in the packed table, its fractional position (x, y) inside the patch,
-    and whether it overlaps the map. locations: [2, B, points, Q]. A point outside the map is moved to the border, where the
-    packed table is zero."""
+    and whether it overlaps the map. A point outside the map is moved to the border, where the packed table is zero."""
     height, width = shape
     x, y = locations[0] * width - 0.5, locations[1] * height - 0.5
     inside = (x > -1) & (x < width) & (y > -1) & (y < height)
@@ -102,18 +103,22 @@ def locate_patches(locations: DeviceArray, shape: tuple[int, int]) -> tuple[jax.
     return index, (x - x0, y - y0), inside
 
 
-def bilinear_weights(fractions: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Returns bilinear weights of the four corners of the patch, [B, points, Q, 4]."""
+def bilinear_weights(fractions: tuple[Float[DeviceArray, " *B"], Float[DeviceArray, " *B"]]) -> Float[jax.Array, "*B 4"]:
+    """Returns bilinear weights of the four corners of the patch."""
     fx, fy = fractions
     return jnp.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], axis=-1)
 
 
-def gather_rows(table: DeviceArray, index: DeviceArray) -> jax.Array:
-    """Gathers rows of [B, R, lanes] at [B, ...] -> [B, ..., lanes]."""
+def gather_rows(
+    table: Shaped[DeviceArray, "B rows lanes"], index: Int[DeviceArray, "B ..."]
+) -> Shaped[jax.Array, "B *queries lanes"]:
+    """Gathers rows of a table."""
     return jax.vmap(lambda rows, at: rows.at[at].get(mode="promise_in_bounds"))(table, index)
 
 
-def scatter_rows(rows: DeviceArray, index: DeviceArray, shape: tuple[int, int]) -> jax.Array:
+def scatter_rows(
+    rows: Float[DeviceArray, "B *queries lanes"], index: Int[DeviceArray, "B ..."], shape: tuple[int, int]
+) -> Float32[jax.Array, "B rows lanes"]:
     """The transpose of gather_rows: adds rows into a table of zeros, in float32."""
     table = jnp.zeros(((shape[0] + 1) * (shape[1] + 1), rows.shape[-1]), jnp.float32)
     return jax.vmap(lambda added, at: table.at[at].add(added, mode="promise_in_bounds"))(rows, index)
