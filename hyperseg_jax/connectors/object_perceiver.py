@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from hyperseg_jax import axes
 from hyperseg_jax.connectors.perceiver import PerceiverLayer, layer_table
@@ -40,14 +40,22 @@ class ObjectPerceiver(nn.Module):
         self.norm = LayerNorm(precision=self.precision)
 
     def __call__(
-        self, tokens: Float[DeviceArray, "B T N D"], latents: Float[DeviceArray, "B T Q D"] | None = None
+        self,
+        tokens: Float[DeviceArray, "B T N D"],
+        latents: Float[DeviceArray, "B T Q D"] | None = None,
+        valid: Bool[DeviceArray, "B N"] | None = None,
     ) -> Float[jax.Array, "B T Q D"]:
-        """tokens: image tokens and text embeddings of each frame. latents: the learned query by default."""
+        """tokens: image tokens and text embeddings of each frame. latents: the learned query by default. valid: False for
+        padding tokens."""
         batch, frames = tokens.shape[:2]
         latents = jnp.broadcast_to(self.query, (batch, frames, *self.query.shape)) if latents is None else latents
         tokens, latents = (rearrange(x, "b t n d -> (b t) n d") for x in self.precision.cast(tokens, latents))
+        mask = None
+        if valid is not None:
+            keys = jnp.concatenate([valid, jnp.ones((batch, latents.shape[1]), bool)], axis=1)
+            mask = jnp.repeat(keys, frames, axis=0)[:, None, None]
         for layer in self.layers:
-            latents = layer(latents, axes.constrain(tokens, "batch", "tokens", "act_embed"))
+            latents = layer(latents, axes.constrain(tokens, "batch", "tokens", "act_embed"), mask)
         return rearrange(self.norm(latents), "(b t) q d -> b t q d", b=batch)
 
 

@@ -55,7 +55,7 @@ class PerceiverLayer(nn.Module):
         self,
         latents: Float[DeviceArray, "B Q C"],
         features: Float[DeviceArray, "B N C"],
-        mask: Bool[DeviceArray, "B 1 #Q N+K"] | None = None,
+        mask: Bool[DeviceArray, "B 1 #Q _"] | None = None,
     ) -> Float[jax.Array, "B Q C"]:
         p, width = self.precision, latents.shape[-1]
         query = LayerNorm(precision=p, name="norm_latents")(latents)

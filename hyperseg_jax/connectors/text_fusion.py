@@ -63,6 +63,20 @@ class TextFusion(nn.Module):
             latents = layer(latents, features, mask)
         return self.norm(latents)
 
+    def fuse(
+        self, latents: Float[DeviceArray, "B L C"], features: Float[DeviceArray, "B N C"], valid: Bool[DeviceArray, "B L"]
+    ) -> Float[jax.Array, "B C"]:
+        """Returns one embedding of a text: the global latent, in "multi_granularity" plus the mean of the details.
+
+        Arguments as in __call__.
+        """
+        if self.form == "published":
+            return self(latents[:, :1], features)[:, 0]  # the details have no effect
+        fused = self(latents, features, valid)
+        weights = valid[:, 1:, None].astype(fused.dtype)
+        mean = (fused[:, 1:] * weights).sum(1) / jnp.maximum(weights.sum(1), 1)
+        return fused[:, 0] + mean
+
 
 def table(fusion: TextFusion) -> Table:
     """Returns the weight table for the published names in "vmtf_layers"."""
