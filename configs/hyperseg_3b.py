@@ -136,7 +136,7 @@ def recipe() -> ml_collections.ConfigDict:
     revos_files = {"mask_path": f"{revos}/mask_dict.json", "frame_root": f"{revos}/JPEGImages"}
     c.data = {
         "root": "datasets",
-        "tokenizer": "datasets/phi-2",  # a folder with Phi-2's tokenizer.json
+        "tokenizer": "{root}/phi-2",  # a folder with Phi-2's tokenizer.json
         "template": "v0",
         "image_size": 1024,
         "buckets": (1152, 1280, 1664, 1792, 2048),

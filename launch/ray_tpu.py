@@ -106,7 +106,6 @@ def run(arguments: Sequence[str]) -> int:
     options.add_argument("--retries", type=int, default=10, help="restarts after a lost or failed host (default: 10)")
     options.add_argument("--pause", type=float, default=30.0, help="seconds between restarts")
     parsed = common.parse_arguments(options, arguments)
-    common.make_check_job(parsed)
     piece = slices.find_slice(parsed.type)
     parsed.config = common.config_path_on_hosts(parsed.config)
     common.check_workdir(parsed.workdir, ())
@@ -128,6 +127,7 @@ def run(arguments: Sequence[str]) -> int:
             return 0
         common.require_program("ray", "pip install 'ray[default]'")
         return common.run_command(submit)
+    common.make_check_job(parsed)  # with --address, the submitted script does this
     if parsed.dry_run:
         for k, wanted in enumerate(actor_resources(piece, "SLICE")):
             print(f"# actor {k}: {' '.join(f'{key}={count:g}' for key, count in wanted.items())}")

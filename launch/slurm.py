@@ -18,7 +18,7 @@ import common
 
 def batch_script(parsed: argparse.Namespace) -> str:
     """Returns the batch script for sbatch. Before the time limit, Slurm sends SIGUSR1 to this script only,
-    which makes all hosts save and then queues the job again."""
+    which makes all hosts save and then queues the job again. A check is not queued again."""
     options = {
         "job-name": parsed.name,
         "nodes": parsed.nodes,
@@ -30,28 +30,26 @@ def batch_script(parsed: argparse.Namespace) -> str:
         "account": parsed.account,
         "output": parsed.output,
         "open-mode": "append",
-        "signal": f"B:USR1@{parsed.save_seconds}",
+        "signal": None if parsed.check else f"B:USR1@{parsed.save_seconds}",
     }
-    lines = [f"#SBATCH --{key}={value}" for key, value in options.items() if value is not None]
-    command = ["srun", "--kill-on-bad-exit=1", *common.train_command(parsed)]
-    return (
-        "\n".join(
-            [
-                "#!/bin/bash",
-                *lines,
-                "#SBATCH --requeue",
-                "stopped=",
-                """trap 'stopped=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1""",
-                *([parsed.setup] if parsed.setup else []),
-                f"{shlex.join(command)} &",
-                "wait $!; status=$?",
-                "while kill -0 $! 2>/dev/null; do wait $!; status=$?; done",
-                'if [ -n "$stopped" ]; then exec scontrol requeue "$SLURM_JOB_ID"; fi',
-                "exit $status",
-            ]
-        )
-        + "\n"
-    )
+    lines = ["#!/bin/bash", *(f"#SBATCH --{key}={value}" for key, value in options.items() if value is not None)]
+    setup = [parsed.setup] if parsed.setup else []
+    command = shlex.join(["srun", "--kill-on-bad-exit=1", *common.train_command(parsed)])
+    if parsed.check:
+        lines += ["#SBATCH --no-requeue", *setup, command]
+    else:
+        lines += [
+            "#SBATCH --requeue",
+            "stopped=",
+            """trap 'stopped=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1""",
+            *setup,
+            f"{command} &",
+            "wait $!; status=$?",
+            "while kill -0 $! 2>/dev/null; do wait $!; status=$?; done",
+            'if [ -n "$stopped" ]; then exec scontrol requeue "$SLURM_JOB_ID"; fi',
+            "exit $status",
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def run(arguments: Sequence[str]) -> int:

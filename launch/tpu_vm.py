@@ -31,7 +31,8 @@ STOP = (  # shell script that stops training on a host, after up to 300 s for sa
     f"for second in $(seq 300); do pgrep -f {RUNNING} >/dev/null || break; sleep 1; done\n"
     f"pkill -KILL -f {RUNNING}\n"
 )
-NO_TRAINING = f"! pgrep -f {RUNNING} >/dev/null"
+ACTIVE = "a-run-is-active"
+LIST_ACTIVE = f"pgrep -f {RUNNING} >/dev/null && echo {ACTIVE}; true"
 
 
 class Tpu:
@@ -149,6 +150,20 @@ def install_everywhere(tpu: Tpu) -> bool:
         )
 
 
+def check_idle(tpu: Tpu) -> None:
+    """Raises LaunchError if a run is active on the slice, or if a host cannot be reached."""
+    command = tpu.ssh_command(LIST_ACTIVE)
+    common.print_command(command)
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if ACTIVE in result.stdout.split():
+        raise common.LaunchError(f"--check: a run is active on {tpu.name}; check on another slice, or when it has ended")
+    if result.returncode:
+        raise common.LaunchError(
+            f"--check: {tpu.name} cannot be reached by ssh (status {result.returncode}; see the output above); correct the "
+            "connection, and run the same command again"
+        )
+
+
 def train_once(tpu: Tpu, poll: float) -> int:
     """Trains on all hosts. Returns the exit status, or 255 as soon as the slice is not up anymore, as ssh may then hang."""
     command = tpu.ssh_command(start_script(tpu.parsed))
@@ -162,7 +177,9 @@ def train_once(tpu: Tpu, poll: float) -> int:
                 if tpu.state() not in (*UP, UNREACHABLE):
                     return 255
     except KeyboardInterrupt:
-        print(f"stopping the run; {tpu.name} is kept, and the same command resumes", flush=True)
+        what = "the check" if tpu.parsed.check else "the run"
+        again = "starts again" if tpu.parsed.check else "resumes"
+        print(f"stopping {what}; {tpu.name} is kept, and the same command {again}", flush=True)
         common.run_command(tpu.ssh_command(STOP))
         raise
     finally:
@@ -181,10 +198,8 @@ def run_to_end(tpu: Tpu, retries: int, poll: float) -> int:
         state = tpu.state()
         if state in UP:
             been_up = True
-            if tpu.parsed.check and common.run_command(tpu.ssh_command(NO_TRAINING)):
-                raise common.LaunchError(
-                    f"--check: {tpu.name} cannot be reached, or a run is active on it; check on another slice"
-                )
+            if tpu.parsed.check:
+                check_idle(tpu)
             status = train_once(tpu, poll) if install_everywhere(tpu) else 1
             still = tpu.state()
             if status == 2 or (status == 0 and still in UP):
@@ -192,7 +207,8 @@ def run_to_end(tpu: Tpu, retries: int, poll: float) -> int:
             failures = failures + 1 if still in UP else 0
         elif state is None or state in GONE:
             if state:
-                print(f"{tpu.name} is {state}; creating it again; the run resumes from {tpu.parsed.workdir}", flush=True)
+                what = "the check starts again" if tpu.parsed.check else f"the run resumes from {tpu.parsed.workdir}"
+                print(f"{tpu.name} is {state}; creating it again; {what}", flush=True)
             failed = (
                 (state and common.run_command(tpu.delete_command()))
                 or common.run_command(tpu.create_command())

@@ -23,10 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("hf", "peft", "state-dict", "model"),
         default="hf",
         help="hf: safetensors with the parameter names of the authors; peft: only the LoRA adapter; state-dict: one .pth file; "
-        "model: a model folder of this package, from a checkpoint of a run that has not finished",
+        "model: a model folder of this package, from a checkpoint of a run",
     )
     parser.add_argument(
-        "--step", type=int, help="export the checkpoint of this step of WORKDIR; default: its model, or its newest checkpoint"
+        "--step",
+        type=int,
+        help="export the checkpoint of this step of WORKDIR; default: its model, or its newest checkpoint if that is newer",
     )
     parser.add_argument("--part", help="export only one component as a transformers model, such as phi, siglip or swin")
     parser.add_argument("--out", type=pathlib.Path, help="the output folder; default: WORKDIR/export-FORMAT")
@@ -77,6 +79,10 @@ def run(parsed: argparse.Namespace) -> None:
         if parsed.step is not None or stores.is_url(source) or model_folder.is_unfinished_run(source):
             source = stack.enter_context(scratch_folder()) / "model"
             _write_model(parsed, source, console)
+        else:
+            source = model_folder.find_model_folder(source)
+            of_run = source == pathlib.Path(parsed.workdir) / "model"
+            log(console, f"exporting {source}" + (f": the model of step {model_folder.last_step(source)}" if of_run else ""))
         report = exporting.export_weights(
             source, out, format=parsed.format, part=parsed.part, dtype=parsed.dtype, strict_authors=parsed.strict_authors
         )
@@ -96,4 +102,4 @@ def _write_model(parsed: argparse.Namespace, out: pathlib.Path, console: Console
     if parsed.format == "model" and (parsed.part or parsed.dtype != "source" or parsed.strict_authors):
         raise UserError("--format model writes the parameters unchanged; remove --part, --dtype and --strict-authors")
     step = write_model(parsed.workdir, out, step=parsed.step, log=functools.partial(log, console))
-    log(console, f"{out}: the model of step {step}" if parsed.format == "model" else f"exporting step {step}")
+    log(console, f"{out}: the model of step {step}" if parsed.format == "model" else f"exporting the checkpoint of step {step}")

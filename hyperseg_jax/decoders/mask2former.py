@@ -148,8 +148,7 @@ class MaskedAttentionDecoder(nn.Module):
             allowed = ~blocked | blocked.all(-1, keepdims=True)  # a fully blocked query attends to all positions
             x = layer(x, query_positions, *maps[level], allowed)
         final, mask_embedding, normalized = self._predict(x, mask_features, embeddings)
-        prediction = self._build_prediction(x, normalized, mask_embedding, final, tuple(stages))
-        return prediction.replace(mask_features=mask_features)
+        return self._build_prediction(x, normalized, mask_embedding, final, tuple(stages), mask_features)
 
     def _keys_and_values(
         self, level: Float[DeviceArray, "B h w C"], index: int
@@ -195,6 +194,7 @@ class MaskedAttentionDecoder(nn.Module):
         mask_embedding: jax.Array,
         final: dict[str, Any],
         stages: tuple[dict[str, Any], ...],
+        mask_features: jax.Array,
     ) -> MaskPrediction:
         output = self.precision.output
         scores, boxes = dict(final["scores"]), None
@@ -206,7 +206,7 @@ class MaskedAttentionDecoder(nn.Module):
                 scores[kind] = _merge_prompt_axis(head(normalized)[..., 0].astype(output))
             else:
                 embeddings[kind] = _merge_prompt_axis(head(x))
-        return MaskPrediction(final["mask_logits"], scores, boxes, embeddings, stages)
+        return MaskPrediction(final["mask_logits"], scores, boxes, embeddings, stages, mask_features)
 
 
 def _merge_prompt_axis(x: Shaped[DeviceArray, "B K ..."]) -> Shaped[DeviceArray, "B*K ..."]:

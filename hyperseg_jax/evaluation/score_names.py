@@ -62,4 +62,8 @@ def check_best_field(best: str, tasks: Mapping[str, Any]) -> None:
         raise UserError(f"train.best = {best!r}: {fix}")
     if not (kind := prompt_kind(records)):
         raise UserError(f"train.best = {best!r}: no validation record of {task} can be read; check data.tasks.{task}.val")
-    check_score(f"train.best = {best!r}", name, validation_scores(kind))
+    if not (known := validation_scores(kind)):
+        raise UserError(
+            f"train.best = {best!r}: validation does not score this task; choose another, or leave train.best empty"
+        )
+    check_score(f"train.best = {best!r}", name, known)

@@ -189,4 +189,5 @@ class MaskCriterion:
     def _sample_grid(masks: StageMasks, targets: MaskTargets) -> tuple[jax.Array, jax.Array]:
         """Returns logits and targets at the cell centers of the logits."""
         logits = masks.logits()
-        return sample_cells(logits, logits.shape[2:]), sample_cells(targets.masks, logits.shape[2:])
+        size = logits.shape[2], logits.shape[3]
+        return sample_cells(logits, size), sample_cells(targets.masks, size)

@@ -42,7 +42,7 @@ class StageMasks:
     def select(self, queries: Int[DeviceArray, "B N"]) -> StageMasks:
         """Returns the masks of these queries."""
         index = queries.reshape(*queries.shape, *[1] * (self.values.ndim - 2))
-        return self.replace(values=jnp.take_along_axis(self.values, index, axis=1))
+        return StageMasks(jnp.take_along_axis(self.values, index, axis=1), self.features)
 
     def sample(self, points: Float[DeviceArray, "B M P 2"]) -> Float32[jax.Array, "B Q P"]:
         """Samples the logits bilinearly at points, as `sample_masks`. Since sampling is linear, points that all masks of a row

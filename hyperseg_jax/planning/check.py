@@ -9,7 +9,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,12 +28,15 @@ from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.planning.devices import Devices, local_devices, slice_of_topology
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten
+from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.training import checks, param_groups
+from hyperseg_jax.training.checkpoint import FROZEN, Checkpoints
 from hyperseg_jax.training.initial_state import InitialState, trace_initial_state
 from hyperseg_jax.training.state import TrainState, make_step
 from hyperseg_jax.training.workdir import Workdir
 from hyperseg_jax.untrusted import printing
 from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.checkpoints import is_step_name
 from hyperseg_jax.untrusted.limits import temporary_block
 
 ELEMENTS = 8
@@ -79,44 +82,66 @@ def check_run(
     uses the devices of this process group.
     """
     report = _Report(console or Console(stderr=True, quiet=not hosts.is_primary()))
-    with temporary_block(config.get("limits", {})):
-        run_dir = Workdir(workdir, accept_changes=accept_changes, log=report.log) if workdir else None
-        with run_dir or contextlib.nullcontext():
-            _check(config, run_dir, topology, report)
-    lists = map(json.loads, hosts.exchange_long("the check", json.dumps(list(report.problems))))
-    if problems := dict.fromkeys(problem for listed in lists for problem in listed):
+    with temporary_block(config.get("limits", {})), contextlib.ExitStack() as stack:
+        run_dir = None
+        with report.collect():
+            run_dir = stack.enter_context(Workdir(workdir, accept_changes=accept_changes, log=report.log)) if workdir else None
+        _check(config, run_dir, accept_changes, topology, report)
+    texts = hosts.exchange_long("the check", json.dumps(list(report.problems)))
+    if problems := _name_processes([json.loads(text) for text in texts]):
         raise UserError("this run cannot start; correct the following:" + "".join(f"\n  {problem}" for problem in problems))
     report.log("ready: no step was run")
 
 
-def _check(config: ml_collections.ConfigDict, run_dir: Workdir | None, topology: str, report: _Report) -> None:
-    devices = slice_of_topology(topology) if topology else local_devices()
+def _name_processes(lists: Sequence[Sequence[str]]) -> list[str]:
+    """Returns the problems of all processes, each once. One that not all processes have begins with those that have it."""
+    problems = []
+    for problem in dict.fromkeys(problem for listed in lists for problem in listed):
+        affected = [hosts.process_name(k) for k, listed in enumerate(lists) if problem in listed]
+        where = f"process {', '.join(affected)}: " if len(affected) < len(lists) else ""
+        problems.append(f"{where}{problem}")
+    return problems
+
+
+def _check(
+    config: ml_collections.ConfigDict, run_dir: Workdir | None, accept_changes: bool, topology: str, report: _Report
+) -> None:
+    devices = mesh = system = tokenizer = initial = None
+    batch_fits = False
+    with report.collect():
+        devices = slice_of_topology(topology) if topology else local_devices()
     with report.collect():
         checks.check_counts(config)
-    mesh, batch_fits = None, False
+    if devices is not None:
+        with report.collect():
+            mesh = make_placement(config, devices)
+            sizes = " x ".join(f"{name} {size}" for name, size in mesh.mesh.shape.items())
+            report.log(f"devices: {devices.count} of kind {devices.kind}, {devices.hosts} hosts; preset {mesh.preset}: {sizes}")
+            checks.check_batch_size(config, mesh)
+            batch_fits = True
     with report.collect():
-        mesh = make_placement(config, devices)
-        sizes = " x ".join(f"{name} {size}" for name, size in mesh.mesh.shape.items())
-        report.log(f"devices: {devices.count} of kind {devices.kind}, {devices.hosts} hosts; preset {mesh.preset}: {sizes}")
-        checks.check_batch_size(config, mesh)
-        batch_fits = True
-    system = systems.get(config.system)
+        system = systems.get(config.system)
+        tokenizer = system.tokenizer(config)
     if run_dir is not None:
         with report.collect():
-            run_dir.check(config)
-    tasks = _check_tasks(config, system, report)
-    initial = None
+            run_dir.check(config, tokenizer)
+    if system is None:
+        return
+    tasks = _check_tasks(config, system, tokenizer, report)
     with report.collect():
         initial = _trace_state(config, system, mesh or placement.make("single"))
-    if initial is not None:
-        if run_dir is None or not run_dir.has_checkpoints:  # else the state comes from a checkpoint
-            with report.collect():
-                initial.check_source()
-        if batch_fits:
-            _check_shapes(config, system, initial, report)
-        if mesh is not None:
-            _report_memory(config, tasks, initial.abstract, mesh, devices, report)
-        _report_disk(config, initial.abstract, run_dir, report)
+    if initial is None:
+        return
+    if run_dir is not None and run_dir.has_checkpoints:
+        _check_resumption(config, tasks, initial.abstract, run_dir, accept_changes, report)
+    else:
+        with report.collect():
+            initial.check_source()
+    if batch_fits:
+        _check_shapes(config, system, initial, report)
+    if mesh is not None and devices is not None:
+        _report_memory(config, tasks, initial.abstract, mesh, devices, report)
+    _report_disk(config, initial.abstract, run_dir, report)
 
 
 def make_placement(config: ml_collections.ConfigDict, devices: Devices) -> placement.Placement:
@@ -127,11 +152,12 @@ def make_placement(config: ml_collections.ConfigDict, devices: Devices) -> place
     )
 
 
-def _check_tasks(config: ml_collections.ConfigDict, system: systems.System[Any], report: _Report) -> dict[str, Task]:
-    """Opens the readers of every task, reads one batch of each, and prints a table of them."""
-    tasks, tokenizer, root = dict[str, Task](), None, None
-    with report.collect():
-        tokenizer = system.tokenizer(config)
+def _check_tasks(
+    config: ml_collections.ConfigDict, system: systems.System[Any], tokenizer: Tokenizer | None, report: _Report
+) -> dict[str, Task]:
+    """Opens the readers of every task, reads one batch of each, and prints a table of them. tokenizer: None if it cannot be
+    loaded; the tasks are then not opened."""
+    tasks, root = dict[str, Task](), None
     with report.collect():
         root = sources.resolve_root(config.data, report.console)
     for name in config.data.tasks if tokenizer is not None and root is not None else ():
@@ -142,10 +168,9 @@ def _check_tasks(config: ml_collections.ConfigDict, system: systems.System[Any],
     with report.collect():
         sources.check_augmentations(config)
         tasks = sources.share_processor(config, system, tokenizer, tasks)
-    if len(tasks) == len(config.data.tasks):
+    if len(tasks) == len(config.data.tasks):  # else these would report what follows from the problems above
         with report.collect():
             score_names.check_best_field(config.train.best, tasks)
-    if any(task.ratio for task in tasks.values()):
         with report.collect():
             Mixture(tasks, max(config.train.batch_size, 1), config.seed, batches=config.data.batches)
     table = Table("task", "ratio", "training records", "validation records", "ms per record", title="data")
@@ -187,6 +212,26 @@ def _read_batch(config: ml_collections.ConfigDict, name: str, task: Task) -> flo
             f"{expected.get(path)}; correct the processor"
         )
     return seconds
+
+
+def _check_resumption(
+    config: ml_collections.ConfigDict,
+    tasks: Mapping[str, Task],
+    state: TrainState,
+    run_dir: Workdir,
+    accept_changes: bool,
+    report: _Report,
+) -> None:
+    """Compares the newest checkpoint of the workdir with the config: its arrays, its step and the numbers of records."""
+    run = None
+    options: dict[str, Any] = {"log": report.log, "seconds": config.hosts.barrier, "read_only": True}
+    with report.collect(), Checkpoints(run_dir.path / "checkpoints", **options) as checkpoints:
+        step, run = checkpoints.check_newest(state)
+        report.log(f"the run resumes at step {step}")
+        checks.check_steps(config, step, run_dir)
+    if run is not None and len(tasks) == len(config.data.tasks):
+        with report.collect():
+            checks.check_record_counts(run.get("records"), tasks, accept_changes)
 
 
 def _trace_state(config: ml_collections.ConfigDict, system: systems.System[Any], mesh: placement.Placement) -> InitialState:
@@ -248,12 +293,12 @@ def _report_memory(
     workers = config.data.workers
     batches = BATCHES_PER_WORKER * workers or BATCHES_OF_THREADS
     ahead = batches * config.train.batch_size / devices.hosts * max(elements.values(), default=0)
-    copies = _checkpoint_bytes(state) / devices.hosts
+    saved, frozen = _checkpoint_bytes(state) / devices.hosts, _count_bytes(state.frozen) / devices.hosts
     report.log(
-        f"memory of a host in GB: {batches} batches ahead {ahead / 1e9:.2f}, "
-        f"its part of a checkpoint {copies / 1e9:.2f}; data of an element in MB: "
-        + ", ".join(f"{name} {size / 1e6:.1f}" for name, size in elements.items())
+        f"memory of a host in GB: {batches} batches ahead {ahead / 1e9:.2f}, its part of a checkpoint {saved / 1e9:.2f} and, "
+        f"while they are saved, of the frozen parameters {frozen / 1e9:.2f}; without the worker processes themselves"
     )
+    report.log("data of an element in MB: " + ", ".join(f"{name} {size / 1e6:.1f}" for name, size in elements.items()))
 
 
 def _report_disk(config: ml_collections.ConfigDict, state: TrainState, run_dir: Workdir | None, report: _Report) -> None:
@@ -268,7 +313,9 @@ def _report_disk(config: ml_collections.ConfigDict, state: TrainState, run_dir: 
     if run_dir is not None and not run_dir.remote:
         folder = pathlib.Path(run_dir.path).absolute()
         existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
-        needed -= sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+        present, frozen_present = _saved_parts(folder)
+        # An existing model does not count: it stays until the new one is complete.
+        needed -= min(present, kept - 1) * checkpoint + frozen_present * frozen
         free = shutil.disk_usage(existing).free
         report.log(f"free disk at {existing}: {free / 1e9:.2f} GB")
         if free < needed:
@@ -278,6 +325,14 @@ def _report_disk(config: ml_collections.ConfigDict, state: TrainState, run_dir: 
             ] = None
         if not os.access(existing, os.W_OK):
             report.problems[f"--workdir {run_dir.path}: cannot be written; give another folder"] = None
+
+
+def _saved_parts(folder: pathlib.Path) -> tuple[int, bool]:
+    """Returns the number of checkpoints in a local workdir, and whether it has the frozen parameters."""
+    names = list[str]()
+    with contextlib.suppress(OSError):  # it has no checkpoints yet
+        names = os.listdir(folder / "checkpoints")
+    return sum(map(is_step_name, names)), (folder / "checkpoints" / FROZEN / "0").is_dir()
 
 
 def _checkpoint_bytes(state: TrainState) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +14,19 @@ import numpy as np
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.tables import flatten
-from hyperseg_jax.training.checkpoint_folder import CheckpointFolder, Log
+from hyperseg_jax.training.checkpoint_folder import CheckpointFolder, Log, compare_arrays
 from hyperseg_jax.training.clock import SHARES
 from hyperseg_jax.training.state import TrainState
 from hyperseg_jax.untrusted.printing import is_name
 
+T = TypeVar("T")
 FORMAT = 2
 FORMATS = (1, FORMAT)  # checkpoints of format 1 contain the frozen parameters
 FLOAT32 = float(np.finfo(np.float32).max)
 FROZEN = "frozen"
 """The folder of the frozen parameters, below that of the checkpoints, with one checkpoint of step 0."""
-FROZEN_SECONDS = 6 * 3600
-"""Timeout of saving the frozen parameters. A process that fails in the meantime is noticed by the heartbeats."""
+MODEL_SECONDS = 6 * 3600
+"""Timeout of writing most or all parameters of a model. A process that fails in the meantime is noticed by the heartbeats."""
 
 
 class Checkpoints:
@@ -52,7 +53,7 @@ class Checkpoints:
         self._steps = CheckpointFolder(folder, keep=keep, best=bool(best), log=log, seconds=seconds, read_only=read_only)
         self._frozen_hash = ""  # of the saved frozen parameters of this run
         self._frozen_folder: CheckpointFolder | None = None  # while they are saved
-        self._frozen_error = ""
+        self._frozen_error: str | None = None  # with which that save could not start; None without a save
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -92,43 +93,73 @@ class Checkpoints:
 
     def start_saving_frozen(self, frozen: Any) -> None:
         """Starts to save the frozen parameters, unless this run has already saved or restored them. Training does not wait; the
-        first checkpoint does. An error is reported then, and the save is repeated."""
-        if not frozen or self._frozen_hash or self._frozen_folder is not None:
-            return
-        try:
-            self._frozen_folder = CheckpointFolder(self._steps.path / FROZEN, log=lambda _: None, seconds=FROZEN_SECONDS)
-            self._frozen_folder.save(0, {"params": frozen, "run": {"format": FORMAT}})
-        except UserError as error:
-            self._frozen_error = str(error)
+        first checkpoint does, and repeats a save that failed."""
+        if frozen and not self._frozen_hash and self._frozen_error is None:
+            self._start_frozen(frozen)
+            if self._frozen_error:
+                self._log_early_failure(self._frozen_error)
+
+    def _log_early_failure(self, failure: str) -> None:
+        where = self._steps.path / FROZEN
+        self._log(f"{where}: the early save of the frozen parameters failed ({failure}); the first checkpoint repeats it")
 
     def _save_frozen(self, frozen: Any) -> str:
-        """Completes the save of the frozen parameters. Returns the error, "" if it succeeded."""
+        """Saves the frozen parameters and waits for them, or for the save that was started earlier; if that one failed, saves
+        again. Returns the error of any host, "" if there is none."""
         if self._frozen_hash:
             return ""
-        self.start_saving_frozen(frozen)
-        failure, self._frozen_error = self._frozen_error, ""
-        if self._frozen_folder is not None:
-            with self._frozen_folder as folder:
-                failure = failure or folder.finish_pending()
-            self._frozen_folder = None
-        if failure := hosts.combine_failures("the save of the frozen parameters", failure):
+        failure, early_error = "", self._frozen_error
+        if early_error is not None and (failure := self._finish_frozen()) and not early_error:
+            self._log_early_failure(failure)
+        if frozen and (failure or early_error is None):
+            self._start_frozen(frozen)
+            failure = self._finish_frozen()
+        if failure:
             return f"the frozen parameters: {failure}"
         self._frozen_hash = content_hash(frozen)
         return ""
+
+    def _start_frozen(self, frozen: Any) -> None:
+        """Starts a save of the frozen parameters."""
+        try:
+            self._frozen_folder = CheckpointFolder(self._steps.path / FROZEN, log=lambda _: None, seconds=MODEL_SECONDS)
+            self._frozen_folder.save(0, {"params": frozen, "run": {"format": FORMAT}})
+            self._frozen_error = self._frozen_folder.pending_error
+        except UserError as error:
+            self._frozen_error = str(error)
+
+    def _finish_frozen(self) -> str:
+        """Waits for the started save of the frozen parameters. Returns the error of any host, "" if it succeeded."""
+        failure, self._frozen_error = self._frozen_error or "", None
+        if self._frozen_folder is not None:
+            with self._frozen_folder as folder:
+                failure = folder.finish_pending() or failure
+            self._frozen_folder = None
+        return hosts.combine_failures("the save of the frozen parameters", failure)
 
     def restore(self, state: TrainState, *, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
         """Restores the newest checkpoint that all hosts can read completely, or that of `step`. state: gives the shapes and
         shardings; abstract arrays suffice. Returns the restored state and the run metadata of the checkpoint, which may have
         been saved on any mesh and any number of hosts. Raises UserError if no checkpoint fits."""
+        return self._newest_that_fits(lambda candidate: self._restore_step(state, candidate), step)
+
+    def check_newest(self, state: TrainState) -> tuple[int, dict[str, Any]]:
+        """Returns the step and the run metadata of the newest checkpoint whose arrays have the names, shapes and types of
+        `state`. Their values are not read. Raises UserError if no checkpoint fits."""
+        return self._newest_that_fits(lambda candidate: self._check_step(state, candidate))
+
+    def _newest_that_fits(self, read: Callable[[int], tuple[T | None, str]], step: int | None = None) -> T:
+        """Returns the first result of read(candidate) -> (result, error), from the newest step to the oldest, or that of
+        `step`."""
         reason, steps = "", self._steps.steps
         if step is not None and step not in steps:
             raise UserError(
                 f"{self._steps.path}: has no complete checkpoint of step {step}; use one of {', '.join(map(str, steps))}"
             )
         for candidate in reversed(steps) if step is None else (step,):
-            restored, failure = self._restore_step(state, candidate)
-            if restored is not None:
-                return restored
+            result, failure = read(candidate)
+            if result is not None:
+                return result
             reason = reason or f"step {candidate}: {failure}"
             if step is None:
                 where = self._steps.path / str(candidate)
@@ -138,8 +169,8 @@ class Checkpoints:
             "use the config it was trained with, or another --workdir"
         )
 
-    def _restore_step(self, state: TrainState, step: int) -> tuple[tuple[TrainState, dict[str, Any]] | None, str]:
-        """Returns the state and the run metadata of a checkpoint, or None and the reason why it cannot be read."""
+    def _read_run(self, step: int) -> tuple[dict[str, Any] | None, str]:
+        """Returns the run metadata of a checkpoint, or None and the reason why it cannot be read."""
         loaded, failure = self._steps.load(step, {})
         if failure:
             return None, failure
@@ -153,9 +184,26 @@ class Checkpoints:
                 f"{self._steps.path / str(step)}: has format {run['format']}, but this version reads format {FORMAT}; use the "
                 "version that saved it, or another --workdir"
             )
-        params = {"trainable": state.trainable} | ({"frozen": state.frozen} if run["format"] == 1 else {})
-        abstract = {"params": params, "train": _train_part(state)}
-        loaded, failure = self._steps.load(step, jax.tree.map(_abstract_array, abstract))
+        return run, ""
+
+    def _check_step(self, state: TrainState, step: int) -> tuple[tuple[int, dict[str, Any]] | None, str]:
+        """Returns the step and the run metadata of a checkpoint, or None and how its arrays differ from `state`."""
+        run, failure = self._read_run(step)
+        if run is None:
+            return None, failure
+        failure = compare_arrays(self._steps.path / str(step), _abstract_parts(state, run["format"]))
+        if not failure and state.frozen and run["format"] != 1:
+            where = self._steps.path / FROZEN / "0"
+            if failure := compare_arrays(where, {"params": state.frozen}):
+                failure = f"the frozen parameters in {where}: {failure}"
+        return (None, failure) if failure else ((step, run), "")
+
+    def _restore_step(self, state: TrainState, step: int) -> tuple[tuple[TrainState, dict[str, Any]] | None, str]:
+        """Returns the state and the run metadata of a checkpoint, or None and the reason why it cannot be read."""
+        run, failure = self._read_run(step)
+        if run is None:
+            return None, failure
+        loaded, failure = self._steps.load(step, _abstract_parts(state, run["format"]))
         if not failure and (saved_step := int(jax.device_get(loaded["train"]["step"]))) != step:
             failure = f"it contains step {saved_step}"
         if failure:
@@ -285,6 +333,12 @@ def _train_part(state: TrainState) -> dict[str, Any]:
         "skipped": state.skipped,
         "key": state.key,
     }
+
+
+def _abstract_parts(state: TrainState, format: int) -> dict[str, Any]:
+    """Returns the shapes, types and shardings of the arrays in a checkpoint of this format, by part."""
+    params = {"trainable": state.trainable} | ({"frozen": state.frozen} if format == 1 else {})
+    return jax.tree.map(_abstract_array, {"params": params, "train": _train_part(state)})
 
 
 def _replicate_like(count: int, like: jax.Array) -> jax.Array:

@@ -127,6 +127,8 @@ class CheckpointFolder:
         for path in sorted(steps):
             try:
                 untrusted.check_checkpoint(path)
+            except FileNotFoundError:  # a run that uses the folder has removed an old checkpoint in the meantime
+                continue
             except Exception as error:  # as above
                 why = f"{escaped(path.name)} is not a readable checkpoint ({_root_cause(error)})"
                 raise BadFile(why, "remove it, or give another --workdir") from error
@@ -199,6 +201,11 @@ class CheckpointFolder:
             return _root_cause(error)
         return ""
 
+    @property
+    def pending_error(self) -> str:
+        """The error with which the pending save could not be started, "" if there is none."""
+        return self._pending[1] if self._pending is not None else ""
+
     def finish_pending(self) -> str:
         """Waits for the pending save, if any, and returns its error, "" if there is none."""
         if self._pending is None:
@@ -248,13 +255,8 @@ class CheckpointFolder:
 
         abstract: shapes and shardings of the parts to load, by name. RUN is loaded as well.
         """
-        loaded, failure = Parts(), ""
-        try:
-            if hosts.is_primary():
-                check_arrays(self.path / str(step), {name: _saved_array_specs(part) for name, part in abstract.items()})
-        except Exception as error:  # damaged files raise many types of errors
-            failure = _root_cause(error)
-        if failure := hosts.exchange(f"the arrays of step {step}", failure)[0]:
+        loaded = Parts()
+        if failure := compare_arrays(self.path / str(step), abstract):
             return loaded, failure
         try:
             with _silence_asyncio():
@@ -276,6 +278,18 @@ class CheckpointFolder:
             cause = _root_cause(error)
         gc.collect()  # frees the asyncio tasks of the failed load, which the error no longer references
         raise BadFile(cause)
+
+
+def compare_arrays(checkpoint: epath.Path, abstract: Mapping[str, Any]) -> str:
+    """Compares the names, shapes and types of the arrays of a checkpoint with those of the parts `abstract`, by name. Writes
+    nothing. Returns the difference, which is the same on all hosts, "" if there is none."""
+    failure = ""
+    try:
+        if hosts.is_primary():
+            check_arrays(checkpoint, {name: _saved_array_specs(part) for name, part in abstract.items()})
+    except Exception as error:  # damaged files raise many types of errors
+        failure = _root_cause(error)
+    return hosts.exchange(f"the arrays of step {checkpoint.name}", failure)[0]
 
 
 def _root_cause(error: BaseException) -> str:

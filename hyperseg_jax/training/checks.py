@@ -18,6 +18,7 @@ from hyperseg_jax.parallel import hosts, placement, report
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import resume
 from hyperseg_jax.training.state import COUNTERS, TrainState
+from hyperseg_jax.training.workdir import Workdir
 from hyperseg_jax.untrusted import printing
 
 FROZEN_TYPES = ("", "float32", "bfloat16", "float16")
@@ -66,6 +67,12 @@ def check_batch_size(config: ml_collections.ConfigDict, mesh: placement.Placemen
         )
 
 
+def check_steps(config: ml_collections.ConfigDict, step: int, workdir: Workdir) -> None:
+    """Raises UserError if the run in the workdir, which is at this step, has passed its last one."""
+    if step > (steps := config.train.steps):
+        raise UserError(f"train.steps = {steps}: the run in {workdir.path} is at step {step}; give at least as many steps")
+
+
 def count_records(tasks: Mapping[str, Task]) -> dict[str, int]:
     """Returns the number of training records of each task with a ratio, which the position in the data depends on."""
     return {name: len(task.train or ()) for name, task in tasks.items() if task.ratio}
@@ -111,8 +118,9 @@ def report_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task],
 
 
 def print_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task], console: Console) -> None:
-    """Like `report_padding`, but tasks without readable records are shown without figures."""
-    _print_padding(config, tasks, _measure_padding(config, tasks), console)
+    """Like `report_padding`, but tasks without readable records are shown without figures, and there may be no tasks."""
+    if measured := _measure_padding(config, tasks):
+        _print_padding(config, tasks, measured, console)
 
 
 def _measure_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task]) -> dict[str, padding.Padding]:

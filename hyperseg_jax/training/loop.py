@@ -26,7 +26,7 @@ from hyperseg_jax.parallel.watchdog import Watchdog
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import checks, param_groups
 from hyperseg_jax.training.background import BackgroundWriter
-from hyperseg_jax.training.checkpoint import Checkpoints
+from hyperseg_jax.training.checkpoint import MODEL_SECONDS, Checkpoints
 from hyperseg_jax.training.clock import Clock
 from hyperseg_jax.training.dispatch import StepsInFlight
 from hyperseg_jax.training.flops import FlopCounter
@@ -39,9 +39,6 @@ from hyperseg_jax.training.workdir import Workdir
 from hyperseg_jax.untrusted import printing
 from hyperseg_jax.untrusted.limits import temporary_block
 from hyperseg_jax.weights import model_folder
-
-UPLOAD_SECONDS = 6 * 3600
-"""Timeout of writing the model at the end of a run. A process that fails in the meantime is noticed by the heartbeats."""
 
 
 def train(
@@ -74,9 +71,9 @@ def train(
         # ---- Workdir, data and model -------------------------------------------------------------
         log = functools.partial(printing.log, console)
         run_dir = stack.enter_context(Workdir(workdir, accept_changes=accept_changes, log=log))
-        run_dir.check(config)
         system = systems.get(config.system)
         tokenizer = system.tokenizer(config)
+        run_dir.check(config, tokenizer)
         tasks = sources.build_tasks(config, system, console=console)
         score_names.check_best_field(config.train.best, tasks)
         model = system.build(config)
@@ -118,6 +115,7 @@ def train(
         position, unreadable_count, pending = 0, 0, None
         if checkpoints.latest is not None:
             state, run = checkpoints.restore(state)
+            checks.check_steps(config, int(state.step), run_dir)
             checks.check_record_counts(run.get("records"), tasks, accept_changes)
             position, unreadable_count, pending = run["global_next_index"], int(state.bad), run.get("untold")
             saved_seconds = run.get("seconds", {})
@@ -128,10 +126,6 @@ def train(
 
         # ---- Train step, data and observers ------------------------------------------------------
         start_step, steps = int(state.step), config.train.steps
-        if start_step > steps:
-            raise UserError(
-                f"train.steps = {steps}: the run in {run_dir.path} is at step {start_step}; give at least as many steps"
-            )
         step_fn = jit_step(train_step, shardings, mesh)
         flop_counter = FlopCounter(config, system)
         stack.enter_context(placement.use(mesh))
@@ -264,13 +258,13 @@ def train(
 
 def write_on_all_hosts(log: Callable[[str], None], what: str, write: Callable[..., None], *args: Any) -> str:
     """Calls write(*args) on this host, and logs and returns the errors of all hosts; "" if there are none. All hosts must call
-    it, and wait up to UPLOAD_SECONDS for each other. what: description of the file, for the log."""
+    it, and wait up to MODEL_SECONDS for each other. what: description of the file, for the log."""
     failure = ""
     try:
         write(*args)
     except OSError as error:
         failure = f"{error.filename or what}: {error.strerror or error}"
-    if failure := hosts.combine_failures(what, failure, seconds=UPLOAD_SECONDS):
+    if failure := hosts.combine_failures(what, failure, seconds=MODEL_SECONDS):
         log(f"{what} was not written ({failure})")
     return failure
 

@@ -43,7 +43,11 @@ def _state_fields(config: Mapping[str, Any]) -> dict[str, Any]:
         {
             **{name: config.get(name) for name in ("system", "model")},
             "optimizer": {"param_groups": optimizer.get("param_groups")},
-            "train": {"batch_size": train.get("batch_size"), "average": bool(train.get("average"))},
+            "train": {
+                "batch_size": train.get("batch_size"),
+                "average": bool(train.get("average")),
+                "frozen_type": train.get("frozen_type") or "",
+            },
         }
     )
 

@@ -62,9 +62,9 @@ class Workdir:
         self._lock.release()
         self._stack.close()
 
-    def check(self, config: ml_collections.ConfigDict) -> None:
+    def check(self, config: ml_collections.ConfigDict, tokenizer: Tokenizer | None = None) -> None:
         """Raises UserError on all processes if their configs differ, if the workdir has checkpoints or a model of another
-        config, or if it cannot be created. Writes nothing."""
+        config or tokenizer, or if it cannot be created. Writes nothing. tokenizer: None if it is not known."""
         resolved = _config_to_json(config)
         configs_of_all = hosts.exchange("the config", resolved)
         different = [k for k, text in enumerate(configs_of_all) if text != configs_of_all[0]]
@@ -72,7 +72,7 @@ class Workdir:
             raise UserError(
                 f"process {hosts.process_name(different[0])} has another config than process 0; start all with the same command"
             )
-        self._run_on_primary(self._check, json.loads(resolved))
+        self._run_on_primary(self._check, {CONFIG: resolved, **({TOKENIZER: tokenizer.to_json()} if tokenizer else {})})
 
     def open(self, config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> None:
         """Locks the workdir, creates it, and writes the resolved config and the tokenizer.
@@ -105,10 +105,13 @@ class Workdir:
         if failure := hosts.exchange("the workdir", failure)[0]:
             raise UserError(failure)
 
-    def _check(self, resolved: dict[str, Any]) -> None:
+    def _check(self, files: Mapping[str, str]) -> None:
+        """Checks the workdir for the files of a run: {CONFIG: content, TOKENIZER: content, if it is known}."""
         path = self.path / CONFIG
         if path.exists() and (self.has_checkpoints or (self.path / "model").exists()):
-            self._check_changes(self._read_config(path), resolved)
+            self._check_changes(self._read_config(path), json.loads(files[CONFIG]))
+        if TOKENIZER in files:
+            self._check_tokenizer(files[TOKENIZER])
         if not self.remote:
             folder = pathlib.Path(self.path).absolute()
             existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -167,8 +170,7 @@ class Workdir:
 
     def _open(self, files: Mapping[str, str]) -> None:
         self._lock.acquire()
-        self._check(json.loads(files[CONFIG]))  # another run may have started and ended since the first check
-        self._check_tokenizer(files[TOKENIZER])
+        self._check(files)  # another run may have started and ended since the first check
         try:
             self.local.mkdir(parents=True, exist_ok=True)
             for name, content in files.items():

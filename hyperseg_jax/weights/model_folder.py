@@ -24,6 +24,7 @@ from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import limits, paths, strict_json
 from hyperseg_jax.untrusted.bad_file import naming_path
+from hyperseg_jax.untrusted.checkpoints import is_step_name
 from hyperseg_jax.untrusted.printing import escaped, listed, one_line
 from hyperseg_jax.weights.safetensors_writer import FLOATS, Described, SafetensorsWriter, is_all_finite
 from hyperseg_jax.weights.tensor_file import open_tensors
@@ -58,9 +59,18 @@ def find_model_folder(name: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def is_unfinished_run(name: str | os.PathLike[str]) -> bool:
-    """Returns whether this is a workdir with checkpoints, but without a model, which is written at the end of a run."""
+    """Returns whether this is a workdir whose newest checkpoint is not in its model, which is written at the end of a run: it
+    has no model, or the run was continued to more steps."""
     path = pathlib.Path(name)
-    return os.path.isdir(path / "checkpoints") and not os.path.isfile(path / "model" / "model.safetensors")
+    if not os.path.isdir(path / "checkpoints"):
+        return False
+    newest = max((int(entry.name) for entry in (path / "checkpoints").iterdir() if is_step_name(entry.name)), default=0)
+    return not os.path.isfile(path / "model" / "model.safetensors") or newest > last_step(find_model_folder(name))
+
+
+def last_step(folder: pathlib.Path) -> int:
+    """Returns the last step of the run that wrote a model folder, 0 if its config does not say it."""
+    return int(read_config(folder).get("train", {}).get("steps", 0))
 
 
 def save_model(

@@ -151,6 +151,24 @@ def test_the_shown_manifest_is_applied(scripts):
     assert scripts.calls()[1:] == [command.strip()] == ["--namespace=default apply --filename=-"]
 
 
+def test_a_check_is_a_job_of_its_own_that_is_not_restarted(scripts):
+    """The run may be active under its own name. The name has the suffix once, also if it had to be cut."""
+    for name, checked in (("lora", "lora-check"), ("a" * 40, "a" * 34 + "-check")):
+        text = scripts.run("gke", *RUN, *CASES["gke_v5e-16"], f"--name={name}", "--check", "--restarts=7", "--dry-run").stdout
+        manifest = yaml.safe_load(text.rpartition("kubectl ")[0])
+        assert manifest["metadata"]["name"] == checked and manifest["spec"]["failurePolicy"]["maxRestarts"] == 0
+
+
+def test_buckets_on_several_slices_need_an_account(scripts):
+    """Workload Identity does not work in the network of the hosts."""
+    arguments = [*CASES["gke_v5e-16"], "--slices=2", "--mount=gs://data=/data", "--dry-run"]
+    output = scripts.run("gke", *RUN, *arguments)
+    assert output.returncode == 2 and output.stderr.count("\n") == 1
+    assert "give the Kubernetes account that may read the bucket with --service-account" in output.stderr
+    for accepted in ([*arguments, "--service-account=t"], [text for text in arguments if "slices" not in text]):
+        assert scripts.run("gke", *RUN, *accepted).returncode == 0
+
+
 def test_ended_runs_are_restarted(scripts):
     assert start(scripts, ["Failed"]).returncode == 0
     assert scripts.calls()[1:] == ["--namespace=default delete jobset lora", "--namespace=default apply --filename=-"]

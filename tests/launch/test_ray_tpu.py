@@ -16,7 +16,7 @@ made = []
 def log(words):
     with lock, open(state / "calls", "a") as file: file.write(words + "\\n")
 
-def init(**options): log(f"init {options['address']}")
+def init(**options): log(f"init {options['address']} {options['namespace']}")
 
 class Reference:
     def __init__(self, function, *arguments):
@@ -86,7 +86,7 @@ def test_one_actor_per_host(scripts):
     output = start(scripts, "0 0 0 0", "--config.a=b c")
     assert output.returncode == 0, output.stderr
     calls = scripts.calls()
-    assert calls[:5] == ["init auto", HEAD, OTHER, OTHER, OTHER]
+    assert calls[:5] == ["init auto hyperseg-first", HEAD, OTHER, OTHER, OTHER]
     line = "python -m hyperseg_jax.train --config tiny --workdir gs://bucket/runs/first --config.a=b c"
     assert sorted(call for call in calls if call.startswith("train")) == [f"train {k} {line}" for k in range(4)]
 
@@ -125,3 +125,14 @@ def test_an_address_submits_a_job(scripts):
     inside = scripts.run("ray_tpu", *words[7:], "--dry-run")
     here = scripts.run("ray_tpu", *RUN, *(option for option in options if "--address" not in option), "--dry-run")
     assert inside.stdout == here.stdout and inside.stdout.count("--config.a=b c") == 16
+
+
+def test_a_check_is_started_once_with_a_name_of_its_own(scripts):
+    """Also if it is submitted: the script in the cluster makes it a check, not both of them."""
+    scripts.program("ray", "log(__import__('shlex').join(arguments))")
+    scripts.run("ray_tpu", *RUN, "--type=v5e-16", "--address=http://head:8265", "--name=full", "--retries=3", "--check")
+    (words,) = map(shlex.split, scripts.calls())
+    assert "--name=full" in words and "--check" in words and "--retries=3" in words
+    scripts.log.unlink()
+    assert start(scripts, "7 7 7 7|0 0 0 0", *words[9:]).returncode == 7
+    assert scripts.calls()[0] == "init auto full-check" and scripts.calls().count(HEAD) == 1

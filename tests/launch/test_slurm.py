@@ -116,3 +116,14 @@ def test_timed_out_jobs_save_and_are_requeued(scripts):
     process.send_signal(signal.SIGUSR1)
     assert process.wait(30) == 0
     assert scripts.calls()[2:] == ["scancel --signal=TERM 77", "saved", "scontrol requeue 77"]
+
+
+def test_a_check_is_not_queued_again(scripts):
+    text, _ = render(scripts, "--time=30", "--check", "--setup=. env/bin/activate")
+    assert "--job-name=hyperseg-first-check\n" in text and text.count("requeue") == text.count("--no-requeue") == 1
+    assert "USR1" not in text and text.splitlines()[-2] == ". env/bin/activate"
+    for status in (0, 2):
+        scripts.program("srun", f"log('srun'); sys.exit({status})")
+        assert (
+            subprocess.run(["bash", "-c", text.replace(". env", "true . env")], env=scripts.environment()).returncode == status
+        )

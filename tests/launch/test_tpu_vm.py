@@ -57,6 +57,10 @@ elif verb == "ssh" and "hyperseg_jax.train --config" in arguments[-1]:
     sys.exit(int(first))
 elif verb == "ssh" and arguments[-1].startswith("--command=pkill"):
     log("stop")
+elif verb == "ssh" and arguments[-1].startswith("--command=pgrep"):
+    active = state / "active"
+    answer = active.read_text() if active.exists() else ""
+    if answer: print(answer if answer != "broken" else ""); sys.exit(255 * (answer == "broken"))
 elif verb == "ssh":
     install = state / "install"
     left = int(install.read_text()) if install.exists() else 0
@@ -200,6 +204,53 @@ def test_network_failures_are_retried(scripts):
     output, _ = run_and_watch(scripts, "0")
     assert output.returncode == 2 and output.stderr.count("\n") == 1
     assert output.stderr.startswith("error: gcloud cannot read the state of first (ERROR: (gcloud) network is down); ")
+
+
+def test_a_check_uses_the_slice_and_keeps_it(scripts, split_commands):
+    """It is not repeated after a failure, and stops nothing."""
+    output, calls = run_and_watch(scripts, "0", "--check")
+    assert output.returncode == 0 and calls == ["create", "ssh", *INSTALL] and (scripts.folder / "slice").exists()
+    started = [text for text in output.stdout.split("gcloud compute") if "hyperseg_jax.train --config" in text]
+    assert len(started) == 1 and "--check" in started[0] and "pkill" not in started[0]
+    scripts.log.unlink()
+    output, calls = run_and_watch(scripts, "1 0", "--check", "--retries=3")
+    assert output.returncode == 1 and calls == ["ssh", *INSTALL] and (scripts.folder / "slice").exists()
+
+
+def test_a_preempted_check_starts_again(scripts):
+    output, calls = run_and_watch(scripts, "PREEMPTED 0", "--check")
+    assert output.returncode == 0 and calls.count("create") == 2
+    assert "first is PREEMPTED; creating it again; the check starts again" in output.stdout and "resumes" not in output.stdout
+
+
+@pytest.mark.parametrize(
+    ("active", "why"),
+    [
+        ("a-run-is-active", "a run is active on first; check on another slice"),
+        ("broken", "first cannot be reached by ssh (sta"),
+    ],
+)
+def test_a_check_does_not_disturb_an_active_run(scripts, active, why):
+    output, calls = run_and_watch(scripts, "0", "--check", slice="READY", active=active)
+    assert output.returncode == 2 and calls == ["ssh"] and (scripts.folder / "slice").exists()
+    (message,) = output.stderr.splitlines()
+    assert message.startswith(f"error: --check: {why}")
+
+
+def test_an_active_run_is_found_by_its_command(launch_modules, tmp_path):
+    """And not the shell that looks for it. The name of the module is changed: other runs may be active on this machine."""
+    import tpu_vm
+
+    name = tmp_path.name.replace("_", "-")
+    script = tpu_vm.LIST_ACTIVE.replace("hyperseg_jax[.]train", f"{name}[.]train")
+    find = lambda: subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert find() == []
+    process = subprocess.Popen([f"python -m {name}.train", "60"], executable="/bin/sleep")
+    try:
+        assert find() == [tpu_vm.ACTIVE]
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,8 +1,10 @@
 """`hyperseg train --check`: all shipped configs pass on samples; everything that is wrong is listed at once."""
 
-import io
+import contextlib
 import json
 import pathlib
+import re
+import shlex
 import shutil
 
 import numpy as np
@@ -10,25 +12,30 @@ import pytest
 from PIL import Image
 from real_vocabulary import write_phi2
 from rich.console import Console
+from run_check import run_check
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.commands.main import main
+from hyperseg_jax.data import sources
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.planning import check, devices
+from hyperseg_jax.systems import system as systems
 from hyperseg_jax.toy.samples import write_samples
 
 LARGE = ("hyperseg_3b", "hyperseg_3b_full", "hyperseg_3b_lora", "hyperseg_3b_released")
+CHECKOUT = pathlib.Path(__file__).parents[2]
 SMALL = ("own_data", "davis_small", "tiny", "tiny_lora")
 
 
 @pytest.fixture(scope="session")
 def samples_root(shared):
-    return shared("samples of all benchmarks", write_samples)
+    """Samples of all datasets, and Phi-2's tokenizer, as docs/pods.md lays them out."""
 
+    def write(folder):
+        write_samples(folder)
+        write_phi2(folder / "phi-2")
 
-@pytest.fixture(scope="session")
-def phi2(shared):
-    return shared("phi-2", lambda folder: write_phi2(folder))
+    return shared("datasets", write)
 
 
 def write_davis(root, world):
@@ -65,14 +72,8 @@ def data_root(samples_root, world, tmp_path):
     return make
 
 
-def run_check(config, **options):
-    console = Console(file=io.StringIO(), width=200)
-    check.check_run(config, console=console, **options)
-    return console.file.getvalue()
-
-
-def load(name, root, tokenizer=None):
-    return configs.load(name, [f"data.root={root}", *([f"data.tokenizer={tokenizer}"] if tokenizer else [])])
+def load(name, root):
+    return configs.load(name, [f"data.root={root}"])
 
 
 def test_every_shipped_config_is_checked():
@@ -83,16 +84,40 @@ def test_every_shipped_config_is_checked():
     "name",
     [*SMALL, "hyperseg_3b_lora", *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE if name != "hyperseg_3b_lora")],
 )
-def test_shipped_configs_pass_on_samples(name, data_root, phi2):
+def test_shipped_configs_pass_on_samples(name, data_root):
     """With the vocabulary of Phi-2 and the class names of COCO, for hyperseg_3b and its variants."""
     if name in LARGE:
         suffix = "" if name == "hyperseg_3b_released" else ":v5p-128" if name == "hyperseg_3b_full" else ":v5e-64"
         topology = {"hyperseg_3b_full": "v5p:4x4x4", "hyperseg_3b_released": "v5p:2x2x4"}.get(name, "v5e:8x8")
-        output = run_check(load(name + suffix, data_root(name), phi2), topology=topology)
+        output = run_check(load(name + suffix, data_root(name)), topology=topology)
         assert "panoptic" in output and "1740" in output and "without activations" in output
+        if name == "hyperseg_3b_lora":
+            assert "while they are saved, of the frozen parameters 0.41; without the worker processes" in output
     else:
         output = run_check(load(name, data_root(name)))
     assert "ready: no step was run" in output
+
+
+def documented_starts():
+    """Returns the arguments of each start of a run in docs/pods.md that names a data.root."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (CHECKOUT / "docs" / "pods.md").read_text(), re.MULTILINE | re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line)[2:] for line in lines if line.startswith("python launch/") and "data.root=" in line]
+
+
+@pytest.mark.parametrize("arguments", documented_starts(), ids=lambda arguments: arguments[0])
+def test_documented_starts_find_the_tokenizer(arguments, samples_root):
+    """It is in the bucket of the datasets: no other files are copied to the hosts."""
+    overrides = [text.removeprefix("--config.") for text in arguments if text.startswith("--config.")]
+    config = configs.load(arguments[0], [text.replace("/bucket/datasets", str(samples_root)) for text in overrides])
+    assert config.data.root == str(samples_root)
+    assert systems.get(config.system).tokenizer(config).vocab_size == 50296
+
+
+def test_a_tokenizer_below_an_empty_root_is_one_line(micro):
+    config = micro(data__tokenizer="{root}/phi-2", data__root="")
+    with pytest.raises(UserError, match=r"data\.root is empty, and data\.tokenizer = '{root}/phi-2' is below it; give"):
+        systems.get("hyperseg").tokenizer(config)
 
 
 def test_everything_wrong_is_listed_at_once(world, tmp_path, capsys):
@@ -137,12 +162,73 @@ def test_batches_that_cannot_be_split_are_one_line(micro):
         run_check(micro(train__frozen_type="bfloat99"))
 
 
-def test_an_existing_run_is_checked_like_its_resumption(trained, micro):
-    changed = micro(loss__text_weight=0.25)
-    with pytest.raises(UserError, match="--accept-changes"):
-        run_check(changed, workdir=trained)
-    assert "ready" in run_check(changed, workdir=trained, accept_changes=True)
-    assert "ready" in run_check(micro(init_from="gone"), workdir=trained)  # the state comes from a checkpoint
+def test_what_concerns_the_whole_run_is_listed_too(micro):
+    """Before devices, system and workdir are known; the data is checked with the rest of the config."""
+    with pytest.raises(UserError) as error:
+        run_check(micro(system="absent", train__steps=0), topology="v9:4x4", workdir="gopher://name/run")
+    for part in ("system = 'absent' is not known", "--topology v9:4x4: unknown", "gopher://name/run: ", "train.steps = 0: "):
+        assert part in str(error.value), part
+    with pytest.raises(UserError, match=r"--topology v9:4x4: unknown[\s\S]*absent/toy\.json: no toy world here") as error:
+        run_check(micro(data__tasks__referring__train__folder="{root}/absent"), topology="v9:4x4")
+    assert str(error.value).count("\n") == 2
+
+
+@pytest.mark.parametrize("batches", ["task", "mixed"])
+def test_a_run_without_tasks_is_a_problem(micro, batches):
+    with pytest.raises(UserError, match=r"data\.tasks: the ratios are referring 0; ") as error:
+        run_check(micro(data__tasks__referring__ratio=0, data__batches=batches))
+    assert str(error.value).count("\n") == 1
+
+
+def test_a_broken_task_is_one_problem(micro):
+    """Neither train.best, which names its scores, nor the ratios of the other tasks are problems as well."""
+    config = micro(
+        ("referring", "region"),
+        data__tasks__referring__ratio=0,
+        data__tasks__region__train__folder="{root}/absent",
+        train__best="region/miou",
+    )
+    with pytest.raises(UserError, match=r"absent/toy\.json: no toy world here") as error:
+        run_check(config)
+    assert str(error.value).count("\n") == 1
+
+
+def test_problems_of_single_processes_name_them(micro, monkeypatch):
+    monkeypatch.setattr(check.hosts, "exchange_long", lambda what, text: [text, json.dumps(["the disk is full"]), text])
+    with pytest.raises(UserError) as error:
+        run_check(micro(train__best="referring/absent"))
+    first, *problems = str(error.value).splitlines()
+    assert first.startswith("this run cannot start") and len(problems) == 2
+    assert problems[0].startswith("  process 0, 2: train.best = ") and problems[1] == "  process 1: the disk is full"
+    monkeypatch.setattr(check.hosts, "exchange_long", lambda what, text: [text, text])
+    with pytest.raises(UserError, match=r"following:\n  train\.best = 'referring/absent'"):
+        run_check(micro(train__best="referring/absent"))
+
+
+@pytest.mark.parametrize(
+    ("unreadable", "share", "is_problem"), [(4, 0.5, False), (5, 0.5, True), (0, 0.0, False), (1, 0.0, True)]
+)
+def test_too_many_unreadable_records_are_a_problem(micro, monkeypatch, unreadable, share, is_problem):
+    class DamagedStream(check.Stream):
+        def __next__(self):
+            self.read_errors += [(k, "image is damaged") for k in range(unreadable)]
+            return super().__next__()
+
+    monkeypatch.setattr(check, "Stream", DamagedStream)
+    config = micro(train__batch_size=8, data__max_unreadable_share=share)
+    task = sources.build_tasks(config, systems.get("hyperseg"), console=Console(quiet=True))["referring"]
+    words = f"data\\.tasks\\.referring\\.train: of the first records, {8 - unreadable} of 8 can be read: image is damaged"
+    with pytest.raises(UserError, match=words) if is_problem else contextlib.nullcontext():
+        check._read_batch(config, "referring", task)
+
+
+def test_a_train_step_that_cannot_be_traced_is_one_line(micro, monkeypatch):
+    def step(state, batch):
+        raise TypeError("shapes do not fit\nand much more")
+
+    monkeypatch.setattr(check, "make_step", lambda *_: step)
+    with pytest.raises(UserError, match=r"\n  the train step of referring cannot be traced: shapes do not fit$"):
+        run_check(micro())
 
 
 def test_an_unknown_score_is_a_problem(micro):

@@ -196,6 +196,16 @@ def test_damaged_scores_are_detected_before_orbax_reads_them(copied_workdir, sco
     assert int(result.step) == 1 and len(output) == 1 and "renamed to 2.damaged-0" in output[0]
 
 
+def test_a_checkpoint_that_a_run_removes_meanwhile_is_not_damaged(copied_workdir, monkeypatch):
+    def check(folder):
+        if folder.name == "1":
+            raise FileNotFoundError(2, "No such file or directory", str(folder / "params"))
+
+    monkeypatch.setattr(untrusted, "check_checkpoint", check)
+    with Checkpoints(copied_workdir, read_only=True) as checkpoints:
+        assert checkpoints.check_newest(make_state())[0] == 2
+
+
 def test_without_a_valid_checkpoint_the_run_fails_and_keeps_all_files(copied_workdir):
     shutil.rmtree(copied_workdir / "1")
     replace_by_pipe(copied_workdir / "2" / "_CHECKPOINT_METADATA")

@@ -1,5 +1,6 @@
 """Frozen parameters are saved once, and a checkpoint is restored only with those that it was trained with."""
 
+import io
 import shutil
 
 import chex
@@ -11,12 +12,13 @@ import pytest
 from checkpoint_states import advance, make_state, replace_by_pipe, restore
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from rich.console import Console
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.training import param_groups
+from hyperseg_jax.training import loop, param_groups
 from hyperseg_jax.training.checkpoint import Checkpoints, content_hash
 from hyperseg_jax.training.checkpoint_folder import CheckpointFolder
 from hyperseg_jax.training.initial_state import trace_initial_state
@@ -175,3 +177,42 @@ def test_frozen_parameters_are_saved_while_training_goes_on(tmp_path):
         assert checkpoints.latest is None
         assert checkpoints.save(state, {"global_next_index": 1}, wait=True) == ""
     assert restore(tmp_path / "killed")[1]["global_next_index"] == 1
+
+
+@pytest.mark.parametrize("known_at_once", [True, False])
+def test_a_failed_early_save_is_repeated_by_the_first_checkpoint(tmp_path, monkeypatch, known_at_once):
+    """The disk was full when the run started, and is not when the first checkpoint is saved."""
+    state, messages, failures = advance(make_state()), [], ["No space left on device"]
+    with Checkpoints(tmp_path / "checkpoints", log=messages.append) as checkpoints:
+        if known_at_once:
+            monkeypatch.setattr(CheckpointFolder, "_write_probe", lambda self: failures.pop() if failures else "")
+        else:
+            finish = CheckpointFolder.finish_pending
+            full = lambda self: failures.pop() if self._pending and failures else ""
+            monkeypatch.setattr(CheckpointFolder, "finish_pending", lambda self: full(self) or finish(self))
+        checkpoints.start_saving_frozen(state.frozen)
+        assert len(messages) == known_at_once
+        assert checkpoints.save(state, {"global_next_index": 1}, wait=True) == ""
+    assert len(messages) == 1 and "checkpoints/frozen: the early save of the frozen parameters failed (No space" in messages[0]
+    assert restore(tmp_path / "checkpoints")[1]["global_next_index"] == 1
+
+
+def test_a_run_starts_to_save_its_frozen_parameters_before_the_first_step(small_system, micro, tmp_path, monkeypatch):
+    """The early save fails here and is repeated, so that the first checkpoint is complete."""
+    config, folder = micro(train__steps=4), tmp_path / "run" / "checkpoints"
+    frozen = ({"pattern": "first/.*", "rate": 0.0, "decay": 0.0}, {"pattern": ".*", "rate": 1.0, "decay": 0.0})
+    with config.unlocked():
+        config.optimizer.param_groups = frozen
+    folder.mkdir(parents=True)
+    (folder / "frozen").write_text("")
+    report_padding = loop.checks.report_padding
+
+    def report(*arguments):  # called after the early save, before the first step
+        (folder / "frozen").unlink()
+        report_padding(*arguments)
+
+    monkeypatch.setattr(loop.checks, "report_padding", report)
+    console = Console(file=io.StringIO(), width=300)
+    loop.train(config, tmp_path / "run", console=console, stop_at=3)
+    assert "the early save of the frozen parameters failed (" in console.file.getvalue()
+    assert "stopped at step 3" in console.file.getvalue() and (folder / "frozen" / "0").is_dir() and (folder / "3").is_dir()

@@ -1,17 +1,20 @@
 """The model of a run that has not finished is written from one of its checkpoints."""
 
 import shutil
+import threading
 
+import fsspec
 import numpy as np
 import pytest
 from rich.console import Console
 
 from hyperseg_jax.commands.main import main
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.training import model_export
 from hyperseg_jax.training.background import BackgroundWriter
 from hyperseg_jax.training.loop import train
 from hyperseg_jax.training.model_export import write_model
-from hyperseg_jax.weights import model_folder
+from hyperseg_jax.weights import exporting, model_folder
 
 STEPS = 20
 
@@ -57,6 +60,51 @@ def test_commands_name_the_export(stopped, capsys):
     assert "earlier: the model of step 10" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.fixture
+def exported(monkeypatch, tmp_path):
+    """f(*arguments): runs export-weights with another writer, and returns the arrays that are exported."""
+    arrays = []
+
+    def export(source, out, **options):
+        arrays.append(model_folder.read_arrays(model_folder.find_model_folder(source)))
+        return exporting.ExportReport(out, len(arrays[-1]), {}, merged=False)
+
+    def run(*arguments):
+        main(["export-weights", *map(str, arguments), "--out", str(tmp_path / "out")])
+        return arrays.pop()
+
+    monkeypatch.setattr(exporting, "export_weights", export)
+    return run
+
+
+def test_the_newest_parameters_of_a_continued_run_are_exported(small_system, micro, tmp_path, exported, capsys):
+    """Its model stays until the new end of the run."""
+    run, console = tmp_path / "run", Console(quiet=True)
+    train(micro(train__steps=4), run, console=console)
+    output = exported(run), capsys.readouterr().out
+    assert "run/model: the model of step 4" in " ".join(output[1].split())
+    train(micro(train__steps=STEPS), run, console=console, stop_at=10)
+    (run / "tokenizer.json").unlink()  # earlier versions wrote it only to the model
+    newest, printed = exported(run), capsys.readouterr().out
+    assert "exporting the checkpoint of step 10" in " ".join(printed.split())
+    assert write_model(run, tmp_path / "model") == 10
+    expected = model_folder.read_arrays(tmp_path / "model")
+    assert all(np.array_equal(newest[path], expected[path]) for path in expected)
+    assert any(not np.array_equal(newest[path], output[0][path]) for path in expected)
+    assert (tmp_path / "model" / "tokenizer.json").read_bytes() == (run / "model" / "tokenizer.json").read_bytes()
+
+
+def test_a_run_in_a_bucket_is_exported_from_a_checkpoint(exported, zero_model, monkeypatch, capsys):
+    def write(workdir, out, *, step, log):
+        assert (workdir, step) == ("gs://name/run", None)
+        shutil.copytree(zero_model / "model", out)
+        return 7
+
+    monkeypatch.setattr(model_export, "write_model", write)
+    monkeypatch.setattr(fsspec, "get_filesystem_class", lambda name: None)  # the client of the bucket need not be installed
+    assert exported("gs://name/run") and "exporting the checkpoint of step 7" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -94,3 +142,15 @@ def test_files_are_written_in_order_and_failures_are_logged(tmp_path):
         writer.submit("the copy", written.append, 3)
     assert written == [0, 1, 2, 3]
     assert messages == ["the sheet was not written (images.png: No space left on device); training continues"]
+
+
+def test_a_call_that_has_not_started_is_replaced_by_a_newer_one():
+    """A slow upload is not repeated for each step in between."""
+    written, gate = [], threading.Event()
+    with BackgroundWriter(print) as writer:
+        writer.submit("the copy", gate.wait)
+        for number in range(5):
+            writer.submit("the copy", written.append, number)
+        writer.submit("the sheet", written.append, "sheet")
+        gate.set()
+    assert written == [4, "sheet"]

@@ -23,6 +23,7 @@ STATE = {
     "model__num_queries": 5,
     "train__batch_size": 4,
     "train__average": 0.9,
+    "train__frozen_type": "bfloat16",
     "optimizer__param_groups": ({"pattern": ".*"},),
 }
 FREE = {

@@ -70,7 +70,7 @@ def test_changed_files_are_uploaded_and_downloaded_on_resume(bucket, micro):
         (workdir.local / "tensorboard" / "events").write_text("x")
         (workdir.local / "model").mkdir()
         (workdir.local / "model" / "model.safetensors").write_text("weights")
-        (workdir.local / ".part").write_text("not whole")
+        (workdir.local / ".part").symlink_to("vanished")  # a temporary file, which was renamed while the folder was listed
         workdir.push()
         (bucket / "name" / "run" / "model" / "model.safetensors").write_text("is not written again")
         with (workdir.local / "metrics.jsonl").open("a") as file:

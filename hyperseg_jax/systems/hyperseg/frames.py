@@ -57,7 +57,7 @@ def run_frames(
             prompts["region_image_tokens"] = apply(normalize_for_llm(batch["region_images"][:, 0]), method="image_tokens")
 
     # All frames have the same text, so its embeddings are gathered once.
-    text = apply(layout.text_ids, method="embed_text") if num_frames > 1 else None
+    text = apply(jnp.asarray(layout.text_ids), method="embed_text") if num_frames > 1 else None
 
     def run_frame(query: jax.Array | None, t: int | jax.Array) -> tuple[jax.Array, Any]:
         if features:

@@ -218,11 +218,11 @@ class HyperSeg(nn.Module):
             Source.REGION: regions,
         }
         available = {source: bank for source, bank in banks.items() if bank is not None}
-        return splice(layout, self.embed_text(layout.text_ids) if text is None else text, available)
+        return splice(layout, self.embed_text(jnp.asarray(layout.text_ids)) if text is None else text, available)
 
     def embed_text(self, ids: Int[DeviceArray, "B L"]) -> Float[jax.Array, "B L D"]:
         """Embeds the text of a layout."""
-        return self.llm.embed(jnp.asarray(ids))
+        return self.llm.embed(ids)
 
     def text_hidden(
         self, clip_images: Float[DeviceArray, "B s s 3"], layout: Layout, *, deterministic: bool = True

@@ -277,11 +277,16 @@ def _stack_padded(images: Iterable[np.ndarray], size: int) -> np.ndarray:
 
 
 def load_tokenizer(config: ml_collections.ConfigDict, path: str | os.PathLike[str] | None = None) -> Tokenizer:
-    """Loads the tokenizer in a file or folder; data.tokenizer by default, where "toy" is the toy tokenizer.
+    """Loads the tokenizer in a file or folder; data.tokenizer by default, where {root} is data.root and "toy" is the toy
+    tokenizer.
 
     Raises UserError if the language model has no embedding for some of its ids.
     """
-    path = path or config.data.tokenizer
+    if path is None:
+        name, root = str(config.data.tokenizer), config.data.get("root", "")
+        if "{root}" in name and not root:
+            raise UserError(f"data.root is empty, and data.tokenizer = {name!r} is below it; give --config.data.root=FOLDER")
+        path = name.replace("{root}", root)
     loaded = Tokenizer.toy() if path == "toy" else Tokenizer.load(path, eos=END, added=(SEG,))
     loaded.check_fits(config.model.llm.vocab_size, "model.llm.vocab_size")
     return loaded
