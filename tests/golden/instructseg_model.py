@@ -83,13 +83,11 @@ class CaseInputs:
         self.expression_valid = np.stack([np.arange(most) < len(text) for text in texts])[:, None]
 
     def _layout(self, ids: np.ndarray, labels: np.ndarray, text: np.ndarray, length: int, eos: int) -> Layout:
-        count = (
-            len(ids) if (ids != eos).all() else int(np.flatnonzero(ids != eos)[-1]) + 2
-        )  # the first end of text is no padding
+        """Returns the layout of a row. As in the published code, padding tokens are embedded, but not attended to."""
         tokens = PromptTokens(
-            ids=tuple(ids[:count].tolist()),
-            labels=tuple(labels[:count].tolist()),
-            mask=tuple((ids[:count] != eos).tolist()),
+            ids=tuple(ids.tolist()),
+            labels=tuple(labels.tolist()),
+            mask=tuple((ids != eos).tolist()),
             expression=tuple(text.tolist()),
         )
         return expand_runs(expand_to_runs(tokens, self.counts), length)
