@@ -12,62 +12,15 @@ from einops import rearrange
 from jaxtyping import Float
 
 from hyperseg_jax import axes
-from hyperseg_jax.layers.attention import MultiHeadAttention
+from hyperseg_jax.connectors.perceiver import PerceiverLayer, layer_table
 from hyperseg_jax.layers.conv import Conv, conv_table
 from hyperseg_jax.layers.linear import Linear, linear_table
-from hyperseg_jax.layers.mlp import ACTIVATIONS, FeedForward, feed_forward_table
 from hyperseg_jax.layers.norms import LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.structs import DeviceArray, Pyramid
-from hyperseg_jax.tables import FusedQKV, Identity, Row, Table
+from hyperseg_jax.tables import Identity, Row, Table
 
 GATES = ("tanh", "none")
-
-
-class Gate(nn.Module):
-    """tanh(MLP(x)) * x, a weight for each channel. Parts: up, down.
-
-    Only `down` is initialized to zero, so the gate is closed initially, but all parameters are updated within two optimizer
-    steps: down in the first, up (through GELU, which has no dead units) in the second.
-    """
-
-    precision: Precision
-
-    @nn.compact
-    def __call__(self, x: Float[DeviceArray, "*B C"]) -> Float[jax.Array, "*B C"]:
-        width = x.shape[-1]
-        hidden = ACTIVATIONS["gelu"](Linear(width, ("embed", "mlp"), precision=self.precision, name="up")(x))
-        zeros = nn.initializers.zeros
-        weight = Linear(width, ("mlp", "embed"), precision=self.precision, kernel_init=zeros, name="down")(hidden)
-        return jnp.tanh(weight) * x
-
-
-class PerceiverLayer(nn.Module):
-    """Latents attend to one level and to themselves, then a feed-forward block, with residual connections.
-
-    Parts: norm_features, norm_latents, attention, norm_mlp, mlp, and with gates: gate, gate_mlp.
-    """
-
-    num_heads: int
-    head_dim: int
-    mlp_ratio: int
-    gate: str
-    gate_feed_forward: bool
-    precision: Precision
-
-    @nn.compact
-    def __call__(
-        self, latents: Float[DeviceArray, "B Q C"], features: Float[DeviceArray, "B N C"]
-    ) -> Float[jax.Array, "B Q C"]:
-        p, width = self.precision, latents.shape[-1]
-        query = LayerNorm(precision=p, name="norm_latents")(latents)
-        keys = jnp.concatenate([LayerNorm(precision=p, name="norm_features")(features), query], axis=1)
-        added = MultiHeadAttention(self.num_heads, self.head_dim, False, p, name="attention")(query, keys, keys)
-        latents = latents + (Gate(p, name="gate")(added) if self.gate == "tanh" else added)
-        normed = LayerNorm(precision=p, name="norm_mlp")(latents)
-        added = FeedForward(self.mlp_ratio * width, "gelu", use_bias=False, precision=p, name="mlp")(normed)
-        latents = latents + (Gate(p, name="gate_mlp")(added) if self.gate_feed_forward else added)
-        return axes.constrain(latents, "batch", "tokens", "act_embed")
 
 
 class FineGrainedPerceiver(nn.Module):
@@ -104,7 +57,7 @@ class FineGrainedPerceiver(nn.Module):
         self.level_embed = self.param("level_embed", init, (self.num_levels, self.hidden_size), dtype)
         self.local_project = [Conv(self.hidden_size, 1, precision=p) for _ in range(self.num_levels)]
         self.layers = [
-            PerceiverLayer(self.num_heads, self.head_dim, self.mlp_ratio, self.gate, self.gate_feed_forward, p)
+            PerceiverLayer(self.num_heads, self.head_dim, self.mlp_ratio, self.gate, self.gate_feed_forward, precision=p)
             for _ in range(self.num_levels)
         ]
         self.norm = LayerNorm(precision=p)
@@ -154,19 +107,7 @@ def table(perceiver: FineGrainedPerceiver) -> Table:
     rows = Table([Row("query", "temporal_query", Identity()), Row("level_embed", "level_embed.weight", Identity())])
     for i in range(perceiver.num_levels):
         rows += conv_table(f"local_project_{i}", f"local_project.{i}")
-        rows += _layer_table(f"mgvp_layers.layers.{i}", perceiver).with_prefix(f"layers_{i}/")
+        layer = layer_table(f"mgvp_layers.layers.{i}", perceiver.gate, perceiver.gate_feed_forward)
+        rows += layer.with_prefix(f"layers_{i}/")
     rows += norm_table("norm", "mgvp_layers.norm") + linear_table("expand", "expanded_seg_query_project")
     return rows + linear_table("next_query_project", "temporal_query_project")
-
-
-def _layer_table(name: str, perceiver: FineGrainedPerceiver) -> Table:
-    rows = norm_table("norm_features", f"{name}.0.norm_media") + norm_table("norm_latents", f"{name}.0.norm_latents")
-    rows += linear_table("attention/query", f"{name}.0.to_q", use_bias=False)
-    kernels = ("attention/key/kernel", "attention/value/kernel")
-    rows += Table([Row(kernels, f"{name}.0.to_kv.weight", FusedQKV(transpose=True, parts=2))])
-    rows += linear_table("attention/out", f"{name}.0.to_out", use_bias=False)
-    rows += norm_table("norm_mlp", f"{name}.1.0") + feed_forward_table("mlp", f"{name}.1.1", f"{name}.1.3", use_bias=False)
-    gates = ("gate",) * (perceiver.gate == "tanh") + ("gate_mlp",) * perceiver.gate_feed_forward
-    for gate in gates:
-        rows += feed_forward_table(gate, f"{name}.{gate}.0", f"{name}.{gate}.2")
-    return rows

@@ -47,6 +47,17 @@ def splice(
     )
 
 
+def pick(
+    hidden: Float[DeviceArray, "B L D"], layout: Layout, source: Source, count: int, *, num_prompts: int
+) -> Float[jax.Array, "B K {count} D"]:
+    """Returns the hidden states at the positions of a source, by prompt and index; zero where a prompt has fewer than count."""
+    wanted = (layout.source == source) & (layout.index < count)
+    entry = jnp.where(wanted, (layout.prompt - 1) * count + layout.index, -1)
+    member = entry[:, None, :] == jnp.arange(num_prompts * count)[:, None]  # [B, K * count, L]
+    picked = jnp.einsum("bsl,bld->bsd", member.astype(hidden.dtype), hidden, precision="highest")
+    return rearrange(picked, "b (prompts count) d -> b prompts count d", prompts=num_prompts)
+
+
 def pool(
     hidden: Float[DeviceArray, "B L D"],
     layout: Layout,

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from hyperseg_jax.connectors import fine_grained_perceiver
+from hyperseg_jax.connectors import fine_grained_perceiver, perceiver
 from hyperseg_jax.structs import Pyramid
 
 PLAIN = fine_grained_perceiver.FineGrainedPerceiver(
@@ -72,7 +72,7 @@ def test_every_gate_parameter_is_trained(model):
 
 
 def test_gate_is_per_channel():
-    gate = fine_grained_perceiver.Gate(PLAIN.precision)
+    gate = perceiver.Gate(PLAIN.precision)
     x = jax.random.normal(jax.random.key(0), (3, 8))
     params = nn.unbox(gate.init(jax.random.key(1), x)["params"])
     assert not params["down"]["kernel"].any() and not params["down"]["bias"].any() and params["up"]["kernel"].any()

@@ -82,7 +82,10 @@ class GoldenCase:
 
     def floor(self, name: str) -> float | None:
         entry = self.meta.get("fp32_vs_fp64", {}).get(name)
-        return None if entry is None else entry.get("max_abs")
+        if entry is not None:
+            return entry.get("max_abs")
+        floors = self.meta.get("tolerance", {}).get("fp32_vs_fp64_max_abs")
+        return floors.get(name) if isinstance(floors, dict) else None
 
     def draw_input(self, name: str) -> np.ndarray:
         """Generates an input that is not stored: `input_recipe` in meta.json gives its

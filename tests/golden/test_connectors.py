@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from import_weights import abstract_params, channels_last, import_params
 
-from hyperseg_jax.connectors import fine_grained_perceiver
+from hyperseg_jax.connectors import fine_grained_perceiver, object_perceiver, text_fusion
 from hyperseg_jax.connectors.region_sampler import RegionSampler, covered_cells
 from hyperseg_jax.structs import Pyramid
 
@@ -42,6 +42,65 @@ def test_fine_grained_perceiver(case):
         key, _, step = name.partition("_row::")
         case.compare(name, ours[key][:, :: int(step or 1)])
     case.check()
+
+
+@pytest.mark.golden("instructseg", r"(ovp|vmtf)_.*")
+def test_instructseg_perceivers(case):
+    """All intermediate deltas, the output, and gradients of sum(output * cotangent)."""
+    config, kind = case.config, case.meta["case"].split("_")[0]
+    options = {name: config[key] for name, key in SIZES.items()}
+    shape = lambda name: (config["batch"], config["frames"], config[f"n_{name}"], config["dim"])
+    inputs = {name: case.inputs.get(name, case.draw_input_as(name, shape(name))) for name in ("latents", "x")}
+    if kind == "ovp":
+        model = object_perceiver.ObjectPerceiver(config["dim"], config["n_latents"], **options)
+        table = object_perceiver.stack_table(model)
+        expected = abstract_params(model, inputs["x"])
+        del expected["query"]  # the case gives the latents
+    else:
+        model = text_fusion.TextFusion(**options)
+        table, frame = text_fusion.table(model), {name: value[:, 0] for name, value in inputs.items()}
+        expected = abstract_params(model, frame["latents"], frame["x"])
+    params = import_params(case.weights, model=(expected, table, f"{kind}."))["model"]
+    cotangent = case.inputs.get("cotangent")
+
+    def run(params, latents, x):
+        """Returns the sum over the cotangent, and (output, deltas)."""
+        if kind == "ovp":
+            query = jnp.zeros((config["n_latents"], config["dim"]))
+            output, state = model.apply({"params": params | {"query": query}}, x, latents, capture_intermediates=keep_deltas)
+            frames = lambda y: y.reshape(*x.shape[:2], *y.shape[1:])
+        else:
+            output, state = model.apply({"params": params}, latents[:, 0], x[:, 0], capture_intermediates=keep_deltas)
+            output, frames = output[:, :1], lambda y: y[:, None]
+        deltas = {
+            f"layer{i}/{name}": frames(state["intermediates"][f"layers_{i}"][part]["__call__"][0])
+            for i in range(config["depth"])
+            for name, part in (("attn_delta", "attention"), ("ff_delta", "mlp"))
+        }
+        return (output * (0 if cotangent is None else cotangent)).sum(), (output, deltas)
+
+    (_, (output, deltas)), gradients = jax.jit(jax.value_and_grad(run, (0, 1, 2), has_aux=True))(params, *inputs.values())
+    ours = deltas | {"output": output, "output_every8": output[:, :, ::8] if kind == "ovp" else output}
+    ours["output_stats"] = np.array([np.mean(output), np.std(output, ddof=1), np.min(output), np.max(output)])
+    norms = {name: np.linalg.norm(x).reshape(1) for name, x in table.with_prefix("", f"{kind}.").to_torch(gradients[0]).items()}
+    for name in case.outputs:
+        if name.startswith("grad_norm/"):
+            case.compare(name, norms[name.removeprefix("grad_norm/")], kind="gradient")
+        elif name.startswith("grad/"):
+            gradient = gradients[1 + ("latents", "x").index(name.removeprefix("grad/"))]
+            case.compare(name, gradient[:, :, : case.outputs[name].shape[2]], kind="gradient")
+        else:
+            rows = slice(None) if "output" in name else slice(case.outputs[name].shape[2])
+            case.compare(name, ours[name] if "output" in name else ours[name][:, :, rows])
+    case.check()
+
+
+SIZES = {"num_layers": "depth", "num_heads": "heads", "head_dim": "dim_head", "mlp_ratio": "ff_mult"}
+
+
+def keep_deltas(module, method):
+    """Selects the outputs of the attention and feed-forward blocks, which are added to the latents."""
+    return module.name in ("attention", "mlp")
 
 
 @pytest.mark.golden("hyperseg", r"region_pooling.*")

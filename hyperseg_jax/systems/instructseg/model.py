@@ -1,0 +1,244 @@
+"""The InstructSeg model, its parameters and its weight table (arXiv 2412.14006)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
+
+from hyperseg_jax import axes
+from hyperseg_jax.connectors import object_perceiver, projector, text_fusion
+from hyperseg_jax.decoders import mask2former, pixel_decoder
+from hyperseg_jax.encoders import siglip, swin
+from hyperseg_jax.layers.conv import Conv, conv_table
+from hyperseg_jax.layers.linear import Linear, LoRA, linear_table
+from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.layers.remat import save_activation
+from hyperseg_jax.llms import phi
+from hyperseg_jax.llms.splice import pick, pool, splice
+from hyperseg_jax.structs import DeviceArray, Layout, MaskPrediction, Pyramid, Source
+from hyperseg_jax.tables import Identity, Row, Table
+
+LINEARS = {
+    "query_projector": "seg_query_projector",
+    "detail_projector": "text_vmtf_projector",
+    "global_projector": "origin_SEG_token_projector",
+    "expression_projector": "SEG_token_projector",
+}
+"""Our names of the projections, and the published ones."""
+
+
+@flax.struct.dataclass
+class InstructSegOutput:
+    """The outputs of InstructSeg.
+
+    prediction: rows are images x prompts, B * K. hidden: hidden states of the language model. inside: intermediates by name,
+    for golden tests; jit removes unused ones.
+    """
+
+    prediction: MaskPrediction
+    hidden: Float[DeviceArray, "B L D"]
+    inside: dict[str, Float[DeviceArray, "B ..."]] = flax.struct.field(default_factory=dict)
+
+
+class InstructSeg(nn.Module):
+    """InstructSeg: a language model with a mask decoder, for an image or the key frame of a video.
+
+    The object perceiver resamples each reference frame, together with the expression, to tokens for the language model. The
+    text fusion lets the language model's hidden states of the expression attend to the image; its result scores the queries.
+
+    Submodules are passed as fields; their parameters are stored under the field names.
+    """
+
+    clip_encoder: siglip.Siglip
+    projector: projector.Projector
+    mask_encoder: swin.Swin
+    object_perceiver: object_perceiver.ObjectPerceiver
+    text_fusion: text_fusion.TextFusion
+    llm: phi.Phi
+    language_head: phi.LanguageHead
+    pixel_decoder: pixel_decoder.DeformablePixelDecoder
+    mask_decoder: mask2former.MaskedAttentionDecoder
+    num_queries: int
+    fusion_size: int = 1024
+    precision: Precision = Precision()
+
+    def setup(self) -> None:
+        width, p = self.mask_decoder.hidden_size, self.precision
+        self.query_projector = Linear(width, ("embed", "mlp"), precision=p)
+        self.detail_projector = Linear(self.fusion_size, ("embed", "mlp"), precision=p)
+        self.global_projector = Linear(self.fusion_size, ("embed", "mlp"), precision=p)
+        self.expression_projector = Linear(width, ("embed", "mlp"), precision=p)
+        self.local_project = Conv(self.fusion_size, 1, precision=p)
+        init = axes.named(nn.initializers.zeros, "queries", "embed")
+        self.queries = self.param("queries", init, (self.num_queries, self.llm.hidden_size), p.params)
+
+    def __call__(
+        self,
+        images: Float[DeviceArray, "B H W 3"],
+        clip_images: Float[DeviceArray, "B s s 3"],
+        reference_images: Float[DeviceArray, "B T s s 3"] | None,
+        layout: Layout,
+        expression: Int[DeviceArray, "B K E"],
+        expression_valid: Bool[DeviceArray, "B K E"],
+        *,
+        deterministic: bool = True,
+    ) -> InstructSegOutput:
+        """Predicts masks.
+
+        images, clip_images: the image or key frame, normalized. reference_images: None for an image, which is then its own
+        reference. layout: [B, L], with K prompts per image. expression: token ids of the expression of each prompt.
+        """
+        pyramid = save_activation(self.mask_encoder(images, deterministic=deterministic))
+        image_tokens = self.image_tokens(clip_images)
+        if reference_images is None:
+            references = image_tokens[:, None]
+        else:
+            flat = self.image_tokens(rearrange(reference_images, "b t h w c -> (b t) h w c"))
+            references = rearrange(flat, "(b t) n d -> b t n d", b=images.shape[0])
+        return self.predict_masks(
+            pyramid, image_tokens, references, layout, expression, expression_valid, deterministic=deterministic
+        )
+
+    def image_tokens(self, clip_images: Float[DeviceArray, "B s s 3"]) -> Float[jax.Array, "B N D"]:
+        """Encodes normalized images to tokens for the language model."""
+        return save_activation(self.projector(self.clip_encoder(clip_images)))
+
+    def predict_masks(
+        self,
+        pyramid: Pyramid,
+        image_tokens: Float[DeviceArray, "B N D"],
+        references: Float[DeviceArray, "B T N D"],
+        layout: Layout,
+        expression: Int[DeviceArray, "B K E"],
+        expression_valid: Bool[DeviceArray, "B K E"],
+        *,
+        deterministic: bool = True,
+    ) -> InstructSegOutput:
+        """Predicts masks from encoded images. references: image tokens of the reference frames; others as in __call__."""
+        prompts = expression.shape[1]
+        mask_features, levels = self.pixel_decoder(pyramid)
+        reference_tokens = self.reference_tokens(references, expression, expression_valid)
+        banks = {
+            Source.IMAGE: image_tokens,
+            Source.QUERY: self.queries,
+            Source.FINE_GRAINED: rearrange(reference_tokens, "b k t q d -> b k (t q) d"),
+        }
+        stream = splice(layout, self.llm.embed(jnp.asarray(layout.text_ids)), banks)
+        hidden = self.llm(stream, deterministic=deterministic)
+        pooled = pool(hidden, layout, {Source.QUERY: self.num_queries, Source.EXPRESSION: 1}, num_prompts=prompts)
+        details = pick(hidden, layout, Source.EXPRESSION, expression.shape[2], num_prompts=prompts)
+        queries = self.query_projector(pooled[Source.QUERY])
+        fused, inside = self.fuse(pyramid, pooled[Source.EXPRESSION], details, expression_valid)
+        prediction = self.mask_decoder(mask_features, levels, queries, {"expression": fused})
+        if self.is_initializing():
+            self.language_head(hidden)  # text only
+        inside |= {
+            "image_tokens": image_tokens,
+            "reference_tokens": reference_tokens,
+            "mask_features": mask_features,
+            "stream": stream.embeddings,
+            "queries": queries,
+            "expression": fused,
+        }
+        return InstructSegOutput(prediction, hidden, inside)
+
+    def reference_tokens(
+        self,
+        references: Float[DeviceArray, "B T N D"],
+        expression: Int[DeviceArray, "B K E"],
+        expression_valid: Bool[DeviceArray, "B K E"],
+    ) -> Float[jax.Array, "B K T Q D"]:
+        """Resamples each reference frame together with the word embeddings of each prompt's expression."""
+        batch, frames, count, _ = references.shape
+        text = repeat(self.llm.embed(expression), "b k e d -> (b k) t e d", t=frames)
+        tokens = jnp.concatenate([repeat(references, "b t n d -> (b k) t n d", k=expression.shape[1]), text], axis=2)
+        valid = rearrange(expression_valid, "b k e -> (b k) e")
+        valid = jnp.concatenate([jnp.ones((valid.shape[0], count), bool), valid], axis=1)
+        return rearrange(self.object_perceiver(tokens, valid=valid), "(b k) t q d -> b k t q d", b=batch)
+
+    def fuse(
+        self,
+        pyramid: Pyramid,
+        mean: Float[DeviceArray, "B K 1 D"],
+        details: Float[DeviceArray, "B K E D"],
+        valid: Bool[DeviceArray, "B K E"],
+    ) -> tuple[Float[jax.Array, "B K C"], dict[str, jax.Array]]:
+        """Returns the expression embedding of each prompt for the decoder, and intermediates.
+
+        mean, details: hidden states of the language model at the expression: their mean, and those of its tokens.
+        """
+        prompts = mean.shape[1]
+        local = self.local_project(pyramid.levels[-1])
+        features = repeat(local, "b h w c -> (b k) (h w) c", k=prompts)
+        latents = rearrange(self.detail_projector(jnp.concatenate([mean, details], axis=2)), "b k l c -> (b k) l c")
+        valid = jnp.concatenate([jnp.ones_like(valid[..., :1]), valid], axis=2)
+        fused = self.text_fusion.fuse(latents, features, rearrange(valid, "b k l -> (b k) l"))
+        fused = rearrange(fused, "(b k) c -> b k c", k=prompts)
+        both = jnp.concatenate([self.global_projector(mean[:, :, 0]), fused], axis=-1)
+        inside = {"local": local, "latents": latents, "fused": fused, "fusion": both}
+        return self.expression_projector(both), inside
+
+
+def build_model(config: ml_collections.ConfigDict) -> InstructSeg:
+    """Builds the model of a config; config.model has one block of fields for each submodule."""
+    m = config.model
+    precision = Precision(**m.precision)
+    lora = LoRA(m.lora.rank, m.lora.alpha, m.lora.dropout) if m.lora.rank else None
+    width = m.llm.hidden_size
+    return InstructSeg(
+        clip_encoder=siglip.Siglip(**m.clip_encoder, precision=precision),
+        projector=projector.Projector(width, precision=precision),
+        mask_encoder=swin.Swin(**_lists_to_tuples(m.mask_encoder), precision=precision),
+        object_perceiver=object_perceiver.ObjectPerceiver(width, **m.object_perceiver, precision=precision),
+        text_fusion=text_fusion.TextFusion(**m.text_fusion, precision=precision),
+        llm=phi.Phi(**m.llm, lora=lora, lora_targets=tuple(m.lora.targets), precision=precision),
+        language_head=phi.LanguageHead(m.head_vocab_size, precision=precision),
+        pixel_decoder=pixel_decoder.DeformablePixelDecoder(**m.pixel_decoder, precision=precision),
+        mask_decoder=mask2former.MaskedAttentionDecoder(**_lists_to_tuples(m.mask_decoder), precision=precision),
+        num_queries=m.num_queries,
+        fusion_size=m.fusion_size,
+        precision=precision,
+    )
+
+
+def _lists_to_tuples(block: ml_collections.ConfigDict) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in block.items()}
+
+
+def init_params(model: InstructSeg, config: ml_collections.ConfigDict, key: PRNGKeyArray) -> Any:
+    """Returns randomly initialized parameters, boxed with their axis names."""
+    row = jnp.zeros((1, 8), jnp.int32)
+    layout = Layout(row, row, row, row, row, mask=row.astype(bool), prompt=row, position=row)
+    side, clip_side = config.data.image_size, config.model.clip_encoder.image_size
+    expression = jnp.zeros((1, 1, 2), jnp.int32)
+    return model.init(
+        key,
+        jnp.zeros((1, side, side, 3)),
+        jnp.zeros((1, clip_side, clip_side, 3)),
+        None,
+        layout,
+        expression,
+        expression.astype(bool),
+    )["params"]
+
+
+def weight_table(config: ml_collections.ConfigDict) -> Table:
+    """Returns the weight table of the released state dict (specified by full_manifest of InstructSeg-3B)."""
+    model = build_model(config)
+    rows = phi.table(model.llm).with_prefix("llm/", "model.") + phi.head_table().with_prefix("language_head/")
+    rows += siglip.table(model.clip_encoder).with_prefix("clip_encoder/", "model.vision_tower.")
+    rows += projector.table(model.projector).with_prefix("projector/", "model.mm_projector.")
+    rows += swin.table(model.mask_encoder).with_prefix("mask_encoder/", "model.vision_tower_mask.")
+    rows += object_perceiver.table(model.object_perceiver).with_prefix("object_perceiver/")
+    rows += text_fusion.table(model.text_fusion).with_prefix("text_fusion/", "vmtf_layers.")
+    rows += pixel_decoder.table(model.pixel_decoder).with_prefix("pixel_decoder/", "pixel_decoder.")
+    rows += mask2former.table(model.mask_decoder).with_prefix("mask_decoder/", "predictor.")
+    rows += Table([Row("queries", "seg_query", Identity())]) + conv_table("local_project", "local_project")
+    return rows + Table.join(linear_table(ours, theirs) for ours, theirs in LINEARS.items())

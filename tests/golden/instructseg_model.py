@@ -1,0 +1,104 @@
+"""InstructSeg with the dimensions and weights of a golden case."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from import_weights import channels_last
+
+from hyperseg_jax.systems.hyperseg.markers import PromptTokens, TokenCounts, expand_to_runs
+from hyperseg_jax.systems.instructseg import model as instructseg
+from hyperseg_jax.text.layout import Layout, expand_runs
+
+
+def config_from_case(case: Any, **lora: Any) -> ml_collections.ConfigDict:
+    """Returns our config with the case's dimensions; the vision modules have the released sizes."""
+    llm, tower = case.config["phi"], case.config["siglip"]
+    return ml_collections.ConfigDict(
+        {
+            "model": {
+                "precision": {},
+                "num_queries": 100,
+                "fusion_size": 1024,
+                "head_vocab_size": llm["lm_head_out"],
+                "lora": lora or {"rank": 0, "targets": ()},
+                "clip_encoder": {
+                    "image_size": tower["image"],
+                    "patch_size": tower["patch"],
+                    "hidden_size": tower["hidden"],
+                    "mlp_size": tower["inter"],
+                    "num_layers": tower["layers"],
+                    "num_heads": tower["heads"],
+                    "feature_layer": tower["select_layer"],
+                    "keep_unused": True,
+                },
+                "mask_encoder": {},
+                "object_perceiver": {},
+                "text_fusion": {},
+                "llm": {
+                    "vocab_size": llm["vocab_size"],
+                    "hidden_size": llm["hidden_size"],
+                    "mlp_size": llm["intermediate_size"],
+                    "num_layers": llm["num_layers"],
+                    "num_heads": llm["num_heads"],
+                    "rotary_fraction": llm["partial_rotary_factor"],
+                },
+                "pixel_decoder": {},
+                "mask_decoder": {"score_kinds": ("expression",), "heads": (), "keep_unused": True},
+            },
+            "data": {"image_size": 64},
+        }
+    )
+
+
+class CaseInputs:
+    """The inputs of an end-to-end case in our form.
+
+    images [B, H, W, 3], clip [B, s, s, 3], references [B, T, s, s, 3] or None, layout [B, L], expression and its validity
+    [B, 1, E].
+    """
+
+    def __init__(self, case: Any, image_tokens: int) -> None:
+        read = case.inputs
+        images, clip = (read[name] for name in ("images", "images_clip"))
+        video = images.ndim == 5
+        self.images = channels_last(images[:, 0] if video else images)
+        clip = np.moveaxis(clip, -3, -1)
+        self.clip = clip[:, 0] if video else clip
+        self.references = clip[:, 1:] if video and clip.shape[1] > 1 else None
+        frames = 1 if self.references is None else self.references.shape[1]
+        self.counts = TokenCounts(image_tokens, frames * 128, 100)
+        batch, length = len(read["input_ids"]), max(v.shape[1] for k, v in case.outputs.items() if k == "labels_expanded")
+        texts = [read.get(f"token_refer_id_{row}", np.zeros(0, np.int64)) for row in range(batch)]
+        eos = case.config["eos_and_pad_id"]
+        self.layout = jax.tree.map(
+            lambda *rows: np.stack(rows),
+            *map(self._layout, read["input_ids"], read["labels"], texts, [length] * batch, [eos] * batch),
+        )
+        most = max(map(len, texts))
+        self.expression = np.stack([np.pad(text, (0, most - len(text))) for text in texts])[:, None].astype(np.int32)
+        self.expression_valid = np.stack([np.arange(most) < len(text) for text in texts])[:, None]
+
+    def _layout(self, ids: np.ndarray, labels: np.ndarray, text: np.ndarray, length: int, eos: int) -> Layout:
+        """Returns the layout of a row. As in the published code, padding tokens are embedded, but not attended to."""
+        tokens = PromptTokens(
+            ids=tuple(ids.tolist()),
+            labels=tuple(labels.tolist()),
+            mask=tuple((ids != eos).tolist()),
+            expression=tuple(text.tolist()),
+        )
+        return expand_runs(expand_to_runs(tokens, self.counts), length)
+
+
+def import_case(case: Any, **lora: Any) -> tuple[Any, Any, Any]:
+    """Returns (model, parameters, weight table) of a case."""
+    import flax.linen as nn
+
+    config = config_from_case(case, **lora)
+    model = instructseg.build_model(config)
+    shapes = nn.unbox(jax.eval_shape(lambda key: instructseg.init_params(model, config, key), jax.random.key(0)))
+    table = instructseg.weight_table(config)
+    return model, table.to_flax(case.weights, shapes), table

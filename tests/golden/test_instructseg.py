@@ -1,0 +1,152 @@
+"""InstructSeg end to end against the published system."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_case import recipe_uniform, subsample
+from instructseg_model import CaseInputs, import_case
+from test_losses import compare_pairs, make_targets, reorder_by_target
+
+from hyperseg_jax.losses import BalancedScores, MaskCriterion, PointDraws, text_cross_entropy
+from hyperseg_jax.structs import Source
+from hyperseg_jax.tables import flatten, unflatten
+
+
+@pytest.mark.golden("instructseg", r"e2e_eval_.*")
+def test_instructseg_evaluation(case):
+    model, params, _ = import_case(case)
+    inputs = CaseInputs(case, model.clip_encoder.num_tokens)
+    result = jax.device_get(jax.jit(lambda params: forward(model, params, inputs))(params))
+    compare_forward(case, inputs, result)
+    case.check(
+        skipped=[
+            name
+            for name in case.outputs
+            if name.startswith(
+                (
+                    "stats/",
+                    "swin/",
+                    "clip_tokens",
+                    "pixel_decoder/scale",
+                    "best",
+                    "top5",
+                    "scores",
+                    "class_scores",
+                    "mask_area",
+                    "query_index",
+                    "pred_masks/best",
+                )
+            )
+        ]
+    )
+
+
+def compare_forward(case, inputs, result):
+    """Compares the token stream, the intermediates and the predictions of all stages."""
+    layout, inside = inputs.layout, result.inside
+    case.compare("attention_mask", layout.mask)
+    case.compare("labels_expanded", layout.labels)
+    case.compare("refer_indices_expanded", (layout.source == Source.EXPRESSION))
+    case.compare("seg_query_mask", (layout.source == Source.QUERY))
+    channels_first = lambda x: np.moveaxis(x, -1, 1)
+    ours = {
+        "inputs_embeds": inside["stream"],
+        "hidden": result.hidden,
+        "ovp_out": inside["reference_tokens"][:, 0],
+        "local_vision": channels_first(inside["local"]),
+        "vmtf_text_in": inside["latents"],
+        "vmtf_out": inside["fused"],
+        "SEG_concat": inside["fusion"],
+        "SEG_projected": inside["expression"],
+        "seg_query_projected": inside["queries"][:, 0],
+        "pixel_decoder/mask_features": channels_first(inside["mask_features"]),
+        "pred_masks/final": result.prediction.mask_logits,
+        "pred_SEG_logits/final": result.prediction.scores["expression"][..., None],
+    }
+    for i, stage in enumerate(result.prediction.stages):
+        ours[f"pred_masks/aux{i}"] = stage["mask_logits"]
+        ours[f"pred_SEG_logits/aux{i}"] = stage["scores"]["expression"][..., None]
+    for name, value in ours.items():
+        if name in case.outputs:
+            case.compare(name, subsample(np.asarray(value), case.outputs[name].shape))
+        elif f"{name}/call0" in case.outputs:  # one call for each row, of its own length
+            for row in range(len(value)):
+                expected = case.outputs[f"{name}/call{row}"]
+                part = value[row][: expected.shape[1]] if value.ndim == 3 else value[row]
+                case.compare(f"{name}/call{row}", part.reshape(expected.shape))
+
+
+STAGES = ("aux0", "aux1", "aux2", "aux3", "aux4", "aux5", "aux6", "aux7", "aux8", "final")
+LOSSES = {"mask": "loss_mask", "dice": "loss_dice", "expression": "loss_SEG_class"}
+
+
+@pytest.mark.golden("instructseg", r"e2e_train_(referring|reason|rvos|multi).*")
+def test_instructseg_training(case):
+    """Every loss, the matched pairs, and the gradients of all trained parameters."""
+    model, params, table = import_case(case)
+    inputs, batch = CaseInputs(case, model.clip_encoder.num_tokens), len(case.inputs["input_ids"])
+    targets = make_targets([case.inputs[f"gt_masks_{b}"] for b in range(batch)], "expression")
+    draws = point_draws(case, batch, targets.valid.shape[1])
+    criterion = MaskCriterion({"expression": BalancedScores()})
+    has_text = case.config["dataset_type"] == "reason_seg"
+    trained = [name for name in case.meta["grad_norm_names"]]
+    frozen = {row.paths for row in table if not set(row.names) & set(trained)}
+
+    def loss(params):
+        flat = flatten(params)
+        stopped = {path for paths in frozen for path in paths}
+        params = unflatten({path: jax.lax.stop_gradient(x) if path in stopped else x for path, x in flat.items()})
+        result = forward(model, params, inputs)
+        losses = criterion(result.prediction, targets, draws=draws)
+        text = text_loss(model, params, result, inputs) if has_text else 0.0
+        return losses.total + text, (result, losses, text)
+
+    (total, (result, losses, text)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    compare_forward(case, inputs, result)
+    case.compare("loss_total", total.reshape(1))
+    video = case.config["dataset_type"].startswith("rvos") or "loss_rvos" in case.config["dataset_type"]
+    sums = {name: criterion.weights[kind] * losses.terms[kind].sum() for kind, name in LOSSES.items()}
+    sums["loss_llm"] = np.float32(text)
+    for name in (name.removeprefix("named/") for name in case.outputs if name.startswith("named/")):
+        wanted = {"loss_rvos_class": sums["loss_SEG_class"] * video, "loss_SEG_class": sums["loss_SEG_class"] * (not video)}
+        case.compare(f"named/{name}", np.asarray(wanted.get(name, sums.get(name)), np.float32).reshape(1))
+    for s, stage in enumerate(STAGES):
+        suffix = "" if stage == "final" else f"_{stage.removeprefix('aux')}"
+        for kind, name in LOSSES.items():
+            case.compare(f"unweighted/{name}{suffix}", losses.terms[kind][s].reshape(1))
+        for b in range(batch):
+            compare_pairs(case, np.asarray(losses.query_of_target[s, b]), f"match_src/{stage}/{b}", f"match_tgt/{stage}/{b}")
+    published = table.to_torch(gradient)
+    norms = np.array([np.linalg.norm(published[name]) for name in trained])
+    case.compare("grad_norms", norms, kind="gradient")
+    for name in (name for name in case.outputs if name.startswith("grad_slice/")):
+        expected = case.outputs[name]
+        part = published[name.removeprefix("grad_slice/")][: expected.shape[0], : expected.shape[1]]
+        case.compare(name, part, kind="gradient")
+    skipped = ("stats/", "swin/", "clip_tokens", "pixel_decoder/scale", "match_margin", "cost_total")
+    case.check(skipped=[name for name in case.outputs if name.startswith(skipped)])
+
+
+def forward(model, params, inputs):
+    arrays = (inputs.images, inputs.clip, inputs.references, inputs.layout, inputs.expression, inputs.expression_valid)
+    return model.apply({"params": params}, *arrays)
+
+
+def text_loss(model, params, result, inputs):
+    head = model.language_head
+    logits = head.apply({"params": params["language_head"]}, result.hidden)
+    return text_cross_entropy(logits, jnp.asarray(inputs.layout.labels))
+
+
+def point_draws(case, batch, number):
+    """Returns the case's random points; it stores those of the final stage first."""
+    calls = [recipe_uniform(call["name"], call["shape"]) for call in case.meta["random_draws"]["calls"]]
+    stages = [calls[i : i + batch + 2] for i in range(0, len(calls), batch + 2)]
+    stages = [*stages[1:], stages[0]]
+    pairs = [[case.outputs[f"match_tgt/{stage}/{b}"] for b in range(batch)] for stage in STAGES]
+    return PointDraws(
+        matching=np.stack([np.concatenate(stage[:batch]) for stage in stages]),
+        candidates=np.stack([reorder_by_target(x[batch], pair, number) for x, pair in zip(stages, pairs, strict=True)]),
+        unselected=np.stack([reorder_by_target(x[batch + 1], pair, number) for x, pair in zip(stages, pairs, strict=True)]),
+    )
