@@ -12,10 +12,10 @@ import contextlib
 import functools
 import math
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hyperseg_jax.untrusted import regexes
 from hyperseg_jax.untrusted.printing import escaped_value
 
 MAX_INTEGER = 2**31 - 1
@@ -95,6 +95,9 @@ LENGTHS = {
 ELEMENTS: Mapping[str, Any] = {"length_buckets": 0}
 """Example elements of lists that are empty in the shipped configs; other empty lists hold strings."""
 REGEXES = ("init_optional", "pattern")
+SIMPLE_REGEX = "a regular expression with at most three repeats, none of them inside another (docs/security.md)"
+CHOICES = {"frozen_type": ("", "float32", "bfloat16", "float16")}
+"""{field name: its possible values} of strings."""
 UNCHECKED_BLOCKS = ("data.tasks", "data.augment", "data.toy", "limits")
 """Blocks with user-defined names, or that are checked elsewhere."""
 TASK_FIELDS = {"reader": "", "ratio": 0}
@@ -114,6 +117,9 @@ def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[st
     """
     yield from name_problems("", config)
     yield from _block_problems("", config, known)
+    ways = [regexes.count_ways(pattern) for pattern in _patterns(config)]
+    if max(ways, default=0) <= regexes.WAYS < sum(ways):
+        yield f"optimizer.param_groups and init_optional: they can match in too many ways; give {SIMPLE_REGEX} in each"
     sizes = known.get("sizes")
     data = config.get("data")
     tasks, augment = (data.get("tasks"), data.get("augment")) if isinstance(data, Mapping) else (None, None)
@@ -127,6 +133,15 @@ def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[st
             yield "data.tasks: is empty; add at least one task"
         for name, task in tasks.items():
             yield from _task_problems(f"data.tasks.{name}", name, task, sizes)
+
+
+def _patterns(config: Mapping[str, Any]) -> list[str]:
+    """Returns the regular expressions of a config."""
+    optimizer, optional = config.get("optimizer"), config.get("init_optional")
+    groups = optimizer.get("param_groups") if isinstance(optimizer, Mapping) else None
+    rules, others = (value if isinstance(value, list | tuple) else () for value in (groups, optional))
+    found = [*(rule.get("pattern") for rule in rules if isinstance(rule, Mapping)), *others]
+    return [pattern for pattern in found if isinstance(pattern, str)]
 
 
 def toy_problems(block: Mapping[str, Any]) -> Iterator[str]:
@@ -215,7 +230,9 @@ def _value_problem(name: str, value: Any, example: Any) -> str:
     if isinstance(example, str):
         if not isinstance(value, str) or not _is_unicode(value):
             return "give a string"
-        return "give a regular expression" if name in REGEXES and not _is_regex(value) else ""
+        if name in CHOICES and value not in CHOICES[name]:
+            return f"give one of {', '.join(map(repr, CHOICES[name]))}"
+        return f"give {SIMPLE_REGEX}" if name in REGEXES and regexes.count_ways(value) > regexes.WAYS else ""
     if not isinstance(example, int | float):
         return ""
     low, high = WEIGHTS if name.endswith("_weight") else BOUNDS.get(name, (-MAX_INTEGER, MAX_INTEGER))
@@ -231,14 +248,6 @@ def _is_unicode(text: str) -> bool:
     other surrogates cannot be encoded."""
     with contextlib.suppress(UnicodeEncodeError):
         return text.encode("utf-8", "surrogateescape") is not None
-    return False
-
-
-def _is_regex(text: str) -> bool:
-    """Returns whether the text is a regular expression without ambiguous parts, of which `re` warns ("[[a]")."""
-    with contextlib.suppress(re.error, RecursionError, OverflowError, Warning), warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return len(text) < 1000 and bool(re.compile(text))
     return False
 
 

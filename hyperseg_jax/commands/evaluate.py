@@ -127,7 +127,7 @@ def _evaluate_own_tasks(parsed: argparse.Namespace) -> None:
             f"{where}: data.root = {printing.escaped_value(config_root)} is ignored, since model files are untrusted; give the "
             "data folder with --data-root"
         )
-    sources.check_untrusted_paths(config, where)
+    sources.check_untrusted_paths(config, where, parsed.data_root or "")
     with config.unlocked():
         config.data.root = parsed.data_root
         config.data.tokenizer = str(folder)  # the config is untrusted and might name any file

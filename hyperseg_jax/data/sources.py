@@ -28,7 +28,8 @@ from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.text.tokenizer import Tokenizer
-from hyperseg_jax.untrusted import limits, printing, stores
+from hyperseg_jax.untrusted import limits, paths, printing, stores
+from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import escaped_value
 
 # Reader name in a config -> factory. "toy" fills in the paths of a generated toy dataset, "benchmark" those of
@@ -78,6 +79,8 @@ def register_reader(name: str, make: Callable[..., Any]) -> None:
         raise ValueError(f"a reader {name!r} is already registered")
 
 
+ROOT = "{root}"
+"""Stands for the data folder in the fields of a reader."""
 NOT_SIZES = ("ratio", "reader", "train", "val")  # fields of a task that are not sizes of a processor
 
 
@@ -172,7 +175,7 @@ def build_task(
         if split != "val" and val.get("task") == "video":  # clips have no other split
             return None
         val = {**val, "split": split}
-        controls = (str(val.get("folder")).replace("{root}", root), split) if val.get("task") == "referring" else None
+        controls = (str(val.get("folder")).replace(ROOT, root), split) if val.get("task") == "referring" else None
     train_reader, val_reader = (open_reader(where, reader, part, root) for part in (train if for_training else None, val))
     return Task(name, train_reader, val_reader, ratio, processor, make_augmentation(config, name), controls)
 
@@ -198,9 +201,9 @@ def resolve_root(data: ml_collections.ConfigDict, console: Console, *, for_train
         fields = block.to_dict()
         for part in ("train", "val"):
             for field, value in (fields.get(part) or {}).items():
-                if not isinstance(value, str) or "{root}" not in value:
+                if not isinstance(value, str) or ROOT not in value:
                     continue
-                if fields["reader"] != "toy" or value != "{root}":
+                if fields["reader"] != "toy" or value != ROOT:
                     raise UserError(
                         f"data.root is empty, and data.tasks.{name}.{part}.{field} = {value!r} is read with reader "
                         f"{fields['reader']!r}; give the folder of your data: --config.data.root=FOLDER, or --data-root FOLDER "
@@ -248,21 +251,29 @@ def program_names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     return (MIXED,) if config.data.get("batches", "task") == MIXED else tuple(config.data.tasks)
 
 
-def check_untrusted_paths(config: ml_collections.ConfigDict, where: str) -> None:
-    """Raises UserError if validation with an untrusted config would open files outside {root}. where: the config file, for
-    messages."""
+def check_untrusted_paths(config: ml_collections.ConfigDict, where: str, root: str) -> None:
+    """Raises UserError if validation with an untrusted config would open files outside {root}, also through a link in it.
+    where: the config file, for messages. root: the value of {root}; "" for the toy dataset, which is ours."""
     parameters = [p for make in READERS.values() for p in inspect.signature(make).parameters.values()]
     opened = {p.name for p in parameters if "PathLike" in str(p.annotation)}
     for name, block in config.data.tasks.items():
         for field, value in (block.to_dict().get("val") or {}).items():
             if not isinstance(value, str):
                 continue
-            parts = value.split("/")
-            if value[:1] == "/" or ".." in parts or "://" in value or (field in opened and parts[0] != "{root}"):
+            what = f"{where}: data.tasks.{name}.val.{field} = {escaped_value(value)}"
+            has_root = value.split("/")[0] == ROOT
+            rest = value.removeprefix(ROOT) if has_root else value
+            is_outside = value[:1] == "/" or ".." in rest.split("/") or "://" in rest or ROOT in rest
+            if is_outside or (field in opened and not has_root):
                 raise UserError(
-                    f"{where}: data.tasks.{name}.val.{field} = {escaped_value(value)}, but a model may only name files below "
-                    "the folder given with --data-root; write {root}/... if you trust it"
+                    f"{what}, but a model may only name files below the folder given with --data-root; write {ROOT}/... if you "
+                    "trust it"
                 )
+            if root and has_root:
+                try:
+                    paths.join_inside(root, rest.strip("/") or ".")
+                except BadFile as error:
+                    raise UserError(f"{what}: {error}") from error
 
 
 def prepare_toy_world(data: ml_collections.ConfigDict, console: Console, *, for_training: bool = True) -> pathlib.Path:
@@ -300,7 +311,7 @@ def open_reader(where: str, name: str, arguments: Mapping[str, Any] | None, root
         return None
     if name not in READERS:
         raise UserError(f"{where}.reader = {name!r}: use one of {', '.join(READERS)}")
-    fields = {k: v.replace("{root}", root) if isinstance(v, str) else v for k, v in arguments.items()}
+    fields = {k: v.replace(ROOT, root) if isinstance(v, str) else v for k, v in arguments.items()}
     check_fields(f"{where}: reader {name!r}", READERS[name], fields)
     for value in fields.values() if name != "built" else ():
         if isinstance(value, str):

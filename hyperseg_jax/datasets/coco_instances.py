@@ -61,7 +61,15 @@ class CocoInstances(CategoryReader):
             else:
                 object_masks.append(mask)
                 labels.append(self._class_index[category])
-                areas.append(files.number_field(annotation, "area", location) if "area" in annotation else float(mask.sum()))
+                areas.append(_read_area(annotation, location) if "area" in annotation else float(mask.sum()))
         stacked = np.array(object_masks, bool).reshape(-1, *size)
         prompts = self._class_lists.build_prompts(index, stacked, labels, ignore, key=str(image_id), crowds=crowds, areas=areas)
         return Example(f"{self._records.path.name}#{index}", pixels[None], prompts)
+
+
+def _read_area(annotation: dict, where: str) -> float:
+    """Returns the area of an object. Reports a problem if it is negative."""
+    area = files.number_field(annotation, "area", where)
+    if area < 0:
+        report_problem("bad record", f"{where}: field 'area' is {area:g}, expected 0 or more; correct it")
+    return area

@@ -1,6 +1,6 @@
 """COCO panoptic: {images, annotations: [{image_id, file_name, segments_info}], categories: [{id, name, isthing}]}.
 
-The segment id of a png pixel is R + 256 G + 65536 B; 0 is void.
+The segment id of a png pixel is R + 256 G + 65536 B; 0 is void. Every other id must be listed.
 """
 
 from __future__ import annotations
@@ -79,12 +79,14 @@ class CocoPanoptic(CategoryReader):
             return np.zeros((0, *size), bool), [], np.ones(size, bool), {}
         segment_ids = coded.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
         ignore = segment_ids == 0
+        listed = ignore.copy()
         segments, labels, crowds = [], [], {}
         infos = files.list_field(annotation, "segments_info", where)
         IdIndex(infos, "id", f"{where} segments_info").report_duplicates()
         for info in infos:
             budget.charge_masks(1, size, where)
             mask = segment_ids == files.integer_field(info, "id", f"{where} segments_info")
+            listed |= mask
             category = files.integer_field(info, "category_id", f"{where} segments_info")
             if category not in self._class_index:
                 report_problem(
@@ -100,4 +102,9 @@ class CocoPanoptic(CategoryReader):
             else:
                 segments.append(mask)
                 labels.append(self._class_index[category])
+        if not listed.all():
+            other = segment_ids[~listed][0]
+            report_problem(
+                "bad mask", f"{png}: has pixels of segment {other}, which {where} does not list; write both files again"
+            )
         return np.array(segments, bool).reshape(-1, *size), labels, ignore, crowds

@@ -25,6 +25,7 @@ class CocoRecords:
         path, content = str(self.path), self.file.content
         images, annotations, rows = (files.list_field(content, name, path) for name in ("images", "annotations", "categories"))
         self._images = IdIndex(images, "id", f"{path} images")
+        self._annotation_ids = IdIndex(annotations, "id", f"{path} annotations", strict=False).duplicates_only()
         self.categories: dict[int, str] = {
             category_id: files.text_field(rows[k], "name", f"{path} categories#{k}")
             for category_id, k in index_categories(rows, f"{path} categories").items()
@@ -51,7 +52,10 @@ class CocoRecords:
         return image_id in self._images
 
     def annotation(self, k: int) -> dict[str, Any]:
-        return self.file.content["annotations"][k]
+        """Returns annotation k. Reports a problem if another annotation has its id."""
+        row = self.file.content["annotations"][k]
+        self._annotation_ids.check(row, self.where(k))
+        return row
 
     def is_crowd(self, k: int) -> bool:
-        return files.flag_field(self.annotation(k), "iscrowd", self.where(k), False)
+        return files.flag_field(self.file.content["annotations"][k], "iscrowd", self.where(k), False)

@@ -107,9 +107,11 @@ class JsonLines(Json):
 
     def _read_content(self) -> list[tuple[int, dict | UserError]]:
         """Returns (line number, record or error) of each line. Raises UserError if no line is valid."""
+        data = _read_bytes(self.path)
+        encoding = json_text.find_encoding(data)
         rows = [
-            (number, _parse_object_or_error(line, f"{self.path} line {number}"))
-            for number, line in enumerate(_read_bytes(self.path).split(b"\n"), 1)
+            (number, _parse_object_or_error(line, f"{self.path} line {number}", encoding))
+            for number, line in enumerate(data.split(b"\n"), 1)
             if line.strip()
         ]
         errors = [row for _, row in rows if isinstance(row, UserError)]
@@ -118,10 +120,10 @@ class JsonLines(Json):
         return rows
 
 
-def _parse_object_or_error(line: bytes, where: str) -> dict | UserError:
+def _parse_object_or_error(line: bytes, where: str, encoding: str) -> dict | UserError:
     """Parses one line of a JsonLines file; returns the error instead of raising it."""
     try:
-        row = _parse_json(line, where)
+        row = _parse_json(line, where, encoding)
     except UserError as error:
         return error
     return row if isinstance(row, dict) else UserError(f"{where}: is not a json object; write one {{...}} per line")
@@ -135,10 +137,8 @@ def read_json(path: pathlib.Path) -> Any:
 def read_lines(path: pathlib.Path, what: str) -> list[str]:
     """Reads the lines of a text file in UTF-8 or Latin-1. what: the kind of file, for messages."""
     data = _read_bytes(path, what)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
+    with _converting_file_errors(path, what):
+        text = json_text.decode_text(data, json_text.find_encoding(data, "latin-1"))
     return [line.rstrip("\r") for line in text.split("\n")]
 
 
@@ -159,9 +159,9 @@ def _converting_file_errors(path: pathlib.Path, what: str) -> Iterator[None]:
         raise Problem("bad record", f"{path}: {why}") from error
 
 
-def _parse_json(data: bytes, where: str) -> Any:
+def _parse_json(data: bytes, where: str, encoding: str = "") -> Any:
     try:
-        return json_text.parse_json(data)
+        return json_text.parse_json(data, encoding)
     except BadFile as error:
         raise Problem("bad record", f"{where}: {error}") from error
 
@@ -200,6 +200,17 @@ def text_list_field(record: Any, name: str, where: str) -> list[str]:
     """Returns a field that is a list of strings. Raises UserError for other types."""
     values = list_field(record, name, where)
     return [_check_type(value, str, "a string", f"{name}[{k}]", where) for k, value in enumerate(values)]
+
+
+def frames_field(record: Any, name: str, where: str) -> list[str]:
+    """Returns a field that lists the frames of a video. Raises UserError if there are none, more than limits.frames, or one of
+    them twice."""
+    names = text_list_field(record, name, where)
+    limits.check_limit("frames", len(names), where, "frames")
+    if not names or len(set(names)) < len(names):
+        why = "lists a frame twice" if names else "lists no frames"
+        raise Problem("bad record", f"{where}: field {name!r} {why}; correct or remove the video")
+    return names
 
 
 def dict_field(record: Any, name: str, where: str) -> dict[str, Any]:

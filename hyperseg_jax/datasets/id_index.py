@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.check_errors import note_problem, report_problem
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted.printing import escaped_value
 
@@ -15,24 +16,28 @@ from hyperseg_jax.untrusted.printing import escaped_value
 class IdIndex:
     """Maps each id to the index of the first record with that id, in file order.
 
-    name: the id field. where: the location of the list, for messages. strict: True raises UserError for a record without an id;
-    False skips it, and the error is raised when the record is read. The ids 1 and "1" count as equal, because examples are
-    named by the text of their id.
+    name: the id field. where: the location of the list, for messages, or a function that returns the location of a record.
+    strict: True raises UserError for a record without an id; False skips it, and the error is raised when the record is read.
+    The ids 1 and "1" count as equal, because examples are named by the text of their id.
     """
 
-    def __init__(self, rows: Sequence[Any], name: str, where: str, *, strict: bool = True) -> None:
+    def __init__(self, rows: Sequence[Any], name: str, where: str | Callable[[int], str], *, strict: bool = True) -> None:
         self._name, self._where = name, where
         self._first: dict[int | str, int] = {}
         self._duplicates: dict[int | str, int] = {}
         for k, row in enumerate(rows):
             with contextlib.nullcontext() if strict else contextlib.suppress(UserError):
-                number = files.id_field(row, name, f"{where}#{k}")
+                number = files.id_field(row, name, self._location(k))
                 if self._first.setdefault(number, k) != k:
                     self._duplicates.setdefault(number, k)
-        numbers = {str(number): number for number in self._first if isinstance(number, int)}
-        for text in (numbers.keys() & self._first.keys()) if len(numbers) < len(self._first) else ():
-            self._duplicates.setdefault(text, self._first[numbers[text]])
-            self._duplicates.setdefault(numbers[text], self._first[text])
+        texts = {number for number in self._first if isinstance(number, str)}
+        for number in list(self._first) if texts else ():
+            if not isinstance(number, str) and (text := str(number)) in texts:
+                self._duplicates.setdefault(text, self._first[number])
+                self._duplicates.setdefault(number, self._first[text])
+
+    def _location(self, k: int) -> str:
+        return self._where(k) if callable(self._where) else f"{self._where}#{k}"
 
     def __contains__(self, number: int | str) -> bool:
         return number in self._first
@@ -44,9 +49,21 @@ class IdIndex:
         """Returns the index of the first record with that id. Reports a problem if another record has the same id."""
         first = self._first[number]
         if number in self._duplicates:
-            what = f"{self._where}#{first}: {self._name} {escaped_value(number)}"
-            report_problem("bad record", f"{what} is also the id of #{self._duplicates[number]}; correct one of them")
+            what, other = f"{self._location(first)}: {self._name} {escaped_value(number)}", self._duplicates[number]
+            other_place = self._where(other) if callable(self._where) else f"#{other}"
+            report_problem("bad record", f"{what} is also the id of {other_place}; correct one of them")
         return first
+
+    def duplicates_only(self) -> IdIndex:
+        """Forgets the other ids, which saves memory where records are only checked. Returns the index itself."""
+        self._first = {number: self._first[number] for number in self._duplicates}
+        return self
+
+    def check(self, row: Any, where: str) -> None:
+        """Reports a problem if another record has the same id as this one, or if its id is invalid; none if it has no id.
+        where: the location of the record, for messages."""
+        if isinstance(row, dict) and self._name in row and (number := files.id_field(row, self._name, where)) in self:
+            self[number]
 
     def report_duplicates(self) -> None:
         """Reports a problem for each duplicate id; for lists that all records depend on."""
@@ -54,8 +71,16 @@ class IdIndex:
             self[number]
 
 
+def note_duplicates(texts: Sequence[str], where: str, what: str) -> None:
+    """During a check, records a problem if a text is listed twice. where: the location of the list, what: its texts, for
+    messages."""
+    if twice := [text for text, count in collections.Counter(texts).items() if count > 1]:
+        note_problem("bad record", f"{where}: two {what} are {escaped_value(twice[0])}; change one of them")
+
+
 def index_categories(rows: Sequence[Any], where: str) -> dict[int, int]:
-    """Maps each category id to its index. Reports a problem for duplicate ids."""
+    """Maps each category id to its index. Reports a problem for duplicate ids, and notes duplicate names."""
     numbers = [files.integer_field(row, "id", f"{where}#{k}") for k, row in enumerate(rows)]
     IdIndex(rows, "id", where).report_duplicates()
+    note_duplicates([str(row.get("name")) for row in rows], where, "names")
     return {number: k for k, number in enumerate(numbers)}

@@ -10,6 +10,7 @@ import numpy as np
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import Problem, active_collector, report_problem
 from hyperseg_jax.datasets.class_prompts import ClassListReader, ClassLists
+from hyperseg_jax.datasets.id_index import IdIndex
 from hyperseg_jax.datasets.labels import read_label_image
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.structs import Example
@@ -109,4 +110,5 @@ def pair_files_of_list(list_path: pathlib.Path, images: pathlib.Path, labels: pa
     if not list_path.is_file():
         raise Problem("missing file", f"{list_path}: no such file; it lists the images of the split")
     names = " ".join(files.read_lines(list_path, "list")).split()
+    IdIndex([{"name": name} for name in names], "name", str(list_path)).report_duplicates()
     return [((images, f"{name}.jpg"), (labels, f"{name}{end}")) for name in names]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import Problem, report_problem
+from hyperseg_jax.datasets.check_errors import Problem
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -33,12 +33,10 @@ class Llava:
             if isinstance(record, dict) and "image" not in record:
                 self.text_only += 1
                 continue
-            try:
-                turns = range(len(files.list_field(record, "conversations", self._location(number))) // 2)
-            except Problem as problem:
-                report_problem(problem.kind, str(problem))
-                continue
-            self._items += [(number, chunk) for chunk in files.split_evenly(list(turns), prompts_per_example)]
+            lines = record.get("conversations") if isinstance(record, dict) else None
+            turns = range(len(lines) // 2) if isinstance(lines, list) else ()
+            chunks = files.split_evenly(list(turns), prompts_per_example)
+            self._items += [(number, chunk) for chunk in chunks or [[]]]  # without a turn, it raises when it is read
 
     def _location(self, number: int) -> str:
         return f"{self._file.path}#{number}"
@@ -51,8 +49,12 @@ class Llava:
         number, turns = self._items[index]
         where = self._location(number)
         record = self._file.content[number]
+        lines = files.list_field(record, "conversations", where)
+        if not lines or len(lines) % 2:
+            why = f"field 'conversations' has {len(lines)} lines, expected a question and an answer for each turn"
+            raise Problem("bad record", f"{where}: {why}; correct the record")
         pixels = files.read_image(files.join_inside(self._images, files.field(record, "image", where), where))
-        prompts = tuple(self._build_prompt(record["conversations"][2 * turn : 2 * turn + 2], where) for turn in turns)
+        prompts = tuple(self._build_prompt(lines[2 * turn : 2 * turn + 2], where) for turn in turns)
         return Example(f"{self._file.path.name}#{number}.{turns[0]}", pixels[None], prompts)
 
     def _build_prompt(self, pair: list[dict], where: str) -> Prompt:

@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.ops.fill_poly import fill_poly
-from hyperseg_jax.untrusted import budget
+from hyperseg_jax.untrusted import budget, json_text
 from hyperseg_jax.untrusted.printing import escaped, escaped_value
 
 POLYGON_RULES = ("fill_poly", "coco")
@@ -32,6 +32,8 @@ def decode_segmentation(
         return _decode_polygons(segmentation, height, width, where, polygons)
     try:
         size, counts = tuple(segmentation["size"]), segmentation["counts"]
+        if not json_text.is_list_of_numbers([*size, *(counts if isinstance(counts, list) else ())]):
+            raise ValueError("a size or run length is not a number")
         if size != (height, width):
             return _report_wrong_size(size, height, width, where)
         return run_lengths.decode(counts, height, width)
@@ -49,7 +51,7 @@ def _decode_polygons(segmentation: list, height: int, width: int, where: str, ru
     """Fills the polygons of a json file. Reports a problem and returns an empty mask if one is not a list of at least three x,
     y pairs."""
     try:
-        flat = [np.asarray(polygon, np.float64) for polygon in segmentation]
+        flat = [np.asarray(polygon if json_text.is_list_of_numbers(polygon) else (), np.float64) for polygon in segmentation]
     except (TypeError, ValueError, OverflowError):
         flat = [np.empty(0)]
     if not flat or any(
@@ -74,6 +76,8 @@ def _report_wrong_size(size: tuple, height: int, width: int, where: str) -> np.n
 
 def parse_points(points: object) -> np.ndarray | None:
     """Parses a list of at least two [x, y] to float64 [V, 2]; None if it is invalid."""
+    if not isinstance(points, list) or not all(map(json_text.is_list_of_numbers, points)):
+        return None
     try:
         array = np.asarray(points, np.float64)
     except (TypeError, ValueError, OverflowError):

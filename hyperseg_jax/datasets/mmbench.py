@@ -18,6 +18,7 @@ import numpy as np
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.choices import LETTERS, format_question
+from hyperseg_jax.datasets.id_index import note_duplicates
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -106,6 +107,7 @@ class MmBench:
         choices = list(itertools.takewhile(_is_given, (row.get(letter, "") for letter in CHOICES)))
         if any(_is_given(row.get(letter, "")) for letter in CHOICES[len(choices) :]):
             raise UserError(f"{where}: choice {CHOICES[len(choices)]} is empty, but a later choice is not; correct it")
+        note_duplicates(choices, where, "choices")
         answer = row.get("answer", "").strip()
         if answer and answer not in tuple(LETTERS[: len(choices)]):
             raise UserError(f"{where}: answer {escaped_value(answer)} is not one of its choices; correct it")

@@ -8,6 +8,7 @@ from typing import Any
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.id_index import IdIndex
 from hyperseg_jax.datasets.questions import Questions
 from hyperseg_jax.structs import Prompt
 
@@ -26,6 +27,8 @@ class Pope(Questions):
         self._file = files.JsonLines(json_path)
         self.name = self._file.path.name
         self._kind = self._file.path.stem.rsplit("_", 1)[-1]
+        records = [record for _, record in self._file.content]
+        self._ids = IdIndex(records, "question_id", self._location, strict=False).duplicates_only()
         return len(self._file)
 
     def _question_record(self, n: int) -> dict[str, Any]:
@@ -41,6 +44,7 @@ class Pope(Questions):
         label = self._text_field(n, "label")
         if label not in LABELS:
             report_problem("bad record", f"{self._location(n)}: field 'label' is {label!r}, expected yes or no; correct it")
+        self._ids.check(self._question_record(n), self._location(n))
         text = self._text_field(n, "text") + self._suffix
         return Prompt(
             task="chat",

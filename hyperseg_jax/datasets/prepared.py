@@ -25,7 +25,7 @@ from hyperseg_jax.datasets.shards import OpenShard, OpenShards
 from hyperseg_jax.datasets.visual_prompts import box_regions
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
-from hyperseg_jax.untrusted import budget, images
+from hyperseg_jax.untrusted import budget, images, json_text
 from hyperseg_jax.untrusted import features as prepared
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import escaped, escaped_value
@@ -153,10 +153,15 @@ class Prepared:
 
     def _build_caption_prompts(self, record: Values, size: tuple[int, int], where: str) -> Iterator[Prompt]:
         """Yields a caption prompt for each box, with its class name as the answer."""
-        boxes = np.asarray(record.values("objects/bbox"), float).reshape(-1, 4)
+        numbers = list(record.values("objects/bbox"))
+        if not json_text.is_list_of_numbers(numbers) or len(numbers) % 4 or not np.isfinite(numbers).all():
+            raise Problem("bad record", f"{where}: its boxes are not four numbers each; prepare it again")
+        boxes = np.array(numbers, float).reshape(-1, 4)
         for (top, left, bottom, right), label in zip(boxes, self._object_labels(record, len(boxes), where), strict=True):
             box = [left * size[1], top * size[0], (right - left) * size[1], (bottom - top) * size[0]]
-            yield Prompt(task="caption", answer=self.classes[label], regions=box_regions(np.round(box, 3), size, where))
+            yield Prompt(
+                task="caption", answer=self.classes[label], regions=box_regions(np.round(box, 3).tolist(), size, where)
+            )
 
 
 def _open_shard(path: pathlib.Path, records: int) -> OpenShard:
@@ -170,7 +175,7 @@ def _build_referring_prompts(record: Values, size: tuple[int, int], where: str) 
         target = _decode_mask(mask, size, where)[None, None]
         for number, text in zip(object_numbers, object_texts, strict=True):
             budget.charge_masks(1, size, where)  # expressions share the mask here, but not in a batch
-            yield Prompt(task="referring", text=_decode_text(text).strip(), masks=target, key=str(number))
+            yield Prompt(task="referring", text=_decode_text(text, where).strip(), masks=target, key=str(number))
 
 
 class Values:
@@ -196,7 +201,8 @@ class Values:
         if len(values) != 1:
             why = f"field {name!r} has {len(values)} values, expected 1"
             raise Problem("bad record", f"{self._where}: {why}; prepare it again")
-        return _decode_text(values[0]) if name.startswith("image/") else values[0]
+        is_text = name.startswith("image/") and isinstance(values[0], bytes)
+        return _decode_text(values[0], self._where) if is_text else values[0]
 
     def rows(self, name: str) -> Iterator[Iterator[Any]]:
         """Yields the rows of a ragged field, stored as concatenated values and row lengths. Values are read one at a time.
@@ -211,8 +217,14 @@ class Values:
             start += length
 
 
-def _decode_text(value: Any) -> str:
-    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
+def _decode_text(value: Any, where: str) -> str:
+    """Decodes a text. Raises a Problem if it is a number or not UTF-8."""
+    try:
+        if isinstance(value, bytes):
+            return value.decode()
+    except UnicodeDecodeError:
+        pass
+    raise Problem("bad record", f"{where}: found {escaped_value(value)}, expected a text in UTF-8; prepare it again")
 
 
 def _check_bytes(data: Any) -> bytes:

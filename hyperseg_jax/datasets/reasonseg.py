@@ -7,12 +7,14 @@ metrics ignore (LISA's rule) or that are background (HyperSeg's code, commit 5cf
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pathlib
 
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -48,7 +50,7 @@ class ReasonSeg:
             raise UserError(f"{self._folder}: no json files; give the folder of one ReasonSeg split")
         count = {path: 1 for path in paths}
         if sentences == "each":
-            count = {path: len(files.text_list_field(files.read_json(path), "text", str(path))) for path in paths}
+            count = {path: _count_texts(path) for path in paths}
         self._items = [(path, k) for path in paths for k in range(count[path])]
 
     def __len__(self) -> int:
@@ -98,6 +100,13 @@ class ReasonSeg:
             target[mask] = not to_ignore
             ignored[mask] = to_ignore and self._ignore == "official"
         return target, ignored
+
+
+def _count_texts(path: pathlib.Path) -> int:
+    """Returns the number of questions of a file; 1 if it has none or is damaged, which is reported when it is read."""
+    with contextlib.suppress(Problem):
+        return max(1, len(files.text_list_field(files.read_json(path), "text", str(path))))
+    return 1
 
 
 def _read_explanations(explanations: files.Json) -> dict[str, str]:

@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from hyperseg_jax.datasets.check_errors import Problem
+from hyperseg_jax.datasets.check_errors import Problem, has_reported_problem
 from hyperseg_jax.errors import EXIT_EXCEPTIONS, UserError
 from hyperseg_jax.structs import Example, Region
-from hyperseg_jax.untrusted import budget
+from hyperseg_jax.untrusted import budget, limits
 from hyperseg_jax.untrusted.printing import escaped, escaped_value, one_line
 
 MESSAGE_BYTES = 400
@@ -72,6 +72,10 @@ def _raise_printable(error: UserError) -> NoReturn:
 
 TEXTS = ("text", "answer", "group", "key")
 LISTS = ("classes", "answers")
+READ_BY_MODELS = ("text", "answer", "classes")
+"""The fields whose texts are tokenized."""
+EXPRESSIONS = ("referring", "reasoning", "video")
+"""The tasks whose text describes an object."""
 
 
 def _check_prompts(example: Example) -> None:
@@ -83,6 +87,10 @@ def _check_prompts(example: Example) -> None:
             if not isinstance(value, str):
                 why = f"field {name!r} of a prompt is {escaped_value(value)}, expected a string"
                 raise Problem("bad record", f"{example.name}: {why}; correct the record")
+            if name in READ_BY_MODELS:
+                _check_text(value, f"{example.name}: field {name!r} of a prompt")
+        if prompt.task in EXPRESSIONS and not prompt.text.strip(" .") and not has_reported_problem():
+            raise Problem("bad record", f"{example.name}: its text is empty; describe the object, or remove the record")
         if not isinstance(prompt.regions, tuple) or not all(isinstance(region, Region) for region in prompt.regions):
             why = f"field 'regions' of a prompt is a {type(prompt.regions).__name__}, expected a tuple of Region"
             raise Problem("bad record", f"{example.name}: {why}; correct the reader")
@@ -94,6 +102,19 @@ def _check_prompts(example: Example) -> None:
             if not isinstance(label, int) or not 0 <= label < count:
                 why = f"a mask has the label {escaped_value(label)}, and there are {count} classes or regions"
                 raise Problem("bad record", f"{example.name}: {why}; correct the record")
+
+
+def _check_text(text: str, where: str) -> None:
+    """Raises UserError for a text that cannot be tokenized: longer than limits.letters, or with a lone surrogate. where: the
+    field, for messages."""
+    limits.check_limit("letters", len(text), where, "letters")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise Problem(
+                "bad record", f"{where} has the lone surrogate {escaped_value(text[error.start])}; correct it"
+            ) from error
 
 
 def guard_record(read: Callable[..., Example]) -> Callable[..., Example]:

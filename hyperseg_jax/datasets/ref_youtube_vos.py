@@ -48,7 +48,7 @@ class RefYouTubeVos(ReferringVideos):
             where = f"{meta.path} {video}"
             try:
                 names[video], rows = (
-                    files.text_list_field(record, "frames", where),
+                    files.frames_field(record, "frames", where),
                     files.dict_field(record, "expressions", where),
                 )
                 expressions[video] = [

@@ -7,6 +7,7 @@ joins all sentences of a record to one expression.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import numpy as np
@@ -51,13 +52,18 @@ class RefCoco:
         return f"{self._file.path}#{record}"
 
     def _group_sentences(self, group_by_image: bool) -> list[list[tuple[int, int]]]:
-        """Returns (record, sentence) of the prompts of each example; sentence -1 means all sentences joined."""
+        """Returns (record, sentence) of the prompts of each example; sentence -1 means all sentences joined.
+
+        A damaged record is a separate example."""
         items: list[tuple[int, int]] = []
-        by_image: dict[str, list[int]] = {}
+        by_image: dict[str | int, list[int]] = {}
         for number, record in enumerate(self._file.content):
-            name = files.text_field(record, "image_info.file_name", self._location(number))
-            count = len(files.list_field(record, "instruction", self._location(number)))
-            for sentence in range(count) if self._sentences == "each" else (-1,):
+            name: str | int = number
+            count = 0
+            with contextlib.suppress(UserError):  # raised again when the record is read
+                count = len(files.list_field(record, "instruction", self._location(number)))
+                name = files.text_field(record, "image_info.file_name", self._location(number))
+            for sentence in range(count) if self._sentences == "each" and count else (-1,):
                 by_image.setdefault(name, []).append(len(items))
                 items.append((number, sentence))
         if not group_by_image:

@@ -65,6 +65,7 @@ class RefCocoRefs(PerImage):
         annotations = self._records.file.content["annotations"]
         self._annotation_index = IdIndex(annotations, "id", f"{self._records.path} annotations")
         self._refs = self._select_refs_of_split(_read_refs(self._path), split)
+        self._ref_ids = IdIndex(self._refs, "ref_id", self._ref_location, strict=False).duplicates_only()
         selected = [range(len(ref["sentences"])) if sentences == "each" else (-1,) for ref in self._refs]
         self._items = [(n, sentence) for n, indices in enumerate(selected) for sentence in indices]
         self._group_prompts(len(self._items), lambda n: self._refs[self._items[n][0]]["image_id"], prompts_per_example)
@@ -100,13 +101,17 @@ class RefCocoRefs(PerImage):
                     "image_id": image_id,
                     "sentences": [text.strip() for text in sentences],
                     "ann_ids": ann_ids,
-                    "key": str(files.id_field(ref, "ref_id", where) if "ref_id" in ref else k),
+                    **({"ref_id": files.id_field(ref, "ref_id", where)} if "ref_id" in ref else {}),
+                    "number": k,
                 }
             )
         if split not in splits:
             available = escaped(", ".join(sorted(map(str, splits))) or "none")
             raise UserError(f"{self._path}: no split {split!r}; available splits: {available}")
         return result
+
+    def _ref_location(self, number: int) -> str:
+        return self._refs[number]["where"]
 
     def _image_path_and_size(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         image = self._records.image(self._refs[self._items[n][0]]["image_id"])
@@ -118,6 +123,7 @@ class RefCocoRefs(PerImage):
     def _build_prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         number, sentence = self._items[n]
         ref = self._refs[number]
+        self._ref_ids.check(ref, ref["where"])
         sentences = ref["sentences"] if sentence < 0 else [ref["sentences"][sentence]]
         ann_ids = [ann_id for ann_id in ref["ann_ids"] if ann_id != NOTHING]
         target = np.zeros(size, bool)
@@ -138,7 +144,7 @@ class RefCocoRefs(PerImage):
             text=join_sentences(sentences),
             masks=target[None, None] if ann_ids else np.zeros((0, 1, *size), bool),
             group="none" if not ann_ids else "one" if len(ann_ids) == 1 else "many",
-            key=f"{ref['key']}.{max(sentence, 0)}",
+            key=f"{ref.get('ref_id', ref['number'])}.{max(sentence, 0)}",
         )
 
 

@@ -16,7 +16,7 @@ from hyperseg_jax.datasets.video_reader import VideoReader
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.expressions import clean_video_expression
-from hyperseg_jax.untrusted import budget, limits
+from hyperseg_jax.untrusted import budget
 
 TYPES = {0: "referring", 1: "reasoning", 2: "absent"}
 """type_id -> group of the scores; expressions of type 2 refer to nothing in the video."""
@@ -73,8 +73,7 @@ class ReVos(VideoReader):
         where = f"{self._meta.path} {video}"
         record = self._meta.content["videos"][video]
         size = files.declared_image_size(record, where)
-        names = files.text_list_field(record, "frames", where)
-        limits.check_limit("frames", len(names), where, "frames")
+        names = files.frames_field(record, "frames", where)
         expressions = {key: files.dict_field(record["expressions"], key, where) for key in keys}
         anno_ids = {key: files.id_list_field(expressions[key], "anno_id", f"{where}/{key}") for key in keys}
         times = self._sample_frame_indices([anno_id for ids in anno_ids.values() for anno_id in ids], len(names), rng)

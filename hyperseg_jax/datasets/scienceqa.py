@@ -10,6 +10,7 @@ from typing import Any
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.choices import LETTERS, format_question
+from hyperseg_jax.datasets.id_index import IdIndex, note_duplicates
 from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
@@ -35,6 +36,7 @@ class ScienceQa(PerImage):
             )
         self.name = f"scienceqa:{split}"
         keys = files.text_list_field(splits.content, split, str(splits.path))
+        self._ids = IdIndex([{"id": key} for key in keys], "id", f"{splits.path} {split}").duplicates_only()
         rows = {key: self._question_record(key) for key in keys}
         self._keys = [key for key in keys if not isinstance(rows[key], dict) or rows[key].get("image")]
         self.text_only = len(keys) - len(self._keys)
@@ -51,10 +53,12 @@ class ScienceQa(PerImage):
     def _build_prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         key, where = self._keys[n], f"{self._file.path} {self._keys[n]}"
         row = self._question_record(key)
+        self._ids.check({"id": key}, where)
         choices, answer = files.text_list_field(row, "choices", where), files.integer_field(row, "answer", where)
         if not 0 <= answer < min(len(choices), len(LETTERS)):
             report_problem("bad record", f"{where}: answer {answer} is not one of its {len(choices)} choices; correct it")
             answer = 0
+        note_duplicates(choices, where, "choices")
         hint = files.text_field(row, "hint", where, "") if self._hints else ""
         return Prompt(
             task="chat",

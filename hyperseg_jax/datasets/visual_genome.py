@@ -9,6 +9,7 @@ import pathlib
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.id_index import IdIndex
 from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.datasets.visual_prompts import box_regions
 from hyperseg_jax.errors import UserError
@@ -31,37 +32,45 @@ class VisualGenome(PerImage):
             raise UserError(f"{self._root / 'densecap_splits.json'}: no split {split!r}; available splits: {available}")
         image_ids = set(files.id_list_field(splits, split, str(self._root / "densecap_splits.json")))
         data = self._open_json("image_data.json", list)
-        self._sizes = {}
-        for k, row in enumerate(data.content):
-            if files.id_field(row, "image_id", f"{data.path}#{k}") in image_ids:
-                self._sizes[row["image_id"]] = files.declared_image_size(row, f"{data.path}#{k}")
+        self._data, self._size_index = data, IdIndex(data.content, "image_id", str(data.path))
         self.name = f"visual_genome:{split}"
         self._items = []
         for k, record in enumerate(self._file.content):
             image_id = files.id_field(record, "id", f"{self._file.path}#{k}")
             if image_id not in image_ids:
                 continue
-            if image_id not in self._sizes:
+            if image_id not in self._size_index:
                 report_problem(
                     "bad record",
                     f"{self._file.path}#{k}: image {image_id} is not in {data.path}; use both files from the same release",
                 )
                 continue
             self._items += [(k, r) for r in range(len(files.list_field(record, "regions", f"{self._file.path}#{k}")))]
+        self._image_index = IdIndex(self._file.content, "id", str(self._file.path)).duplicates_only()
+        regions = [self._file.content[k]["regions"][r] for k, r in self._items]
+        self._region_ids = IdIndex(regions, "region_id", self._location, strict=False).duplicates_only()
         self._group_prompts(len(self._items), lambda n: self._items[n][0], prompts_per_example)
 
     def _open_json(self, name: str, kind: type) -> files.Json:
         return files.Json(files.join_inside(self._root, name, str(self._root)), kind)
 
+    def _location(self, n: int) -> str:
+        record, k = self._items[n]
+        return f"{self._file.path}#{record} regions#{k}"
+
     def _image_path_and_size(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         where = f"{self._file.path}#{self._items[n][0]}"
         image_id = files.id_field(self._file.content[self._items[n][0]], "id", where)
         paths = [files.join_inside(self._root, f"{folder}/{image_id}.jpg", where) for folder in FOLDERS]
-        return next((path for path in paths if path.exists()), paths[0]), self._sizes[image_id]
+        self._image_index.check(self._file.content[self._items[n][0]], where)
+        k = self._size_index[image_id]
+        size = files.declared_image_size(self._data.content[k], f"{self._data.path}#{k}")
+        return next((path for path in paths if path.exists()), paths[0]), size
 
     def _build_prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         record, k = self._items[n]
-        region, where = self._file.content[record]["regions"][k], f"{self._file.path}#{record} regions#{k}"
+        region, where = self._file.content[record]["regions"][k], self._location(n)
+        self._region_ids.check(region, where)
         box = [files.field(region, name, where) for name in ("x", "y", "width", "height")]
         return Prompt(
             task="caption",

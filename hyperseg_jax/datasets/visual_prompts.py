@@ -14,7 +14,7 @@ from hyperseg_jax.datasets.regions import has_positive_mark
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.dilation import dilate
 from hyperseg_jax.structs import Region
-from hyperseg_jax.untrusted import budget
+from hyperseg_jax.untrusted import budget, json_text
 from hyperseg_jax.untrusted.printing import escaped_value
 
 RADIUS_DIVISORS = {"point": 54, "scribble": 108}
@@ -124,7 +124,9 @@ def box_regions(box: object, size: tuple[int, int], where: str) -> tuple[Region,
     """
     budget.charge_masks(1, size, where)
     try:
-        x, y, width, height = (float(value) for value in box)  # type: ignore[attr-defined]
+        if not json_text.is_list_of_numbers(box):
+            raise TypeError
+        x, y, width, height = map(float, box)  # type: ignore[call-overload]
         pixels = math.floor(x), math.floor(y), math.ceil(x + width), math.ceil(y + height)
     except (TypeError, ValueError, OverflowError):
         report_problem("bad mask", f"{where}: box {escaped_value(box)} is invalid, expected [x, y, width, height]; correct it")

@@ -15,9 +15,8 @@ from hyperseg_jax.datasets.frame_sampling import Sampling
 from hyperseg_jax.datasets.id_index import IdIndex, index_categories
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.video_reader import VideoReader
-from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
-from hyperseg_jax.untrusted import budget, limits
+from hyperseg_jax.untrusted import budget
 
 
 class YouTubeVis(VideoReader):
@@ -55,6 +54,7 @@ class YouTubeVis(VideoReader):
         annotations = files.list_field(content, "annotations", path) if self._has_masks else []
         self._videos = IdIndex(videos, "id", f"{path} videos")
         self._tracks: dict[int | str, list[int]] = {video: [] for video in self._videos}
+        self._annotation_ids = IdIndex(annotations, "id", f"{path} annotations", strict=False).duplicates_only()
         for k, annotation in enumerate(annotations):
             video_id = files.id_field(annotation, "video_id", f"{path} annotations#{k}")
             if video_id not in self._tracks:
@@ -81,10 +81,7 @@ class YouTubeVis(VideoReader):
         self._videos[video]  # reports duplicates
         where = f"{self._file.path} video {video}"
         size = files.declared_image_size(record, where)
-        names = files.text_list_field(record, "file_names", where)
-        limits.check_limit("frames", len(names), where, "frames")
-        if not names:
-            raise UserError(f"{where}: lists no frames; correct or remove it")
+        names = files.frames_field(record, "file_names", where)
         times = self._sample_frame_indices(video, len(names), rng)
         frames = np.stack([files.read_image(files.join_inside(self._root, names[t], where), size) for t in times])
         return Example(f"{self._file.path.name}#{video}", frames, (self._build_prompt(video, times, len(names), size),))
@@ -110,6 +107,7 @@ class YouTubeVis(VideoReader):
         for k in self._tracks[video]:
             where = f"{self._file.path} annotations#{k}"
             annotation = self._file.content["annotations"][k]
+            self._annotation_ids.check(annotation, where)
             category = files.integer_field(annotation, "category_id", where)
             if category not in class_index:
                 report_problem(

@@ -146,9 +146,14 @@ def _inside(program: Program, instruction: Instruction) -> Iterable[tuple[Instru
 
 def _moved_bytes(program: Program, instruction: Instruction, body: Mapping[str, Instruction]) -> float:
     """Returns the bytes that an instruction reads and writes. A fusion that only slices or gathers from an operand reads that
-    part of it, and one that updates a part of an array in place writes only that part."""
-    written, read = array_bytes(instruction.shape), 0.0
+    part of it, and one that updates a part of an array in place writes only that part. A buffer that is only passed on, as by
+    the steps of an asynchronous collective, counts nothing."""
+    results, read = _array_sizes(instruction.shape), 0.0
+    passed = {n: result for result, n in instruction.aliases if not _updates(program, instruction, n)}
+    written = sum(results) - sum(results[result] for result in {result for result, n in instruction.aliases if n in passed})
     for number, name in enumerate(instruction.operands):
+        if number in passed:
+            continue
         whole = array_bytes(body[name].shape) if name in body else 0.0
         if instruction.operation == "dynamic-update-slice" and number == 0:
             part = array_bytes(body[instruction.operands[1]].shape)
@@ -163,7 +168,7 @@ def _moved_bytes(program: Program, instruction: Instruction, body: Mapping[str, 
 def _part_bytes(program: Program, instruction: Instruction, number: int, whole: float) -> float:
     """Returns the bytes that an instruction reads of its operand with this number."""
     if instruction.operation in _PARTS and number == 0:
-        return array_bytes(instruction.shape)
+        return sum(_array_sizes(instruction.shape, every_memory=True))
     if instruction.operation != "fusion":
         return whole
     body = program.computations[instruction.calls[0]]
@@ -196,14 +201,20 @@ def _updates(program: Program, instruction: Instruction, number: int) -> bool:
 
 def array_bytes(shape: str) -> float:
     """Returns the bytes of the arrays of a shape, with padding to tiles, without those in other memories than HBM."""
-    total = 0.0
+    return sum(_array_sizes(shape))
+
+
+def _array_sizes(shape: str, every_memory: bool = False) -> list[float]:
+    """Returns the bytes of each array of a shape; 0 for arrays in other memories than HBM, unless every_memory is True."""
+    result = []
     for kind, sizes, order, layout in _ARRAY.findall(shape):
-        if "S(" in layout:
+        if "S(" in layout and not every_memory:
+            result.append(0.0)
             continue
         bits = 8 if kind == "pred" else int(kind.lstrip(string.ascii_letters)[:2])
         dims = [int(size) for size in sizes.split(",") if size]
         if (tile := _TILE.search(layout)) and order:
             for dim, side in zip(map(int, order.split(",")), reversed(tile[1].split(",")), strict=False):
                 dims[dim] = -(-dims[dim] // int(side)) * int(side)
-        total += math.prod(dims) * bits / 8
-    return total
+        result.append(math.prod(dims) * bits / 8)
+    return result

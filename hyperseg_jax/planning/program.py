@@ -28,6 +28,7 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _SLICE = re.compile(r"slice_sizes=\{([\d,]*)\}")
 _WINDOW = re.compile(r"update_window_dims=\{([\d,]*)\}")
+_ALIAS = re.compile(r"\{(\d+)\}: \((\d+), \{\}")
 _NOTHING = re.compile(r"(?!)")
 _LITERAL = re.compile(r"^\((-?\d+)\)")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
@@ -42,6 +43,7 @@ class Instruction:
     computations that it runs. channel: channel id of a collective; an asynchronous collective appears several times with the
     same channel. cycles: the estimate of the TPU compiler for one execution; None if there is none. value: of an integer
     constant, or the number of a parameter. window: sizes of the slices of a gather, or dimensions of the rows of a scatter.
+    aliases: (index of a result, number of the operand that is the same buffer).
     """
 
     name: str
@@ -54,6 +56,7 @@ class Instruction:
     cycles: int | None = None
     value: int | None = None
     window: tuple[int, ...] = ()
+    aliases: tuple[tuple[int, int], ...] = ()
     is_root: bool = False
 
     @property
@@ -138,6 +141,7 @@ def _parse_instruction(name: str, rest: str, is_root: bool) -> Instruction:
         cycles=int(cycles[1]) if cycles else None,
         value=int(literal[1]) if literal and operation[1] in ("constant", "parameter") else None,
         window=tuple(int(size) for size in window[1].split(",") if size) if window else (),
+        aliases=tuple((int(result), int(operand)) for result, operand in _ALIAS.findall(arguments)),
         is_root=is_root,
     )
 

@@ -17,6 +17,7 @@ Files and signals
     resume.py              which changes of the config a resumed run allows
     checkpoint.py          saving and restoring the train state; frozen parameters are saved once
     checkpoint_folder.py   a folder of Orbax checkpoints, checked before Orbax opens them
+    orbax_messages.py      drops messages about tasks that Orbax leaves behind
     model_export.py        the model folder of a checkpoint
     background.py          writes files in a thread
     stopping.py            graceful stop on Ctrl-C and SIGTERM

@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import inspect
 import logging
 import os
 import pathlib
-import sys
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -23,6 +21,7 @@ from orbax.checkpoint import v1 as ocp
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
+from hyperseg_jax.training.orbax_messages import drop_task_messages
 from hyperseg_jax.untrusted import checkpoints as untrusted
 from hyperseg_jax.untrusted import paths, stores
 from hyperseg_jax.untrusted.bad_file import BadFile, failure_reason
@@ -139,6 +138,7 @@ class CheckpointFolder:
         if self._best:
             best_score = lambda metrics: metrics["best"]
             preserved.append(policies.BestN(get_metric_fn=best_score, n=1, keep_checkpoints_without_metrics=False))
+        drop_task_messages()
         context = ocp.Context()
         context.async_options.timeout_secs = int(self._seconds)
         try:
@@ -237,9 +237,9 @@ class CheckpointFolder:
 
     def _remove_failed_save(self, step: int) -> None:
         """Removes the files of a failed save. Orbax would remove them during the next save, which then fails. Repeats for up to
-        five seconds, because other parts of the failed save may still be being written."""
+        thirty seconds, because other parts of the failed save may still be being written."""
         checks_without_files = 0
-        for _ in range(50):
+        for _ in range(300):
             leftovers = list(self.path.glob(f"{step}{UNFINISHED}*"))
             checks_without_files = 0 if leftovers else checks_without_files + 1
             if checks_without_files == 3:
@@ -259,7 +259,8 @@ class CheckpointFolder:
         if failure := compare_arrays(self.path / str(step), abstract):
             return loaded, failure
         try:
-            with _silence_asyncio():
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
                 loaded = self._load_arrays(step, {**abstract, RUN: None})
         except Exception as error:  # as above
             failure = _root_cause(error)
@@ -313,20 +314,3 @@ def _saved_array_specs(tree: Any) -> Arrays:
     path = lambda keys: tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
     leaves = ((path(keys), raw(x)) for keys, x in jax.tree_util.tree_leaves_with_path(tree))
     return {name: (tuple(x.shape), x.dtype.name) for name, x in leaves}
-
-
-@contextlib.contextmanager
-def _silence_asyncio() -> Iterator[None]:
-    """Silences asyncio while Orbax reads: if one array is damaged, Orbax drops the tasks of the others, and each of them would
-    print a warning to stderr."""
-    logger = logging.getLogger("asyncio")
-    hook, level = sys.unraisablehook, logger.level
-    sys.unraisablehook = lambda info: None if inspect.iscoroutine(info.object) else hook(info)
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-            yield
-    finally:
-        sys.unraisablehook = hook
-        logger.setLevel(level)

@@ -10,6 +10,7 @@ import ml_collections
 from rich.console import Console
 
 from hyperseg_jax.atomic import write_text
+from hyperseg_jax.config_fields import CHOICES
 from hyperseg_jax.data import padding, sources
 from hyperseg_jax.data.mixture import MIXED
 from hyperseg_jax.data.sources import Task
@@ -21,7 +22,7 @@ from hyperseg_jax.training.state import COUNTERS, TrainState
 from hyperseg_jax.training.workdir import Workdir
 from hyperseg_jax.untrusted import printing
 
-FROZEN_TYPES = ("", "float32", "bfloat16", "float16")
+FROZEN_TYPES = CHOICES["frozen_type"]
 
 
 def check_counts(config: ml_collections.ConfigDict) -> None:

@@ -24,6 +24,12 @@ from hyperseg_jax.untrusted import paths, stores
 from hyperseg_jax.untrusted.bad_file import failure_reason
 from hyperseg_jax.weights import model_folder
 
+NEEDED = (
+    *("seed", "init_from", "init_optional", "optimizer.param_groups", "optimizer.betas", "optimizer.clip_norm"),
+    *("train.frozen_type", "train.average"),
+)
+"""The fields of a config that determine the state of its run."""
+
 
 def write_model(
     workdir: str | os.PathLike[str], out: pathlib.Path, *, step: int | None = None, log: Callable[[str], None] = print
@@ -48,7 +54,7 @@ def write_model(
             config = model_folder.read_config(files)
         except UserError as error:
             raise UserError(str(error).replace(str(files), str(workdir))) from error
-        if missing := [name for name in ("seed", "init_from", "init_optional", "optimizer", "train") if name not in config]:
+        if missing := [name for name in NEEDED if not _has_field(config, name)]:
             raise UserError(f"{workdir}/{CONFIG}: lacks {', '.join(missing)}; give a workdir of `hyperseg train`")
         system = systems.get(config.system)
         tokenizer = system.tokenizer(config, files)
@@ -56,6 +62,12 @@ def write_model(
         state, _ = checkpoints.restore(_abstract_state(config, system), step=step)
     model_folder.save_model(out, config, tokenizer, state.params)
     return int(state.step)
+
+
+def _has_field(config: ml_collections.ConfigDict, name: str) -> bool:
+    """Returns whether a config has a field, given as "train.average"."""
+    block, _, field = name.rpartition(".")
+    return field in (config.get(block, {}) if block else config)
 
 
 def _abstract_state(config: ml_collections.ConfigDict, system: systems.System[Any]) -> TrainState:

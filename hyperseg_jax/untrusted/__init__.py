@@ -5,6 +5,7 @@ bad_file        the BadFile exception, and memory-mapped files
 paths           file names in data: must stay in their folder and be regular files
 budget          accumulated resource use of one record
 images          decodes all images, with an allowlist of formats
+image_parts     counts the parts of image files, and removes metadata
 libtiff         collects errors of Pillow's TIFF decoder
 label_maps      reads matrices from MATLAB files
 videos          decodes videos, with an allowlist of containers and codecs
@@ -18,6 +19,7 @@ checkpoints     validates Orbax checkpoint folders before Orbax opens them
 checkpoint_arrays   validates the shapes, dtypes and codecs of checkpoint arrays
 printing        sanitizes untrusted text for messages: no markup, no control characters
 pickle_machine  reads pickles as data; names are only looked up in a table
+regexes         bounds the time of regular expressions
 strict_json     parses JSON with limits on size and nesting, without duplicate names
 tokenizers      validates tokenizer files: known components, bounded growth, ids without gaps
 old_pickles     operations of pickle protocols 0 and 1

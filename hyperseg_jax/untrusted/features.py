@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,10 +94,11 @@ def _first_field(part: dict[str, Any], *names: str) -> Any:
 
 def read_class_names(folder: pathlib.Path, feature: str) -> tuple[str, ...]:
     """Reads the class names of a feature ("objects-label"); () if there is no file with them."""
-    try:
-        text = json_text.decode_text(_read_bytes(folder, f"{feature}.labels.txt"))
-    except FileNotFoundError:
+    name = f"{feature}.labels.txt"
+    if not (folder / name).exists():
         return ()
+    with naming_path(folder / name):
+        text = json_text.decode_text(_read_bytes(folder, name))
     return tuple(line.strip() for line in text.split("\n") if line.strip())
 
 
@@ -122,13 +124,13 @@ def read_info(folder: pathlib.Path) -> Info:
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             if isinstance(error, BadFile):
                 raise
-            raise BadFile(f"has a split in an unexpected format ({type(error).__name__}: {escaped(str(error))})") from error
+            raise BadFile("has a split without a name, or with fields of other types") from error
         return Info(str(content.get("fileFormat")), splits)
 
 
 def _list_shards(folder: pathlib.Path, dataset: str, split: Mapping[str, Any]) -> dict[pathlib.Path, int]:
     """Returns {path: number of records} of the shards of a split."""
-    lengths = [int(length) for length in split.get("shardLengths", ())]
+    lengths = [_parse_count(length) for length in split.get("shardLengths", ())]
     names = (dataset, split["name"], split.get("filepathTemplate", ""))
     if len(lengths) > SHARDS or any(len(str(text)) > LONGEST_NAME for text in names):
         raise BadFile("has a split with too many shards or too long a name", _DISTRUST)
@@ -152,6 +154,13 @@ def _list_shards(folder: pathlib.Path, dataset: str, split: Mapping[str, Any]) -
             raise BadFile(f"names the file {escaped(name)}, which is not a shard of this folder", _DISTRUST)
         files[paths.join_inside(folder, name)] = length
     return files
+
+
+def _parse_count(value: Any) -> int:
+    """Returns a number of records, which proto3 writes as text. Raises BadFile for other values."""
+    if type(value) is int or (isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value, re.ASCII)):
+        return int(value)
+    raise BadFile(f"has the shard length {escaped_value(value)}, expected a number")
 
 
 def _read_json(folder: pathlib.Path, name: str) -> Any:

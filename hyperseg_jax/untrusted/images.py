@@ -9,7 +9,6 @@ import io
 import logging
 import os
 import pathlib
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import IO, TypeVar
@@ -17,7 +16,7 @@ from typing import IO, TypeVar
 import numpy as np
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
-from hyperseg_jax.untrusted import libtiff, limits, paths
+from hyperseg_jax.untrusted import image_parts, libtiff, limits, paths
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.label_maps import check_labels
 from hyperseg_jax.untrusted.printing import escaped, escaped_value
@@ -32,16 +31,21 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 an animation is read."""
 WIDE = ("I;16", "I;16L", "I;16B", "I;16N")
 BYTES = 8
-"""Maximum bytes per pixel; a file larger than limits.pixels times this is rejected."""
+OTHER_BYTES: dict[str | None, int] = {"BMP": 2**20, "TIFF": 2**40, None: 2**27}
+"""Maximum bytes per pixel, and bytes of everything else by format: metadata and other frames. Other pages of a TIFF are not
+read."""
+PASSES = 8
+"""Maximum number of times that a pixel is decoded: once for each channel."""
+GREY_STEPS = {"2": 85, "4": 17}
+"""Factor by which Pillow multiplies grey values of fewer than 8 bits, by their bits."""
 SCANS = 200
 """Maximum number of scans of a JPEG, plus four for each tile or strip of a TIFF; a small file with more could take hours."""
 BLOCK = 2**20
-SCAN, END = 0xDA, 0xD9
-SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
-"""The end marker of a JPEG, or the marker of a segment that begins with its length. Other markers have no length."""
+WHITE_IS_ZERO, SIGNED = 0, 2
+"""Values of the TIFF tags PhotometricInterpretation and SampleFormat."""
 TIFF_OF_JPEGS = (6, 7)
 """TIFF compression types that contain JPEGs."""
-AGAIN = "download it again or remove it"
+SAVE_GREY = "save it with unsigned numbers of 8 or 16 bits, 0 as black"
 TOO_LARGE = "if that is intended, raise limits.pixels"
 
 
@@ -61,7 +65,7 @@ def open_and_take(
     except Image.DecompressionBombError as error:
         raise BadFile(f"has more pixels than the limit of {limits.current().pixels}", TOO_LARGE) from error
     except Exception as error:  # decoders raise many types
-        raise BadFile(f"cannot be read as {what} ({_describe_error(error, formats)})", AGAIN) from error
+        raise BadFile(f"cannot be read as {what} ({_describe_error(error, formats)})", image_parts.AGAIN) from error
 
 
 def _check_and_take(content: IO[bytes], take: Callable[[Image.Image], T], formats: tuple[str, ...]) -> T:
@@ -72,21 +76,34 @@ def _check_and_take(content: IO[bytes], take: Callable[[Image.Image], T], format
     if size > limit * BYTES:
         raise BadFile(f"has {size} bytes, more than an image of {limit} pixels needs", TOO_LARGE)
     content.seek(0)
+    content = image_parts.without_metadata(content)
     with Image.open(content, formats=formats) as image:
-        if image.width * image.height > limit:
-            raise BadFile(f"is {image.width}x{image.height} pixels, and the limit is {limit}", TOO_LARGE)
+        _check_size(image, size, limit)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             _check_tiles(image, limit)
+            _check_samples(image)
         _check_scans(image, content)
         with libtiff.collect_errors() as errors:
             result = take(image)
         if errors:  # Pillow returns partial data of damaged files
-            raise BadFile(f"is a damaged TIFF ({escaped(errors[0])})", AGAIN)
+            raise BadFile(f"is a damaged TIFF ({escaped(errors[0])})", image_parts.AGAIN)
         return result
 
 
 def _open_source(source: pathlib.Path | bytes) -> IO[bytes]:
     return io.BytesIO(source) if isinstance(source, bytes) else paths.open_file(source)
+
+
+def _check_size(image: Image.Image, size: int, limit: int) -> None:
+    """Checks the number of pixels, that of the bytes of the file, and how often each pixel is decoded."""
+    pixels, shape = image.width * image.height, f"{image.width}x{image.height} pixels"
+    if pixels > limit:
+        raise BadFile(f"is {shape}, and the limit is {limit}", TOO_LARGE)
+    if size > pixels * BYTES + OTHER_BYTES.get(image.format, OTHER_BYTES[None]):
+        raise BadFile(f"has {size} bytes, more than {shape} need", image_parts.SAVE)
+    areas = (tile.extents or (0, 0, 0, 0) for tile in getattr(image, "tile", ()))
+    if sum((right - left) * (bottom - top) for left, top, right, bottom in areas) > pixels * PASSES:
+        raise BadFile("decodes its pixels too often", "save it again, or remove it")
 
 
 def _check_tiles(image: TiffImagePlugin.TiffImageFile, limit: int) -> None:
@@ -98,10 +115,19 @@ def _check_tiles(image: TiffImagePlugin.TiffImageFile, limit: int) -> None:
         )
 
 
+def _check_samples(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Refuses numbers of a TIFF that Pillow would convert to other numbers: 12 bits, signed with 8 bits, inverted with 16."""
+    tags = image.tag_v2
+    bits, signs = (tags.get(tag, ()) for tag in (TiffImagePlugin.BITSPERSAMPLE, TiffImagePlugin.SAMPLEFORMAT))
+    is_inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == WHITE_IS_ZERO
+    if 12 in bits or (8 in bits and SIGNED in signs) or (16 in bits and is_inverted):
+        raise BadFile("is a TIFF with numbers of 12 bits, signed numbers, or inverted 16 bits", SAVE_GREY)
+
+
 def _check_scans(image: Image.Image, content: IO[bytes]) -> None:
     """Checks the number of scans of a JPEG, or of a TIFF that contains JPEGs."""
     position, scans, limit = content.tell(), 0, SCANS
-    if image.format in ("JPEG", "MPO"):
+    if image.format == "JPEG":
         scans = _count_scans(content, limit)
     elif isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(TiffImagePlugin.COMPRESSION) in TIFF_OF_JPEGS:
         limit += 4 * _count_tiles(image)
@@ -124,10 +150,12 @@ def _count_scans(content: IO[bytes], limit: int) -> int:
     while True:
         content.seek(position)
         block, at = content.read(BLOCK), 0
-        while match := SEGMENT.search(block, at, len(block) - 2):  # the length of the segment must be in the block too
+        while match := image_parts.SEGMENT.search(
+            block, at, len(block) - 2
+        ):  # the length of the segment must be in the block too
             at, kind = match.end(), block[match.end() - 1]
-            scans += kind == SCAN
-            if kind == END or scans > limit:
+            scans += kind == image_parts.SCAN
+            if kind == image_parts.END or scans > limit:
                 return scans
             at += int.from_bytes(block[at : at + 2])
         if len(block) < BLOCK:
@@ -140,7 +168,7 @@ def _count_scan_markers(content: IO[bytes]) -> int:
     content.seek(0)
     markers, last = 0, b""
     while block := content.read(BLOCK):
-        markers += (last + block).count(bytes((0xFF, SCAN)))
+        markers += (last + block).count(bytes((0xFF, image_parts.SCAN)))
         last = block[-1:]
     return markers
 
@@ -178,16 +206,34 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def read_numbers(source: pathlib.Path | bytes, modes: Sequence[str], what: str) -> np.ndarray:
-    """Reads an image with one number per pixel, [H, W]: palette indices or grey values. modes: accepted modes of Pillow. what:
-    what the image is, for messages. Raises BadFile as `open_and_take`, and for negative numbers."""
+    """Reads an image with one number per pixel, [H, W]: the palette indices or grey values of the file. In a TIFF with one bit
+    per pixel, white is 1.
+
+    modes: accepted modes of Pillow. what: what the image is, for messages. Raises BadFile as `open_and_take`, and for negative
+    or inverted numbers.
+    """
 
     def take(image: Image.Image) -> np.ndarray:
         if image.mode not in modes:
             raise ValueError(f"it has colours (mode {image.mode}), expected one number per pixel")
+        factor = _grey_step(image)
         image.load()
         array = np.array(image)
         if array.dtype.kind == "i":
             check_labels(array)
-        return array
+        return array if factor == 1 else array // factor
 
     return open_and_take(source, take, tuple(name for name in FORMATS if name != "JPEG"), f"a {what}")  # JPEG is lossy
+
+
+def _grey_step(image: Image.Image) -> int:
+    """Returns the factor by which Pillow multiplies the grey values of a file, before the image is loaded. Raises BadFile if it
+    inverts them."""
+    bits = ""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = str(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))[0])
+        if image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == WHITE_IS_ZERO and bits != "1":
+            raise BadFile("is a TIFF with inverted numbers", SAVE_GREY)
+    elif isinstance(image, PngImagePlugin.PngImageFile):
+        bits = str(image.tile[0].args).partition(";")[2]  # "L;4"
+    return GREY_STEPS.get(bits, 1) if image.mode == "L" else 1

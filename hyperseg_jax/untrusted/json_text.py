@@ -25,18 +25,33 @@ def read_bytes(path: pathlib.Path) -> bytes:
     return paths.read_file(path, limits.current().json_bytes, "json_bytes")
 
 
-def decode_text(data: bytes) -> str:
-    """Decodes UTF-8, or Windows-1252, which some ReasonSeg files use."""
+def find_encoding(data: bytes, other: str = "cp1252") -> str:
+    """Returns the encoding of a text file: UTF-8, or `other`, by default Windows-1252, which some ReasonSeg files use.
+
+    A file that is not valid counts as damaged UTF-8 if it has at least as many valid characters of several bytes as bytes that
+    are not UTF-8. Text in another encoding has hardly any.
+    """
     try:
-        return data.decode("utf-8-sig")
+        data.decode("utf-8")
+        return "utf-8-sig"
     except UnicodeDecodeError:
-        return data.decode("cp1252", errors="replace")
+        valid = data.decode("utf-8", "ignore")
+        letters = len(valid) - len(valid.encode("ascii", "ignore"))
+        return "utf-8-sig" if letters >= len(data) - len(valid.encode()) else other
 
 
-def parse_json(data: bytes) -> Any:
-    """Parses JSON. Raises BadFile if it is invalid, or nested deeper than limits.depth."""
+def decode_text(data: bytes, encoding: str = "") -> str:
+    """Decodes a text file. encoding: "" finds it. Raises BadFile if the text is damaged."""
+    try:
+        return data.decode(encoding or find_encoding(data))
+    except UnicodeDecodeError as error:
+        raise BadFile(f"is damaged (byte {error.start} is neither UTF-8 nor Windows-1252)", AGAIN) from error
+
+
+def parse_json(data: bytes, encoding: str = "") -> Any:
+    """Parses JSON. encoding: see `decode_text`. Raises BadFile if it is invalid, or nested deeper than limits.depth."""
     check_depth(data)
-    text = decode_text(data)
+    text = decode_text(data, encoding)
     try:
         return json.loads(text, object_pairs_hook=_build_unique_dict)
     except json.JSONDecodeError as error:
@@ -44,6 +59,12 @@ def parse_json(data: bytes) -> Any:
         raise BadFile(f"is not valid JSON ({error.msg} at {line}column {error.colno})", AGAIN) from error
     except (ValueError, RecursionError) as error:  # such as numbers with too many digits
         raise BadFile(f"is not valid JSON ({escaped(str(error))})", AGAIN) from error
+
+
+def is_list_of_numbers(value: object) -> bool:
+    """Whether a value of JSON is a list of numbers. Texts and booleans are no numbers, although NumPy and float() convert
+    them."""
+    return isinstance(value, list) and set(map(type, value)) <= {int, float}
 
 
 def _build_unique_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from hyperseg_jax import toy
 from hyperseg_jax.data.augment import Augment
-from hyperseg_jax.data.sources import open_reader, prepare_toy_world
+from hyperseg_jax.data.sources import check_untrusted_paths, open_reader, prepare_toy_world
 from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
 
@@ -99,3 +99,24 @@ def test_the_toy_world_of_a_config(tmp_path, monkeypatch):
     world = toy.read_world(folder)
     assert (world.seed, world.train, world.val, world.compositional, world.clips) == (3, 0, 1, 1, 0)
     assert prepare_toy_world(data, Console(quiet=True), for_training=False) == folder
+
+
+@pytest.mark.parametrize("value", ["{root}/{root}/secret", "{root}{root}", "x{root}/y", "{root}/link", "{root}/link/x"])
+@pytest.mark.parametrize("field", ["folder", "split"])
+def test_untrusted_paths_cannot_leave_the_root(tmp_path, monkeypatch, field, value):
+    """Neither a relative root that is written twice, nor a link in the root leads out of it."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path / "data")
+
+    def check(root, value):
+        tasks = {"referring": {"reader": "folder", "val": {field: value}}}
+        check_untrusted_paths(ml_collections.ConfigDict({"data": {"tasks": tasks}}), "config.json", root)
+
+    for root in ("../data", "."):
+        check(root, "{root}/none/yet")
+        check(root, "{root}")
+        with pytest.raises(
+            UserError, match=rf"^config.json: data.tasks.referring.val.{field} = .*(--data-root|is a link that)"
+        ):
+            check(root, value)

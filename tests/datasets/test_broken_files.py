@@ -157,7 +157,7 @@ TOWN = "cityscapes/gtFine/val/town/town_000000_000019_gtFine_labelIds.png"
 GREFS = "refer/grefcoco/grefs(unc).json"
 BREAKS = {  # (benchmark, file, edit) -> type and message
     "labels missing": ("ade20k", ADE, lambda path: path.unlink(), "missing file", "00000000.png: no such label image"),
-    "labels cut": ("ade20k", ADE, truncate_file, "unreadable image", "00000000.png: cannot be read as a label image"),
+    "labels cut": ("ade20k", ADE, truncate_file, "unreadable image", "00000000.png: is a PNG without its end"),
     "labels of another size": ("ade20k", ADE, write_small_mask, "wrong size", "00000000.png: is 6x5 pixels, its image 192x192"),
     "labels of colours": ("ade20k", ADE, write_rgb_mask, "unreadable image", "it has colours (mode RGB)"),
     "labels of no class": (
@@ -172,7 +172,7 @@ BREAKS = {  # (benchmark, file, edit) -> type and message
         "cityscapes/leftImg8bit/val/town/town_000000_000019_leftImg8bit.png",
         truncate_file,
         "unreadable image",
-        "leftImg8bit.png: cannot be read",
+        "leftImg8bit.png: is a PNG without its end",
     ),
     "cityscapes labels": ("cityscapes", TOWN, write_unknown_labels, "bad mask", "pixel values 200"),
     "a list of names": (

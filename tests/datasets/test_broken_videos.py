@@ -74,7 +74,7 @@ VIDEO = {  # benchmark, file below the root, edit -> type and part of the messag
         "davis2017/Annotations_unsupervised/480p/train-0/00001.png",
         truncate_file,
         "unreadable image",
-        "00001.png: cannot be read as a mask",
+        "00001.png: is a PNG without its end",
     ),
     "a mask in another size": (
         "ref_youtube_vos",

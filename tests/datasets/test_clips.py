@@ -273,7 +273,7 @@ def test_bad_masks_are_named(copy, name, folder):
         (lambda: path.unlink(), "no such mask"),
         (lambda: Image.new("P", (192, 191)).save(path), "is 192x191 pixels, its frame 192x192"),
         (lambda: Image.new("RGB", (192, 192)).save(path), r"cannot be read as a mask .it has colours .mode RGB"),
-        (lambda: path.write_bytes(full[: len(full) // 2]), "cannot be read as a mask"),
+        (lambda: path.write_bytes(full[: len(full) // 2]), "is a PNG without its end"),
         (lambda: path.write_text("hello"), "cannot be read as a mask"),
     ):
         broken()
@@ -355,7 +355,7 @@ def test_bad_json_of_youtube_is_named(copy):
             0, run_lengths.encode(np.ones((5, 5), bool))
         ),
         "field 'categories' is missing": lambda c: c.pop("categories"),
-        "video 1: lists no frames": lambda c: c["videos"][0].update(file_names=[]),
+        "video 1: field 'file_names' lists no frames": lambda c: c["videos"][0].update(file_names=[]),
     }
     for messages, change in changes.items():
         content = json.loads(full)

@@ -193,6 +193,19 @@ def test_llava_turns_and_text_only(root):
     assert [(p.text, p.answer) for p in reader[0].prompts] == [("What?", "A cat."), ("Where?", "There.")]
 
 
+@pytest.mark.parametrize("lines", [[], ["What?"], ["What?", "A cat.", "Where?"], 17, None])
+def test_llava_turns_without_an_answer(root, lines):
+    """They are bad records: none disappears, and the others are read."""
+    spoken = lambda lines: [{"from": ("human", "gpt")[k % 2], "value": line} for k, line in enumerate(lines)]
+    bad = {"id": "1", "image": "a.jpg", "conversations": spoken(lines) if isinstance(lines, list) else lines}
+    good = {"id": "2", "image": "a.jpg", "conversations": spoken(["What?", "A cat."])}
+    reader = Llava(save(root / "chat.json", [bad, 17, good]), root / "images")
+    assert len(reader) == 3 and reader[2].prompts[0].text == "What?"
+    for k in (0, 1):
+        with pytest.raises(UserError, match=rf"chat\.json#{k}: field 'conversations' "):
+            reader[k]
+
+
 def panoptic(root, png, segments):
     folder = root / "png"
     folder.mkdir(exist_ok=True)
@@ -217,6 +230,10 @@ def test_panoptic_ids_void_and_crowd(root):
     assert prompt.ignore[0, 10:].all() and not prompt.ignore[0, :10].any()
     with pytest.raises(UserError, match="no pixel has segment 5"):
         panoptic(root, png, [{"id": 5, "category_id": 9}])[0]
+    with pytest.raises(
+        UserError, match=rf"a\.png: has pixels of segment {number}, which .*pan\.json annotations#0 does not list"
+    ):
+        panoptic(root, png, segments[1:])[0]
     with pytest.raises(UserError, match="category_id 4 is not among"):
         panoptic(root, png, [{"id": 256, "category_id": 4}])[0]
 

@@ -198,6 +198,29 @@ def test_names_of_features_are_escaped(prepared, tmp_path):
     fuzz.assert_one_line(str(raised.value))
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "values", "message"),
+    [
+        ("captions", "objects/bbox", [0.0, float("inf"), 0.5, float("inf")], "its boxes are not four numbers each"),
+        ("captions", "objects/bbox", [b"0", b"0", b"1", b"1"], "its boxes are not four numbers each"),
+        ("captions", "objects/bbox", [0.0, 0.5, 0.5], "its boxes are not four numbers each"),
+        ("referring", "objects/refexp/raw/ragged_flat_values", [1] * 9, "found 1, expected a text in UTF-8"),
+        ("referring", "objects/refexp/raw/ragged_flat_values", [b"a\xff"] * 9, r"found b'a\\xff', expected a text in UTF-8"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_values_of_other_types(prepared, monkeypatch, kind, name, values, message):
+    reader, read = Prepared(prepared[kind], "train"), Values.values
+
+    def replace(self, field):
+        found = read(self, field)
+        return values[: len(found)] if field == name else found
+
+    monkeypatch.setattr(Values, "values", replace)
+    with pytest.raises(UserError, match=rf"train#0: {message}; prepare it again"):
+        reader[0]
+
+
 def test_tensorflow_is_not_imported(prepared):
     import sys
 
@@ -279,8 +302,10 @@ def test_features_in_the_legacy_format(prepared, tmp_path):
         ({"name": "{SPLIT}" * 20_000}, "too long a name"),
         ({"splits": [{"name": "train", "shardLengths": ["0"] * 300_000}]}, "too many shards"),
         ({"splits": [{"name": "train", "shardLengths": ["2"]}]}, "has 3 records, but dataset_info.json says 2"),
-        ({"splits": [{"shardLengths": ["x"]}]}, "a split in an unexpected format"),
-        ({"splits": 5}, "a split in an unexpected format"),
+        ({"splits": [{"shardLengths": ["3"]}]}, "has a split without a name, or with fields of other types; get another"),
+        ({"splits": 5}, "has a split without a name, or with fields of other types"),
+        ({"splits": [{"name": "train", "shardLengths": ["1_0"]}]}, "has the shard length '1_0', expected a number"),
+        ({"splits": [{"name": "train", "shardLengths": [True]}]}, "has the shard length True, expected a number"),
         ({"splits": [], "moduleName": "antigravity"}, "no split 'train'; available splits: "),
         ({"fileFormat": "\x1b[31m"}, r"has the format \\x1b\[31m"),
     ],

@@ -1,5 +1,6 @@
 """The model of a run that has not finished is written from one of its checkpoints."""
 
+import json
 import shutil
 import threading
 
@@ -24,6 +25,11 @@ def stopped(small_system, micro, tmp_path):
     """The workdir of a run that was stopped at step 13 of STEPS."""
     train(micro(train__steps=STEPS), tmp_path / "run", console=Console(quiet=True), stop_at=13)
     return tmp_path / "run"
+
+
+def edit_config(run, name, block):
+    path = run / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: block}))
 
 
 def list_files(folder):
@@ -111,6 +117,12 @@ def test_a_run_in_a_bucket_is_exported_from_a_checkpoint(exported, zero_model, m
         (lambda run: shutil.rmtree(run / "checkpoints"), "has no checkpoints; give the workdir of a run"),
         (lambda run: (run / "tokenizer.json").unlink(), "tokenizer.json: cannot be read .*; give a workdir of"),
         (lambda run: (run / "config.json").write_text("{}"), "config.json: lacks system"),
+        (lambda run: edit_config(run, "optimizer", {}), "lacks optimizer.param_groups, optimizer.betas, optimizer.clip_norm; "),
+        (lambda run: edit_config(run, "train", {}), "config.json: lacks train.frozen_type, train.average; give a workdir"),
+        (
+            lambda run: edit_config(run, "train", {"frozen_type": "12 34"}),
+            "train.frozen_type = '12 34': give one of '', 'float",
+        ),
         (lambda run: shutil.rmtree(run / "checkpoints" / "13" / "params"), "no checkpoint|is not a readable checkpoint"),
     ],
 )

@@ -106,8 +106,37 @@ def test_python_names_are_ordinary_keys(tmp_path):
 def test_parse_accepts_utf8_with_and_without_bom():
     assert json_text.parse_json('"\u00e9"'.encode()) == json_text.parse_json('"\u00e9"'.encode("cp1252")) == "\u00e9"
     assert json_text.parse_json(b"\xef\xbb\xbf[1]") == [1]
-    with pytest.raises(BadFile, match="is not valid JSON"):
+    with pytest.raises(BadFile, match=r"is damaged \(byte \d+ is neither"):
         json_text.parse_json(np.random.default_rng(0).bytes(100))
+
+
+GERMAN = "der große grüne Stern “hier”"
+CUT = GERMAN.encode().replace("ü".encode(), "ü".encode()[:1])
+
+
+def test_damaged_utf8_is_no_other_encoding(tmp_path):
+    assert json_text.decode_text(GERMAN.encode("cp1252")) == GERMAN
+    with pytest.raises(BadFile, match=r"is damaged \(byte 13 is neither UTF-8 nor Windows-1252\); download"):
+        json_text.decode_text(CUT)
+    path = tmp_path / "list.txt"
+    path.write_bytes(CUT)
+    with pytest.raises(UserError, match=r"list\.txt: is damaged \(byte 13"):
+        files.read_lines(path, "list")
+    path.write_bytes(GERMAN.replace("“hier”", "").encode("latin-1"))
+    assert files.read_lines(path, "list") == ["der große grüne Stern "]
+
+
+def test_damaged_lines_hide_no_others(tmp_path):
+    """The encoding is that of the file, not of a line."""
+    path = tmp_path / "lines.jsonl"
+    sound, bad = f'{{"text": "{GERMAN}"}}'.encode(), '{"text": "grün"}'.encode().replace("ü".encode(), b"\xc3")
+    path.write_bytes(b"\n".join([sound, bad, sound]))
+    lines = files.JsonLines(path)
+    assert lines[0] == lines[2] == {"text": GERMAN}
+    with pytest.raises(UserError, match=r"lines\.jsonl line 2: is damaged \(byte 12"):
+        lines[1]
+    path.write_bytes(b"\n".join([f'{{"text": "{GERMAN}"}}'.encode("cp1252")] * 2))
+    assert files.JsonLines(path)[1] == {"text": GERMAN}
 
 
 def test_non_finite_numbers_are_only_read_in_logs_and_never_exported():

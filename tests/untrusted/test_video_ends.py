@@ -31,6 +31,7 @@ FORMATS = {  # name of the file, codec, times, options of the writer
     "webm": ("a.webm", "libvpx", EVEN, {}),
     "ogv": ("a.ogv", "libvpx", EVEN, {}),
     "mp4": ("a.mp4", "mpeg4", EVEN, {"movflags": "faststart"}),
+    "mp4 with its list at the end": ("a.mp4", "mpeg4", EVEN, {}),
     "mov of images": ("a.mov", "mjpeg", EVEN, {"movflags": "faststart"}),
     "flv": ("a.flv", "flv", EVEN, {}),
     "wmv": ("a.wmv", "wmv2", EVEN, {}),
@@ -58,7 +59,7 @@ def read_until_error(path):
         for _ in read_frames(path):
             count += 1
     except UserError as error:
-        assert str(path) in str(error) and "\n" not in str(error) and "again" in str(error)
+        assert str(path) in str(error) and "\n" not in str(error) and ("again" in str(error) or "no video stream" in str(error))
         return count
     assert count == COUNT
     return None
@@ -80,6 +81,17 @@ def test_truncated_files_are_reported(tmp_path, name):
             cut += 5
         path.write_bytes(data[:cut])
         read_until_error(path)
+
+
+@pytest.mark.parametrize("name", [name for name, (file, *_) in FORMATS.items() if not file.endswith(".ts")])
+def test_files_without_their_last_bytes_lose_no_frame_silently(tmp_path, name):
+    file, codec, times, options = FORMATS[name]
+    path = tmp_path / file
+    data = write_video(path, codec, times, options)
+    for cut in (1, 4, 8, 16, 32, 64, 100, 200, 400, 800, 1600):
+        if data[len(data) - cut + 4 : len(data) - cut + 8] != b"moof":  # a cut between fragments cannot be detected
+            path.write_bytes(data[:-cut])
+            read_until_error(path)  # an error, or all frames
 
 
 @pytest.mark.parametrize("name", ["mp4", "mov of images", "flv", "wmv"])

@@ -1,0 +1,150 @@
+"""Checks the parts of an image file, and removes those that no pixel depends on, such as EXIF data.
+
+Pillow keeps Python objects for each part and unpacks some of them, so that a small file could need much memory or time.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zlib
+from typing import IO
+
+from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import escaped
+
+PARTS = 2**16
+"""Maximum number of segments, chunks, blocks or tags before the pixels of an image."""
+VALUES = 2**20
+"""Maximum number of values of all tags of a TIFF, besides bytes and texts. Tiles of 16 x 16 pixels of the largest image need
+half of it."""
+AGAIN = "download it again or remove it"
+SAVE = "save it again without its metadata, or remove it"
+SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
+"""The end marker of a JPEG, or the marker of a segment that begins with its length. Other markers have no length."""
+SCAN, END = 0xDA, 0xD9
+UNUSED = (*range(0xE1, 0xEE), 0xEF, 0xFE)
+"""Markers of comments and application data of a JPEG, except JFIF and Adobe, which tell how colours are stored."""
+PNG = b"\x89PNG\r\n\x1a\n"
+GIF_BLOCK = re.compile(b"[!,;]")
+GIF_CONTROL = 0xF9
+"""Kind of the extension of a GIF that has the transparent colour."""
+TAG_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""Bytes of a value of a TIFF tag by type; other types are bytes and texts."""
+DIRECTORIES = (34665, 34853, 40965)
+"""Tags with the offset of another list of tags, which Pillow reads."""
+
+
+def without_metadata(content: IO[bytes]) -> IO[bytes]:
+    """Returns the image file without its metadata, or the same file if its format is not JPEG, PNG or GIF. Raises BadFile if it
+    has too many parts, or if a checksum of a PNG is wrong."""
+    begin = content.read(16)
+    content.seek(0)
+    if begin.startswith(b"\xff\xd8\xff"):
+        return io.BytesIO(_shorten_jpeg(content.read()))
+    if begin.startswith(PNG):
+        return io.BytesIO(_shorten_png(content.read()))
+    if begin.startswith((b"GIF87a", b"GIF89a")):
+        return io.BytesIO(_shorten_gif(content.read()))
+    if begin.startswith(b"RIFF"):
+        _check_webp(content)
+    elif begin.startswith((b"II", b"MM")):
+        _check_tags(content, begin)
+    content.seek(0)
+    return content
+
+
+def _shorten_jpeg(data: bytes) -> bytes:
+    """Returns a JPEG without the comments and application data before its first scan."""
+    at, view = 2, memoryview(data)
+    kept = [view[:at]]
+    for _ in range(PARTS):
+        match = SEGMENT.search(data, at)
+        if match is None:
+            return b"".join(kept)
+        kind, after = data[match.end() - 1], match.end()
+        if kind in (SCAN, END):
+            return b"".join([*kept, view[match.start() :]])
+        at = after + int.from_bytes(data[after : after + 2])
+        if kind not in UNUSED:
+            kept.append(view[match.start() : at])
+    raise BadFile(f"has more than {PARTS} segments before its pixels", SAVE)
+
+
+def _shorten_png(data: bytes) -> bytes:
+    """Returns a PNG without its ancillary chunks except transparency. Raises BadFile if the checksum of any chunk is wrong."""
+    at, view = len(PNG), memoryview(data)
+    kept = [view[:at]]
+    for _ in range(PARTS):
+        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        end = at + 8 + length
+        if end + 4 > len(data):
+            raise BadFile("is a PNG without its end", AGAIN)
+        if zlib.crc32(view[at + 4 : end]) != int.from_bytes(data[end : end + 4]):
+            raise BadFile(f"is a damaged PNG (the checksum of a chunk {escaped(kind.decode('latin-1'))} is wrong)", AGAIN)
+        if kind[:1].isupper() or kind == b"tRNS":
+            kept.append(view[at : end + 4])
+        if kind == b"IEND":
+            return b"".join(kept)
+        at = end + 4
+    raise BadFile(f"has more than {PARTS} chunks", SAVE)
+
+
+def _shorten_gif(data: bytes) -> bytes:
+    """Returns a GIF without comments and application data before its first image."""
+    flags, view = data[10] if len(data) > 10 else 0, memoryview(data)
+    at, blocks = 13 + (6 << (flags & 7) if flags & 0x80 else 0), 0
+    kept = [view[:at]]
+    while match := GIF_BLOCK.search(data, at):
+        if match[0] != b"!":
+            kept.append(view[match.start() :])
+            break
+        at = match.end() + 1
+        while at < len(data) and data[at]:
+            at += 1 + data[at]
+            blocks += 1
+            if blocks > PARTS:
+                raise BadFile(f"has more than {PARTS} blocks before its pixels", SAVE)
+        at += 1
+        if data[match.end() : match.end() + 1] == bytes([GIF_CONTROL]):
+            kept.append(view[match.start() : at])
+    return b"".join(kept)
+
+
+def _check_webp(content: IO[bytes]) -> None:
+    """Raises BadFile if a WebP has too many chunks."""
+    at = 12
+    for _ in range(PARTS):
+        content.seek(at)
+        header = content.read(8)
+        if len(header) < 8:
+            return
+        at += 8 + int.from_bytes(header[4:], "little")
+        at += at % 2
+    raise BadFile(f"has more than {PARTS} chunks", SAVE)
+
+
+def _check_tags(content: IO[bytes], begin: bytes) -> None:
+    """Raises BadFile if the tags of a TIFF need more memory than the file is long, or have too many values."""
+    order, is_big = ("<" if begin[:1] == b"I" else ">"), begin[2:4] in (b"+\0", b"\0+")
+    first, head, entry = (struct.Struct(order + form) for form in (("8xQ", "Q", "HHQ8s") if is_big else ("4xL", "H", "HHL4s")))
+    size = content.seek(0, io.SEEK_END)
+    pending, seen, tags, values, total = [*first.unpack_from(begin.ljust(16, b"\0"))], set[int](), 0, 0, 0
+    while pending:
+        if (offset := pending.pop()) in seen or offset >= size:
+            continue
+        seen.add(offset)
+        content.seek(offset)
+        tags += (count := head.unpack(content.read(head.size).ljust(head.size, b"\0"))[0])
+        if tags > PARTS:
+            raise BadFile(f"has more than {PARTS} tags", SAVE)
+        entries = content.read(count * entry.size)
+        for tag, kind, number, value in entry.iter_unpack(entries[: len(entries) // entry.size * entry.size]):
+            length = number * TAG_BYTES.get(kind, 1)
+            total += length if length > len(value) else 0
+            values += number if kind in TAG_BYTES else 0
+            if tag in DIRECTORIES and length <= len(value):
+                pending.append(int.from_bytes(value[:length], "little" if order == "<" else "big"))
+    if total > size or values > VALUES:
+        raise BadFile(f"has tags of {total} bytes with {values} numbers, more than a TIFF of {size} bytes needs", SAVE)

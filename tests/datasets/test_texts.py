@@ -1,0 +1,58 @@
+"""Records without a text, or with a text that no model can read, are reported and do not disappear."""
+
+import json
+
+import pytest
+from damage import edit_json, run_check, sorted_problems
+
+from hyperseg_jax.datasets import ReasonSeg, RefCoco, layouts
+from hyperseg_jax.errors import UserError
+
+REFCOCO = "refcoco/refcoco_val.json"
+
+
+@pytest.mark.parametrize("sentences", ["joined", "each"])
+@pytest.mark.parametrize("instruction", [[], [{"sent": " "}], 17])
+def test_records_without_an_instruction(copy_samples, sentences, instruction):
+    root = copy_samples("refcoco", "coco")
+    sound = len(layouts.find_layout("refcoco_json").open(root, "val", sentences=sentences))
+    count = len(json.loads((root / REFCOCO).read_text())[0]["instruction"])
+    edit_json(root / REFCOCO, lambda content: content[0].update(instruction=instruction))
+    reader = layouts.find_layout("refcoco_json").open(root, "val", sentences=sentences)
+    assert isinstance(reader, RefCoco) and len(reader) == sound - (count - 1 if sentences == "each" else 0)
+    with pytest.raises(UserError, match=r"refcoco_val\.json#0.*(its text is empty; describe|field 'instruction' is 17)"):
+        reader[0]
+    assert reader[1].prompts[0].text
+
+
+@pytest.mark.parametrize("content", ['{"text": [], "shapes": []}', '{"text": "what"}', "{"])
+def test_damaged_questions_hide_no_others(copy_samples, content):
+    root = copy_samples("reasonseg")
+    folder = root / "reasonseg" / "val"
+    first = folder / "-.json"
+    assert first <= min(folder.glob("*.json"))
+    first.write_text(content)
+    reader = ReasonSeg(folder, sentences="each")
+    with pytest.raises(UserError, match=first.name):
+        reader[0]
+    assert reader[1].prompts[0].text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a\ud800b", r"field 'text' of a prompt has the lone surrogate '\\ud800'; correct it"),
+        ("x" * 40_000, r"field 'text' of a prompt: has 40000 letters, and the limit is 32768; .*limits\.letters"),
+        ("..", "its text is empty; describe the object, or remove the record"),
+    ],
+)
+def test_texts_that_no_model_can_read(copy_samples, text, message):
+    folder = copy_samples("yours") / "yours" / "folder"
+    path = folder / "captions.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("\n".join(json.dumps(line) for line in [lines[0] | {"text": text}, *lines[1:]]))
+    ((kind, found),) = sorted_problems(run_check(folder, "folder"))
+    assert kind == "bad record"
+    with pytest.raises(UserError, match=message) as raised:
+        layouts.find_layout("folder").open(folder, layouts.find_layout("folder").splits[-1])[0]
+    assert found == str(raised.value)
