@@ -20,7 +20,7 @@ from transformers_names import normalize_name, unused_names
 from hyperseg_jax import config as configs
 from hyperseg_jax.structs import TokenStream
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.systems.hyperseg.parts import PARTS
+from hyperseg_jax.systems.psalm.parts import PARTS
 from hyperseg_jax.tables import flatten, unflatten
 
 TOLERANCE = 1e-5  # in standard deviations of the expected values, float32; measured errors are about 1e-6

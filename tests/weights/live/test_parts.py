@@ -8,7 +8,7 @@ from transformers_names import normalize_name, unused_names
 from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.systems.hyperseg.parts import PARTS
+from hyperseg_jax.systems.psalm.parts import PARTS
 
 
 @pytest.mark.parametrize("name", ["tiny", "hyperseg_3b_released"])

@@ -8,7 +8,7 @@ import pytest
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import TokenStream
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.systems.hyperseg.parts import PARTS
+from hyperseg_jax.systems.psalm.parts import PARTS
 
 # heads of size 12 with int(0.4 * 12) = 4 rotary dimensions
 LLM = {
