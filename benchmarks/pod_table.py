@@ -61,7 +61,8 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
             lines.append(f"| {config_name} | {task} |" + " |" * (len(COLUMNS) - 3) + " not compiled yet |")
             continue
         collectives = ", ".join(f"{count} {kind}" for kind, count in row.get("collectives", {}).items()) or "none"
-        sizes = [f"{row[name]}" if name in row else "does not fit" for name in ("peak_gb", "bound_gb", "moved_gb")]
+        missing = "does not fit" if row["problem"] else ""
+        sizes = [f"{row.get(name, missing)}" for name in ("peak_gb", "bound_gb", "moved_gb")]
         cells = [config_name, task, row["preset"], f"{row['examples']:g}", *sizes, collectives]
         lines.append(f"| {' | '.join(cells)} | {row['compile_seconds'] / 60:.0f} | {row['commit']} |")
     return "\n".join(lines)
