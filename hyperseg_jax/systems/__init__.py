@@ -1,6 +1,7 @@
 """Complete systems.
 
-system     the interface of a system, and the registry
-hyperseg/  HyperSeg: its model, prompts, preprocessing, losses and postprocessing
+system        the interface of a system, and the registry
+psalm/        what the descendants of PSALM share: HyperSeg and InstructSeg
+hyperseg/     HyperSeg: its model, prompts, preprocessing, losses and postprocessing
 instructseg/  InstructSeg: its model; not a registered system yet
 """

@@ -10,9 +10,9 @@ from rich.console import Console
 from hyperseg_jax.data import padding
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.structs import Example, Prompt
-from hyperseg_jax.systems.hyperseg.markers import TokenCounts, expand_to_runs
 from hyperseg_jax.systems.hyperseg.processor import HyperSegProcessor
 from hyperseg_jax.systems.hyperseg.prompts import normalize_prompt, tokenize_prompt
+from hyperseg_jax.systems.psalm.markers import TokenCounts, expand_to_runs
 from hyperseg_jax.text.layout import expanded_length
 from hyperseg_jax.text.tokenizer import Tokenizer
 

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from hyperseg_jax.systems.hyperseg import SYSTEM
-from hyperseg_jax.systems.hyperseg.markers import Marker, PromptTokens, TokenCounts, expand_to_runs
+from hyperseg_jax.systems.psalm.markers import Marker, PromptTokens, TokenCounts, expand_to_runs
 from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.text.layout import Layout, expand_runs
 

@@ -9,8 +9,8 @@ import ml_collections
 import numpy as np
 from import_weights import channels_last
 
-from hyperseg_jax.systems.hyperseg.markers import PromptTokens, TokenCounts, expand_to_runs
 from hyperseg_jax.systems.instructseg import model as instructseg
+from hyperseg_jax.systems.psalm.markers import PromptTokens, TokenCounts, expand_to_runs
 from hyperseg_jax.text.layout import Layout, expand_runs
 
 

@@ -66,7 +66,7 @@ def test_sign_tolerance(tmp_path):
 def test_layouts_of_several_rows():
     from case_model import layout_from_case
 
-    from hyperseg_jax.systems.hyperseg.markers import TokenCounts
+    from hyperseg_jax.systems.psalm.markers import TokenCounts
 
     ids = np.array([[5, 6, 7, 8]], np.int32)
     layout_from_rows = lambda rows: layout_from_case(

@@ -14,7 +14,7 @@ from hyperseg_jax.llms import phi
 from hyperseg_jax.llms.splice import splice
 from hyperseg_jax.structs import Source, TokenStream
 from hyperseg_jax.systems.hyperseg import inference
-from hyperseg_jax.systems.hyperseg.markers import PromptTokens, TokenCounts, expand_to_runs
+from hyperseg_jax.systems.psalm.markers import PromptTokens, TokenCounts, expand_to_runs
 from hyperseg_jax.tables import Identity, Row, Table
 from hyperseg_jax.text.layout import expand_runs
 

@@ -15,8 +15,8 @@ from hyperseg_jax.ops.transforms import fit_to_square
 from hyperseg_jax.results.mask_resize import canvas_size, geometry_array, make_mask_resize, resize_masks
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.systems.hyperseg.markers import TokenCounts, expand_to_runs
 from hyperseg_jax.systems.hyperseg.prompts import tokenize_prompt
+from hyperseg_jax.systems.psalm.markers import TokenCounts, expand_to_runs
 from hyperseg_jax.text.layout import expanded_length
 from hyperseg_jax.text.tokenizer import Tokenizer
 

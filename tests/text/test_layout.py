@@ -4,8 +4,8 @@ from sample_inputs import make_regions
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import IGNORED, Prompt
-from hyperseg_jax.systems.hyperseg.markers import Marker, PromptTokens, TokenCounts, expand_to_runs
 from hyperseg_jax.systems.hyperseg.prompts import tokenize_prompt
+from hyperseg_jax.systems.psalm.markers import Marker, PromptTokens, TokenCounts, expand_to_runs
 from hyperseg_jax.text.layout import Source, choose_bucket, expand_runs, expanded_length, pack_layouts
 
 COUNTS = TokenCounts(image=4, fine_grained=3, queries=2)

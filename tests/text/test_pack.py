@@ -12,8 +12,8 @@ from hyperseg_jax.llms.phi import Phi
 from hyperseg_jax.llms.splice import pool, splice
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.structs import Source as S
-from hyperseg_jax.systems.hyperseg.markers import TokenCounts, expand_to_runs
 from hyperseg_jax.systems.hyperseg.prompts import tokenize_prompt
+from hyperseg_jax.systems.psalm.markers import TokenCounts, expand_to_runs
 from hyperseg_jax.text.layout import expand_runs, pack_layouts
 from hyperseg_jax.text.tokenizer import Tokenizer
 

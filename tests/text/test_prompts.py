@@ -4,8 +4,8 @@ from sample_inputs import make_regions
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import IGNORED, Prompt
-from hyperseg_jax.systems.hyperseg.markers import Marker
 from hyperseg_jax.systems.hyperseg.prompts import normalize_prompt, tokenize_prompt
+from hyperseg_jax.systems.psalm.markers import Marker
 from hyperseg_jax.text.expressions import clean_video_expression, join_sentences
 
 NAMES = {marker: f"<{marker.name.lower()}>" for marker in Marker}

@@ -2,7 +2,6 @@
 
 model        the model: its modules, parameters and published names
 prompts      the exact prompt strings of each task
-markers      placeholders in prompts for images, queries, classes and regions
 processor    converts an Example to the arrays of one batch element
 frames       runs the model over the frames of a batch
 objective    the training loss
@@ -11,9 +10,10 @@ encoding     encodes parts of the input that are independent of the prompt, for 
 inference    predicts masks for a batch, and generates text
 postprocess  converts the outputs of a prompt to answers
 checkpoints  the public checkpoints that weights are imported from
-parts        parts that transformers has a class for, and adapters for PEFT
 toy_tokenizer  writes the tokenizer of the toy world
 """
+
+import functools
 
 from hyperseg_jax.systems.hyperseg import (
     checkpoints,
@@ -22,10 +22,10 @@ from hyperseg_jax.systems.hyperseg import (
     lengths,
     model,
     objective,
-    parts,
     postprocess,
     processor,
 )
+from hyperseg_jax.systems.psalm import parts
 from hyperseg_jax.systems.system import System
 
 SYSTEM = System(
@@ -47,7 +47,7 @@ SYSTEM = System(
     extra_names=(checkpoints.GATES,),
     untrained=(checkpoints.UNTRAINED,),
     hf_config=checkpoints.hf_config,
-    parts=parts.PARTS,
+    parts=parts.make_parts(model.build_model),
     unsupported_parts=parts.UNSUPPORTED,
-    adapters=parts.adapters,
+    adapters=functools.partial(parts.adapters, model.build_model),
 )

@@ -26,8 +26,9 @@ from hyperseg_jax.ops.transforms import (
 )
 from hyperseg_jax.structs import IGNORED, Example, Layout, Prompt, Region, Source
 from hyperseg_jax.systems.hyperseg import encoding
-from hyperseg_jax.systems.hyperseg.markers import TokenCounts, expand_to_runs
-from hyperseg_jax.systems.hyperseg.prompts import END, SEG, normalize_prompt, tokenize_prompt
+from hyperseg_jax.systems.hyperseg.prompts import END, normalize_prompt, tokenize_prompt
+from hyperseg_jax.systems.psalm.markers import TokenCounts, expand_to_runs
+from hyperseg_jax.systems.psalm.templates import SEG
 from hyperseg_jax.text.layout import choose_bucket, expand_runs, expanded_length, pack_layouts, packed_length
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import limits

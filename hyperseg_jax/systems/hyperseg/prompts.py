@@ -8,12 +8,11 @@ markers.
 from __future__ import annotations
 
 import dataclasses
-import re
-from typing import Protocol
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import IGNORED, TASKS, Prompt
-from hyperseg_jax.systems.hyperseg.markers import Marker, PromptTokens
+from hyperseg_jax.systems.psalm.markers import Marker, PromptTokens
+from hyperseg_jax.systems.psalm.templates import SEG, TokenIds, encode_pieces, split_template
 from hyperseg_jax.text.expressions import clean_video_expression
 
 SYSTEM = (
@@ -47,22 +46,7 @@ ANSWERS = {
     "chat": "{answer}",
 }
 END = "<|endoftext|>"  # end of text
-SEG = "[SEG]"  # the token that represents a mask
 BACKGROUND = "background"  # the last class of every class list
-
-
-_MARKERS = {f"<{marker.name.lower()}>": marker for marker in Marker}
-_SPLIT = re.compile("(" + "|".join(map(re.escape, (*_MARKERS, "<gt>", SEG))) + ")")
-_SLOT = re.compile(r"\{text\}|\{answer\}")
-
-
-class Tokenizer(Protocol):
-    """The tokenizer interface used here; encode adds no special tokens."""
-
-    eos_id: int
-
-    def id_of(self, token: str) -> int: ...
-    def encode(self, text: str) -> list[int]: ...
 
 
 def normalize_prompt(prompt: Prompt) -> Prompt:
@@ -80,7 +64,7 @@ def normalize_prompt(prompt: Prompt) -> Prompt:
     return dataclasses.replace(prompt, text=text, classes=tuple(name.strip() for name in prompt.classes))
 
 
-def tokenize_prompt(prompt: Prompt, tokenizer: Tokenizer, *, template: str = "v0", train: bool = False) -> PromptTokens:
+def tokenize_prompt(prompt: Prompt, tokenizer: TokenIds, *, template: str = "v0", train: bool = False) -> PromptTokens:
     """Tokenizes a prompt with the prompt strings of its task.
 
     train: include prompt.answer (the text of a chat answer; the explanation before [SEG] in a reasoning answer). Otherwise a
@@ -98,14 +82,14 @@ def tokenize_prompt(prompt: Prompt, tokenizer: Tokenizer, *, template: str = "v0
     instruction = TEMPLATES[template].format(question=question)
     words = {"{text}": prompt.text.strip()}
     if prompt.task == "chat" and not (train and prompt.answer.strip()):
-        ids = _encode_pieces(_split_template(instruction.rstrip(), words), tokenizer)
+        ids = encode_pieces(split_template(instruction.rstrip(), words), tokenizer)
         return PromptTokens(ids, (IGNORED,) * len(ids), (True,) * len(ids))
 
     seg = tokenizer.id_of(SEG)
     answer_ids = (*tokenizer.encode(prompt.answer.strip()), seg) if explain else (seg,)
     words["{answer}"] = prompt.answer.strip()
-    ids = (*_encode_pieces(_split_template(instruction + ANSWERS[task], words), tokenizer, answer_ids), tokenizer.eos_id)
-    num_unsupervised = max(len(_encode_pieces(_split_template(instruction, words), tokenizer)) - 2, 0)
+    ids = (*encode_pieces(split_template(instruction + ANSWERS[task], words), tokenizer, answer_ids), tokenizer.eos_id)
+    num_unsupervised = max(len(encode_pieces(split_template(instruction, words), tokenizer)) - 2, 0)
     return PromptTokens(
         ids=ids,
         labels=(IGNORED,) * num_unsupervised + ids[num_unsupervised:],
@@ -133,24 +117,3 @@ def _check_prompt(prompt: Prompt, template: str) -> None:
             raise UserError("a region prompt needs at least one region; got none")
     elif not prompt.text.strip():
         raise UserError(f"a {prompt.task} prompt needs a text; got {prompt.text!r}")
-
-
-def _split_template(template: str, words: dict[str, str]) -> list[str]:
-    """Splits the template at its markers, then inserts the user's text, which is never split."""
-    return [_SLOT.sub(lambda slot: words[slot.group()], piece) for piece in _SPLIT.split(template)]
-
-
-def _encode_pieces(pieces: list[str], tokenizer: Tokenizer, answer_ids: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """Returns the token ids of a split template. Even pieces are texts, each encoded separately; odd pieces are markers.
-
-    answer_ids: token ids that replace the marker <gt>.
-    """
-    ids: list[int] = []
-    for k, piece in enumerate(pieces):
-        if k % 2 == 0:
-            ids += tokenizer.encode(piece) if piece else []
-        elif piece == "<gt>":
-            ids += answer_ids
-        else:
-            ids.append(tokenizer.id_of(SEG) if piece == SEG else int(_MARKERS[piece]))
-    return tuple(ids)

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import re
 
-from hyperseg_jax.systems.hyperseg.prompts import ANSWERS, QUESTIONS, SEG, TEMPLATES
+from hyperseg_jax.systems.hyperseg.prompts import ANSWERS, QUESTIONS, TEMPLATES
+from hyperseg_jax.systems.psalm.templates import SEG
 from hyperseg_jax.text.tokenizer import TOY_FILE, Tokenizer
 from hyperseg_jax.toy import corpus
 

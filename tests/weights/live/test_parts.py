@@ -8,14 +8,14 @@ from transformers_names import normalize_name, unused_names
 from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.systems.hyperseg.parts import PARTS
+from hyperseg_jax.systems.hyperseg import SYSTEM
 
 
 @pytest.mark.parametrize("name", ["tiny", "hyperseg_3b_released"])
 def test_a_part_covers_its_prefixes(name):
     config = configs.load(name)
     published = {path for row in systems.get(config.system).weight_table(config) for path in row.paths}
-    for part in PARTS.values():
+    for part in SYSTEM.parts.values():
         paths = {path for row in part.table(config) for path in row.paths}
         assert paths == {path for path in published if path.startswith(part.prefixes)} and paths
 
@@ -33,7 +33,7 @@ def test_published_sizes_equal_those_of_transformers(name, parameters):
     import torch
     import transformers
 
-    config, part = configs.load("hyperseg_3b_released"), PARTS[name]
+    config, part = configs.load("hyperseg_3b_released"), SYSTEM.parts[name]
     fields = part.config_json(config)
     cls = getattr(transformers, fields["architectures"][0])
     with torch.device("meta"):
@@ -47,8 +47,8 @@ def test_published_sizes_equal_those_of_transformers(name, parameters):
 
 def test_unknown_parts_are_refused():
     system = systems.get("hyperseg")
-    assert {name: system.part(name) for name in PARTS} == PARTS
-    with pytest.raises(UserError, match=r"mask2former: HyperSeg's lateral convolutions have biases and a ReLU"):
+    assert {name: system.part(name) for name in SYSTEM.parts} == SYSTEM.parts
+    with pytest.raises(UserError, match=r"mask2former: the lateral convolutions have biases and a ReLU"):
         system.part("mask2former")
     with pytest.raises(UserError, match=r"llama: no part .* export one of phi, siglip, swin"):
         system.part("llama")

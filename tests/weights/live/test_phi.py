@@ -8,7 +8,7 @@ import pytest
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import TokenStream
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.systems.hyperseg.parts import PARTS
+from hyperseg_jax.systems.hyperseg import SYSTEM
 
 # heads of size 12 with int(0.4 * 12) = 4 rotary dimensions
 LLM = {
@@ -143,6 +143,6 @@ def test_a_shorter_token_table_is_padded_with_zeros(
 
 def test_a_shorter_head_is_refused(config):
     long = config(llm=LLM, head_vocab_size=36)
-    for function in (PARTS["phi"].table, PARTS["phi"].config_json):
+    for function in (SYSTEM.parts["phi"].table, SYSTEM.parts["phi"].config_json):
         with pytest.raises(UserError, match=r"model\.head_vocab_size = 36 is less than model\.llm\.vocab_size = 37"):
             function(long)

@@ -1,4 +1,4 @@
-"""The parts of HyperSeg that a class of transformers implements exactly, with weight tables and configs, and LoRA for PEFT.
+"""The parts of these systems that a class of transformers implements exactly, with tables and configs, and LoRA for PEFT.
 
 "phi" is PhiForCausalLM, "siglip" SiglipVisionModel, "swin" SwinBackbone. Names and settings are those of transformers 5.23,
 whose classes load the exported folders.
@@ -6,7 +6,9 @@ whose classes load the exported folders.
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,15 +18,17 @@ from ml_collections import ConfigDict
 from hyperseg_jax.encoders import siglip, swin
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.llms import phi
-from hyperseg_jax.systems.hyperseg.model import build_model
 from hyperseg_jax.tables import Adapters, Constant, Identity, PaddedRows, Part, Row, Table, ZeroBias
+
+Build = Callable[[ConfigDict], Any]
+"""Builds the model of a config; it has the parts llm, clip_encoder and mask_encoder."""
 
 CONTEXT = 2048  # Phi-2's max_position_embeddings; the weights do not depend on it
 
 
-def adapters(config: ConfigDict) -> Adapters:
+def adapters(build: Build, config: ConfigDict) -> Adapters:
     """Returns the language model's adapters. PEFT wraps PhiForCausalLM (its .model is the PhiModel) as base_model.model."""
-    llm = build_model(config).llm
+    llm = build(config).llm
     layers = "|".join(str(i) for i in range(llm.num_layers))
     names = "|".join(re.escape(name) for ours, (_, name) in phi.LINEARS.items() if ours in llm.lora_targets)
     # The regex names layers explicitly, so that linears of other modules never match.
@@ -48,10 +52,10 @@ def _vocab_sizes(config: ConfigDict) -> tuple[int, int]:
     return tokens, head
 
 
-def _phi_table(config: ConfigDict) -> Table:
+def _phi_table(build: Build, config: ConfigDict) -> Table:
     tokens, head = _vocab_sizes(config)
     embedding = "model.embed_tokens.weight"
-    rows = [row for row in phi.table(build_model(config).llm).with_prefix("llm/", "model.") if row.names != (embedding,)]
+    rows = [row for row in phi.table(build(config).llm).with_prefix("llm/", "model.") if row.names != (embedding,)]
     pad = PaddedRows(tokens, head, embedding) if tokens < head else Identity()
     bias = "lm_head.bias"
     return Table(
@@ -63,8 +67,8 @@ def _phi_table(config: ConfigDict) -> Table:
     )
 
 
-def _phi_config(config: ConfigDict) -> dict[str, Any]:
-    llm = build_model(config).llm
+def _phi_config(build: Build, config: ConfigDict) -> dict[str, Any]:
+    llm = build(config).llm
     return {
         "architectures": ["PhiForCausalLM"],
         "model_type": "phi",
@@ -86,9 +90,9 @@ def _phi_config(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _siglip_table(config: ConfigDict) -> Table:
+def _siglip_table(build: Build, config: ConfigDict) -> Table:
     """Returns the table of SiglipVisionModel; a tower without unused layers gets a final norm of ones and zeros."""
-    tower = build_model(config).clip_encoder
+    tower = build(config).clip_encoder
     rows = siglip.table(tower)
     if not tower.keep_unused:
         dtype = jnp.dtype(tower.precision.params)
@@ -99,12 +103,12 @@ def _siglip_table(config: ConfigDict) -> Table:
     return rows.with_prefix("clip_encoder/")
 
 
-def _siglip_config(config: ConfigDict) -> dict[str, Any]:
+def _siglip_config(build: Build, config: ConfigDict) -> dict[str, Any]:
     """Returns config.json of SiglipVisionModel.
 
     The feature is hidden_states[feature_layer] of a full tower, and hidden_states[-1] of a truncated tower.
     """
-    tower = build_model(config).clip_encoder
+    tower = build(config).clip_encoder
     return {
         "architectures": ["SiglipVisionModel"],
         "model_type": "siglip_vision_model",
@@ -121,12 +125,12 @@ def _siglip_config(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _swin_table(config: ConfigDict) -> Table:
-    return swin.transformers_table(build_model(config).mask_encoder).with_prefix("mask_encoder/")
+def _swin_table(build: Build, config: ConfigDict) -> Table:
+    return swin.transformers_table(build(config).mask_encoder).with_prefix("mask_encoder/")
 
 
-def _swin_config(config: ConfigDict) -> dict[str, Any]:
-    model = build_model(config).mask_encoder
+def _swin_config(build: Build, config: ConfigDict) -> dict[str, Any]:
+    model = build(config).mask_encoder
     return {
         "architectures": ["SwinBackbone"],
         "model_type": "swin",
@@ -147,13 +151,18 @@ def _swin_config(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-PARTS: dict[str, Part] = {
-    "phi": Part(("llm/", "language_head/"), _phi_table, _phi_config, reads_text=True),
-    "siglip": Part(("clip_encoder/",), _siglip_table, _siglip_config),
-    "swin": Part(("mask_encoder/",), _swin_table, _swin_config),
-}
+def make_parts(build: Build) -> dict[str, Part]:
+    """Returns the parts of a system by name. build: the function that builds its model."""
+    bind = lambda function: functools.partial(function, build)
+    return {
+        "phi": Part(("llm/", "language_head/"), bind(_phi_table), bind(_phi_config), reads_text=True),
+        "siglip": Part(("clip_encoder/",), bind(_siglip_table), bind(_siglip_config)),
+        "swin": Part(("mask_encoder/",), bind(_swin_table), bind(_swin_config)),
+    }
+
+
 UNSUPPORTED = {
-    "mask2former": "HyperSeg's lateral convolutions have biases and a ReLU after them, which transformers' "
-    "Mask2FormerPixelDecoder lacks, so no class of transformers implements its decoders",
+    "mask2former": "the lateral convolutions have biases and a ReLU after them, which transformers' "
+    "Mask2FormerPixelDecoder lacks, so no class of transformers implements these decoders",
 }
 """Parts that no class of transformers implements, and why."""
