@@ -53,6 +53,6 @@ def fused_attend(
     if platform in ("gpu", "cuda"):
         try:
             return cudnn_attend(query, key, value, mask)
-        except (RuntimeError, ValueError, NotImplementedError):  # cuDNN does not support these devices or shapes
+        except (RuntimeError, NotImplementedError):  # JAX finds no cuDNN, or one without support for these devices or shapes
             pass
     return attend(query, key, value, mask=mask, precision=precision)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hyperseg_jax.llms.splice import pool, splice
+from hyperseg_jax.llms.splice import pick, pool, splice
 from hyperseg_jax.structs import Layout, Source
 
 S = Source
@@ -106,3 +106,11 @@ def test_empty_segments_give_zeros_and_finite_gradients(layout):
     total = lambda h: sum(x.sum() for x in pool_embeddings(h, empty).values())
     value, gradient = jax.value_and_grad(total)(jnp.ones((BATCH, LENGTH, WIDTH)))
     assert value == 0 and not np.asarray(gradient).any()
+
+
+def test_picked_states_are_those_of_each_prompt(layout):
+    hidden = np.random.default_rng(0).normal(size=(BATCH, LENGTH, WIDTH)).astype(np.float32)
+    picked = pick(jnp.asarray(hidden), layout, S.EXPRESSION, 3, num_prompts=PROMPTS)
+    assert picked.shape == (BATCH, PROMPTS, 3, WIDTH)
+    np.testing.assert_array_equal(picked[:, 1, :2], hidden[:, 10:12])
+    assert not picked[:, 0].any() and not picked[:, 1, 2].any()  # the first prompt has none, the second has two

@@ -16,14 +16,15 @@ from hyperseg_jax.connectors import fine_grained_perceiver, projector
 from hyperseg_jax.connectors.region_sampler import RegionSampler
 from hyperseg_jax.decoders import mask2former, pixel_decoder
 from hyperseg_jax.encoders import siglip, swin
-from hyperseg_jax.layers.linear import Linear, LoRA, linear_table
+from hyperseg_jax.layers.linear import Linear, linear_table
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.layers.remat import save_activation
 from hyperseg_jax.llms import phi
 from hyperseg_jax.llms.cache import KeyValues
 from hyperseg_jax.llms.splice import pool, splice
 from hyperseg_jax.structs import DeviceArray, Layout, MaskPrediction, Pyramid, Source, TokenStream
-from hyperseg_jax.tables import Identity, Row, Table
+from hyperseg_jax.systems.psalm.trunk import build_trunk, trunk_table
+from hyperseg_jax.tables import Table
 
 PROJECTORS = ("seg_query", "SEG_token", "class_name", "region")  # published names of the projections to the decoder
 
@@ -259,28 +260,13 @@ class HyperSeg(nn.Module):
 
 def build_model(config: ml_collections.ConfigDict) -> HyperSeg:
     """Builds the model of a config; config.model has one block of fields for each submodule."""
-    m = config.model
-    precision = Precision(**m.precision)
-    lora = LoRA(m.lora.rank, m.lora.alpha, m.lora.dropout) if m.lora.rank else None
-    width = m.llm.hidden_size
+    m, trunk = config.model, build_trunk(config)
     return HyperSeg(
-        clip_encoder=siglip.Siglip(**m.clip_encoder, precision=precision),
-        projector=projector.Projector(width, precision=precision),
-        mask_encoder=swin.Swin(**_lists_to_tuples(m.mask_encoder), precision=precision),
-        perceiver=fine_grained_perceiver.FineGrainedPerceiver(width, **m.perceiver, precision=precision),
+        **trunk,
+        perceiver=fine_grained_perceiver.FineGrainedPerceiver(m.llm.hidden_size, **m.perceiver, precision=trunk["precision"]),
         region_sampler=RegionSampler(),
-        llm=phi.Phi(**m.llm, lora=lora, lora_targets=tuple(m.lora.targets), precision=precision),
-        language_head=phi.LanguageHead(m.head_vocab_size, precision=precision),
-        pixel_decoder=pixel_decoder.DeformablePixelDecoder(**m.pixel_decoder, precision=precision),
-        mask_decoder=mask2former.MaskedAttentionDecoder(**_lists_to_tuples(m.mask_decoder), precision=precision),
-        num_queries=m.num_queries,
         query_std=m.query_std,
-        precision=precision,
     )
-
-
-def _lists_to_tuples(block: ml_collections.ConfigDict) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in block.items()}
 
 
 def init_params(model: HyperSeg, config: ml_collections.ConfigDict, key: PRNGKeyArray) -> Any:
@@ -304,14 +290,7 @@ def init_params(model: HyperSeg, config: ml_collections.ConfigDict, key: PRNGKey
 def weight_table(config: ml_collections.ConfigDict) -> Table:
     """Returns the weight table of the released state dict (specified by full_manifest of HyperSeg-3B)."""
     model = build_model(config)
-    rows = phi.table(model.llm).with_prefix("llm/", "model.") + phi.head_table().with_prefix("language_head/")
-    rows += siglip.table(model.clip_encoder).with_prefix("clip_encoder/", "model.vision_tower.")
-    rows += projector.table(model.projector).with_prefix("projector/", "model.mm_projector.")
-    rows += swin.table(model.mask_encoder).with_prefix("mask_encoder/", "model.vision_tower_mask.")
-    rows += fine_grained_perceiver.table(model.perceiver).with_prefix("perceiver/")
-    rows += pixel_decoder.table(model.pixel_decoder).with_prefix("pixel_decoder/", "pixel_decoder.")
-    rows += mask2former.table(model.mask_decoder).with_prefix("mask_decoder/", "predictor.")
-    rows += Table([Row("queries", "seg_query", Identity())])
+    rows = trunk_table(model) + fine_grained_perceiver.table(model.perceiver).with_prefix("perceiver/")
     for ours, theirs in zip(("query", "expression", "class", "region"), PROJECTORS, strict=True):
         rows += linear_table(f"{ours}_projector", f"{theirs}_projector")
     return rows

@@ -17,13 +17,14 @@ from hyperseg_jax.connectors import object_perceiver, projector, text_fusion
 from hyperseg_jax.decoders import mask2former, pixel_decoder
 from hyperseg_jax.encoders import siglip, swin
 from hyperseg_jax.layers.conv import Conv, conv_table
-from hyperseg_jax.layers.linear import Linear, LoRA, linear_table
+from hyperseg_jax.layers.linear import Linear, linear_table
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.layers.remat import save_activation
 from hyperseg_jax.llms import phi
 from hyperseg_jax.llms.splice import pick, pool, splice
 from hyperseg_jax.structs import DeviceArray, Layout, MaskPrediction, Pyramid, Source
-from hyperseg_jax.tables import Identity, Row, Table
+from hyperseg_jax.systems.psalm.trunk import build_trunk, trunk_table
+from hyperseg_jax.tables import Table
 
 LINEARS = {
     "query_projector": "seg_query_projector",
@@ -188,28 +189,14 @@ class InstructSeg(nn.Module):
 
 def build_model(config: ml_collections.ConfigDict) -> InstructSeg:
     """Builds the model of a config; config.model has one block of fields for each submodule."""
-    m = config.model
-    precision = Precision(**m.precision)
-    lora = LoRA(m.lora.rank, m.lora.alpha, m.lora.dropout) if m.lora.rank else None
-    width = m.llm.hidden_size
+    m, trunk = config.model, build_trunk(config)
+    p = trunk["precision"]
     return InstructSeg(
-        clip_encoder=siglip.Siglip(**m.clip_encoder, precision=precision),
-        projector=projector.Projector(width, precision=precision),
-        mask_encoder=swin.Swin(**_lists_to_tuples(m.mask_encoder), precision=precision),
-        object_perceiver=object_perceiver.ObjectPerceiver(width, **m.object_perceiver, precision=precision),
-        text_fusion=text_fusion.TextFusion(**m.text_fusion, precision=precision),
-        llm=phi.Phi(**m.llm, lora=lora, lora_targets=tuple(m.lora.targets), precision=precision),
-        language_head=phi.LanguageHead(m.head_vocab_size, precision=precision),
-        pixel_decoder=pixel_decoder.DeformablePixelDecoder(**m.pixel_decoder, precision=precision),
-        mask_decoder=mask2former.MaskedAttentionDecoder(**_lists_to_tuples(m.mask_decoder), precision=precision),
-        num_queries=m.num_queries,
+        **trunk,
+        object_perceiver=object_perceiver.ObjectPerceiver(m.llm.hidden_size, **m.object_perceiver, precision=p),
+        text_fusion=text_fusion.TextFusion(**m.text_fusion, precision=p),
         fusion_size=m.fusion_size,
-        precision=precision,
     )
-
-
-def _lists_to_tuples(block: ml_collections.ConfigDict) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in block.items()}
 
 
 def init_params(model: InstructSeg, config: ml_collections.ConfigDict, key: PRNGKeyArray) -> Any:
@@ -232,13 +219,7 @@ def init_params(model: InstructSeg, config: ml_collections.ConfigDict, key: PRNG
 def weight_table(config: ml_collections.ConfigDict) -> Table:
     """Returns the weight table of the released state dict (specified by full_manifest of InstructSeg-3B)."""
     model = build_model(config)
-    rows = phi.table(model.llm).with_prefix("llm/", "model.") + phi.head_table().with_prefix("language_head/")
-    rows += siglip.table(model.clip_encoder).with_prefix("clip_encoder/", "model.vision_tower.")
-    rows += projector.table(model.projector).with_prefix("projector/", "model.mm_projector.")
-    rows += swin.table(model.mask_encoder).with_prefix("mask_encoder/", "model.vision_tower_mask.")
-    rows += object_perceiver.table(model.object_perceiver).with_prefix("object_perceiver/")
+    rows = trunk_table(model) + object_perceiver.table(model.object_perceiver).with_prefix("object_perceiver/")
     rows += text_fusion.table(model.text_fusion).with_prefix("text_fusion/", "vmtf_layers.")
-    rows += pixel_decoder.table(model.pixel_decoder).with_prefix("pixel_decoder/", "pixel_decoder.")
-    rows += mask2former.table(model.mask_decoder).with_prefix("mask_decoder/", "predictor.")
-    rows += Table([Row("queries", "seg_query", Identity())]) + conv_table("local_project", "local_project")
+    rows += conv_table("local_project", "local_project")
     return rows + Table.join(linear_table(ours, theirs) for ours, theirs in LINEARS.items())
