@@ -194,4 +194,4 @@ def _make_protocol(engine: Engine, benchmark: Benchmark, task: Task, options: An
     geometry = task.processor.geometry(*example.frames.shape[1:3])
     scoring = SCORINGS[benchmark.scoring]
     protocol = scoring.interactive or scoring.protocol if engine.interactive else scoring.protocol
-    return protocol(example, make_prediction_fn(engine, options, geometry))
+    return protocol(example, make_prediction_fn(engine, options, geometry), engine.reference_frames)

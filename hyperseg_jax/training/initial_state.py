@@ -25,7 +25,8 @@ class InitialState:
     abstract: shapes, types and shardings of the state; checkpoints are restored into it. shardings: shardings of its leaves.
     tx: the optimizer.
     init_fn(params): builds the state from these parameters; missing ones are randomly initialized.
-    source: model folder to initialize from, "" for none. optional_params: regexes of parameters that may be missing there.
+    source: model folder to initialize from, "" for none. optional_params: regexes of parameters
+    that only one of the two may have.
     """
 
     abstract: TrainState

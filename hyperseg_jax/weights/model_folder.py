@@ -218,12 +218,13 @@ def read_params(
 ) -> dict[str, np.ndarray]:
     """Reads {path: array} of a model and checks their names and shapes; the arrays are views of the mapped file.
 
-    Paths that match a regex of `optional` may be missing and are omitted. Raises UserError listing all mismatches.
+    Paths that match a regex of `optional` may be missing on either side and are omitted. Raises UserError listing all
+    mismatches.
     """
     folder = find_model_folder(name)
     params = read_arrays(folder)
     check_params(folder, params, expected, optional=optional)
-    return params
+    return {path: array for path, array in params.items() if path in expected}
 
 
 def expected_params(folder: pathlib.Path, config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -241,11 +242,11 @@ def expected_params(folder: pathlib.Path, config: ml_collections.ConfigDict) -> 
 def check_params(
     folder: pathlib.Path, params: Mapping[str, Any], expected: Mapping[str, Any], *, optional: Sequence[str] = ()
 ) -> None:
-    """Raises UserError listing all missing, unknown and wrongly shaped parameters, except missing `optional` ones, or naming
-    the first that is not a floating-point array. params: {path: array, or its shape and dtype} of model.safetensors."""
+    """Raises UserError listing all missing and unknown parameters except `optional` ones, and wrongly shaped ones, or naming the
+    first that is not a floating-point array. params: {path: array, or its shape and dtype} of model.safetensors."""
     shapes = {path: tuple(leaf.shape) for path, leaf in params.items()}
     problems = [f"missing: {path}" for path in expected if path not in shapes and not _matches_any(path, optional)]
-    problems += [f"unknown: {path}" for path in shapes if path not in expected]
+    problems += [f"unknown: {path}" for path in shapes if path not in expected and not _matches_any(path, optional)]
     problems += [
         f"{path}: shape {shapes[path]}, the config expects {tuple(expected[path].shape)}"
         for path in expected

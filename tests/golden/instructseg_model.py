@@ -57,8 +57,7 @@ def config_from_case(case: Any, **lora: Any) -> ml_collections.ConfigDict:
 class CaseInputs:
     """The inputs of an end-to-end case in our form.
 
-    images [B, H, W, 3], clip [B, s, s, 3], references [B, T, s, s, 3] or None, layout [B, L], expression and its validity
-    [B, 1, E].
+    images [B, H, W, 3]; clips [B, slots, s, s, 3]; prompts: arrays that InstructSeg.predict_masks takes by name.
     """
 
     def __init__(self, case: Any, image_tokens: int) -> None:
@@ -66,12 +65,13 @@ class CaseInputs:
         images, clip = (read[name] for name in ("images", "images_clip"))
         video = images.ndim == 5
         self.images = channels_last(images[:, 0] if video else images)
-        clip = np.moveaxis(clip, -3, -1)
-        self.clip = clip[:, 0] if video else clip
-        self.references = clip[:, 1:] if video and clip.shape[1] > 1 else None
-        frames = 1 if self.references is None else self.references.shape[1]
+        self.clips = np.moveaxis(clip if video else clip[:, None], -3, -1)
+        batch, slots = self.clips.shape[:2]
+        references = np.arange(1, slots) if slots > 1 else np.zeros(1, int)
+        self.prompts = {"key_slot": np.zeros(batch, np.int32), "reference_slots": np.tile(references, (batch, 1))}
+        frames = len(references)
         self.counts = TokenCounts(image_tokens, frames * 128, 100)
-        batch, length = len(read["input_ids"]), max(v.shape[1] for k, v in case.outputs.items() if k == "labels_expanded")
+        length = max(v.shape[1] for k, v in case.outputs.items() if k == "labels_expanded")
         texts = [read.get(f"token_refer_id_{row}", np.zeros(0, np.int64)) for row in range(batch)]
         eos = case.config["eos_and_pad_id"]
         self.layout = jax.tree.map(
@@ -79,8 +79,8 @@ class CaseInputs:
             *map(self._layout, read["input_ids"], read["labels"], texts, [length] * batch, [eos] * batch),
         )
         most = max(map(len, texts))
-        self.expression = np.stack([np.pad(text, (0, most - len(text))) for text in texts])[:, None].astype(np.int32)
-        self.expression_valid = np.stack([np.arange(most) < len(text) for text in texts])[:, None]
+        self.prompts["expression"] = np.stack([np.pad(text, (0, most - len(text))) for text in texts])[:, None].astype(np.int32)
+        self.prompts["expression_valid"] = np.stack([np.arange(most) < len(text) for text in texts])[:, None]
 
     def _layout(self, ids: np.ndarray, labels: np.ndarray, text: np.ndarray, length: int, eos: int) -> Layout:
         """Returns the layout of a row. As in the published code, padding tokens are embedded, but not attended to."""

@@ -9,6 +9,7 @@ from instructseg_model import CaseInputs, import_case
 from test_losses import compare_pairs, make_targets, reorder_by_target
 
 from hyperseg_jax.losses import BalancedScores, MaskCriterion, PointDraws, text_cross_entropy
+from hyperseg_jax.losses.points import sample_masks
 from hyperseg_jax.structs import Source
 from hyperseg_jax.tables import flatten, unflatten
 
@@ -69,7 +70,11 @@ def compare_forward(case, inputs, result):
         ours[f"pred_SEG_logits/aux{i}"] = stage["scores"]["expression"][..., None]
     for name, value in ours.items():
         if name in case.outputs:
-            case.compare(name, subsample(np.asarray(value), case.outputs[name].shape))
+            value, expected = subsample(np.asarray(value), case.outputs[name].shape), case.outputs[name]
+            if name == "hidden":  # nothing depends on hidden states at padding and end tokens
+                visible = subsample(np.asarray(layout.mask), expected.shape[:2])
+                value, expected = value[visible], expected[visible]
+            case.compare(name, value, expected)
         elif f"{name}/call0" in case.outputs:  # one call for each row, of its own length
             for row in range(len(value)):
                 expected = case.outputs[f"{name}/call{row}"]
@@ -104,7 +109,7 @@ def test_instructseg_training(case):
 
     (total, (result, losses, text)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     compare_forward(case, inputs, result)
-    case.compare("loss_total", total.reshape(1))
+    case.compare("loss_total", total.reshape(1), slack=selection_slack(case, result, losses, targets, draws, criterion))
     video = case.config["dataset_type"].startswith("rvos") or "loss_rvos" in case.config["dataset_type"]
     sums = {name: criterion.weights[kind] * losses.terms[kind].sum() for kind, name in LOSSES.items()}
     sums["loss_llm"] = np.float32(text)
@@ -123,14 +128,40 @@ def test_instructseg_training(case):
     for name in (name for name in case.outputs if name.startswith("grad_slice/")):
         expected = case.outputs[name]
         part = published[name.removeprefix("grad_slice/")][: expected.shape[0], : expected.shape[1]]
-        case.compare(name, part, kind="gradient")
+        case.compare_gradient(name, part, rerun_noise=RERUN_NOISE)
     skipped = ("stats/", "swin/", "clip_tokens", "pixel_decoder/scale", "match_margin", "cost_total")
     case.check(skipped=[name for name in case.outputs if name.startswith(skipped)])
 
 
+RERUN_NOISE = 2e-5
+"""By which gradients of these cases differ between two runs of the published code (README of the cases). Our model in float64
+differs by up to 7e-6 from the recorded ones, so these have errors of their own."""
+
+
+def selection_slack(case, result, losses, targets, draws, criterion):
+    """Returns by how much the total may differ because other points were selected.
+
+    The loss takes the candidates with the smallest |logit|. As for masked attention, another choice is legal between candidates
+    whose |logit| is within 10 x floor of the last selected one. A point changes the mean of the cross-entropy by at most its
+    |logit| + 1 over the number of points, and dice by at most 4 over the number of points.
+    """
+    slack, number = 0.0, criterion.num_points - draws.unselected.shape[-2]
+    for s, stage in enumerate(STAGES):
+        masks = result.prediction.mask_logits if stage == "final" else result.prediction.stages[s]["mask_logits"]
+        near = 10 * case.floor(f"pred_masks/{stage}")
+        for b, n in np.argwhere(np.asarray(losses.query_of_target[s]) >= 0):
+            query = int(losses.query_of_target[s, b, n])
+            logits = np.abs(
+                np.asarray(sample_masks(masks[b : b + 1, query : query + 1], draws.candidates[s, b, n][None, None]))
+            )
+            last = np.partition(logits.ravel(), number - 1)[number - 1]
+            swaps = (np.abs(logits - last) <= near).sum() // 2
+            slack += swaps * (criterion.mask_weight * (last + 1) + criterion.dice_weight * 4) / criterion.num_points
+    return slack / max(float(targets.valid.sum()), 1.0)
+
+
 def forward(model, params, inputs):
-    arrays = (inputs.images, inputs.clip, inputs.references, inputs.layout, inputs.expression, inputs.expression_valid)
-    return model.apply({"params": params}, *arrays)
+    return model.apply({"params": params}, inputs.images, inputs.clips, inputs.layout, **inputs.prompts)
 
 
 def text_loss(model, params, result, inputs):
