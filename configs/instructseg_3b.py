@@ -41,8 +41,8 @@ def get_config(slice_name: str = "") -> ml_collections.ConfigDict:
 
 
 def _tasks() -> dict:
-    """The authors' mixture, 4 : 2 : 4 : 1 : 3; each batch has one task. Ours: the order of the tasks is fixed by the position of
-    the run, whereas theirs depends on the workers."""
+    """The authors' mixture, 4 : 2 : 4 : 1 : 3; each batch has one task. Ours: the position of the run decides the order of the
+    tasks, whereas theirs depends on the workers."""
     root = "{root}"
     refcoco = {"image_root": f"{root}/coco/train2014", "sentences": "joined"}
     youtube, revos = f"{root}/ref_youtube_vos", f"{root}/revos"
@@ -62,7 +62,7 @@ def _tasks() -> dict:
             "length": 1280,
             "expression": 128,
             "answers": 0,
-            "train": {"json_path": f"{root}/refcoco/refcoco_train.json", **refcoco},
+            "train": {"json_path": f"{root}/refcoco/refcoco_train.json", "polygons": "coco", **refcoco},
             "val": {"json_path": f"{root}/refcoco/refcoco_val.json", **refcoco},
         },
         "chat": {
@@ -89,7 +89,11 @@ def _tasks() -> dict:
             "ratio": 1,
             "length": 1408,
             "expression": 128,
-            "train": {"folder": f"{root}/reasonseg/train", "explanations": f"{root}/reasonseg/explanatory/train.json"},
+            "train": {
+                "folder": f"{root}/reasonseg/train",
+                "explanations": f"{root}/reasonseg/explanatory/train.json",
+                "ignore": "released",
+            },
             "val": {"folder": f"{root}/reasonseg/val"},
         },
         "reasoning_video": {

@@ -242,8 +242,8 @@ def expected_params(folder: pathlib.Path, config: ml_collections.ConfigDict) -> 
 def check_params(
     folder: pathlib.Path, params: Mapping[str, Any], expected: Mapping[str, Any], *, optional: Sequence[str] = ()
 ) -> None:
-    """Raises UserError listing all missing and unknown parameters except `optional` ones, and wrongly shaped ones, or naming the
-    first that is not a floating-point array. params: {path: array, or its shape and dtype} of model.safetensors."""
+    """Raises UserError listing all missing and unknown parameters except `optional` ones, and wrongly shaped ones, or naming
+    the first that is not a floating-point array. params: {path: array, or its shape and dtype} of model.safetensors."""
     shapes = {path: tuple(leaf.shape) for path, leaf in params.items()}
     problems = [f"missing: {path}" for path in expected if path not in shapes and not _matches_any(path, optional)]
     problems += [f"unknown: {path}" for path in shapes if path not in expected and not _matches_any(path, optional)]
