@@ -92,19 +92,18 @@ def test_instructseg_training(case):
     model, params, table = import_case(case)
     inputs, batch = CaseInputs(case, model.clip_encoder.num_tokens), len(case.inputs["input_ids"])
     targets = make_targets([case.inputs[f"gt_masks_{b}"] for b in range(batch)], "expression")
-    draws = point_draws(case, batch, targets.valid.shape[1])
+    pairs = [[case.outputs[f"match_tgt/{stage}/{b}"] for b in range(batch)] for stage in STAGES]
+    draws = point_draws(case.meta["random_draws"]["calls"], batch, targets.valid.shape[1], pairs)
     criterion = MaskCriterion({"expression": BalancedScores()})
     has_text = case.config["dataset_type"] == "reason_seg"
-    trained = [name for name in case.meta["grad_norm_names"]]
-    frozen = {row.paths for row in table if not set(row.names) & set(trained)}
+    trained = case.meta["grad_norm_names"]
+    frozen = frozen_paths(table, trained)
 
     def loss(params):
-        flat = flatten(params)
-        stopped = {path for paths in frozen for path in paths}
-        params = unflatten({path: jax.lax.stop_gradient(x) if path in stopped else x for path, x in flat.items()})
+        params = stop_gradients(params, frozen)
         result = forward(model, params, inputs)
         losses = criterion(result.prediction, targets, draws=draws)
-        text = text_loss(model, params, result, inputs) if has_text else 0.0
+        text = text_loss(model, params, result.hidden, inputs.layout) if has_text else 0.0
         return losses.total + text, (result, losses, text)
 
     (total, (result, losses, text)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
@@ -164,18 +163,27 @@ def forward(model, params, inputs):
     return model.apply({"params": params}, inputs.images, inputs.clips, inputs.layout, **inputs.prompts)
 
 
-def text_loss(model, params, result, inputs):
-    head = model.language_head
-    logits = head.apply({"params": params["language_head"]}, result.hidden)
-    return text_cross_entropy(logits, jnp.asarray(inputs.layout.labels))
+def frozen_paths(table, trained):
+    """Returns the paths of the parameters that are not trained. trained: published names."""
+    return {path for row in table if not set(row.names) & set(trained) for path in row.paths}
 
 
-def point_draws(case, batch, number):
-    """Returns the case's random points; it stores those of the final stage first."""
-    calls = [recipe_uniform(call["name"], call["shape"]) for call in case.meta["random_draws"]["calls"]]
-    stages = [calls[i : i + batch + 2] for i in range(0, len(calls), batch + 2)]
+def stop_gradients(params, frozen):
+    flat = flatten(params)
+    return unflatten({path: jax.lax.stop_gradient(x) if path in frozen else x for path, x in flat.items()})
+
+
+def text_loss(model, params, hidden, layout):
+    logits = model.language_head.apply({"params": params["language_head"]}, hidden)
+    return text_cross_entropy(logits, jnp.asarray(layout.labels))
+
+
+def point_draws(calls, batch, number, pairs):
+    """Returns the recorded random points, which are those of the final stage first. calls: name and shape of each draw. pairs:
+    matched targets by stage and row."""
+    drawn = [recipe_uniform(call["name"], call["shape"]) for call in calls]
+    stages = [drawn[i : i + batch + 2] for i in range(0, len(drawn), batch + 2)]
     stages = [*stages[1:], stages[0]]
-    pairs = [[case.outputs[f"match_tgt/{stage}/{b}"] for b in range(batch)] for stage in STAGES]
     return PointDraws(
         matching=np.stack([np.concatenate(stage[:batch]) for stage in stages]),
         candidates=np.stack([reorder_by_target(x[batch], pair, number) for x, pair in zip(stages, pairs, strict=True)]),
