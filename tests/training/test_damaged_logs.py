@@ -3,8 +3,11 @@
 import io
 import json
 import os
+import socket
+import time
 
 import fuzz
+import jax
 import pytest
 from rich.console import Console
 
@@ -180,12 +183,12 @@ def test_a_profile_stays_in_the_workdir(tmp_path, monkeypatch, name):
     link.parent.mkdir(parents=True)
     other.mkdir()
     link.symlink_to(other)
-    monkeypatch.setattr(observers.jax.profiler, "start_trace", lambda folder: None)
-    monkeypatch.setattr(observers.jax.profiler, "stop_trace", lambda: None)
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: None)
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: None)
     console = Console(record=True, file=io.StringIO(), width=300)
     with Observers(workdir, start=0, steps=9, console=console, timer=Clock(), profiled=(1, 2)) as watch:
         watch.profile(1)
-    assert "was not a folder of this run" in console.export_text() and not link.exists() and not list(other.iterdir())
+    assert "was not a folder of this run" in console.export_text() and not link.is_symlink() and not list(other.iterdir())
 
 
 @pytest.mark.parametrize("make", ["link", "pipe", "file"])
@@ -204,3 +207,42 @@ def test_scalars_stay_in_the_workdir(tmp_path, make):
         output, _ = resume_run(workdir)
     assert "tensorboard.damaged-0: was not a folder of this run" in output
     assert list((workdir / "tensorboard").iterdir()) and not list(other.iterdir())
+
+
+@pytest.mark.parametrize("make", ["link", "dangling link", "file"])
+def test_scalars_are_written_to_a_new_file(tmp_path, monkeypatch, make):
+    """The name of the events file was predictable, so that a link of this name was followed."""
+    workdir, other = tmp_path / "run", tmp_path / "other"
+    (workdir / "tensorboard").mkdir(parents=True)
+    now = 1_800_000_000
+    monkeypatch.setattr(time, "time", lambda: now + 0.5)
+    taken = workdir / "tensorboard" / f"events.out.tfevents.{now}.{socket.gethostname()}"
+    if make != "dangling link":
+        other.write_text("precious")
+    other.rename(taken) if make == "file" else taken.symlink_to(other)
+    resume_run(workdir)
+    assert len(list((workdir / "tensorboard").iterdir())) == 2
+    assert not other.exists() if make == "dangling link" else taken.read_text() == "precious"
+
+
+def test_a_profile_is_written_to_a_new_folder(tmp_path, monkeypatch):
+    workdir, other = tmp_path / "run", tmp_path / "other"
+    profiles = workdir / "tensorboard" / "plugins" / "profile"
+    profiles.mkdir(parents=True)
+    other.mkdir()
+    (profiles / "2026_01_01_00_00_00").symlink_to(other)
+
+    def stop_trace():
+        """Writes a file as JAX does, with a name that depends on the time only."""
+        folder = traced[0] / "plugins" / "profile" / "2026_01_01_00_00_00"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "host.xplane.pb").write_text("a profile")
+
+    traced = []
+    monkeypatch.setattr(jax.profiler, "start_trace", traced.append)
+    monkeypatch.setattr(jax.profiler, "stop_trace", stop_trace)
+    with Observers(workdir, start=0, steps=9, console=Console(quiet=True), timer=Clock(), profiled=(1, 2)) as watch:
+        for step in (1, 2, 3):
+            watch.profile(step)
+    assert not list(other.iterdir())
+    assert [path.read_text() for path in profiles.glob("*/host.xplane.pb")] == ["a profile"]
