@@ -244,7 +244,9 @@ def check_params(
     """Raises UserError listing all missing, unknown and wrongly shaped parameters, except missing `optional` ones, or naming
     the first that is not a floating-point array. params: {path: array, or its shape and dtype} of model.safetensors."""
     shapes = {path: tuple(leaf.shape) for path, leaf in params.items()}
-    problems = [f"missing: {path}" for path in expected if path not in shapes and not _matches_any(path, optional)]
+    may_be_missing = [re.compile(pattern) for pattern in optional]
+    missing = (path for path in expected if path not in shapes)
+    problems = [f"missing: {path}" for path in missing if not any(pattern.fullmatch(path) for pattern in may_be_missing)]
     problems += [f"unknown: {path}" for path in shapes if path not in expected]
     problems += [
         f"{path}: shape {shapes[path]}, the config expects {tuple(expected[path].shape)}"
@@ -272,7 +274,3 @@ def _cast_and_place(array: np.ndarray, like: Any) -> Any:
 def replace_leaves(params: Mapping[str, Any], replacements: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `params` with the leaves in `replacements` replaced."""
     return unflatten({**flatten(params), **flatten(replacements)})
-
-
-def _matches_any(path: str, patterns: Sequence[str]) -> bool:
-    return any(re.fullmatch(pattern, path) for pattern in patterns)

@@ -68,7 +68,7 @@ HOSTILE = [
     ("seed", nest(120), "nests deeper than 100"),
     ("seed", 2**70, "seed = 1180591620717411303424"),
     ("optimizer", {"param_groups": [{"pattern": "(", "rate": 1.0}]}, "give a regular expression"),
-    ("optimizer", {"param_groups": [{"pattern": "(([a-z0-9_/])+)+!", "rate": 1.0}]}, "at most three repeats, none of them"),
+    ("optimizer", {"param_groups": [{"pattern": "(([a-z0-9_/])+)+!", "rate": 1.0}]}, "at most 3 repeats, none of them"),
     ("init_optional", ["[[a]"], r"init_optional = '\[\[a\]': give a regular expression"),
     ("data/toy", 3, "data.toy = 3: give a block of fields"),
     ("data/toy/bogus", 1, "data.toy: 'bogus': no such field; known fields: seed, train"),
