@@ -228,18 +228,18 @@ class Observers:
 
 def read_valid_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """Yields the valid lines of a metrics file. Skips truncated lines of killed runs and anything that no run wrote."""
-    return (line for line in _read_lines(path) if line is not None)
+    return (line for line, _ in _read_lines(path) if line is not None)
 
 
-def _read_lines(path: pathlib.Path) -> Iterator[dict[str, Any] | None]:
-    """Yields all lines of a metrics file, None for each invalid one."""
+def _read_lines(path: pathlib.Path) -> Iterator[tuple[dict[str, Any] | None, bytes]]:
+    """Yields (content, bytes) of all lines of a metrics file; the content of an invalid line is None."""
     if not _is_metrics_file(path):
         return
     with path.open("rb") as file:
         inside_line = False
         for data in iter(lambda: file.readline(MAX_LINE_BYTES), b""):
             if data.strip() and not inside_line:
-                yield _parse_line(data)
+                yield _parse_line(data), data
             inside_line = not data.endswith(b"\n")  # the rest of a line that is too long is skipped
 
 
@@ -261,7 +261,7 @@ def _parse_line(data: bytes) -> dict[str, Any] | None:
         and (line["kind"] != "train" or "loss" in line)
         and line.get("steps", 1) > 0
     )
-    return line if valid and isinstance(seconds, dict) and all(map(_is_number, seconds.values())) else None
+    return line if valid and isinstance(seconds, dict) and all(map(clock.is_seconds, seconds.values())) else None
 
 
 def _is_number(value: Any) -> bool:
@@ -273,10 +273,9 @@ def _is_number(value: Any) -> bool:
 def lost_seconds(path: pathlib.Path, saved: Mapping[str, float]) -> float:
     """Returns the seconds that a run spent after its last checkpoint. saved: its seconds by category at the checkpoint."""
     last: Mapping[str, float] = saved
-    for line in _read_lines(path):
+    for line, _ in _read_lines(path):
         last = line.get("seconds", last) if line else last
-    lost = sum(last.values()) - sum(saved.values())
-    return max(0.0, lost) if math.isfinite(lost) else 0.0
+    return max(0.0, sum(last.values()) - sum(saved.values()))
 
 
 def _is_metrics_file(path: pathlib.Path) -> bool:
@@ -298,9 +297,9 @@ def _truncate_metrics(path: pathlib.Path, step: int) -> str:
     if not _is_metrics_file(path):
         return f"{paths.rename_damaged(path)}: was not a metrics log; starting a new one"
     invalid = 0
-    with atomic_file(path) as part, part.open("w") as file:
-        for line in _read_lines(path):
+    with atomic_file(path) as part, part.open("wb") as file:
+        for line, data in _read_lines(path):
             invalid += line is None
-            if line and line["step"] <= step:
-                file.write(json.dumps(line) + "\n")
+            if line and line["step"] <= step:  # written as it was: another spelling might be too long to be read again
+                file.write(data.strip() + b"\n")
     return f"{path}: {invalid} damaged lines are removed" if invalid > 1 else ""  # one truncated line is normal after a kill

@@ -11,10 +11,12 @@ import jax
 import pytest
 from rich.console import Console
 
+from hyperseg_jax.data import mixture
 from hyperseg_jax.sweeps.trials import Metric, available_metrics
-from hyperseg_jax.training import observers, plots
+from hyperseg_jax.training import clock, observers, plots
 from hyperseg_jax.training.checkpoint import check_run_metadata
 from hyperseg_jax.training.clock import Clock
+from hyperseg_jax.training.means import RunningMeans
 from hyperseg_jax.training.observers import Observers, lost_seconds, read_valid_lines
 
 VALID = [
@@ -93,8 +95,9 @@ def test_unusual_names_and_losses_are_plotted_or_reported(tmp_path, task):
         *({"seconds": {"step": float("nan")}}, {"untold": []}, {"untold": {"a": 5}}),
         *({"untold": {"a": {"steps": 1, "sums": sums}}} for sums in ({"loss": [1.0]}, {}, {"loss": [10**400, 1]})),
         *({"untold": {"a": {"steps": 1, "sums": {"loss": [1.0, 1.0], name: [1.0, 1.0]}}}} for name in ("task", "\x1b[31m")),
-        {"global_next_index": 2**31},
-        {"bad": 2**40},
+        *({"global_next_index": 2**31}, {"bad": 2**40}, {"bad": 9}, {"seconds": {"step": 2e12}}),
+        {"untold": {"a": {"steps": 9, "sums": {"loss": [1.0, 1.0]}}}},
+        {"untold": {f"{k}": {"steps": 1, "sums": {"loss": [1.0, 1.0]}} for k in range(10_001)}},
         *({"untold": {"a": {"steps": 1, "sums": {"loss": pair}}}} for pair in ([1e308, 1], [1.0, 2])),
         {"untold": {"\ud800": {"steps": 1, "sums": {"loss": [1.0, 1.0]}}}},
     ],
@@ -104,6 +107,43 @@ def test_damaged_run_facts_make_a_checkpoint_unreadable(changed):
     check_run_metadata({**FACTS, "untold": {"[/a]": {"steps": 1, "sums": {"loss": [1.0, 1.0], "dice": [0.5, 1.0]}}}})
     with pytest.raises(ValueError, match="its run metadata has no"):
         check_run_metadata({**FACTS, **changed})
+
+
+@pytest.mark.parametrize("seconds", [2e12, 1e16, 1e300, 2**53, -1, float("nan"), float("inf")])
+def test_impossible_seconds_do_not_reach_the_checkpoints(tmp_path, seconds):
+    """They were added to those of the run, whose checkpoints could not be read again."""
+    line = {**VALID[0], "step": 3, "seconds": {"step": seconds}}
+    (tmp_path / "metrics.jsonl").write_bytes(TEXT + json.dumps(line).encode())
+    timer = Clock()
+    timer.resume({"step": 1.0}, lost_seconds(tmp_path / "metrics.jsonl", {"step": 1.0}))
+    check_run_metadata({**FACTS, "seconds": timer.read()})
+    assert 2.0 <= sum(timer.read().values()) < 60
+
+
+def test_a_run_from_the_largest_facts_writes_facts_that_can_be_read(tmp_path):
+    """What a run adds to the facts of a checkpoint must not make them invalid."""
+    index = mixture.MAX_ELEMENTS - 1
+    task = {"steps": index, "sums": {"loss": [3e38, 1.0]}}
+    facts = {**FACTS, "global_next_index": index, "bad": index, "untold": {"a": task}}
+    facts["seconds"] = dict.fromkeys(clock.SHARES, clock.MOST_SECONDS)
+    check_run_metadata(facts)
+    line = {**VALID[0], "seconds": {f"s{k}": clock.MOST_SECONDS for k in range(99)}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line))
+    timer, means = Clock(), RunningMeans(facts["untold"])
+    timer.resume(facts["seconds"], lost_seconds(tmp_path / "metrics.jsonl", facts["seconds"]))
+    means.add("a", {"loss": 3e38})
+    changed = {"seconds": timer.read(), "untold": means.state(), "global_next_index": index + 1, "bad": index + 1}
+    check_run_metadata({**facts, **changed})
+
+
+def test_lines_stay_readable_when_a_log_is_rewritten(tmp_path):
+    """JSON can be spelled in several lengths: 1e38 and "é" became longer than a line may be."""
+    file = tmp_path / "metrics.jsonl"
+    line = '{"kind": "train", "step": 1, "task": "a", "loss": 1' + "".join(f', "é{k}": 1e38' for k in range(4000)) + "}\n"
+    assert len(line.encode()) < observers.MAX_LINE_BYTES
+    file.write_text(line)
+    for _ in range(2):
+        assert observers._truncate_metrics(file, 2) == "" and len(list(read_valid_lines(file))) == 1
 
 
 def make_property(folder):
