@@ -88,6 +88,15 @@ def test_unusual_names_and_losses_are_plotted_or_reported(tmp_path, task):
         assert (tmp_path / "loss.png").is_file() != messages and not (messages and losses == (1.0, 2.0))
 
 
+@pytest.mark.parametrize("task", ["\u6f22\u5b57", "\U0001f600 \u0b95", "\u0f40" * 200])
+def test_names_without_glyphs_give_no_warnings(tmp_path, recwarn, task):
+    """matplotlib's font lacks many letters, and a long name leaves no space for the curves."""
+    lines = [{"kind": "train", "step": step, "task": task, "loss": 1.0} for step in (1, 2)]
+    lines += [{"kind": "validation", "step": 2, "task": task, "ciou": 0.5}]
+    plots.plot_losses(lines, tmp_path / "loss.png", ("ciou",))
+    assert (tmp_path / "loss.png").is_file() and [str(warning.message) for warning in recwarn] == []
+
+
 @pytest.mark.parametrize(
     "changed",
     [
