@@ -290,7 +290,8 @@ def check_run_metadata(run: Any) -> None:
         return  # restore() reports the unknown format
     if run["format"] == FORMAT and not is_name(run.get("frozen")):
         raise ValueError("its run metadata has no valid hash of the frozen parameters")
-    seconds, pending_sums, position = run.get("seconds", {}), run.get("untold"), run.get("global_next_index")
+    seconds, pending_sums = run.get("seconds", {}), run.get("untold")
+    position: Any = run.get("global_next_index")
     if not is_count(position) or not is_count(run.get("bad", 0)) or run.get("bad", 0) > position:
         raise ValueError("its run metadata has no valid position in the data")
     records = run.get("records", {})  # older checkpoints have none

@@ -222,7 +222,8 @@ class Observers:
         except OSError as error:
             if not self._write_error:
                 path = error.filename or self._path.parent
-                self.log(f"{path}: metrics cannot be written ({error.strerror or error}); training continues")
+                reason = error.strerror or error
+                self.log(f"{path}: metrics cannot be written ({reason}); training continues; free disk space or fix the folder")
             self._write_error = str(error)
 
 

@@ -69,7 +69,7 @@ def _shorten_jpeg(data: bytes) -> bytes:
     for _ in range(PARTS):
         marker = MARKER.match(data, at)
         if marker is None:
-            raise BadFile(f"is a damaged JPEG (no segment begins at byte {at})", AGAIN)
+            raise BadFile(f"cannot be read as an image (no segment of the JPEG begins at byte {at})", AGAIN)
         kind, after = data[marker.end() - 1], marker.end()
         if kind in STANDALONE:
             at = after
@@ -81,7 +81,7 @@ def _shorten_jpeg(data: bytes) -> bytes:
         length = int.from_bytes(data[after : after + 2])
         at = after + length
         if length < 2 or at > len(data) or kind < 0xC0 or kind == START:
-            raise BadFile(f"is a damaged JPEG (its segment at byte {after - 2} is not valid)", AGAIN)
+            raise BadFile(f"cannot be read as an image (the segment of the JPEG at byte {after - 2} is not valid)", AGAIN)
         if kind not in UNUSED and first_scan < 0:
             kept.append(view[after - 2 : at])
         if kind == SCAN:
@@ -120,7 +120,7 @@ def _shorten_gif(data: bytes) -> bytes:
     while at < len(data):
         match = GIF_BLOCK.match(data, at)
         if match is None:
-            raise BadFile(f"is a damaged GIF (no block begins at byte {at})", AGAIN)
+            raise BadFile(f"cannot be read as an image (no block of the GIF begins at byte {at})", AGAIN)
         if match[0] != b"!":
             kept.append(view[match.start() :])
             break

@@ -161,12 +161,12 @@ def test_damaged_markers_of_jpegs(name):
     scans = [k for k in range(at, len(data)) if data[k : k + 2] == b"\xff\xda"]
     for at in (*header, *scans):
         for code in (0x01, 0x20, 0xBF, 0xD8, *((0x00, 0xD0, 0xD7, 0xFF) if at <= scans[0] else ())):
-            with pytest.raises(BadFile, match=r"is a damaged JPEG \((no|its) segment"):
+            with pytest.raises(BadFile, match=r"image \((no|the) segment of the JPEG"):
                 images.read_rgb(data[: at + 1] + bytes([code]) + data[at + 2 :])
     for at in (*header[1:], scans[0]):  # the first marker is part of the signature
-        with pytest.raises(BadFile, match=rf"is a damaged JPEG \(no segment begins at byte {at}\)"):
+        with pytest.raises(BadFile, match=rf"image \(no segment of the JPEG begins at byte {at}\)"):
             images.read_rgb(data[:at] + b"\0" + data[at:])
-    with pytest.raises(BadFile, match=r"is a damaged JPEG \(its segment at byte 2 is not valid\)"):
+    with pytest.raises(BadFile, match=r"image \(the segment of the JPEG at byte 2 is not valid\)"):
         images.read_rgb(data[:4] + b"\0\1" + data[6:])
 
 
@@ -179,7 +179,7 @@ def test_damaged_blocks_of_gifs():
     assert images.read_rgb(sound).shape == (64, 64, 3)
     at = sound.index(b",\0\0\0\0\x40\0\x40\0")
     for code in (0, 1, 255):
-        with pytest.raises(BadFile, match=rf"is a damaged GIF \(no block begins at byte {at}\)"):
+        with pytest.raises(BadFile, match=rf"image \(no block of the GIF begins at byte {at}\)"):
             images.read_rgb(sound[:at] + bytes([code]) + sound[at + 1 :])
 
 
