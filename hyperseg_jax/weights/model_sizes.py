@@ -38,16 +38,14 @@ def check_model_sizes(config: Mapping[str, Any], where: str) -> None:
 
 
 def _array_sizes(config: Mapping[str, Any]) -> Iterator[_Size]:
-    """Yields the sizes of the largest arrays of each part of a model. Parts that the config does not have are left out."""
+    """Yields the sizes of the largest arrays of each part of a model. The fields of a part tell what it computes."""
     model, data = (_keep_numbers(block if isinstance(block, Mapping) else {}) for block in (config["model"], config["data"]))
+    parts = {f"model.{name}": block for name, block in model.items() if isinstance(block, Mapping)}
     side, name = data.get("image_size", 1), "data.image_size"
-    patch = _get(model, "mask_encoder", "patch_size", PATCH)
+    patch = min((block["patch_size"] for block in parts.values() if {"window", "patch_size"} <= block.keys()), default=PATCH)
     finest, coarser = math.ceil(side / patch) ** 2, math.ceil(side / patch / 2) ** 2
-    queries = max(_get(model, "mask_decoder", "num_queries", 1), model.get("num_queries", 1))
-    for part, block in model.items():
-        if not isinstance(block, Mapping):
-            continue
-        at, heads = f"model.{part}", block.get("num_heads", 1)
+    for at, block in parts.items():
+        heads = block.get("num_heads", 1)
         if "window" in block:
             yield from _window_sizes(at, block, side, patch)
         elif "image_size" in block and "patch_size" in block:  # an encoder that attends to all patches
@@ -60,16 +58,17 @@ def _array_sizes(config: Mapping[str, Any]) -> Iterator[_Size]:
             fields = ("data.buckets", "data.tasks")
             yield length**2 * _most(heads), (*fields, f"{at}.num_heads")
             yield from _wide(at, block, length, fields)
-        elif part == "pixel_decoder":
+        elif "conv_dim" in block:  # deformable attention to a pyramid
             yield from _wide(at, block, finest, (name,))
-            yield coarser * SAMPLES * block.get("conv_dim", 1), (name, f"{at}.conv_dim")
+            yield coarser * SAMPLES * block["conv_dim"], (name, f"{at}.conv_dim")
             yield coarser * SAMPLES * _most(heads), (name, f"{at}.num_heads")
-        elif part == "mask_decoder":
+        elif "mask_dim" in block:  # a decoder of masks
+            queries = max(block.get("num_queries", 1), model.get("num_queries", 1))
             fields = ("model.num_queries", f"{at}.num_queries")
             yield queries * finest, (*fields, name)
             yield queries * max(coarser, queries) * _most(heads), (*fields, name, f"{at}.num_heads")
             yield from _wide(at, block, max(queries, coarser), (*fields, name))
-        else:  # a perceiver
+        else:  # attention of a few queries to a pyramid
             own, fields = block.get("num_queries", 1), (f"{at}.num_queries", name)
             yield own * (coarser + own) * _most(heads), (*fields, f"{at}.num_heads")
             width = max(
@@ -94,12 +93,6 @@ def _wide(at: str, block: Mapping[str, Any], positions: int, fields: Sequence[st
     for width in WIDTHS:
         if width in block:
             yield positions * block[width], (f"{at}.{width}", *fields)
-
-
-def _get(model: Mapping[str, Any], part: str, field: str, default: int) -> int:
-    """Returns a field of a part of a model."""
-    block = model.get(part)
-    return int(block.get(field, default)) if isinstance(block, Mapping) else default
 
 
 def _keep_numbers(block: Mapping[str, Any]) -> dict[str, Any]:

@@ -186,6 +186,7 @@ def test_products_of_fields_are_bounded(folder, fields):
 
 def test_sizes_of_an_unknown_system_may_be_anything(folder):
     model = {"a": {"window": "x", "num_heads": [], "image_size": True}, "b": {"patch_size": 0, "image_size": 5}, "c": 3}
+    model |= {"d": {"mask_dim": 1, "num_queries": [2]}, "e": {"conv_dim": 2, "num_heads": "x"}, "f": {"vocab_size": 1}}
     model |= {"mask_encoder": None, "mask_decoder": {"num_heads": None}, "num_queries": [1]}
     (folder / "config.json").write_text(json.dumps({**SHIPPED, "system": "other", "model": model}))
     assert model_folder.read_config(folder).model.c == 3
