@@ -95,7 +95,10 @@ LENGTHS = {
 ELEMENTS: Mapping[str, Any] = {"length_buckets": 0}
 """Example elements of lists that are empty in the shipped configs; other empty lists hold strings."""
 REGEXES = ("init_optional", "pattern")
-SIMPLE_REGEX = "a regular expression with at most three repeats, none of them inside another (docs/security.md)"
+SIMPLE_REGEX = (
+    f"a regular expression of ASCII letters, without flags and with at most {regexes.REPEATS} repeats, none of them inside "
+    "another (docs/security.md)"
+)
 CHOICES = {"frozen_type": ("", "float32", "bfloat16", "float16")}
 """{field name: its possible values} of strings."""
 UNCHECKED_BLOCKS = ("data.tasks", "data.augment", "data.toy", "limits")
@@ -115,9 +118,13 @@ def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[st
     known: all fields that configs of this system may have, with example values (see `merge_schemas`). Blocks that depend on the
     system are only checked if they are in `known`.
     """
+    patterns = _patterns(config)
+    if problem := regexes.size_problem(patterns):  # before any of them is parsed
+        yield f"optimizer.param_groups and init_optional: {problem}"
+        return
     yield from name_problems("", config)
     yield from _block_problems("", config, known)
-    ways = [regexes.count_ways(pattern) for pattern in _patterns(config)]
+    ways = list(map(regexes.count_ways, patterns))
     if max(ways, default=0) <= regexes.WAYS < sum(ways):
         yield f"optimizer.param_groups and init_optional: they can match in too many ways; give {SIMPLE_REGEX} in each"
     sizes = known.get("sizes")

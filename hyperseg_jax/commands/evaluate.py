@@ -132,7 +132,9 @@ def _evaluate_own_tasks(parsed: argparse.Namespace) -> None:
         config.data.root = parsed.data_root
         config.data.tokenizer = str(folder)  # the config is untrusted and might name any file
     with model_folder.naming_config(folder):
-        tasks = sources.build_tasks(config, systems.get(config.system), console=console, for_training=False, split=parsed.split)
+        tasks = sources.build_tasks(
+            config, systems.get(config.system), console=console, names=requested, for_training=False, split=parsed.split
+        )
     tasks = {name: tasks[name] for name in requested if name in tasks}
     if not tasks:
         raise UserError(f"--split {parsed.split}: no such split of {', '.join(requested)}; remove the option")

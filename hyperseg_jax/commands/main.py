@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import errno
 import importlib
 import itertools
 import math
@@ -47,6 +48,14 @@ IN_BUCKETS = ("workdir", "workdirs", "sources", "root", "data_root", "out")
 
 LARGEST = 2**31 - 1
 """Maximum value of options that are numbers."""
+
+FIXES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free disk space, or give a folder on another disk; "),
+    errno.EFBIG: "give a folder on a disk that allows larger files; ",
+    errno.EROFS: "give another folder; ",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "give another folder, or change the permissions; "),
+}
+"""How to fix errors of files and folders, by number."""
 
 WRITTEN = ("--workdir", "--out")
 """Options that name an output folder."""
@@ -120,8 +129,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BaseException as error:
         if traceback:
             raise
-        if isinstance(error, OSError) and error.filename is not None:  # such as a full disk or missing permissions
-            _print_error(f"{os.fsdecode(error.filename)}: {error.strerror}; --traceback shows where the error occurred")
+        fix = FIXES.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+        if isinstance(error, OSError) and (error.filename is not None or fix):  # such as a full disk or missing permissions
+            name = "a file" if error.filename is None else os.fsdecode(error.filename)
+            _print_error(f"{name}: {error.strerror}; {fix}--traceback shows where the error occurred")
+            raise SystemExit(2) from None
+        if _is_out_of_memory(error):
+            _print_error(
+                f"there is not enough memory ({escaped(first_line(error))}); use a smaller model, image or batch, or a machine "
+                "with more memory; --traceback shows where the error occurred"
+            )
             raise SystemExit(2) from None
         _print_error(_internal_error_message(error))
         raise SystemExit(1) from None
@@ -174,6 +191,13 @@ def _parse_limits(parsed: argparse.Namespace, settings: Sequence[str]) -> Mappin
     if parsed.verb in ("train", "sweep", "plan"):
         parsed.overrides += [f"limits.{name}={value!r}" for name, value in parsed.limits.items()]
     return parsed.limits
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether the host or a device has too little memory. The exception of a device has the type XlaRuntimeError or
+    JaxRuntimeError, depending on the version of JAX."""
+    is_from_device = type(error).__name__ in ("XlaRuntimeError", "JaxRuntimeError")
+    return isinstance(error, MemoryError) or (is_from_device and "RESOURCE_EXHAUSTED" in str(error))
 
 
 def _internal_error_message(error: BaseException) -> str:

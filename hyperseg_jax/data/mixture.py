@@ -19,6 +19,8 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import budget
 
 MIXED = "mixed"
+MAX_ELEMENTS = 2**31 - 1
+"""Maximum number of elements of a run: Grain counts with 32 bits."""
 BATCHES = ("task", MIXED)
 """Values of data.batches: one task per batch, or all tasks mixed in each batch."""
 
@@ -73,7 +75,7 @@ class Mixture:
         return MIXED if self._mixed else self.locate(step * self._batch_size)[0]
 
     def __len__(self) -> int:
-        return np.iinfo(np.int32).max // self._batch_size * self._batch_size
+        return MAX_ELEMENTS // self._batch_size * self._batch_size
 
     def __getitem__(self, index: int) -> Any:
         name, position = self.locate(index)

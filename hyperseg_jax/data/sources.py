@@ -120,24 +120,32 @@ class Task:
 
 
 def build_tasks(
-    config: ml_collections.ConfigDict, system: Any, *, console: Console, for_training: bool = True, split: str = "val"
+    config: ml_collections.ConfigDict,
+    system: Any,
+    *,
+    console: Console,
+    names: Sequence[str] | None = None,
+    for_training: bool = True,
+    split: str = "val",
 ) -> dict[str, Task]:
     """Builds the tasks of config.data. Generates the toy dataset first if the config uses it and it does not exist yet.
 
-    for_training: False neither generates nor opens training data. split: the split of the toy dataset for validation.
+    names: the tasks to build, None for all; data of other tasks is not opened. for_training: False neither generates nor opens
+    training data. split: the split of the toy dataset for validation.
     Raises UserError if data.root is empty and a task reads anything but the toy dataset.
     """
     data = config.data
     for name, block in data.tasks.items():  # before the toy dataset is generated
         _check_task(f"data.tasks.{name}", block.to_dict())
     tokenizer = system.tokenizer(config)
-    root = resolve_root(data, console, for_training=for_training)
+    names = tuple(data.tasks) if names is None else names
+    root = resolve_root(data, console, names=names, for_training=for_training)
     check_augmentations(config)
     built = {
         name: build_task(
             config, name, make_processor(config, system, tokenizer, name), root, for_training=for_training, split=split
         )
-        for name in data.tasks
+        for name in names
     }
     return share_processor(config, system, tokenizer, {name: task for name, task in built.items() if task is not None})
 
@@ -188,17 +196,20 @@ def _check_task(where: str, fields: Mapping[str, Any]) -> None:
         raise UserError(f"{where}: ratio {fields['ratio']} needs a `train` block with the reader's paths")
 
 
-def resolve_root(data: ml_collections.ConfigDict, console: Console, *, for_training: bool = True) -> str:
+def resolve_root(
+    data: ml_collections.ConfigDict, console: Console, *, names: Sequence[str] | None = None, for_training: bool = True
+) -> str:
     """Returns the value of {root}: data.root or, if that is empty, the folder of the toy dataset of data.toy.
 
-    The toy dataset is generated if a task reads it and it does not exist yet. Returns "" if no task uses {root}. Raises
-    UserError if data.root is empty and a path other than the toy dataset depends on it.
+    names: the tasks that are read, None for all. The toy dataset is generated if one of them reads it and it does not exist
+    yet. Returns "" if none of them uses {root}. Raises UserError if data.root is empty and a path other than the toy dataset
+    depends on it.
     """
     if data.root:
         return str(data.root)
     uses_toy = False
-    for name, block in data.tasks.items():
-        fields = block.to_dict()
+    for name in data.tasks if names is None else names:
+        fields = data.tasks[name].to_dict()
         for part in ("train", "val"):
             for field, value in (fields.get(part) or {}).items():
                 if not isinstance(value, str) or ROOT not in value:

@@ -48,7 +48,7 @@ def shift_mask(height: int, width: int, window: int) -> Float32[np.ndarray, "nW 
 
     band = 3 * bands(height)[:, None] + bands(width)[None, :]
     band = rearrange(band, "(rows y) (columns x) -> (rows columns) 1 (y x)", y=window, x=window)
-    return np.where(band[..., None] == band[..., None, :], 0.0, SHIFT_MASK_BIAS).astype(np.float32)
+    return np.where(band[..., None] == band[..., None, :], np.float32(0), np.float32(SHIFT_MASK_BIAS))
 
 
 class WindowAttention(nn.Module):

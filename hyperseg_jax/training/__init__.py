@@ -24,8 +24,9 @@ Files and signals
     unreadable_records.py  counts and lists unreadable training records
 
 Metrics
-    observers.py  progress bar, console lines, metrics.jsonl, TensorBoard
-    means.py      running means of the losses of each task
-    plots.py      loss.png, and the figure that sweeps use too
-    clock.py      time accounting; goodput
+    observers.py    progress bar, console lines, metrics.jsonl
+    tensorboard.py  scalars and profiles for TensorBoard
+    means.py        running means of the losses of each task
+    plots.py        loss.png, and the figure that sweeps use too
+    clock.py        time accounting; goodput
 """

@@ -47,4 +47,4 @@ class BackgroundWriter:
             write(*args)
         except Exception as error:  # image and storage libraries raise many types
             reason = f"{getattr(error, 'filename', None) or what}: {getattr(error, 'strerror', None) or error}"
-            self._log(f"{what} was not written ({reason}); training continues")
+            self._log(f"{what} was not written ({reason}); training continues; free disk space or fix the folder")

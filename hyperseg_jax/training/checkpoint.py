@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hyperseg_jax.data.mixture import MAX_ELEMENTS
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.training.checkpoint_folder import CheckpointFolder, Log, compare_arrays
-from hyperseg_jax.training.clock import SHARES
+from hyperseg_jax.training.clock import SHARES, is_seconds
 from hyperseg_jax.training.state import TrainState
 from hyperseg_jax.untrusted.printing import is_name
 
@@ -23,6 +24,8 @@ T = TypeVar("T")
 FORMAT = 2
 FORMATS = (1, FORMAT)  # checkpoints of format 1 contain the frozen parameters
 FLOAT32 = float(np.finfo(np.float32).max)
+MAX_SUMS = 10_000
+"""Maximum number of sums of metrics, of all tasks together."""
 FROZEN = "frozen"
 """The folder of the frozen parameters, below that of the checkpoints, with one checkpoint of step 0."""
 MODEL_SECONDS = 6 * 3600
@@ -33,7 +36,7 @@ class Checkpoints:
     """A context manager around the folder of checkpoints of one run: a path, or a bucket such as gs://name/run.
 
     keep: number of newest checkpoints to keep, in addition to the best one by the score `best` ("referring/ciou"; empty: none).
-    log, seconds, read_only: see CheckpointFolder.
+    batch_size: of the run, to check the position in the data; None: not checked. log, seconds, read_only: see CheckpointFolder.
 
     The frozen parameters are saved once, to a folder of their own. Each checkpoint has their content hash, which is checked
     when it is restored.
@@ -45,10 +48,12 @@ class Checkpoints:
         *,
         keep: int = 2,
         best: str = "",
+        batch_size: int | None = None,
         log: Log = print,
         seconds: float = 1200,
         read_only: bool = False,
     ) -> None:
+        self._batch_size = batch_size
         self._best, self._log, self._seconds, self._read_only = best, log, seconds, read_only
         self._steps = CheckpointFolder(folder, keep=keep, best=bool(best), log=log, seconds=seconds, read_only=read_only)
         self._frozen_hash = ""  # of the saved frozen parameters of this run
@@ -184,6 +189,8 @@ class Checkpoints:
                 f"{self._steps.path / str(step)}: has format {run['format']}, but this version reads format {FORMAT}; use the "
                 "version that saved it, or another --workdir"
             )
+        if self._batch_size is not None and run["global_next_index"] != (expected := step * self._batch_size):
+            return None, f"its position in the data is {run['global_next_index']}, but its steps end at {expected}"
         return run, ""
 
     def _check_step(self, state: TrainState, step: int) -> tuple[tuple[int, dict[str, Any]] | None, str]:
@@ -276,7 +283,7 @@ def check_run_metadata(run: Any) -> None:
     """Raises ValueError if the run metadata of a checkpoint has invalid fields, so that no version of this package wrote it.
     The fields of an unknown format are not checked."""
     is_integer = lambda value: type(value) is int and 0 <= value < 2**62
-    is_count = lambda value: is_integer(value) and value < 2**31 - 1
+    is_count = lambda value: is_integer(value) and value <= MAX_ELEMENTS
     if not isinstance(run, dict) or not is_integer(run.get("format")):
         raise ValueError("its run metadata has no valid format")
     if run["format"] not in FORMATS:
@@ -284,22 +291,25 @@ def check_run_metadata(run: Any) -> None:
     if run["format"] == FORMAT and not is_name(run.get("frozen")):
         raise ValueError("its run metadata has no valid hash of the frozen parameters")
     seconds, pending_sums = run.get("seconds", {}), run.get("untold")
-    if not is_count(run.get("global_next_index")) or not is_count(run.get("bad", 0)):
+    position: Any = run.get("global_next_index")
+    if not is_count(position) or not is_count(run.get("bad", 0)) or run.get("bad", 0) > position:
         raise ValueError("its run metadata has no valid position in the data")
     records = run.get("records", {})  # older checkpoints have none
     if not isinstance(records, dict) or not all(is_name(name) and is_integer(count) for name, count in records.items()):
         raise ValueError("its run metadata has no valid number of records")
-    is_number = lambda value: type(value) in (int, float) and 0 <= value < 2**53
-    if not isinstance(seconds, dict) or not all(k in SHARES and is_number(value) for k, value in seconds.items()):
+    if not isinstance(seconds, dict) or not all(k in SHARES and is_seconds(value) for k, value in seconds.items()):
         raise ValueError("its run metadata has no valid seconds by category")
-    if not (
-        pending_sums is None or (isinstance(pending_sums, dict) and all(_is_task_sums(*item) for item in pending_sums.items()))
+    # None of these numbers exceeds the position, which is bounded, so those that the run adds to are valid as well.
+    if pending_sums is not None and not (
+        isinstance(pending_sums, dict)
+        and all(_is_task_sums(*item, most_steps=position) for item in pending_sums.items())
+        and sum(len(saved["sums"]) for saved in pending_sums.values()) <= MAX_SUMS
     ):
         raise ValueError("its run metadata has no valid sums of metrics")
 
 
-def _is_task_sums(task: Any, saved: Any) -> bool:
-    """Returns whether `saved` can be the state of a task in means.RunningMeans."""
+def _is_task_sums(task: Any, saved: Any, *, most_steps: int) -> bool:
+    """Returns whether `saved` can be the state of a task in means.RunningMeans after up to `most_steps` steps."""
     if not isinstance(saved, dict) or type(saved.get("steps")) is not int or not isinstance(saved.get("sums"), dict):
         return False
     is_number = lambda value: type(value) in (int, float) and not FLOAT32 < abs(value) < np.inf  # a sum may overflow
@@ -307,7 +317,7 @@ def _is_task_sums(task: Any, saved: Any) -> bool:
         isinstance(value, list) and len(value) == 2 and all(map(is_number, value)) and 0 <= value[1] <= saved["steps"]
     )
     return (
-        0 <= saved["steps"] < 2**31
+        0 <= saved["steps"] <= most_steps
         and all(map(is_name, (task, *saved["sums"])))
         and "loss" in saved["sums"]
         and not saved["sums"].keys() & {"kind", "task", "step", "steps", "seconds"}  # reserved names of a log line

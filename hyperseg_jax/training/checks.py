@@ -12,7 +12,7 @@ from rich.console import Console
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.config_fields import CHOICES
 from hyperseg_jax.data import padding, sources
-from hyperseg_jax.data.mixture import MIXED
+from hyperseg_jax.data.mixture import MAX_ELEMENTS, MIXED
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts, placement, report
@@ -26,8 +26,8 @@ FROZEN_TYPES = CHOICES["frozen_type"]
 
 
 def check_counts(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError listing the counts of steps or examples that are below one, and names in data.curriculum and train.best
-    that are no tasks."""
+    """Raises UserError listing the counts of steps or examples that are below one or too large, and names in data.curriculum
+    and train.best that are no tasks."""
     curriculum, tasks, best = config.data.curriculum, config.data.tasks, config.train.best
     problems = []
     if not 0 <= curriculum.share < 1:
@@ -51,6 +51,11 @@ def check_counts(config: ml_collections.ConfigDict) -> None:
         problems.append(
             f"train.frozen_type = {config.train.frozen_type!r}: use one of {', '.join(filter(None, FROZEN_TYPES))}, or '' to "
             "keep the type of the parameters"
+        )
+    if config.train.steps * config.train.batch_size > MAX_ELEMENTS:
+        problems.append(
+            f"train.steps = {config.train.steps} batches of train.batch_size = {config.train.batch_size}: give at most "
+            f"{MAX_ELEMENTS} examples in total"
         )
     if config.optimizer.accumulate < 1:
         problems.append(f"optimizer.accumulate = {config.optimizer.accumulate}: give one or more")

@@ -20,6 +20,16 @@ SHARES = {
 }
 
 
+MOST_SECONDS = 1e12
+"""Maximum of each category in logs and checkpoints, 30,000 years. `Clock.read` returns at most as many, so that each checkpoint
+can be read again."""
+
+
+def is_seconds(value: object) -> bool:
+    """Returns whether a value of a log or checkpoint, which are untrusted, can be the seconds of a category."""
+    return type(value) in (int, float) and 0 <= value <= MOST_SECONDS  # type: ignore[operator]
+
+
 class Clock:
     """Counts the seconds of a run by category, across restarts. Every second counts in exactly one category; those before the
     first `begin` count as "start"."""
@@ -46,7 +56,7 @@ class Clock:
     def read(self) -> dict[str, float]:
         """Returns the seconds of each category so far."""
         self.begin(self._share)
-        return {category: round(seconds, 3) for category, seconds in self._seconds.items()}
+        return {category: min(round(seconds, 3), MOST_SECONDS) for category, seconds in self._seconds.items()}
 
 
 def goodput(seconds: Mapping[str, float]) -> float:

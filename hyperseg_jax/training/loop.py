@@ -105,7 +105,12 @@ def train(
         # ---- State: from the newest checkpoint, else from a model or the seed --------------------
         checkpoints = stack.enter_context(
             Checkpoints(
-                run_dir.path / "checkpoints", keep=config.train.keep, best=config.train.best, log=log, seconds=timeouts.barrier
+                run_dir.path / "checkpoints",
+                keep=config.train.keep,
+                best=config.train.best,
+                batch_size=config.train.batch_size,
+                log=log,
+                seconds=timeouts.barrier,
             )
         )
         stop = stack.enter_context(interruptible())

@@ -23,6 +23,7 @@ from hyperseg_jax.training.flops import utilization
 from hyperseg_jax.training.means import RunningMeans
 from hyperseg_jax.training.plots import plot_losses
 from hyperseg_jax.training.state import COUNTERS
+from hyperseg_jax.training.tensorboard import Profile, Scalars, ensure_folder
 from hyperseg_jax.untrusted import paths, printing, stores, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
 
@@ -53,9 +54,9 @@ class Observers:
     ) -> None:
         self._on_metrics, self._headlines = on_metrics, headlines
         self._path = workdir / "metrics.jsonl"
-        messages = [_truncate_metrics(self._path, start), _ensure_folder(workdir / "tensorboard")]
+        messages = [_truncate_metrics(self._path, start), ensure_folder(workdir / "tensorboard")]
         self._file = self._path.open("a", buffering=1)
-        self._board = _TensorBoard(workdir / "tensorboard", start)
+        self._board = Scalars(workdir / "tensorboard", start)
         self._write_error = ""
         self._plot = workdir / "loss.png"
         columns = (
@@ -71,7 +72,8 @@ class Observers:
         self._bar = self._progress.add_task("training", total=steps, completed=start, note="")
         for message in filter(None, messages):
             self.log(message)
-        self._timer, self._profiled, self._folder, self._profiling = timer, profiled, workdir / "tensorboard", False
+        self._timer, self._profiled, self._folder = timer, profiled, workdir / "tensorboard"
+        self._profile: Profile | None = None
         self._last, self._note = (timer.read(), 0.0), ""
         self._means, self._counters, self._timed_steps = RunningMeans(pending), dict[str, jax.Array](), 0
         self._pending: tuple[int, RunningMeans, Mapping[str, jax.Array], int, float] | None = None
@@ -84,8 +86,8 @@ class Observers:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        if self._profiling:
-            jax.profiler.stop_trace()
+        if self._profile is not None:
+            self._profile.stop()
         if exception[0] is None:
             self.write_pending()
         self._progress.stop()
@@ -158,9 +160,9 @@ class Observers:
             line = {"kind": "train", "step": step, "task": task, **rates, **values, **counters, "seconds": seconds}
             self._write_line(line)
             for name, value in (values | counters).items():
-                self._try_write(self._board.write_scalar, f"train/{task}/{name}", value, step)
+                self._try_write(self._board.write, f"train/{task}/{name}", value, step)
         for name, value in rates.items():
-            self._try_write(self._board.write_scalar, f"speed/{name}", value, step)
+            self._try_write(self._board.write, f"speed/{name}", value, step)
         self._note = "loss " + ", ".join(f"{values['loss']:.3f} ({task})" for task, values in means_by_task.items())
         self._note += f"  {rates['steps_per_second']:.2f} steps/s" if "steps_per_second" in rates else ""
         self._note += f"  MFU {100 * rates['mfu']:.1f} %" if "mfu" in rates else ""
@@ -182,15 +184,12 @@ class Observers:
         """Starts the profiler before the first profiled step and stops it after the last one."""
         first, last = self._profiled
         if step == first:
-            # The profiler writes to these folders.
-            for folder in (self._folder / "plugins", self._folder / "plugins" / "profile"):
-                if message := _ensure_folder(folder):
-                    self.log(message)
-            jax.profiler.start_trace(self._folder)
-            self._profiling = True
-        if self._profiling and step == last + 1:
-            jax.profiler.stop_trace()
-            self._profiling = False
+            self._profile = Profile(self._folder)
+            for message in self._profile.moved:
+                self.log(message)
+        if self._profile is not None and step == last + 1:
+            self._profile.stop()
+            self._profile = None
             self.log(f"profile of steps {first} to {last}: tensorboard --logdir {self._folder}")
 
     def scores(self, step: int, scores: dict[str, dict[str, float]]) -> None:
@@ -198,7 +197,7 @@ class Observers:
         for task, values in scores.items():
             self._write_line({"kind": "validation", "step": step, "task": task, **values})
             for name, value in values.items():
-                self._try_write(self._board.write_scalar, f"validation/{task}/{name}", value, step)
+                self._try_write(self._board.write, f"validation/{task}/{name}", value, step)
             text = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if isinstance(value, float))
             self.log(f"step {step}  {task}: {text}")
 
@@ -223,52 +222,25 @@ class Observers:
         except OSError as error:
             if not self._write_error:
                 path = error.filename or self._path.parent
-                self.log(f"{path}: metrics cannot be written ({error.strerror or error}); training continues")
+                reason = error.strerror or error
+                self.log(f"{path}: metrics cannot be written ({reason}); training continues; free disk space or fix the folder")
             self._write_error = str(error)
-
-
-class _TensorBoard:
-    """Writes scalars for TensorBoard in the calling thread. The threads of tensorboardX's own writer die on a full disk, and
-    its queue then blocks forever."""
-
-    def __init__(self, folder: pathlib.Path, start: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter  # imported late: slow to import
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        folder.mkdir(parents=True, exist_ok=True)
-        self._event, self._flushed = Event, time.monotonic()
-        self._events = EventsWriter(str(folder / "events"))
-        self._events.write_event(
-            Event(wall_time=time.time(), step=start + 1, session_log=SessionLog(status=SessionLog.SessionStatus.Value("START")))
-        )
-        self.flush()
-
-    def write_scalar(self, name: str, value: float, step: int) -> None:
-        from tensorboardX.summary import scalar
-
-        self._events.write_event(self._event(wall_time=time.time(), step=step, summary=scalar(name, value)))
-        if time.monotonic() > self._flushed + 20:
-            self.flush()
-
-    def flush(self) -> None:
-        self._events.flush()
-        self._flushed = time.monotonic()
 
 
 def read_valid_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """Yields the valid lines of a metrics file. Skips truncated lines of killed runs and anything that no run wrote."""
-    return (line for line in _read_lines(path) if line is not None)
+    return (line for line, _ in _read_lines(path) if line is not None)
 
 
-def _read_lines(path: pathlib.Path) -> Iterator[dict[str, Any] | None]:
-    """Yields all lines of a metrics file, None for each invalid one."""
+def _read_lines(path: pathlib.Path) -> Iterator[tuple[dict[str, Any] | None, bytes]]:
+    """Yields (content, bytes) of all lines of a metrics file; the content of an invalid line is None."""
     if not _is_metrics_file(path):
         return
     with path.open("rb") as file:
         inside_line = False
         for data in iter(lambda: file.readline(MAX_LINE_BYTES), b""):
             if data.strip() and not inside_line:
-                yield _parse_line(data)
+                yield _parse_line(data), data
             inside_line = not data.endswith(b"\n")  # the rest of a line that is too long is skipped
 
 
@@ -290,7 +262,7 @@ def _parse_line(data: bytes) -> dict[str, Any] | None:
         and (line["kind"] != "train" or "loss" in line)
         and line.get("steps", 1) > 0
     )
-    return line if valid and isinstance(seconds, dict) and all(map(_is_number, seconds.values())) else None
+    return line if valid and isinstance(seconds, dict) and all(map(clock.is_seconds, seconds.values())) else None
 
 
 def _is_number(value: Any) -> bool:
@@ -302,10 +274,9 @@ def _is_number(value: Any) -> bool:
 def lost_seconds(path: pathlib.Path, saved: Mapping[str, float]) -> float:
     """Returns the seconds that a run spent after its last checkpoint. saved: its seconds by category at the checkpoint."""
     last: Mapping[str, float] = saved
-    for line in _read_lines(path):
+    for line, _ in _read_lines(path):
         last = line.get("seconds", last) if line else last
-    lost = sum(last.values()) - sum(saved.values())
-    return max(0.0, lost) if math.isfinite(lost) else 0.0
+    return max(0.0, sum(last.values()) - sum(saved.values()))
 
 
 def _is_metrics_file(path: pathlib.Path) -> bool:
@@ -327,19 +298,9 @@ def _truncate_metrics(path: pathlib.Path, step: int) -> str:
     if not _is_metrics_file(path):
         return f"{paths.rename_damaged(path)}: was not a metrics log; starting a new one"
     invalid = 0
-    with atomic_file(path) as part, part.open("w") as file:
-        for line in _read_lines(path):
+    with atomic_file(path) as part, part.open("wb") as file:
+        for line, data in _read_lines(path):
             invalid += line is None
-            if line and line["step"] <= step:
-                file.write(json.dumps(line) + "\n")
+            if line and line["step"] <= step:  # written as it was: another spelling might be too long to be read again
+                file.write(data.strip() + b"\n")
     return f"{path}: {invalid} damaged lines are removed" if invalid > 1 else ""  # one truncated line is normal after a kill
-
-
-def _ensure_folder(folder: pathlib.Path) -> str:
-    """Moves an existing path aside unless it is a folder inside the workdir. Returns a message about it, "" if nothing was
-    moved."""
-    with contextlib.suppress(BadFile):
-        paths.check_link(folder)
-        if folder.is_dir() or not os.path.lexists(folder):
-            return ""
-    return f"{paths.rename_damaged(folder)}: was not a folder of this run; starting a new one"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import warnings
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -28,7 +29,8 @@ def saved_panels(image: pathlib.Path, rows: int, columns: int, size: tuple[float
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    with matplotlib.rc_context({"text.parse_math": False}):
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as letters that the font lacks, in names that may be from other people
         figure, panels = pyplot.subplots(rows, columns, figsize=size, squeeze=False)
         try:
             yield panels

@@ -101,5 +101,6 @@ class UnreadableRecords:
             write_text(self._path, "".join(f"{index}\t{why}\n" for index, why in self._reasons.items()))
             self._workdir.push()
         except OSError as error:
-            self._log(f"{self._path}: cannot be written ({error.strerror or error}); training continues")
+            reason = error.strerror or error
+            self._log(f"{self._path}: cannot be written ({reason}); training continues; free disk space or fix the folder")
         return next(iter(self._reasons.values()), "read by a host that no longer runs")

@@ -23,7 +23,13 @@ AGAIN = "download it again or remove it"
 SAVE = "save it again without its metadata, or remove it"
 SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
 """The end marker of a JPEG, or the marker of a segment that begins with its length. Other markers have no length."""
-SCAN, END = 0xDA, 0xD9
+START, END, SCAN = 0xD8, 0xD9, 0xDA
+STANDALONE = (0x01, *range(0xD0, 0xD8))
+"""Markers of a JPEG without a segment, which its decoder skips."""
+MARKER = re.compile(rb"\xff+[^\x00\xff]")
+"""The beginning of a segment: any number of fill bytes, and its marker."""
+SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+"""The first marker after the compressed data of a scan, which contains 0xFF only before 0 and in restart markers."""
 UNUSED = (*range(0xE1, 0xEE), 0xEF, 0xFE)
 """Markers of comments and application data of a JPEG, except JFIF and Adobe, which tell how colours are stored."""
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -56,20 +62,34 @@ def without_metadata(content: IO[bytes]) -> IO[bytes]:
 
 
 def _shorten_jpeg(data: bytes) -> bytes:
-    """Returns a JPEG without the comments and application data before its first scan."""
+    """Returns a JPEG without the comments and application data before its first scan. Raises BadFile if there are other bytes
+    between its segments: its decoder would skip them, and a scan whose marker is damaged."""
     at, view = 2, memoryview(data)
-    kept = [view[:at]]
+    kept, first_scan = [view[:at]], -1
     for _ in range(PARTS):
-        match = SEGMENT.search(data, at)
-        if match is None:
-            return b"".join(kept)
-        kind, after = data[match.end() - 1], match.end()
-        if kind in (SCAN, END):
-            return b"".join([*kept, view[match.start() :]])
-        at = after + int.from_bytes(data[after : after + 2])
-        if kind not in UNUSED:
-            kept.append(view[match.start() : at])
-    raise BadFile(f"has more than {PARTS} segments before its pixels", SAVE)
+        marker = MARKER.match(data, at)
+        if marker is None:
+            raise BadFile(f"cannot be read as an image (no segment of the JPEG begins at byte {at})", AGAIN)
+        kind, after = data[marker.end() - 1], marker.end()
+        if kind in STANDALONE:
+            at = after
+            continue
+        if kind == SCAN and first_scan < 0:
+            first_scan = after - 2
+        if kind == END:
+            return b"".join([*kept, view[after - 2 if first_scan < 0 else first_scan :]])
+        length = int.from_bytes(data[after : after + 2])
+        at = after + length
+        if length < 2 or at > len(data) or kind < 0xC0 or kind == START:
+            raise BadFile(f"cannot be read as an image (the segment of the JPEG at byte {after - 2} is not valid)", AGAIN)
+        if kind not in UNUSED and first_scan < 0:
+            kept.append(view[after - 2 : at])
+        if kind == SCAN:
+            end = SCAN_END.search(data, at)
+            if end is None:  # without an end marker; the decoder finds out whether pixels are missing
+                return b"".join([*kept, view[first_scan:]])
+            at = end.start()
+    raise BadFile(f"has more than {PARTS} segments", SAVE)
 
 
 def _shorten_png(data: bytes) -> bytes:
@@ -92,11 +112,15 @@ def _shorten_png(data: bytes) -> bytes:
 
 
 def _shorten_gif(data: bytes) -> bytes:
-    """Returns a GIF without comments and application data before its first image."""
+    """Returns a GIF without comments and application data before its first image. Raises BadFile if there are other bytes
+    between its blocks: Pillow would skip them, and an image whose first byte is damaged."""
     flags, view = data[10] if len(data) > 10 else 0, memoryview(data)
     at, blocks = 13 + (6 << (flags & 7) if flags & 0x80 else 0), 0
     kept = [view[:at]]
-    while match := GIF_BLOCK.search(data, at):
+    while at < len(data):
+        match = GIF_BLOCK.match(data, at)
+        if match is None:
+            raise BadFile(f"cannot be read as an image (no block of the GIF begins at byte {at})", AGAIN)
         if match[0] != b"!":
             kept.append(view[match.start() :])
             break

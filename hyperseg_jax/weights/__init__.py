@@ -2,6 +2,7 @@
 
 Model folders:
     model_folder        a trained model as config.json, tokenizer.json and model.safetensors
+    model_sizes         the largest arrays that the config of a model folder describes
 
 Import and export:
     fetch               downloads a checkpoint and returns its local path

@@ -26,6 +26,7 @@ from hyperseg_jax.untrusted import limits, paths, strict_json
 from hyperseg_jax.untrusted.bad_file import naming_path
 from hyperseg_jax.untrusted.checkpoints import is_step_name
 from hyperseg_jax.untrusted.printing import escaped, listed, one_line
+from hyperseg_jax.weights.model_sizes import check_model_sizes
 from hyperseg_jax.weights.safetensors_writer import FLOATS, Described, SafetensorsWriter, is_all_finite
 from hyperseg_jax.weights.tensor_file import open_tensors
 
@@ -142,7 +143,7 @@ def _gather_pieces(leaf: Any) -> Iterator[tuple[tuple[int, ...], Any]]:
 
 def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     """Reads the config of a model folder as data, never as code. Raises UserError if a field has a wrong type or is out of
-    bounds, or if sizes exceed the limits `side` and `tokens`. Limits in the config itself are ignored."""
+    bounds, or if sizes exceed the limits `side`, `tokens`, `array` and `tasks`. Limits in the config itself are ignored."""
     path = file_path(folder, "config.json")
     config, where = strict_json.read(path), one_line(path)
     config.pop("limits", None)
@@ -154,12 +155,14 @@ def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     if missing:
         raise UserError(f"{where}: lacks {', '.join(missing)}; give a folder written by `hyperseg train`")
     data = config["data"]
+    limits.check_limit("tasks", len(data["tasks"]), f"{where}: data.tasks", "tasks")
     lengths = [data.get("buckets"), [task.get("length") for task in data["tasks"].values()]]
     for name, field, value in (("side", "image_size", data.get("image_size")), ("tokens", "buckets or tasks", lengths)):
         if (largest := max(_flatten_integers(value), default=0)) > (allowed := getattr(limits.current(), name)):
             raise UserError(
                 f"{where}: data.{field} is {largest}, and the limit is {allowed}; if that is intended, raise limits.{name}"
             )
+    check_model_sizes(config, where)
     return ml_collections.ConfigDict(config).lock()
 
 
@@ -245,8 +248,10 @@ def check_params(
     """Raises UserError listing all missing and unknown parameters except `optional` ones, and wrongly shaped ones, or naming
     the first that is not a floating-point array. params: {path: array, or its shape and dtype} of model.safetensors."""
     shapes = {path: tuple(leaf.shape) for path, leaf in params.items()}
-    problems = [f"missing: {path}" for path in expected if path not in shapes and not _matches_any(path, optional)]
-    problems += [f"unknown: {path}" for path in shapes if path not in expected and not _matches_any(path, optional)]
+    on_one_side = [re.compile(pattern) for pattern in optional]
+    may_differ = lambda path: any(pattern.fullmatch(path) for pattern in on_one_side)
+    problems = [f"missing: {path}" for path in expected if path not in shapes and not may_differ(path)]
+    problems += [f"unknown: {path}" for path in shapes if path not in expected and not may_differ(path)]
     problems += [
         f"{path}: shape {shapes[path]}, the config expects {tuple(expected[path].shape)}"
         for path in expected
@@ -273,7 +278,3 @@ def _cast_and_place(array: np.ndarray, like: Any) -> Any:
 def replace_leaves(params: Mapping[str, Any], replacements: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `params` with the leaves in `replacements` replaced."""
     return unflatten({**flatten(params), **flatten(replacements)})
-
-
-def _matches_any(path: str, patterns: Sequence[str]) -> bool:
-    return any(re.fullmatch(pattern, path) for pattern in patterns)

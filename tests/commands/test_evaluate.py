@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from hyperseg_jax.commands.main import main
+from hyperseg_jax.data import sources
 from hyperseg_jax.training.observers import read_valid_lines
 
 
@@ -45,6 +46,20 @@ def test_model_configs_cannot_name_files(zero_model, world, tmp_path, capsys, fi
     messages = capsys.readouterr().err
     assert ended.value.code == 2 and messages.count("\n") == 1
     assert str(file) in messages and words in messages and "--data-root" in messages
+
+
+def test_only_the_chosen_tasks_are_opened(zero_model, world, tmp_path, monkeypatch):
+    """Each of a hundred other tasks could read a large file."""
+    shutil.copytree(zero_model / "model", tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    config = json.loads(file.read_text())
+    others = {f"t{k}": config["data"]["tasks"]["referring"] for k in range(3)}
+    config["data"]["tasks"] = {**others, **config["data"]["tasks"]}
+    file.write_text(json.dumps(config))
+    opened, read = [], sources.open_reader
+    monkeypatch.setattr(sources, "open_reader", lambda where, *rest: opened.append(where) or read(where, *rest))
+    main(["evaluate", "--model", str(tmp_path), "--tasks", "t1", "--limit", "1", "--data-root", str(world)])
+    assert set(opened) == {"data.tasks.t1"}
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,14 @@
 """Behaviour shared by all commands, and the final messages of `hyperseg train`."""
 
+import errno
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from hyperseg_jax import __version__, cache
@@ -75,3 +79,36 @@ def test_compiled_programs_are_kept_with_the_run_in_a_bucket(workdir, mine, expe
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", mine)
     cache.set_compilation_cache(workdir)
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == expected
+
+
+def exhaust_the_device():
+    """Lets XLA fail to allocate 16 TB."""
+    jnp.zeros((2**42,), jnp.float32).block_until_ready()
+
+
+def raise_error(error):
+    raise error
+
+
+FAILURES = {
+    "device memory": (exhaust_the_device, r"there is not enough memory \(RESOURCE_EXHAUSTED: .*\); use a smaller model"),
+    "memory": (lambda: np.zeros(2**55), r"there is not enough memory \(Unable to allocate .*\); use a smaller model"),
+    "memory without a message": (lambda: raise_error(MemoryError()), r"there is not enough memory \(MemoryError\); use a"),
+    "disk": (
+        lambda: raise_error(OSError(errno.ENOSPC, "No space left on device", "a/b")),
+        "a/b: No .*; free disk space, or give",
+    ),
+    "disk without a name": (lambda: raise_error(OSError(errno.ENOSPC, "No space left")), "a file: No .*; free disk space, or"),
+    "quota": (lambda: raise_error(OSError(errno.EDQUOT, "Quota exceeded", "b")), "b: Quota exceeded; free disk space"),
+    "permission": (lambda: raise_error(OSError(errno.EACCES, "denied", "b")), "b: denied; give another folder, or change"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_too_little_memory_or_disk_is_one_line_with_a_fix(name, monkeypatch, capsys):
+    fail, message = FAILURES[name]
+    monkeypatch.setattr("hyperseg_jax.commands.data.run", lambda parsed: fail())
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "samples", "--out", "out"])
+    output = capsys.readouterr().err
+    assert ended.value.code == 2 and output.count("\n") == 1 and re.match(f"error: {message}", output), output

@@ -69,6 +69,20 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(copied_workdir, dam
     assert restore(copied_workdir)[1]["global_next_index"] == 21
 
 
+@pytest.mark.parametrize("position", [2**31 - 2, 0, 21])
+def test_a_position_that_no_run_reaches_falls_back_to_the_previous_one(copied_workdir, position):
+    """Near the end of the stream, the run ended with a StopIteration."""
+    shutil.rmtree(copied_workdir / "2")
+    with Checkpoints(copied_workdir) as checkpoints:
+        checkpoints.save(advance(advance(make_state())), {"global_next_index": position}, wait=True)
+    messages = []
+    with Checkpoints(copied_workdir, batch_size=10, log=messages.append) as checkpoints:
+        assert int(checkpoints.restore(make_state())[0].step) == 1
+        with pytest.raises(UserError, match=f"step 2: its position in the data is {position}, but its steps end at 20"):
+            checkpoints.restore(make_state(), step=2)
+    assert len(messages) == 1 and "/2: cannot be read completely" in messages[0]
+
+
 @pytest.mark.parametrize(("writer", "shown"), [(orbax.checkpoint.__file__, False), (fuzz.__file__, True)])
 def test_orbax_messages_are_suppressed(writer, shown):
     """Orbax's messages about waiting saves and leftovers of killed saves are suppressed."""

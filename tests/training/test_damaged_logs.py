@@ -3,15 +3,20 @@
 import io
 import json
 import os
+import socket
+import time
 
 import fuzz
+import jax
 import pytest
 from rich.console import Console
 
+from hyperseg_jax.data import mixture
 from hyperseg_jax.sweeps.trials import Metric, available_metrics
-from hyperseg_jax.training import observers, plots
+from hyperseg_jax.training import clock, observers, plots
 from hyperseg_jax.training.checkpoint import check_run_metadata
 from hyperseg_jax.training.clock import Clock
+from hyperseg_jax.training.means import RunningMeans
 from hyperseg_jax.training.observers import Observers, lost_seconds, read_valid_lines
 
 VALID = [
@@ -83,6 +88,15 @@ def test_unusual_names_and_losses_are_plotted_or_reported(tmp_path, task):
         assert (tmp_path / "loss.png").is_file() != messages and not (messages and losses == (1.0, 2.0))
 
 
+@pytest.mark.parametrize("task", ["\u6f22\u5b57", "\U0001f600 \u0b95", "\u0f40" * 200])
+def test_names_without_glyphs_give_no_warnings(tmp_path, recwarn, task):
+    """matplotlib's font lacks many letters, and a long name leaves no space for the curves."""
+    lines = [{"kind": "train", "step": step, "task": task, "loss": 1.0} for step in (1, 2)]
+    lines += [{"kind": "validation", "step": 2, "task": task, "ciou": 0.5}]
+    plots.plot_losses(lines, tmp_path / "loss.png", ("ciou",))
+    assert (tmp_path / "loss.png").is_file() and [str(warning.message) for warning in recwarn] == []
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -90,8 +104,9 @@ def test_unusual_names_and_losses_are_plotted_or_reported(tmp_path, task):
         *({"seconds": {"step": float("nan")}}, {"untold": []}, {"untold": {"a": 5}}),
         *({"untold": {"a": {"steps": 1, "sums": sums}}} for sums in ({"loss": [1.0]}, {}, {"loss": [10**400, 1]})),
         *({"untold": {"a": {"steps": 1, "sums": {"loss": [1.0, 1.0], name: [1.0, 1.0]}}}} for name in ("task", "\x1b[31m")),
-        {"global_next_index": 2**31},
-        {"bad": 2**40},
+        *({"global_next_index": 2**31}, {"bad": 2**40}, {"bad": 9}, {"seconds": {"step": 2e12}}),
+        {"untold": {"a": {"steps": 9, "sums": {"loss": [1.0, 1.0]}}}},
+        {"untold": {f"{k}": {"steps": 1, "sums": {"loss": [1.0, 1.0]}} for k in range(10_001)}},
         *({"untold": {"a": {"steps": 1, "sums": {"loss": pair}}}} for pair in ([1e308, 1], [1.0, 2])),
         {"untold": {"\ud800": {"steps": 1, "sums": {"loss": [1.0, 1.0]}}}},
     ],
@@ -101,6 +116,43 @@ def test_damaged_run_facts_make_a_checkpoint_unreadable(changed):
     check_run_metadata({**FACTS, "untold": {"[/a]": {"steps": 1, "sums": {"loss": [1.0, 1.0], "dice": [0.5, 1.0]}}}})
     with pytest.raises(ValueError, match="its run metadata has no"):
         check_run_metadata({**FACTS, **changed})
+
+
+@pytest.mark.parametrize("seconds", [2e12, 1e16, 1e300, 2**53, -1, float("nan"), float("inf")])
+def test_impossible_seconds_do_not_reach_the_checkpoints(tmp_path, seconds):
+    """They were added to those of the run, whose checkpoints could not be read again."""
+    line = {**VALID[0], "step": 3, "seconds": {"step": seconds}}
+    (tmp_path / "metrics.jsonl").write_bytes(TEXT + json.dumps(line).encode())
+    timer = Clock()
+    timer.resume({"step": 1.0}, lost_seconds(tmp_path / "metrics.jsonl", {"step": 1.0}))
+    check_run_metadata({**FACTS, "seconds": timer.read()})
+    assert 2.0 <= sum(timer.read().values()) < 60
+
+
+def test_a_run_from_the_largest_facts_writes_facts_that_can_be_read(tmp_path):
+    """What a run adds to the facts of a checkpoint must not make them invalid."""
+    index = mixture.MAX_ELEMENTS - 1
+    task = {"steps": index, "sums": {"loss": [3e38, 1.0]}}
+    facts = {**FACTS, "global_next_index": index, "bad": index, "untold": {"a": task}}
+    facts["seconds"] = dict.fromkeys(clock.SHARES, clock.MOST_SECONDS)
+    check_run_metadata(facts)
+    line = {**VALID[0], "seconds": {f"s{k}": clock.MOST_SECONDS for k in range(99)}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line))
+    timer, means = Clock(), RunningMeans(facts["untold"])
+    timer.resume(facts["seconds"], lost_seconds(tmp_path / "metrics.jsonl", facts["seconds"]))
+    means.add("a", {"loss": 3e38})
+    changed = {"seconds": timer.read(), "untold": means.state(), "global_next_index": index + 1, "bad": index + 1}
+    check_run_metadata({**facts, **changed})
+
+
+def test_lines_stay_readable_when_a_log_is_rewritten(tmp_path):
+    """JSON can be spelled in several lengths: 1e38 and "é" became longer than a line may be."""
+    file = tmp_path / "metrics.jsonl"
+    line = '{"kind": "train", "step": 1, "task": "a", "loss": 1' + "".join(f', "é{k}": 1e38' for k in range(4000)) + "}\n"
+    assert len(line.encode()) < observers.MAX_LINE_BYTES
+    file.write_text(line)
+    for _ in range(2):
+        assert observers._truncate_metrics(file, 2) == "" and len(list(read_valid_lines(file))) == 1
 
 
 def make_property(folder):
@@ -180,12 +232,12 @@ def test_a_profile_stays_in_the_workdir(tmp_path, monkeypatch, name):
     link.parent.mkdir(parents=True)
     other.mkdir()
     link.symlink_to(other)
-    monkeypatch.setattr(observers.jax.profiler, "start_trace", lambda folder: None)
-    monkeypatch.setattr(observers.jax.profiler, "stop_trace", lambda: None)
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: None)
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: None)
     console = Console(record=True, file=io.StringIO(), width=300)
     with Observers(workdir, start=0, steps=9, console=console, timer=Clock(), profiled=(1, 2)) as watch:
         watch.profile(1)
-    assert "was not a folder of this run" in console.export_text() and not link.exists() and not list(other.iterdir())
+    assert "was not a folder of this run" in console.export_text() and not link.is_symlink() and not list(other.iterdir())
 
 
 @pytest.mark.parametrize("make", ["link", "pipe", "file"])
@@ -204,3 +256,42 @@ def test_scalars_stay_in_the_workdir(tmp_path, make):
         output, _ = resume_run(workdir)
     assert "tensorboard.damaged-0: was not a folder of this run" in output
     assert list((workdir / "tensorboard").iterdir()) and not list(other.iterdir())
+
+
+@pytest.mark.parametrize("make", ["link", "dangling link", "file"])
+def test_scalars_are_written_to_a_new_file(tmp_path, monkeypatch, make):
+    """The name of the events file was predictable, so that a link of this name was followed."""
+    workdir, other = tmp_path / "run", tmp_path / "other"
+    (workdir / "tensorboard").mkdir(parents=True)
+    now = 1_800_000_000
+    monkeypatch.setattr(time, "time", lambda: now + 0.5)
+    taken = workdir / "tensorboard" / f"events.out.tfevents.{now}.{socket.gethostname()}"
+    if make != "dangling link":
+        other.write_text("precious")
+    other.rename(taken) if make == "file" else taken.symlink_to(other)
+    resume_run(workdir)
+    assert len(list((workdir / "tensorboard").iterdir())) == 2
+    assert not other.exists() if make == "dangling link" else taken.read_text() == "precious"
+
+
+def test_a_profile_is_written_to_a_new_folder(tmp_path, monkeypatch):
+    workdir, other = tmp_path / "run", tmp_path / "other"
+    profiles = workdir / "tensorboard" / "plugins" / "profile"
+    profiles.mkdir(parents=True)
+    other.mkdir()
+    (profiles / "2026_01_01_00_00_00").symlink_to(other)
+
+    def stop_trace():
+        """Writes a file as JAX does, with a name that depends on the time only."""
+        folder = traced[0] / "plugins" / "profile" / "2026_01_01_00_00_00"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "host.xplane.pb").write_text("a profile")
+
+    traced = []
+    monkeypatch.setattr(jax.profiler, "start_trace", traced.append)
+    monkeypatch.setattr(jax.profiler, "stop_trace", stop_trace)
+    with Observers(workdir, start=0, steps=9, console=Console(quiet=True), timer=Clock(), profiled=(1, 2)) as watch:
+        for step in (1, 2, 3):
+            watch.profile(step)
+    assert not list(other.iterdir())
+    assert [path.read_text() for path in profiles.glob("*/host.xplane.pb")] == ["a profile"]

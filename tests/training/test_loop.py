@@ -128,6 +128,7 @@ def test_the_first_step_of_a_program_counts_as_compilation(small_system, micro, 
             {"optimizer__param_groups": ({"pattern": "first/.*"},)},
             r"no pattern matches second/kernel, stack/kernel of 3 parameters; ",
         ),
+        ({"train__steps": 2**30}, r"train\.steps = 1073741824 batches of .* give at most 2147483647 examples in total"),
         ({"init_from": "tiny"}, r"tiny: does not match the config"),
         (
             {"model__precision__compute": "int8"},

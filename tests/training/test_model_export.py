@@ -153,7 +153,9 @@ def test_files_are_written_in_order_and_failures_are_logged(tmp_path):
             writer.wait()
         writer.submit("the copy", written.append, 3)
     assert written == [0, 1, 2, 3]
-    assert messages == ["the sheet was not written (images.png: No space left on device); training continues"]
+    assert messages == [
+        "the sheet was not written (images.png: No space left on device); training continues; free disk space or fix the folder"
+    ]
 
 
 def test_a_call_that_has_not_started_is_replaced_by_a_newer_one():

@@ -159,7 +159,8 @@ def test_a_folder_in_the_place_of_the_plot_is_named(tmp_path):
     (tmp_path / "loss.png").mkdir()
     with make_observer(tmp_path, console) as watch:
         end_step(watch, 1, 1.0)
-    assert f"{tmp_path}/loss.png: metrics cannot be written (Is a directory); training continues" in console.export_text()
+    problem = f"{tmp_path}/loss.png: metrics cannot be written (Is a directory)"
+    assert f"{problem}; training continues; free disk space or fix the folder" in console.export_text()
 
 
 def test_a_full_disk_loses_lines_but_not_the_run(tmp_path):

@@ -1,5 +1,6 @@
 """Parts of image files: counted before Pillow reads them, checksums are compared, and metadata is not read."""
 
+import contextlib
 import io
 import struct
 import time
@@ -116,3 +117,77 @@ def test_flipped_bits_of_pngs(options):
     with pytest.raises(BadFile, match="without its end"):
         images.read_rgb(sound[:-12])
     assert np.array_equal(images.read_rgb(sound + b"a note of the camera"), images.read_rgb(sound))
+
+
+SMOOTH = np.stack([np.mgrid[:64, :64][0] * 4, np.mgrid[:64, :64][1] * 4, np.full((64, 64), 90)], -1).astype(np.uint8)
+JPEGS = {
+    "baseline": {},
+    "progressive": {"progressive": True},
+    "restart markers": {"restart_marker_blocks": 1},
+    "progressive restart markers": {"progressive": True, "restart_marker_rows": 1},
+    "EXIF": {"exif": EXIF, "comment": b"a comment"},
+    "colour profile": {"icc_profile": bytes(range(256)) * 500},
+    "RGB": {"keep_rgb": True},
+    "optimized": {"optimize": True, "subsampling": 0},
+}
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_ordinary_jpegs_are_read(name):
+    data = encode("JPEG", SMOOTH, **JPEGS[name])
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert np.array_equal(images.read_rgb(data), expected)
+    filled = data[:2] + b"\xff\xff\xff" + data[2:]  # fill bytes before a marker are valid
+    assert np.array_equal(images.read_rgb(filled), expected)
+    assert np.array_equal(images.read_rgb(data + b"\0a video of the phone"), expected)
+    padded = data[:-2] + b"\0\0\0" + data[-2:]  # some cameras pad the compressed data
+    assert np.array_equal(images.read_rgb(padded), expected)
+
+
+def test_pictures_of_several_images_are_read():
+    data = io.BytesIO()
+    Image.fromarray(SMOOTH).save(data, "MPO", save_all=True, append_images=[Image.fromarray(SMOOTH[::-1])], exif=EXIF)
+    assert np.array_equal(images.read_rgb(data.getvalue()), images.read_rgb(encode("JPEG", SMOOTH)))
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_damaged_markers_of_jpegs(name):
+    """A scan whose marker is damaged was left out, which gave other pixels without an error."""
+    data = encode("JPEG", SMOOTH, **JPEGS[name])
+    at, header = 2, []
+    while data[at + 1] != image_parts.SCAN:
+        header.append(at)
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    scans = [k for k in range(at, len(data)) if data[k : k + 2] == b"\xff\xda"]
+    for at in (*header, *scans):
+        for code in (0x01, 0x20, 0xBF, 0xD8, *((0x00, 0xD0, 0xD7, 0xFF) if at <= scans[0] else ())):
+            with pytest.raises(BadFile, match=r"image \((no|the) segment of the JPEG"):
+                images.read_rgb(data[: at + 1] + bytes([code]) + data[at + 2 :])
+    for at in (*header[1:], scans[0]):  # the first marker is part of the signature
+        with pytest.raises(BadFile, match=rf"image \(no segment of the JPEG begins at byte {at}\)"):
+            images.read_rgb(data[:at] + b"\0" + data[at:])
+    with pytest.raises(BadFile, match=r"image \(the segment of the JPEG at byte 2 is not valid\)"):
+        images.read_rgb(data[:4] + b"\0\1" + data[6:])
+
+
+def test_damaged_blocks_of_gifs():
+    """An image whose first byte is damaged was left out, and the next one was read."""
+    data = io.BytesIO()
+    frames = [Image.fromarray(pixels).quantize(16) for pixels in (SMOOTH, SMOOTH[::-1])]
+    frames[0].save(data, "GIF", save_all=True, append_images=frames[1:], comment=b"a comment", loop=0)
+    sound = data.getvalue()
+    assert images.read_rgb(sound).shape == (64, 64, 3)
+    at = sound.index(b",\0\0\0\0\x40\0\x40\0")
+    for code in (0, 1, 255):
+        with pytest.raises(BadFile, match=rf"image \(no block of the GIF begins at byte {at}\)"):
+            images.read_rgb(sound[:at] + bytes([code]) + sound[at + 1 :])
+
+
+@pytest.mark.parametrize("filling", [b"\xff", b"\xff\0", b"\xff\xd0", b"\xff\xda\0\2", b"\xff\xfe\0\2", b"\xff\1"])
+def test_the_parts_of_a_jpeg_are_found_in_bounded_time(filling):
+    data = encode("JPEG")
+    for at in (2, len(data) - 2):
+        began = time.process_time()
+        with contextlib.suppress(BadFile):
+            images.read_rgb(data[:at] + filling * (2**22 // len(filling)) + data[at:])
+        assert time.process_time() - began < 3

@@ -17,6 +17,18 @@ PATH = "mask_decoder/transformer_layers_3/self_attention/query_projection/kernel
         "(([a-z0-9_/])+)+!",
         "(a|a)*b",
         "(a*)?" * 9,
+        "a?" * 4,
+        "a?" * 23,
+        "(a?|b?|c{2}|d+?)",
+        "(?i)a",
+        "(?i:a)b",
+        "(?s).",
+        "(?-i:a)",
+        "[\x01-\uffff]",
+        r"[^\x01-\uffff]",
+        r"\xe9",
+        "\u00e9",
+        "[^\u00e9]",
         "(a|a)" * 99,
         ".*" * 4,
         "(?:(?:a{0}){99}){99}",
@@ -56,3 +68,32 @@ def test_many_patterns_count_together():
     )
     blocks = {"optimizer": {"param_groups": groups[:1]}}
     assert not list(config_fields.problems(blocks, blocks))
+
+
+def worst_patterns():
+    """Returns the patterns of a config that took longest to compile, at the limits."""
+    letters = regexes.LETTERS
+    wide = [f"(?i){k:04d}" + "[\x01-\uffff]" * 197 for k in range(3)]
+    slow = ["[a-z]" * (letters // 5), "(|)" * (letters // 3), "a|" * (letters // 2 - 1), "(a|b)" * (letters // 5)]
+    return [*wide, *slow, *("()" * (letters // 2),) * (regexes.ALL_LETTERS // letters)]
+
+
+def test_patterns_compile_in_little_time():
+    """Sets with wide ranges took a second for each pattern, and a thousand are allowed."""
+    began = time.process_time()
+    for pattern in worst_patterns():
+        if regexes.count_ways(pattern) <= regexes.WAYS:
+            re.compile(pattern)
+    assert time.process_time() - began < 1.5
+
+
+@pytest.mark.parametrize("name", ["param_groups", "init_optional"])
+@pytest.mark.parametrize(("pattern", "count"), [("a", 1001), ("(a|b)" * 200, 11), ("[[" * 400, 9000)])
+def test_many_patterns_are_not_parsed(name, pattern, count):
+    groups = [{"pattern": pattern, "rate": 1.0, "decay": 0.0}] * count
+    blocks = {"optimizer": {"param_groups": groups}} if name == "param_groups" else {"init_optional": [pattern] * count}
+    began = time.process_time()
+    assert list(config_fields.problems(blocks, blocks)) == [
+        "optimizer.param_groups and init_optional: give at most 1000 regular expressions with 10000 letters in total"
+    ]
+    assert time.process_time() - began < 1

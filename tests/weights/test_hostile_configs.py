@@ -68,7 +68,7 @@ HOSTILE = [
     ("seed", nest(120), "nests deeper than 100"),
     ("seed", 2**70, "seed = 1180591620717411303424"),
     ("optimizer", {"param_groups": [{"pattern": "(", "rate": 1.0}]}, "give a regular expression"),
-    ("optimizer", {"param_groups": [{"pattern": "(([a-z0-9_/])+)+!", "rate": 1.0}]}, "at most three repeats, none of them"),
+    ("optimizer", {"param_groups": [{"pattern": "(([a-z0-9_/])+)+!", "rate": 1.0}]}, "at most 3 repeats, none of them"),
     ("init_optional", ["[[a]"], r"init_optional = '\[\[a\]': give a regular expression"),
     ("data/toy", 3, "data.toy = 3: give a block of fields"),
     ("data/toy/bogus", 1, "data.toy: 'bogus': no such field; known fields: seed, train"),
@@ -130,6 +130,75 @@ READ = {
     "tokenizer.json": Tokenizer.load,
     "model.safetensors": model_folder.read_arrays,
 }
+
+
+TOO_LARGE = {
+    "window, model.mask_encoder.num_heads, data.image_size": {
+        "data/image_size": 2048,
+        "model/mask_encoder/window": 64,
+        "model/mask_encoder/num_heads": [32, 32, 32, 32],
+    },
+    "mask_encoder.window, ": {"model/mask_encoder/window": 64, "model/mask_encoder/num_heads": [1, 1, 1, 64]},
+    "mask_encoder.hidden_size, ": {"model/mask_encoder/hidden_size": 2**16, "data/image_size": 512},
+    "num_queries, data.image_size": {
+        "data/image_size": 2048,
+        "model/num_queries": 4000,
+        "model/mask_decoder/num_queries": 4000,
+    },
+    "mask_decoder.num_queries, data.image_size, model.mask_decoder.num_heads": {
+        "model/mask_decoder/num_queries": 4096,
+        "model/mask_decoder/num_heads": 1024,
+    },
+    "clip_encoder.image_size, model.clip_encoder.patch_size, model.clip_encoder.num_heads": {
+        "model/clip_encoder/image_size": 512,
+        "model/clip_encoder/patch_size": 2,
+    },
+    "data.buckets, data.tasks, model.llm.num_heads": {"data/buckets": [4096], "model/llm/num_heads": 1024},
+    "llm.mlp_size, data.buckets": {"data/buckets": [4096], "model/llm/mlp_size": 2**18},
+    "pixel_decoder.feedforward_dim, data.image_size": {"data/image_size": 2048, "model/pixel_decoder/feedforward_dim": 2**18},
+    "data.image_size, model.pixel_decoder.conv_dim": {"data/image_size": 2048, "model/pixel_decoder/conv_dim": 2**10},
+    "perceiver.num_queries, data.image_size, model.perceiver.num_heads": {
+        "model/perceiver/num_queries": 4096,
+        "model/perceiver/num_heads": 1024,
+    },
+    "perceiver.head_dim, ": {"data/image_size": 1024, "model/perceiver/head_dim": 4096, "model/perceiver/num_heads": 64},
+}
+
+
+@pytest.mark.parametrize("fields", TOO_LARGE)
+def test_products_of_fields_are_bounded(folder, fields):
+    """Each of these fields is within its bounds, but with them a model would need more memory than most machines have."""
+    config = json.loads(json.dumps(SHIPPED))
+    for path, value in TOO_LARGE[fields].items():
+        block = config
+        for name in path.split("/")[:-1]:
+            block = block[name]
+        block[path.rpartition("/")[2]] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    message = rf"{fields}.*: together they need an array of \d+ numbers .* limit is 536870912; .*raise limits\.array$"
+    with fuzz.limit_resources(seconds=20, memory=2**28), pytest.raises(UserError, match=message) as raised:
+        model_folder.read_config(folder)
+    assert str(raised.value).startswith(f"{folder / 'config.json'}: model.") or "config.json: data." in str(raised.value)
+    fuzz.assert_one_line(str(raised.value))
+    with limits.temporary_limits(array=2**60):
+        assert model_folder.read_config(folder)
+
+
+def test_sizes_of_an_unknown_system_may_be_anything(folder):
+    model = {"a": {"window": "x", "num_heads": [], "image_size": True}, "b": {"patch_size": 0, "image_size": 5}, "c": 3}
+    model |= {"d": {"mask_dim": 1, "num_queries": [2]}, "e": {"conv_dim": 2, "num_heads": "x"}, "f": {"vocab_size": 1}}
+    model |= {"mask_encoder": None, "mask_decoder": {"num_heads": None}, "num_queries": [1]}
+    (folder / "config.json").write_text(json.dumps({**SHIPPED, "system": "other", "model": model}))
+    assert model_folder.read_config(folder).model.c == 3
+
+
+def test_the_number_of_tasks_is_bounded(folder):
+    task = SHIPPED["data"]["tasks"]["referring"]
+    (folder / "config.json").write_text(json.dumps(change("data/tasks", {f"t{k}": task for k in range(101)})))
+    with pytest.raises(UserError, match=r"data\.tasks: has 101 tasks, and the limit is 100; .*raise limits\.tasks"):
+        model_folder.read_config(folder)
+    with limits.temporary_limits(tasks=101):
+        assert len(model_folder.read_config(folder).data.tasks) == 101
 
 
 @pytest.mark.parametrize("name", READ)
