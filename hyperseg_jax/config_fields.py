@@ -47,12 +47,15 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "rank": (0, 4096),
     "dropout": (0, 0.999),
     "drop_path": (0, 0.999),
-    **dict.fromkeys(("hidden_size", "conv_dim", "mask_dim"), (1, 2**16)),
+    **dict.fromkeys(("hidden_size", "conv_dim", "mask_dim", "fusion_size"), (1, 2**16)),
     **dict.fromkeys(("mlp_size", "feedforward_dim"), (1, 2**18)),
     # sizes of batches
     **dict.fromkeys(("buckets", "length_buckets", "length"), (1, 2**17)),
     **dict.fromkeys(("frames", "prompts"), (1, 2**12)),
     **dict.fromkeys(("targets", "planes", "classes", "regions"), (0, 2**14)),
+    **dict.fromkeys(("references", "reference_frames"), (0, 64)),
+    "expression": (1, 2**12),
+    **dict.fromkeys(("masks", "answers", "drawn_on"), (0, 1)),
     # training
     "seed": (0, 2**32 - 1),
     "ratio": (0, 10**6),
