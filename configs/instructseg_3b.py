@@ -93,6 +93,7 @@ def _tasks() -> dict:
                 "folder": f"{root}/reasonseg/train",
                 "explanations": f"{root}/reasonseg/explanatory/train.json",
                 "ignore": "released",
+                "sentences": "each",  # ours: every question once an epoch; theirs takes a random one of each image
             },
             "val": {"folder": f"{root}/reasonseg/val"},
         },

@@ -126,6 +126,17 @@ def test_only_answers_of_chats_and_of_reasoning_about_images_are_supervised(conf
         assert len(visible) and not visible.any()  # no position attends to an end token
 
 
+def test_half_of_the_explanations_are_trained(config):
+    processor, prompt = make_processor(config), dataclasses.replace(REFERRING, task="reasoning", answer="It is round.")
+    rng = np.random.default_rng(0)
+    elements = [processor(Example("it", FRAMES[:1], (prompt,)), train=True, rng=rng) for _ in range(40)]
+    lengths = collections.Counter(int((element["layout"]["labels"] != IGNORED).sum()) for element in elements)
+    (short, without), (long, explained) = sorted(lengths.items())
+    assert 10 <= explained <= 30 and without + explained == 40
+    assert long - short >= len(TOKENIZER.encode("It is round."))
+    assert max(lengths) == (processor(Example("it", FRAMES[:1], (prompt,)), train=True)["layout"]["labels"] != IGNORED).sum()
+
+
 def test_prompts_about_one_image_have_separate_reference_tokens(config):
     """The perceiver reads the expression, so prompts share only the text before its tokens."""
     processor = make_processor(config, prompts=2, length=512)

@@ -28,6 +28,8 @@ SUPERVISED = ("reasoning", "chat")
 """Tasks whose text answers are trained."""
 SEPARATE = (Source.FINE_GRAINED,)
 """Positions that prompts about one image cannot share, because the perceiver reads their expressions."""
+EXPLAINED = 0.5
+"""Probability that training asks for the explanation of a reasoning answer, if there is one."""
 EXPRESSION_STEP = 16
 """In prediction, expressions are padded to a multiple of this."""
 
@@ -80,13 +82,16 @@ class InstructSegProcessor:
         TargetArrays, [K, ...]; uses_expression bool [K]; frame_valid bool [1]; bad bool [], False; answered bool [], whether a
         text is supervised, unless answers = 0.
 
+        rng: decides which explanations are trained.
+
         Frames of a video have slots by their position (modulo the number of slots), so that the slots of consecutive queries
         differ in one frame.
         """
         height, width = example.frames.shape[1:3]
         geometry = fit_to_square(height, width, self.image_size, fill)
-        prompts = example.prompts[: self.prompts]
-        frames = example.frames[: 1 + self.references]
+        prompts, frames = example.prompts[: self.prompts], example.frames[: 1 + self.references]
+        if rng is not None:
+            prompts = tuple(_drop_explanation(prompt, rng) for prompt in prompts)
         with naming_example(example):
             layout = self._pack(prompts, len(frames), train)
             rows = [self._make_prompt_arrays(prompt, geometry, train) for prompt in prompts]
@@ -242,6 +247,13 @@ class InstructSegProcessor:
             **{name: targets[name] for name in ("segments", "planes", "valid")},
             "uses_expression": np.asarray(prompt.task != "chat" and not vanished),
         }
+
+
+def _drop_explanation(prompt: Prompt, rng: np.random.Generator) -> Prompt:
+    """Returns the prompt, without its explanation with probability 1 - EXPLAINED."""
+    if prompt.task != "reasoning" or not prompt.answer.strip() or rng.random() < EXPLAINED:
+        return prompt
+    return dataclasses.replace(prompt, answer="")
 
 
 def make_processor(
