@@ -10,7 +10,6 @@ from instructseg_model import CaseInputs, import_case
 from test_losses import compare_pairs, make_targets, reorder_by_target
 
 from hyperseg_jax.losses import BalancedScores, MaskCriterion, PointDraws, text_cross_entropy
-from hyperseg_jax.losses.points import sample_masks
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.results import selection
 from hyperseg_jax.results.mask_resize import resize_masks
@@ -92,18 +91,34 @@ def compare_forward(case, inputs, result):
     for i, stage in enumerate(result.prediction.stages):
         ours[f"pred_masks/aux{i}"] = stage["mask_logits"]
         ours[f"pred_SEG_logits/aux{i}"] = stage["scores"]["expression"][..., None]
+    flips = flipped_from(case, result)
     for name, value in ours.items():
         if name in case.outputs:
             value, expected = subsample(np.asarray(value), case.outputs[name].shape), case.outputs[name]
             if name == "hidden":  # nothing depends on hidden states at padding and end tokens
                 visible = subsample(np.asarray(layout.mask), expected.shape[:2])
                 value, expected = value[visible], expected[visible]
-            case.compare(name, value, expected)
+            case.compare(name, value, expected, slack=FLIPPED * (name.partition("/")[2] in flips))
         elif f"{name}/call0" in case.outputs:  # one call for each row, of its own length
             for row in range(len(value)):
                 expected = case.outputs[f"{name}/call{row}"]
                 part = value[row][: expected.shape[1]] if value.ndim == 3 else value[row]
                 case.compare(f"{name}/call{row}", part.reshape(expected.shape))
+
+
+FLIPPED = 5e-3
+"""By which outputs may differ after a flipped bit of an attention mask (README of the cases, which do not have the masks)."""
+
+
+def flipped_from(case, result):
+    """Returns the stages after the first mask logit within 10 x floor of zero, where a bit of an attention mask may flip."""
+    for i, stage in enumerate(result.prediction.stages):
+        logits = np.asarray(stage["mask_logits"])
+        size = tuple(side // (8, 4, 2)[i % 3] for side in logits.shape[-2:])
+        resized = jax.image.resize(logits, (*logits.shape[:2], *size), "bilinear", antialias=False)
+        if (np.abs(resized) <= 10 * case.floor(f"pred_masks/aux{i}")).any():
+            return STAGES[i + 1 :]
+    return ()
 
 
 STAGES = ("aux0", "aux1", "aux2", "aux3", "aux4", "aux5", "aux6", "aux7", "aux8", "final")
@@ -132,7 +147,7 @@ def test_instructseg_training(case):
 
     (total, (result, losses, text)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     compare_forward(case, inputs, result)
-    case.compare("loss_total", total.reshape(1), slack=selection_slack(case, result, losses, targets, draws, criterion))
+    case.compare("loss_total", total.reshape(1))
     video = case.config["dataset_type"].startswith("rvos") or "loss_rvos" in case.config["dataset_type"]
     sums = {name: criterion.weights[kind] * losses.terms[kind].sum() for kind, name in LOSSES.items()}
     sums["loss_llm"] = np.float32(text)
@@ -159,28 +174,6 @@ def test_instructseg_training(case):
 RERUN_NOISE = 2e-5
 """By which gradients of these cases differ between two runs of the published code (README of the cases). Our model in float64
 differs by up to 7e-6 from the recorded ones, so these have errors of their own."""
-
-
-def selection_slack(case, result, losses, targets, draws, criterion):
-    """Returns by how much the total may differ because other points were selected.
-
-    The loss takes the candidates with the smallest |logit|. As for masked attention, another choice is legal between candidates
-    whose |logit| is within 10 x floor of the last selected one. A point changes the mean of the cross-entropy by at most its
-    |logit| + 1 over the number of points, and dice by at most 4 over the number of points.
-    """
-    slack, number = 0.0, criterion.num_points - draws.unselected.shape[-2]
-    for s, stage in enumerate(STAGES):
-        masks = result.prediction.mask_logits if stage == "final" else result.prediction.stages[s]["mask_logits"]
-        near = 10 * case.floor(f"pred_masks/{stage}")
-        for b, n in np.argwhere(np.asarray(losses.query_of_target[s]) >= 0):
-            query = int(losses.query_of_target[s, b, n])
-            logits = np.abs(
-                np.asarray(sample_masks(masks[b : b + 1, query : query + 1], draws.candidates[s, b, n][None, None]))
-            )
-            last = np.partition(logits.ravel(), number - 1)[number - 1]
-            swaps = (np.abs(logits - last) <= near).sum() // 2
-            slack += swaps * (criterion.mask_weight * (last + 1) + criterion.dice_weight * 4) / criterion.num_points
-    return slack / max(float(targets.valid.sum()), 1.0)
 
 
 def forward(model, params, inputs):
