@@ -103,6 +103,17 @@ def test_consecutive_queries_differ_in_one_slot(config):
     assert changed == [0, 0, 1, 1, 1, 1, 0, 0]
 
 
+def test_training_clips_keep_their_reference_frames(config):
+    masks = np.zeros((1, 5, 20, 30), bool)
+    masks[:, 0, 5:15, 5:20] = True  # only the queried frame counts
+    example = Example("it", FRAMES[:5], (Prompt("video", "the red ring", masks=masks),))
+    task = Task("video", [example], None, 1, make_processor(config, references=4, targets=1))
+    element = task.prepare(example, np.random.default_rng(0))
+    assert element["key_slot"] == 0 and element["reference_slots"].tolist() == [1, 2, 3, 4]
+    count = (element["layout"]["source"] == Source.FINE_GRAINED).sum()
+    assert count == 4 * config.model.object_perceiver.num_queries and element["segments"].any()
+
+
 def test_an_image_and_a_video_of_one_frame_are_their_own_reference(config):
     for references in (0, 4):
         element = make_processor(config, references=references)(Example("it", FRAMES[:1], (REFERRING,)), train=False)

@@ -69,8 +69,8 @@ class InstructSegProcessor:
 
     @property
     def frames(self) -> int:
-        """Frames per element that masks are predicted for."""
-        return 1
+        """Frames per element: the queried one and its reference frames."""
+        return 1 + self.references
 
     def __call__(self, example: Example, *, train: bool, rng: np.random.Generator | None = None, fill: float = 1.0) -> Batch:
         """Returns the arrays of one element.
@@ -89,7 +89,7 @@ class InstructSegProcessor:
         """
         height, width = example.frames.shape[1:3]
         geometry = fit_to_square(height, width, self.image_size, fill)
-        prompts, frames = example.prompts[: self.prompts], example.frames[: 1 + self.references]
+        prompts, frames = example.prompts[: self.prompts], example.frames[: self.frames]
         if rng is not None:
             prompts = tuple(_drop_explanation(prompt, rng) for prompt in prompts)
         with naming_example(example):
