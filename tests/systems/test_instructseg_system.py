@@ -6,9 +6,9 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from instructseg_config import small_config
 from sample_inputs import random_params
 
-from hyperseg_jax import config as configs
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets.frame_sampling import ReferenceFrames
 from hyperseg_jax.errors import UserError
@@ -26,30 +26,6 @@ MASK = np.zeros((1, 1, 20, 30), bool)
 MASK[..., 5:15, 5:20] = True
 REFERRING = Prompt("referring", "the red ring", masks=MASK)
 TOKENIZER = Tokenizer.toy()
-
-
-def small_config(**fields):
-    c = configs.load("instructseg_tiny").unlock()
-    m = c.model
-    m.precision.matmul = "default"
-    m.num_queries = m.mask_decoder.num_queries = 4
-    m.clip_encoder.update(
-        {"image_size": 16, "patch_size": 8, "hidden_size": 16, "mlp_size": 16, "num_layers": 1, "num_heads": 2}
-    )
-    m.mask_encoder.update({"hidden_size": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window": 4, "mlp_ratio": 1.0})
-    m.object_perceiver.update({"num_queries": 2, "num_layers": 1, "num_heads": 2, "head_dim": 8, "mlp_ratio": 1})
-    m.text_fusion.update({"num_layers": 1, "num_heads": 2, "head_dim": 8, "mlp_ratio": 1})
-    m.fusion_size = 16
-    m.llm.update({"hidden_size": 32, "mlp_size": 16, "num_layers": 1, "num_heads": 2})
-    m.pixel_decoder.update(
-        {"conv_dim": 16, "mask_dim": 16, "num_heads": 2, "feedforward_dim": 16, "num_layers": 1, "group_norm_groups": 4}
-    )
-    m.mask_decoder.update({"hidden_size": 16, "mask_dim": 16, "num_heads": 2, "feedforward_dim": 16, "num_layers": 1})
-    c.loss = {"points": "grid", "text_weight": 0.5}
-    c.data.image_size = 32
-    c.init_from, c.init_optional = "", ()
-    c.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
-    return c.lock()
 
 
 @pytest.fixture(scope="module")
