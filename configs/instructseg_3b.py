@@ -97,7 +97,7 @@ def _tasks() -> dict:
             },
             "val": {"folder": f"{root}/reasonseg/val"},
         },
-        "reasoning_video": {
+        "video": {
             "reader": "revos",
             "ratio": 3,
             **videos,

@@ -161,6 +161,6 @@ def test_schedule():
                 chat="conversation",
                 referring_video="refer_video",
                 reasoning="reason_image",
-                reasoning_video="reason_video",
+                video="reason_video",
             )
             assert {names[name]: task.ratio for name, task in tasks.items()} == table["ratio"]

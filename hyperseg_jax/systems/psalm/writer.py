@@ -19,17 +19,18 @@ from hyperseg_jax.systems.psalm.trunk import Trunk
 State = tuple[KeyValues, jax.Array]
 
 
-def make_writer(model: Trunk, config: ml_collections.ConfigDict) -> Writer:
+def make_writer(model: Trunk, config: ml_collections.ConfigDict, *, tokens: str = "image_tokens") -> Writer:
     """Returns the Writer that answers one question about an image.
 
-    Its state: the keys and values of the language model, and the position of the first generated token [B].
+    tokens: name of the part with the image tokens, which may be in the features. The state of the Writer: the keys and values
+    of the language model, and the position of the first generated token [B].
     """
     apply: Any = model.apply
 
     def begin(params: Any, batch: Batch, features: Mapping[str, Any], empty_slots: int) -> tuple[jax.Array, State]:
         if (prompts := batch["valid"].shape[1]) > 1:
             raise UserError(f"{prompts} prompts per image, but text is generated for one; set `prompts` of the task to 1")
-        image_tokens = features.get("image_tokens")
+        image_tokens = features.get(tokens)
         if image_tokens is None:
             image, *_ = jax.tree.leaves(batch["clip_images"])
             image_tokens = apply({"params": params}, normalize_for_llm(image[:, 0]), method="image_tokens")
