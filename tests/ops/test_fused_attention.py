@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
+from hyperseg_jax.ops import fused_attention
 from hyperseg_jax.ops.attention import attend
 from hyperseg_jax.ops.fused_attention import splash_attend
 
@@ -27,7 +29,7 @@ def packed_case(length):
     return causal_mask(prompt, valid)
 
 
-@pytest.mark.parametrize(("length", "heads", "width"), [(300, 2, 80), (256, 1, 64)])
+@pytest.mark.parametrize(("length", "heads", "width"), [(300, 2, 80), (256, 1, 64), (129, 3, 72)])
 def test_outputs_and_gradients_equal_those_of_plain_attention(length, heads, width):
     rng = np.random.default_rng(0)
     query, key, value, cotangent = rng.normal(size=(4, 2, length, heads, width)).astype(np.float32)
@@ -40,6 +42,35 @@ def test_outputs_and_gradients_equal_those_of_plain_attention(length, heads, wid
     expected = run(attend, mask=mask)
     for ours, theirs in zip(run(splash_attend, mask=jnp.asarray(mask), interpret=True), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def primitives(jaxpr):
+    """Returns the names of the primitives of a jaxpr at any depth, but not those inside kernels."""
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        if equation.primitive.name != "pallas_call":
+            for inner in jaxprs_in_params(equation.params):
+                yield from primitives(inner)
+
+
+def test_all_rows_and_heads_are_one_call():
+    """A loop over rows, as jax.vmap makes one, would copy each row."""
+    x, mask = jax.ShapeDtypeStruct((3, 256, 2, 64), jnp.bfloat16), jax.ShapeDtypeStruct((3, 1, 256, 256), bool)
+    total = lambda *inputs: splash_attend(*inputs).astype(jnp.float32).sum()
+    names = list(primitives(jax.make_jaxpr(jax.grad(total, argnums=(0, 1, 2)))(x, x, x, mask).jaxpr))
+    assert names.count("pallas_call") == 3  # outputs, gradients of queries, gradients of keys and values
+    assert not {"scan", "while"} & set(names)
+
+
+def test_many_rows_are_several_calls(monkeypatch):
+    """The tables of all heads and rows of a call have to fit into the scalar memory."""
+    query, key, value = np.random.default_rng(3).normal(size=(3, 3, 256, 2, 64)).astype(np.float32)
+    mask = jnp.asarray(np.concatenate([packed_case(256), packed_case(256)[:1]]))
+    once = splash_attend(query, key, value, mask, interpret=True)
+    monkeypatch.setattr(fused_attention, "TABLE_BYTES", 4 * 2048)  # two rows
+    traced = jax.make_jaxpr(splash_attend)(query, key, value, mask)
+    assert list(primitives(traced.jaxpr)).count("pallas_call") == 2
+    np.testing.assert_array_equal(splash_attend(query, key, value, mask, interpret=True), once)
 
 
 def test_the_mask_is_used():
