@@ -46,7 +46,7 @@ def fused_attend(
     """
     fits = query.shape[1] >= MIN_LENGTH and query.shape[-1] >= MIN_HEAD_DIM and query.dtype in (jnp.bfloat16, jnp.float16)
     platform = axes.platform() if fits and _use_kernels.get() else ""
-    if platform == "tpu":
+    if platform == "tpu" and query.dtype == jnp.bfloat16:
         heads = ("batch", None, "act_heads", None)
         kernel = functools.partial(splash_attend, residual_name=SAVED)
         return axes.map_shards(kernel, heads, heads, heads, ("batch", None, None, None), out=heads)(query, key, value, mask)
