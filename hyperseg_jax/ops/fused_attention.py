@@ -110,8 +110,17 @@ def cudnn_attend(
     value: Float[DeviceArray, "B L heads D"],
     mask: Bool[DeviceArray, "B 1 L L"],
 ) -> Float[jax.Array, "B L heads D"]:
-    """Attends by cuDNN's kernel, for arrays of 16 bits. mask: True = may attend."""
-    return jax.nn.dot_product_attention(query, key, value, mask=_add_own_position(mask), implementation="cudnn")
+    """Attends by cuDNN's kernel, for arrays of 16 bits and sizes for which `fits_cudnn` is True. mask: True = may attend."""
+    length = query.shape[1]
+    extra = length % 2  # the backward pass needs an even length; inside jax.checkpoint, JAX checks this after the call
+    mask = _add_own_position(jnp.pad(mask, ((0, 0), (0, 0), (0, extra), (0, extra))))
+    query, key, value = (jnp.pad(x, ((0, 0), (0, extra), (0, 0), (0, 0))) for x in (query, key, value))
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")[:, :length]
+
+
+def fits_cudnn(head_dim: int) -> bool:
+    """Returns whether cuDNN's kernel supports this head size on all GPUs that have the kernel."""
+    return head_dim <= 128 and head_dim % 8 == 0
 
 
 def _add_own_position(mask: Bool[DeviceArray, "B 1 L L"]) -> Bool[jax.Array, "B 1 L L"]:

@@ -8,7 +8,7 @@ from jax.extend.core import jaxprs_in_params
 
 from hyperseg_jax.ops import fused_attention
 from hyperseg_jax.ops.attention import attend
-from hyperseg_jax.ops.fused_attention import splash_attend
+from hyperseg_jax.ops.fused_attention import cudnn_attend, splash_attend
 
 
 def causal_mask(prompt, valid):
@@ -108,3 +108,43 @@ def test_bfloat16_differs_by_rounding():
     fused = splash_attend(query, key, value, mask, interpret=True)
     assert fused.dtype == jnp.bfloat16
     assert error(fused) <= 1.5 * error(attend(query, key, value, mask=mask))
+
+
+def test_gradients_in_bfloat16_differ_by_rounding():
+    inputs = [jnp.asarray(x, jnp.bfloat16) for x in np.random.default_rng(4).normal(size=(4, 2, 300, 2, 80))]
+    mask = jnp.asarray(packed_case(300))
+
+    def gradients(function, *inputs, **options):
+        *inputs, cotangent = inputs
+        return jax.vjp(lambda *inputs: function(*inputs, mask=mask, **options), *inputs)[1](cotangent)
+
+    exact = gradients(attend, *(x.astype(jnp.float32) for x in inputs))
+    errors = lambda results: [
+        float(jnp.sqrt(jnp.square(result.astype(jnp.float32) - right).mean()))
+        for result, right in zip(results, exact, strict=True)
+    ]
+    ours, plain = gradients(splash_attend, *inputs, interpret=True), gradients(attend, *inputs)
+    assert {result.dtype for result in ours} == {jnp.dtype(jnp.bfloat16)}
+    for error, other, right in zip(errors(ours), errors(plain), exact, strict=True):
+        assert error <= min(1.25 * other, 0.01 * float(jnp.sqrt(jnp.square(right).mean())))
+
+
+@pytest.mark.parametrize("length", [256, 301])
+def test_cudnn_gets_the_same_mask(length, monkeypatch):
+    """JAX's other implementation of the same function, with the arguments of cuDNN's."""
+    real = jax.nn.dot_product_attention
+    monkeypatch.setattr(
+        jax.nn,
+        "dot_product_attention",
+        lambda *inputs, implementation, **options: real(*inputs, implementation="xla", **options),
+    )
+    query, key, value, cotangent = np.random.default_rng(5).normal(size=(4, 2, length, 2, 64)).astype(np.float32)
+    mask = jnp.asarray(packed_case(length))
+
+    def run(function):
+        result, pull = jax.vjp(lambda *inputs: function(*inputs, mask=mask), query, key, value)
+        return result, *pull(jnp.asarray(cotangent))
+
+    with jax.default_matmul_precision("highest"):
+        for ours, theirs in zip(run(cudnn_attend), run(attend), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
