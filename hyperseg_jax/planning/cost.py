@@ -14,10 +14,13 @@ import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.planning.program import Instruction, Program
+from hyperseg_jax.untrusted.printing import escaped
 
 CLOCKS = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
-"""Cycles per second at which the estimate of a large matrix product is the published peak; v6e is uncertain."""
+"""Cycles per second at which the estimate of a large matrix product is the published peak; v6e is uncertain, and that of tpu7x
+is not published."""
 
 CYCLES_PER_GATHERED_ROW, CYCLES_PER_SCATTERED_ROW = 1.7, 10.8
 """Of rows up to 128 lanes from a table in the chip's memory, counted in the compiler's static schedules for v5e."""
@@ -73,6 +76,13 @@ class Cost:
     def scaled(self, runs: float) -> Cost:
         """Returns the cost of this number of executions."""
         return Cost(*(runs * value for value in dataclasses.astuple(self)))
+
+
+def clock(generation: str) -> float:
+    """Returns the cycles per second of a TPU generation. Raises UserError if they are unknown."""
+    if generation not in CLOCKS:
+        raise UserError(f"--topology {escaped(generation)}: its clock is unknown; use one of {', '.join(CLOCKS)}")
+    return CLOCKS[generation]
 
 
 def sum_costs(program: Program) -> Cost:

@@ -4,6 +4,7 @@ import pathlib
 
 import pytest
 
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.planning import cost, program
 
 MODULE = (pathlib.Path(__file__).parent / "example.hlo").read_text()
@@ -37,6 +38,12 @@ def test_bytes_are_those_that_are_read_and_written(costs):
 
 def test_rows_of_gathers(costs):
     assert costs.gathered_rows == 300 and costs.scattered_rows == 0
+
+
+def test_an_unknown_clock_is_named():
+    assert cost.clock("v5e") == 1.5e9
+    with pytest.raises(UserError, match="--topology tpu7x: its clock is unknown; use one of v4, v5e"):
+        cost.clock("tpu7x")
 
 
 @pytest.mark.parametrize(
