@@ -1,7 +1,8 @@
 """Tables with a row or column for each token: the embeddings, and the kernel of a language head.
 
-They are the largest parameters, and may be sharded. A training step reads a copy in the compute dtype, gathered once; gradients
-are summed in float32 and belong to the stored table. A few tokens, as in generation, are looked up in the sharded table.
+They are the largest parameters, and may be sharded. Training reads a copy in the compute dtype, gathered once for each
+micro-batch, or once a step if XLA moves it out of the loop. Gradients are summed in float32 and belong to the stored table. A
+few tokens, as in generation, are looked up in the sharded table.
 """
 
 from __future__ import annotations
