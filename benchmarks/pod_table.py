@@ -1,12 +1,14 @@
 """Writes the table of compiled train steps in docs/pods.md.
 
 Each row is a task of a recipe, compiled ahead of time for a TPU slice. Compiled rows are kept in pod_table.json with the commit
-they were compiled at; only missing ones are compiled, one at a time, which takes 10 to 45 minutes and up to 15 GB each. The
-compiler refuses a step that does not fit into memory.
+they were compiled at; only rows that are missing or lack a figure are compiled, one at a time, which takes 10 to 45 minutes and
+up to 15 GB each. The compiler refuses a step that does not fit into memory. Nothing is compiled while files of the checkout
+differ from the commit, except for the two that this script writes.
 
     pip install -e '.[tpu]'
     python benchmarks/pod_table.py                      # compiles the missing rows
-    python benchmarks/pod_table.py --again panoptic     # also those whose name contains this text
+    python benchmarks/pod_table.py --only panoptic      # of these, the rows whose name contains this text
+    python benchmarks/pod_table.py --again panoptic     # compiles the rows whose name contains this text once more
     python benchmarks/pod_table.py --only-write         # writes the table from the compiled rows
 """
 
@@ -30,6 +32,7 @@ COLUMNS = (
     *("recipe", "task", "preset", "examples per chip", "peak GB", "upper bound GB", "GB read and written", "collectives"),
     *("compile CPU min", "commit"),
 )
+SIZES = ("peak_gb", "bound_gb", "moved_gb", "collectives")
 LORA_TASKS = ("referring", "panoptic", "region", "reasoning", "video", "chat")
 ROWS = [
     *(("hyperseg_3b_lora:v5e-16", "v5e:4x4", task) for task in LORA_TASKS),
@@ -68,6 +71,33 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def is_complete(row: dict[str, Any]) -> bool:
+    """Returns whether a compiled row has all figures of the table."""
+    figures = ("preset", "examples", "compile_seconds", "commit", *(() if row.get("problem") else SIZES))
+    return all(name in row for name in figures)
+
+
+def clean_commit() -> str:
+    """Returns the commit of the checkout. Exits if other files than those written here differ from it, or if the package
+    is imported from elsewhere."""
+    import hyperseg_jax
+
+    if not pathlib.Path(hyperseg_jax.__file__).is_relative_to(ROOT):
+        raise SystemExit(f"{hyperseg_jax.__file__} is not the package of this checkout; install it with pip install -e .")
+    git = lambda *arguments: subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    own = (f":(exclude){path.relative_to(ROOT).as_posix()}" for path in (COMPILED, PAGE))
+    if changed := git("status", "--porcelain", "--", ".", *own).splitlines():
+        raise SystemExit(f"{changed[0][3:]} differs from the commit that a row would name; commit or remove it")
+    return git("rev-parse", "--short", "HEAD").strip()
+
+
+def rows_to_compile(rows: dict[str, dict[str, Any]], only: str, again: str) -> list[tuple[str, str, str]]:
+    """Returns the rows of ROWS to compile. rows: those that were compiled. only, again: see the options."""
+    names = {row_name(*row): row for row in ROWS}
+    missing = [name for name in names if name not in rows or not is_complete(rows[name]) or (again and again in name)]
+    return [names[name] for name in missing if only in name]
+
+
 def row_name(config_name: str, topology: str, task: str) -> str:
     return f"{config_name} {topology} {task}"
 
@@ -84,19 +114,17 @@ def write_page(rows: dict[str, dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="compile only rows whose name contains this text")
     parser.add_argument("--again", default="", help="compile rows again whose name contains this text")
     parser.add_argument("--only-write", action="store_true", help="compile nothing")
     parsed = parser.parse_args()
     rows: dict[str, dict[str, Any]] = json.loads(COMPILED.read_text()) if COMPILED.exists() else {}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for row in () if parsed.only_write else ROWS:
-        name = row_name(*row)
-        if name in rows and not (parsed.again and parsed.again in name):
-            continue
+    for row in () if parsed.only_write else rows_to_compile(rows, parsed.only, parsed.again):
+        name, commit = row_name(*row), clean_commit()
         print(f"compiling {name}", flush=True)
         # A process for each row, so that its memory is freed.
         with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
-            rows[name] = executor.submit(compile_row, *row).result() | {"commit": commit.stdout.strip()}
+            rows[name] = executor.submit(compile_row, *row).result() | {"commit": commit}
         print(json.dumps(rows[name]), flush=True)
         COMPILED.write_text(json.dumps(rows, indent=1) + "\n")
     write_page(rows)

@@ -70,28 +70,50 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    spec = list(to_mesh_axes(names))
-    for k, (name, axis) in enumerate(zip(names, spec, strict=True)):
-        parts = num_shards(axis, mesh)
-        if x.shape[k] % parts:
-            if name == "batch":
-                raise ValueError(f"a batch of {x.shape[k]} rows cannot be split over {parts} devices ({axis}); give a multiple")
-            warnings.warn(f"{name} of {x.shape[k]} is not divisible by {parts} ({axis}) and is not sharded", stacklevel=2)
-            spec[k] = None
-    return jax.lax.with_sharding_constraint(x, P(*spec))
+    return jax.lax.with_sharding_constraint(x, _spec(names, _indivisible_names(x.shape, names, mesh)))
 
 
 def map_shards(function: Callable[..., Any], *names: tuple[str | None, ...], out: tuple[str | None, ...]) -> Callable[..., Any]:
     """Wraps a function in jax.shard_map, so that each device runs it on its own shard of the arguments, without communication
     and with its own number of loop iterations. Without a mesh, returns the function unchanged.
 
-    names: the logical axes of each argument. out: the logical axes of the result.
+    names: the logical axes of each argument. out: the logical axes of the result. An axis that is not divisible by its mesh
+    axes in some argument is not sharded, as in `constrain`.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return function
-    specs = tuple(map(to_mesh_axes, names))
-    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=to_mesh_axes(out), check_vma=False)
+
+    def mapped(*arguments: Any) -> Any:
+        unsharded = set[str]()
+        for argument, each in zip(arguments, names, strict=True):
+            for leaf in jax.tree.leaves(argument):
+                unsharded |= _indivisible_names(leaf.shape, each, mesh)
+        specs = tuple(_spec(each, unsharded) for each in names)
+        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=_spec(out, unsharded), check_vma=False)(*arguments)
+
+    return mapped
+
+
+def _indivisible_names(shape: Sequence[int], names: Sequence[str | None], mesh: Any) -> set[str]:
+    """Returns the names whose dimension its mesh axes do not divide, with a warning. Raises ValueError if one is the batch.
+
+    names: of the first dimensions."""
+    result = set[str]()
+    for size, name, axis in zip(shape, names, to_mesh_axes(names), strict=False):
+        parts = num_shards(axis, mesh)
+        if name is None or size % parts == 0:
+            continue
+        if name == "batch":
+            raise ValueError(f"a batch of {size} rows cannot be split over {parts} devices ({axis}); give a multiple")
+        warnings.warn(f"{name} of {size} is not divisible by {parts} ({axis}) and is not sharded", stacklevel=3)
+        result.add(name)
+    return result
+
+
+def _spec(names: Sequence[str | None], unsharded: set[str]) -> P:
+    """Returns the PartitionSpec of these logical axes, without those in `unsharded`."""
+    return P(*(None if name in unsharded else axis for name, axis in zip(names, to_mesh_axes(names), strict=True)))
 
 
 def is_sharded(name: str) -> bool:

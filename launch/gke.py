@@ -35,7 +35,7 @@ def job_set(parsed: argparse.Namespace) -> dict[str, Any]:
         volumes.append({"name": f"bucket-{k}", "csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}})
     pod: dict[str, Any] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 300}
     # GKE recommends the network of the hosts for traffic between slices. Workload Identity does not work there: the process
-    # has the service account of the node pool, which node_pool_commands sets.
+    # has the service account of the node pool, which node_pool_command sets.
     if parsed.slices > 1:
         pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     if parsed.service_account:
@@ -86,15 +86,23 @@ def escape_dollars(text: str) -> str:
     return re.sub(r"\$(?=[$(])", "$$", text)
 
 
-def node_pool_commands(parsed: argparse.Namespace) -> list[list[str]]:
-    """Returns the commands that create a node pool for one slice. Ironwood has the topology in a workload policy."""
+def policy_command(parsed: argparse.Namespace) -> list[str]:
+    """Returns the command that creates the workload policy of all node pools; [] if they need none. Ironwood slices of several
+    hosts have their topology in it."""
     piece = slices.find_slice(parsed.type, gke=True)
-    commands, topology = [], [f"--tpu-topology={piece.topology}"]
-    if not piece.accelerator:
-        policy = ["gcloud", "compute", "resource-policies", "create", "workload-policy", piece.name]
-        policy += ["--type=HIGH_THROUGHPUT", f"--accelerator-topology={piece.topology}", "--region=REGION"]
-        commands, topology = ([policy], [f"--placement-policy={piece.name}"]) if piece.hosts > 1 else ([], [])
-    pool = [
+    if piece.accelerator or piece.hosts == 1:
+        return []
+    policy = ["gcloud", "compute", "resource-policies", "create", "workload-policy", piece.name]
+    return [*policy, "--type=HIGH_THROUGHPUT", f"--accelerator-topology={piece.topology}", "--region=REGION"]
+
+
+def node_pool_command(parsed: argparse.Namespace) -> list[str]:
+    """Returns the command that creates a node pool for one slice."""
+    piece = slices.find_slice(parsed.type, gke=True)
+    topology = [f"--tpu-topology={piece.topology}"] if piece.accelerator else []
+    if policy_command(parsed):
+        topology = [f"--placement-policy={piece.name}"]
+    return [
         "gcloud",
         "container",
         "node-pools",
@@ -111,7 +119,6 @@ def node_pool_commands(parsed: argparse.Namespace) -> list[list[str]]:
         "--workload-metadata=GKE_METADATA",
         *(["--spot"] if parsed.spot else []),
     ]
-    return [*commands, pool]
 
 
 def end_state(kubectl: Sequence[str], name: str) -> str:
@@ -154,7 +161,9 @@ def run(arguments: Sequence[str]) -> int:
     kubectl = ["kubectl", f"--namespace={parsed.namespace}"]
     apply, delete = [*kubectl, "apply", "--filename=-"], [*kubectl, "delete", "jobset", parsed.name]
     if parsed.dry_run:
-        print(f"# a node pool for each slice: {' && '.join(map(shlex.join, node_pool_commands(parsed)))}")
+        if policy := policy_command(parsed):
+            print(f"# once: {shlex.join(policy)}")
+        print(f"# a node pool for each slice: {shlex.join(node_pool_command(parsed))}")
         print(text, end="")
         common.print_command(apply)
         return 0

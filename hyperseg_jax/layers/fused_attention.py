@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from hyperseg_jax import axes
 from hyperseg_jax.layers.remat import SAVED
 from hyperseg_jax.ops.attention import attend
-from hyperseg_jax.ops.fused_attention import cudnn_attend, splash_attend
+from hyperseg_jax.ops.fused_attention import cudnn_attend, fits_cudnn, splash_attend
 from hyperseg_jax.structs import DeviceArray
 
 MIN_LENGTH, MIN_HEAD_DIM = 512, 64
@@ -46,13 +46,18 @@ def fused_attend(
     """
     fits = query.shape[1] >= MIN_LENGTH and query.shape[-1] >= MIN_HEAD_DIM and query.dtype in (jnp.bfloat16, jnp.float16)
     platform = axes.platform() if fits and _use_kernels.get() else ""
-    if platform == "tpu":
-        heads = ("batch", None, "act_heads", None)
-        kernel = functools.partial(splash_attend, residual_name=SAVED)
-        return axes.map_shards(kernel, heads, heads, heads, ("batch", None, None, None), out=heads)(query, key, value, mask)
-    if platform in ("gpu", "cuda"):
+    if platform == "tpu" and query.dtype == jnp.bfloat16:
+        return _on_shards(functools.partial(splash_attend, residual_name=SAVED), query, key, value, mask)
+    if platform in ("gpu", "cuda") and fits_cudnn(query.shape[-1]):
         try:
-            return cudnn_attend(query, key, value, mask)
-        except (RuntimeError, NotImplementedError):  # JAX finds no cuDNN, or one without support for these devices or shapes
+            return _on_shards(cudnn_attend, query, key, value, mask)
+        except (RuntimeError, NotImplementedError):  # JAX finds no cuDNN, or one without support for these devices
             pass
     return attend(query, key, value, mask=mask, precision=precision)
+
+
+def _on_shards(kernel: Callable[..., jax.Array], *inputs: jax.Array) -> jax.Array:
+    """Runs a kernel on each device, for its rows and heads."""
+    heads = ("batch", None, "act_heads", None)
+    result: jax.Array = axes.map_shards(kernel, heads, heads, heads, ("batch", None, None, None), out=heads)(*inputs)
+    return result

@@ -1,7 +1,8 @@
 """Tables with a row or column for each token: the embeddings, and the kernel of a language head.
 
-They are the largest parameters. If they are trained, they are stored in float32 and may be sharded. A step then reads a copy
-in the compute dtype, gathered once; gradients are summed in float32 and belong to the stored table.
+They are the largest parameters, and may be sharded. Training reads a copy in the compute dtype, gathered once for each
+micro-batch, or once a step if XLA moves it out of the loop. Gradients are summed in float32 and belong to the stored table. A
+few tokens, as in generation, are looked up in the sharded table.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ class Embedding(nn.Module):
     def __call__(self, ids: Int[DeviceArray, "*B"]) -> Float[jax.Array, "*B {self.features}"]:
         init = axes.named(nn.initializers.normal(self.std), "vocab", "embed")
         table = self.param("embedding", init, (self.rows, self.features), self.precision.params)
-        if axes.is_sharded("vocab"):
+        # A lookup in a sharded table sums what all devices found, so each row that is read travels twice.
+        if axes.is_sharded("vocab") and 2 * ids.size >= self.rows:
             return take_rows(gather_table(table, self.precision), ids)
         return self.precision.cast(jnp.take(table, ids, axis=0, mode="clip"))

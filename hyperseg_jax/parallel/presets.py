@@ -46,7 +46,7 @@ SPACE = (("height", ("space",)), ("tokens", ("space",)))
 PRESETS = {
     "single": Preset({"data": 1}),
     "data": Preset({"data": -1}, BATCH),
-    # LoRA: the frozen base model is replicated; token tables, if trained, are sharded together with their moments.
+    # LoRA: the base model is replicated, except for the token tables, frozen or trained, which are sharded with their moments.
     "lora": Preset({"data": -1}, (*BATCH, ("vocab", ("data",)))),
     "fsdp": Preset({"fsdp": -1}, (*BATCH, *WEIGHTS)),
     "data_fsdp": Preset({"data": -1, "fsdp": 2}, (*BATCH, *WEIGHTS)),

@@ -14,10 +14,13 @@ import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.planning.program import Instruction, Program
+from hyperseg_jax.untrusted.printing import escaped
 
 CLOCKS = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
-"""Cycles per second at which the estimate of a large matrix product is the published peak; v6e is uncertain."""
+"""Cycles per second at which the estimate of a large matrix product is the published peak; v6e is uncertain, and that of tpu7x
+is not published."""
 
 CYCLES_PER_GATHERED_ROW, CYCLES_PER_SCATTERED_ROW = 1.7, 10.8
 """Of rows up to 128 lanes from a table in the chip's memory, counted in the compiler's static schedules for v5e."""
@@ -39,6 +42,10 @@ _FREE = {
 """Operations that move no data."""
 _MOVES = {"copy-start", "slice-start", "copy-done", "slice-done", "async-start", "async-done", "async-update"}
 """Transfers between HBM and the chip's memory; what reads or writes the array counts its bytes."""
+_MOVES_NOTHING = {"AllocateBuffer", "ConcatBitcast"}
+"""Custom calls that only name memory."""
+_KERNEL = "tpu_custom_call"
+"""The target of custom calls of Pallas kernels."""
 _CONTROL = {"while", "conditional", "call"}
 _MATRIX = {"convolution", "dot"}
 _PARTS = {"dynamic-slice", "gather", "slice"}
@@ -51,7 +58,8 @@ class Cost:
 
     cycles: of all instructions that have an estimate. matmul_cycles: of those with a matrix product. bytes: read and written by
     all instructions, in HBM with padding to tiles; arrays that are kept in the chip's memory are not counted. gathered_rows,
-    scattered_rows: rows (slices) of all gathers and scatters. sorts, kernels: number of executed sorts and custom calls.
+    scattered_rows: rows (slices) of all gathers and scatters. sorts, kernels: number of executed sorts and
+    Pallas kernels.
     """
 
     cycles: float = 0.0
@@ -70,10 +78,34 @@ class Cost:
         return Cost(*(runs * value for value in dataclasses.astuple(self)))
 
 
+def clock(generation: str) -> float:
+    """Returns the cycles per second of a TPU generation. Raises UserError if they are unknown."""
+    if generation not in CLOCKS:
+        raise UserError(f"--topology {escaped(generation)}: its clock is unknown; use one of {', '.join(CLOCKS)}")
+    return CLOCKS[generation]
+
+
 def sum_costs(program: Program) -> Cost:
-    """Sums the estimates of a compiled program. A loop whose number of iterations depends on the data counts once."""
-    executed = _executed(program, program.entry, 1.0)
-    return sum((_cost(program, instruction, body).scaled(runs) for instruction, body, runs in executed), Cost())
+    """Sums the estimates of a compiled program. A loop whose number of iterations depends on the data counts once, and of the
+    branches of a conditional only the one with the most cycles."""
+    return _sum_costs(program, program.entry)
+
+
+def _sum_costs(program: Program, name: str) -> Cost:
+    """Sums the estimates of a computation and of those that it runs as loops, branches and calls."""
+    body = {i.name: i for i in program.computations[name]}
+    total = Cost()
+    for instruction in body.values():
+        if instruction.operation in _CONTROL:
+            called = [_sum_costs(program, other) for other in instruction.calls]
+            if instruction.operation == "conditional":
+                total += max(called, key=lambda cost: (cost.cycles, cost.bytes))
+            else:
+                runs = iterations(program, instruction) if instruction.operation == "while" else 1
+                total += sum(called, Cost()).scaled(runs)
+        elif instruction.operation not in _FREE | _MOVES and instruction.target not in _MOVES_NOTHING:
+            total += _cost(program, instruction, body)
+    return total
 
 
 def _cost(program: Program, instruction: Instruction, body: Mapping[str, Instruction]) -> Cost:
@@ -88,7 +120,7 @@ def _cost(program: Program, instruction: Instruction, body: Mapping[str, Instruc
         sum(_elements(i.shape) / math.prod(i.window) for i, _ in every if i.operation == "gather"),
         sum(_scattered_rows(i, around) for i, around in every if i.operation == "scatter"),
         operations["sort"],
-        instruction.operation == "custom-call",
+        instruction.target == _KERNEL,
     )
 
 
@@ -104,19 +136,6 @@ def _elements(shape: str) -> float:
 def _sizes(shape: str) -> list[int]:
     """Returns the sizes of the first array of a shape."""
     return [int(size) for size in _ARRAY.findall(shape)[0][1].split(",") if size]
-
-
-def _executed(program: Program, name: str, runs: float) -> Iterable[tuple[Instruction, Mapping[str, Instruction], float]]:
-    """Yields the instructions of a computation and of those that it runs as loops, branches and calls, each with the
-    instructions of its computation by name and its number of executions."""
-    body = {i.name: i for i in program.computations[name]}
-    for instruction in body.values():
-        if instruction.operation in _CONTROL:
-            times = runs * (iterations(program, instruction) if instruction.operation == "while" else 1)
-            for called in instruction.calls:
-                yield from _executed(program, called, times)
-        elif instruction.operation not in _FREE | _MOVES:
-            yield instruction, body, runs
 
 
 def iterations(program: Program, loop: Instruction) -> int:

@@ -13,7 +13,8 @@ from hyperseg_jax.parallel.presets import GENERATIONS
 from hyperseg_jax.untrusted.printing import escaped
 
 MEMORY = {"v4": 31.5e9, "v5e": 16.9e9, "v5p": 102e9, "v6e": 33.8e9, "tpu7x": 101.7e9}
-"""Usable memory of a device in bytes: 63/64 of the memory that Google's pages on each generation name."""
+"""Usable memory of a device in bytes: 63/64 of the memory that Google's pages name for v4, v5e and v6e; all 95 GiB of the page
+for v5p; 94.75 of the 96 GiB of half a chip for tpu7x."""
 SIDES = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
 """Number of dimensions of a slice."""
 DEVICES_PER_CHIP = {"tpu7x": 2}

@@ -20,7 +20,7 @@ _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
 _NAME = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = ")
 _OPERATION = re.compile(r"[\])}] ([a-z][a-z0-9\-]*)\(")
 _CALLED = re.compile(
-    r"(?:calls|to_apply|body|condition|branch_computations|called_computations|async_execution_thread)="
+    r"(?:calls|to_apply|body|condition|branch_computations|true_computation|false_computation|called_computations|async_execution_thread)="
     r"(\{[^}]*\}|%?[\w.\-]+)"
 )
 _CHANNEL = re.compile(r"channel_id=(\d+)")
@@ -30,6 +30,7 @@ _SLICE = re.compile(r"slice_sizes=\{([\d,]*)\}")
 _WINDOW = re.compile(r"update_window_dims=\{([\d,]*)\}")
 _ALIAS = re.compile(r"\{(\d+)\}: \((\d+), \{\}")
 _NOTHING = re.compile(r"(?!)")
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _LITERAL = re.compile(r"^\((-?\d+)\)")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
@@ -43,7 +44,7 @@ class Instruction:
     computations that it runs. channel: channel id of a collective; an asynchronous collective appears several times with the
     same channel. cycles: the estimate of the TPU compiler for one execution; None if there is none. value: of an integer
     constant, or the number of a parameter. window: sizes of the slices of a gather, or dimensions of the rows of a scatter.
-    aliases: (index of a result, number of the operand that is the same buffer).
+    aliases: (index of a result, number of the operand that is the same buffer). target: what a custom call calls.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Instruction:
     value: int | None = None
     window: tuple[int, ...] = ()
     aliases: tuple[tuple[int, int], ...] = ()
+    target: str = ""
     is_root: bool = False
 
     @property
@@ -128,7 +130,9 @@ def _parse_instruction(name: str, rest: str, is_root: bool) -> Instruction:
         raise ValueError(f"no HLO operation found in %{name} = {rest[:200]}")
     arguments = rest[operation.end() - 1 :]
     called = [part.strip().lstrip("%") for names in _CALLED.findall(rest) for part in names.strip("{}").split(",")]
-    op_name, channel, cycles, literal = (p.search(arguments) for p in (_OP_NAME, _CHANNEL, _CYCLES, _LITERAL))
+    op_name, channel, cycles, literal, target = (
+        pattern.search(arguments) for pattern in (_OP_NAME, _CHANNEL, _CYCLES, _LITERAL, _TARGET)
+    )
     window = {"gather": _SLICE, "scatter": _WINDOW}.get(operation[1], _NOTHING).search(arguments)
     return Instruction(
         name,
@@ -142,6 +146,7 @@ def _parse_instruction(name: str, rest: str, is_root: bool) -> Instruction:
         value=int(literal[1]) if literal and operation[1] in ("constant", "parameter") else None,
         window=tuple(int(size) for size in window[1].split(",") if size) if window else (),
         aliases=tuple((int(result), int(operand)) for result, operand in _ALIAS.findall(arguments)),
+        target=target[1] if target else "",
         is_root=is_root,
     )
 

@@ -13,6 +13,8 @@ FREE_DATA_FIELDS = ("root", "workers", "tokenizer", "buckets", "length_buckets",
 FREE_TASK_FIELDS = ("val",)
 NOT_COMPARED = ("param_groups", "accumulate")
 """Fields of `optimizer` that are fixed, and the number of micro-batches, which only changes memory and random draws."""
+FREE_MODEL_FIELD = "remat"
+"""Field of the parts of a model that only changes memory and time."""
 FLAG = "--accept-changes"
 
 
@@ -39,7 +41,7 @@ def _block(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _state_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     optimizer, train = _block(config, "optimizer"), _block(config, "train")
-    return flatten(
+    fields = flatten(
         {
             **{name: config.get(name) for name in ("system", "model")},
             "optimizer": {"param_groups": optimizer.get("param_groups")},
@@ -50,6 +52,7 @@ def _state_fields(config: Mapping[str, Any]) -> dict[str, Any]:
             },
         }
     )
+    return {path: value for path, value in fields.items() if path.rpartition("/")[2] != FREE_MODEL_FIELD}
 
 
 def _run_fields(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -138,6 +138,16 @@ def test_the_node_pool_fits_the_slice(scripts, split_commands):
     assert {"--machine-type=ct5p-hightpu-4t", "--tpu-topology=4x4x4", "--num-nodes=16", "--spot"} <= set(command)
 
 
+def test_slices_of_ironwood_share_a_policy(scripts, split_commands):
+    """Creating it again for the second slice would fail."""
+    arguments = [*CASES["gke_v5e-16"], "--type=tpu7x-32", "--slices=2", "--dry-run"]
+    once, pool, *_ = scripts.run("gke", *RUN, *arguments).stdout.splitlines()
+    (policy,) = split_commands(once.removeprefix("# once: "))
+    assert policy[:5] == ["gcloud", "compute", "resource-policies", "create", "workload-policy"]
+    (command,) = split_commands(pool.removeprefix("# a node pool for each slice: "))
+    assert f"--placement-policy={policy[5]}" in command and not any("tpu-topology" in option for option in command)
+
+
 def start(scripts, answers, *arguments):
     scripts.program("kubectl", KUBECTL)
     (scripts.folder / "answers").write_text("\n".join(answers))

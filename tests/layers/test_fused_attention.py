@@ -70,10 +70,12 @@ def test_the_model_uses_the_kernel_on_every_shard(tpu, monkeypatch):
     assert difference <= 0.02 * np.abs(np.asarray(expected[1])).max()
 
 
-def test_small_shapes_and_float32_use_plain_attention(tpu):
+def test_small_shapes_and_other_dtypes_use_plain_attention(tpu):
+    """The kernel does not compile for float16."""
     inputs = lambda length, width, dtype: [jnp.ones((1, length, 1, width), dtype)] * 3
     attend = functools.partial(fused_attention.fused_attend, precision="highest")
-    for length, width, dtype in ((64, 64, jnp.bfloat16), (256, 32, jnp.bfloat16), (256, 64, jnp.float32)):
+    half = jnp.bfloat16
+    for length, width, dtype in ((64, 64, half), (256, 32, half), (256, 64, jnp.float32), (256, 64, jnp.float16)):
         attend(*inputs(length, width, dtype), mask=jnp.ones((1, 1, length, length), bool))
     assert not tpu
 
@@ -102,7 +104,63 @@ def test_a_gpu_without_cudnn_uses_plain_attention(monkeypatch):
     np.testing.assert_array_equal(result, inputs[0])
 
 
+@pytest.fixture
+def gpu(monkeypatch):
+    """JAX's cuDNN attention is traced as on a GPU of an old generation; it cannot run."""
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: False)
+    monkeypatch.setattr(axes, "platform", lambda: "gpu")
+
+
+def trace_gradient(attend, batch, length, width, heads=2):
+    """Traces the gradient of a function of queries, keys, values and mask. Returns the program for a GPU."""
+    x = jax.ShapeDtypeStruct((batch, length, heads, width), jnp.bfloat16)
+    mask = jax.ShapeDtypeStruct((batch, 1, length, length), jnp.bool_)
+    total = lambda *inputs: attend(*inputs).astype(jnp.float32).sum()
+    return jax.jit(jax.grad(total, argnums=(0, 1, 2))).trace(x, x, x, mask).lower(lowering_platforms=("cuda",)).as_text()
+
+
+PLAIN = lambda query, key, value, mask: fused_attention.fused_attend(query, key, value, mask=mask, precision="default")
+CHECKPOINT = jax.checkpoint(PLAIN)
+
+
+def scanned(query, key, value, mask):
+    layer = jax.checkpoint(lambda x, _: (PLAIN(x, key, value, mask), None), prevent_cse=False)
+    return jax.lax.scan(layer, query, None, length=2)[0]
+
+
+@pytest.mark.parametrize("attend", [PLAIN, CHECKPOINT, scanned], ids=["plain", "checkpoint", "scan"])
+@pytest.mark.parametrize(("length", "width", "fits"), [(512, 80, True), (513, 80, True), (512, 160, False), (512, 68, False)])
+def test_a_gpu_uses_cudnn_where_it_fits(gpu, attend, length, width, fits):
+    """JAX checks the sizes when it traces the backward pass, too late to choose another attention."""
+    assert ("__cudnn" in trace_gradient(attend, 1, length, width)) == fits
+
+
+def test_a_gpu_uses_cudnn_on_every_shard(gpu):
+    with placement.use(placement.make("fsdp_tensor", {"fsdp": 2, "tensor": 2}, devices=jax.devices()[:4])):
+        program = trace_gradient(CHECKPOINT, 2, 513, 80)
+    calls = [line for line in program.splitlines() if "__cudnn" in line]
+    assert len(calls) >= 2 and all("tensor<1x1x514x80xbf16>" in line for line in calls)
+
+
+def test_heads_that_are_not_divisible_are_not_sharded(tpu):
+    query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 256, 2, 64), jnp.bfloat16)
+    mask = jnp.tril(jnp.ones((2, 1, 256, 256), bool))
+    expected = PLAIN(query, key, value, mask)
+    with placement.use(placement.make("fsdp_tensor", {"fsdp": 2, "tensor": 4}, devices=jax.devices()[:8])):
+        with pytest.warns(UserWarning, match=r"act_heads of 2 is not divisible by 4 \(tensor\) and is not sharded"):
+            result = jax.jit(PLAIN)(query, key, value, mask)
+        with pytest.raises(ValueError, match="a batch of 1 rows cannot be split over 2 devices"):
+            PLAIN(query[:1], key[:1], value[:1], mask[:1])
+    np.testing.assert_array_equal(result, expected)
+
+
 def test_the_platform_is_that_of_the_mesh():
     assert axes.platform() == "cpu"
     with placement.use(placement.make("data", devices=jax.devices()[:2])):
         assert axes.platform() == "cpu"
+    described = jax.sharding.AbstractDevice("TPU v5 lite", 1, "tpu")
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((4,), ("data",), abstract_device=described)):
+        assert axes.platform() == "tpu"

@@ -10,7 +10,10 @@ from jax.sharding import NamedSharding
 from hyperseg_jax import axes
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.layers.token_tables import Embedding, gather_table, multiply_table, take_rows
+from hyperseg_jax.llms.phi import Phi
 from hyperseg_jax.parallel import placement
+from hyperseg_jax.planning import program
+from hyperseg_jax.structs import TokenStream
 
 HALF = Precision(compute="bfloat16", matmul="default")
 
@@ -44,18 +47,56 @@ def test_gradients_of_a_frequent_token_are_summed_in_float32():
         assert gradient.max() == count
 
 
+def compile_sharded(preset, function, table, ids):
+    """Compiles a function of a sharded table and token ids for eight devices. Returns it with its inputs, and the shapes of the
+    arrays that it gathers or sums over devices."""
+    placed = placement.make(preset, devices=jax.devices()[:8])
+    sharding = NamedSharding(placed.mesh, axes.to_mesh_axes(("vocab", "embed"), placed.rules))
+    inputs = jax.device_put(table, sharding), jax.device_put(ids, placed.batch)
+    with placement.use(placed):
+        assert axes.is_sharded("vocab") == (preset != "data")
+        compiled = jax.jit(function).lower(*inputs).compile()
+    instructions = [i for body in program.parse_program(compiled.as_text()).computations.values() for i in body]
+    shapes = {i.shape.split("{")[0].split("[")[1] for i in instructions if i.collective}
+    return compiled(*inputs), shapes
+
+
+def test_a_gathered_table_is_on_every_device():
+    table = jnp.arange(16.0).reshape(8, 2)
+    result, shapes = compile_sharded("fsdp", lambda table, ids: gather_table(table, HALF).copy, table, jnp.arange(8))
+    assert result.sharding.is_fully_replicated and shapes == {"8,2]"}
+
+
+@pytest.mark.parametrize("count", [2, 8])
 @pytest.mark.parametrize("preset", ["data", "fsdp", "lora"])
-def test_a_sharded_embedding_equals_one_on_a_single_device(preset):
+def test_a_sharded_embedding_equals_one_on_a_single_device(preset, count):
     """tests/planning compiles one for a TPU, which gathers in bfloat16."""
-    module, ids = Embedding(64, 8, HALF), jnp.arange(16).reshape(8, 2) % 5
+    module, ids = Embedding(104, 8, HALF), jnp.arange(8 * count).reshape(8, count) % 5
     table = nn.unbox(module.init(jax.random.key(0), ids))["params"]["embedding"]
     loss = lambda table, ids: jnp.square(module.apply({"params": {"embedding": table}}, ids)).sum()
     expected = jax.value_and_grad(loss)(table, ids)
-    placed = placement.make(preset, devices=jax.devices()[:8])
-    sharding = NamedSharding(placed.mesh, axes.to_mesh_axes(("vocab", "embed"), placed.rules))
-    with placement.use(placed):
-        assert axes.is_sharded("vocab") == (preset != "data")
-        step = jax.jit(jax.value_and_grad(loss), out_shardings=(placed.replicated, sharding))
-        result = step(jax.device_put(table, sharding), jax.device_put(ids, placed.batch))
+    result, _ = compile_sharded(preset, jax.value_and_grad(loss), table, ids)
     np.testing.assert_allclose(result[0], expected[0], rtol=1e-2)
     np.testing.assert_allclose(result[1], expected[1], rtol=1e-2, atol=1e-5)
+    forward = compile_sharded(preset, lambda table, ids: module.apply({"params": {"embedding": table}}, ids), table, ids)[1]
+    if preset != "data":  # the table for many ids, else the rows that are read
+        assert forward == {"104,8]"} if count == 8 else "104,8]" not in forward, forward
+
+
+@pytest.mark.parametrize("preset", ["fsdp", "lora"])
+def test_a_decoded_token_does_not_gather_the_table(preset):
+    phi, batch, features = Phi(4096, 32, 64, num_layers=1, num_heads=2, rotary_fraction=0.5, precision=HALF), 8, 32
+    row = jnp.broadcast_to(jnp.arange(4), (batch, 4))
+    stream = TokenStream(jnp.zeros((batch, 4, features)), row, row >= 0, row, row)
+    variables = nn.unbox(jax.jit(phi.init)(jax.random.key(0), stream))
+    table = variables["params"]["tokens"]["embedding"]
+
+    def decode_step(table, ids):
+        given = {"params": variables["params"] | {"tokens": {"embedding": table}}}
+        _, cache = phi.apply(given, stream, 1, method="prefill")
+        return phi.apply(given, phi.apply(given, ids, method="embed"), ids, cache, method="step")[0]
+
+    ids = jnp.arange(batch, dtype=jnp.int32)
+    result, shapes = compile_sharded(preset, decode_step, table, ids)
+    np.testing.assert_allclose(result, decode_step(table, ids), atol=0.05)
+    assert "8,32]" in shapes and not any("4096" in shape for shape in shapes), shapes

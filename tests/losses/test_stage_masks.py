@@ -41,15 +41,19 @@ def predict(embeddings, features, scores, with_embeddings):
     return MaskPrediction(stages[-1]["mask_logits"], stages[-1]["scores"], stages=tuple(stages[:-1]), **extra)
 
 
-@pytest.mark.parametrize("points", ["per_mask", "shared", "grid"])
-def test_losses_and_gradients_are_the_same(points, inputs):
+def draw_targets():
     rng = np.random.default_rng(1)
-    targets = MaskTargets(
+    return MaskTargets(
         **masks_to_planes(rng.random((ROWS, TARGETS, 24, 32)) < 0.3),
         valid=np.arange(TARGETS) < rng.integers(1, TARGETS + 1, ROWS)[:, None],
         labels=np.zeros((ROWS, TARGETS), np.int32),
         supervised={"expression": np.ones(ROWS, bool)},
     )
+
+
+@pytest.mark.parametrize("points", ["per_mask", "shared", "grid"])
+def test_losses_and_gradients_are_the_same(points, inputs):
+    targets = draw_targets()
     criterion = MaskCriterion({"expression": BalancedScores()}, num_points=40, points=points)
 
     def loss(inputs, with_embeddings):
@@ -60,6 +64,27 @@ def test_losses_and_gradients_are_the_same(points, inputs):
     ours, expected = run(inputs, True), run(inputs, False)
     np.testing.assert_array_equal(ours[0][1].query_of_target, expected[0][1].query_of_target)
     chex.assert_trees_all_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("points", ["per_mask", "shared"])
+def test_the_backward_pass_keeps_the_inputs_of_a_stage_and_its_points(points, inputs):
+    targets, count = draw_targets(), 1000
+    criterion = MaskCriterion({"expression": BalancedScores()}, num_points=count, points=points)
+
+    def saved_numbers(stages):
+        """Returns how many numbers are kept for the backward pass of so many stages."""
+        embeddings, features, scores = inputs
+        given = (
+            jnp.resize(embeddings, (stages, *embeddings.shape[1:])),
+            features,
+            jnp.resize(scores, (stages, *scores.shape[1:])),
+        )
+        total = lambda given: criterion(predict(*given, True), targets, key=jax.random.key(0)).total
+        return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(lambda given: jax.vjp(total, given)[1], given)))
+
+    coordinates = ROWS * (TARGETS if points == "per_mask" else 1) * count * 2
+    small = 4 * ROWS * QUERIES * (WIDTH + 2)  # embeddings, scores, matched queries
+    assert coordinates <= (saved_numbers(8) - saved_numbers(3)) / 5 <= coordinates + small
 
 
 def test_points_outside_the_map_and_selected_queries(inputs):

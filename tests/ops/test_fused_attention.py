@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
+from hyperseg_jax.ops import fused_attention
 from hyperseg_jax.ops.attention import attend
-from hyperseg_jax.ops.fused_attention import splash_attend
+from hyperseg_jax.ops.fused_attention import cudnn_attend, splash_attend
 
 
 def causal_mask(prompt, valid):
@@ -27,7 +29,7 @@ def packed_case(length):
     return causal_mask(prompt, valid)
 
 
-@pytest.mark.parametrize(("length", "heads", "width"), [(300, 2, 80), (256, 1, 64)])
+@pytest.mark.parametrize(("length", "heads", "width"), [(300, 2, 80), (256, 1, 64), (129, 3, 72)])
 def test_outputs_and_gradients_equal_those_of_plain_attention(length, heads, width):
     rng = np.random.default_rng(0)
     query, key, value, cotangent = rng.normal(size=(4, 2, length, heads, width)).astype(np.float32)
@@ -40,6 +42,35 @@ def test_outputs_and_gradients_equal_those_of_plain_attention(length, heads, wid
     expected = run(attend, mask=mask)
     for ours, theirs in zip(run(splash_attend, mask=jnp.asarray(mask), interpret=True), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def primitives(jaxpr):
+    """Returns the names of the primitives of a jaxpr at any depth, but not those inside kernels."""
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        if equation.primitive.name != "pallas_call":
+            for inner in jaxprs_in_params(equation.params):
+                yield from primitives(inner)
+
+
+def test_all_rows_and_heads_are_one_call():
+    """A loop over rows, as jax.vmap makes one, would copy each row."""
+    x, mask = jax.ShapeDtypeStruct((3, 256, 2, 64), jnp.bfloat16), jax.ShapeDtypeStruct((3, 1, 256, 256), bool)
+    total = lambda *inputs: splash_attend(*inputs).astype(jnp.float32).sum()
+    names = list(primitives(jax.make_jaxpr(jax.grad(total, argnums=(0, 1, 2)))(x, x, x, mask).jaxpr))
+    assert names.count("pallas_call") == 3  # outputs, gradients of queries, gradients of keys and values
+    assert not {"scan", "while"} & set(names)
+
+
+def test_many_rows_are_several_calls(monkeypatch):
+    """The tables of all heads and rows of a call have to fit into the scalar memory."""
+    query, key, value = np.random.default_rng(3).normal(size=(3, 3, 256, 2, 64)).astype(np.float32)
+    mask = jnp.asarray(np.concatenate([packed_case(256), packed_case(256)[:1]]))
+    once = splash_attend(query, key, value, mask, interpret=True)
+    monkeypatch.setattr(fused_attention, "TABLE_BYTES", 4 * 2048)  # two rows
+    traced = jax.make_jaxpr(splash_attend)(query, key, value, mask)
+    assert list(primitives(traced.jaxpr)).count("pallas_call") == 2
+    np.testing.assert_array_equal(splash_attend(query, key, value, mask, interpret=True), once)
 
 
 def test_the_mask_is_used():
@@ -77,3 +108,43 @@ def test_bfloat16_differs_by_rounding():
     fused = splash_attend(query, key, value, mask, interpret=True)
     assert fused.dtype == jnp.bfloat16
     assert error(fused) <= 1.5 * error(attend(query, key, value, mask=mask))
+
+
+def test_gradients_in_bfloat16_differ_by_rounding():
+    inputs = [jnp.asarray(x, jnp.bfloat16) for x in np.random.default_rng(4).normal(size=(4, 2, 300, 2, 80))]
+    mask = jnp.asarray(packed_case(300))
+
+    def gradients(function, *inputs, **options):
+        *inputs, cotangent = inputs
+        return jax.vjp(lambda *inputs: function(*inputs, mask=mask, **options), *inputs)[1](cotangent)
+
+    exact = gradients(attend, *(x.astype(jnp.float32) for x in inputs))
+    errors = lambda results: [
+        float(jnp.sqrt(jnp.square(result.astype(jnp.float32) - right).mean()))
+        for result, right in zip(results, exact, strict=True)
+    ]
+    ours, plain = gradients(splash_attend, *inputs, interpret=True), gradients(attend, *inputs)
+    assert {result.dtype for result in ours} == {jnp.dtype(jnp.bfloat16)}
+    for error, other, right in zip(errors(ours), errors(plain), exact, strict=True):
+        assert error <= min(1.25 * other, 0.01 * float(jnp.sqrt(jnp.square(right).mean())))
+
+
+@pytest.mark.parametrize("length", [256, 301])
+def test_cudnn_gets_the_same_mask(length, monkeypatch):
+    """JAX's other implementation of the same function, with the arguments of cuDNN's."""
+    real = jax.nn.dot_product_attention
+    monkeypatch.setattr(
+        jax.nn,
+        "dot_product_attention",
+        lambda *inputs, implementation, **options: real(*inputs, implementation="xla", **options),
+    )
+    query, key, value, cotangent = np.random.default_rng(5).normal(size=(4, 2, length, 2, 64)).astype(np.float32)
+    mask = jnp.asarray(packed_case(length))
+
+    def run(function):
+        result, pull = jax.vjp(lambda *inputs: function(*inputs, mask=mask), query, key, value)
+        return result, *pull(jnp.asarray(cotangent))
+
+    with jax.default_matmul_precision("highest"):
+        for ours, theirs in zip(run(cudnn_attend), run(attend), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -88,7 +88,7 @@ def test_missing_libtpu_is_reported_with_the_fix(monkeypatch):
 # (config, slice, task, GiB of a chip). The compiler rejects models that do not fit. Needs the `tpu` extra; slow, 10 GB each.
 REAL = [
     ("hyperseg_3b:v5e-16", "v5e:4x4", "referring", 15.75),
-    ("hyperseg_3b_full:v5p-128", "v5p:4x4x8", "referring", 95.0),
+    ("hyperseg_3b_full:v5p-128", "v5p:4x4x4", "referring", 95.0),
 ]
 
 
@@ -125,6 +125,19 @@ def test_sharded_token_tables_are_gathered_in_bfloat16():
     gathers = [i.shape for body in found.computations.values() for i in body if i.collective == "all-gather"]
     tables = [shape.strip() for shape in gathers if "[512,256]" in shape or "[256,512]" in shape]
     assert len(tables) == 2 and all(shape.startswith("bf16") for shape in tables), gathers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("remat", "forward_runs"), [("marked", 1), ("full", 2)])
+def test_the_language_model_attends_by_a_kernel(remat, forward_runs):
+    """The kernel's outputs are saved for the backward pass, or computed twice."""
+    config = make_micro_config(preset="auto", batch_size=16)
+    config.unlock()
+    config.model.precision.compute = "bfloat16"
+    config.model.llm.update({"hidden_size": 128, "num_layers": 2, "rotary_fraction": 0.5, "remat": remat})
+    config.data.tasks.referring.length = 512
+    result = planning.compile_step(config, "referring", topologies.slice_devices("v5e:4x4"))
+    assert result.cost.kernels == 2 * (forward_runs + 2)  # layers; gradients of queries, and of keys and values
 
 
 @pytest.mark.slow

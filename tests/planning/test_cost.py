@@ -4,6 +4,7 @@ import pathlib
 
 import pytest
 
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.planning import cost, program
 
 MODULE = (pathlib.Path(__file__).parent / "example.hlo").read_text()
@@ -15,8 +16,12 @@ def costs():
     return cost.sum_costs(program.parse_program(MODULE))
 
 
-def test_a_loop_counts_as_often_as_it_runs(costs):
-    assert costs.cycles == 10 * 100 + 7 and costs.matmul_cycles == 7
+def test_a_loop_counts_as_often_as_it_runs_and_of_branches_the_largest(costs):
+    assert costs.cycles == 10 * 100 + 7 + 50 and costs.matmul_cycles == 7
+
+
+def test_kernels_are_not_other_custom_calls(costs):
+    assert costs.kernels == 1
 
 
 def test_bytes_are_those_that_are_read_and_written(costs):
@@ -26,11 +31,19 @@ def test_bytes_are_those_that_are_read_and_written(costs):
     product, passed = 2 * matrix, 2 * matrix
     taken = 304 * 128 * 4  # the rows of the table, with padding
     condition = 10 * (4 + 4 + 1)
-    assert costs.bytes == 10 * in_loop + product + passed + taken + condition
+    custom_calls = 2 * 2 * TILE  # of a kernel and another that computes something
+    branch = 3 * TILE
+    assert costs.bytes == 10 * in_loop + product + passed + taken + condition + custom_calls + branch
 
 
 def test_rows_of_gathers(costs):
     assert costs.gathered_rows == 300 and costs.scattered_rows == 0
+
+
+def test_an_unknown_clock_is_named():
+    assert cost.clock("v5e") == 1.5e9
+    with pytest.raises(UserError, match="--topology tpu7x: its clock is unknown; use one of v4, v5e"):
+        cost.clock("tpu7x")
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ STATE = {
     "optimizer__param_groups": ({"pattern": ".*"},),
 }
 FREE = {
+    "model__llm__remat": "marked",
     "data__toy__seed": 7,  # data.root is set, so the toy dataset is not used
     "optimizer__accumulate": 2,
     "data__root": "elsewhere",
