@@ -43,8 +43,8 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
     hosts.connect(
         hosts.Timeouts(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
     )
-    console = Console(stderr=True, quiet=not hosts.is_primary())
     with hosts.exit_on_error():
+        console = Console(stderr=True, quiet=not hosts.is_primary())
         system = systems.get(config.system)
         for name, line in chosen.items():
             benchmarks.check_task(name, line, config)
