@@ -59,6 +59,7 @@ def run(parsed: argparse.Namespace) -> None:
         with hosts.exit_on_error():
             from hyperseg_jax.planning.check import check_run
 
+            hosts.end_on_sigterm()
             check_run(
                 config,
                 workdir=parsed.workdir or "",

@@ -51,12 +51,13 @@ class Timeouts:
 
 
 class _ProcessGroup:
-    """Global state of this module: timeouts, names of all processes by id, number of barriers so far, and the thread that
-    watches for failures of other processes."""
+    """Global state of this module: timeouts, names of all processes by id, numbers of barriers and of evaluated batches so far,
+    and the thread that watches for failures of other processes."""
 
     timeouts = Timeouts()
     names: tuple[str, ...] = ()
     barriers = 0
+    batches = 0
     watch: FailureWatch | None = None
 
 
@@ -181,6 +182,19 @@ def reached_stop(step: int) -> bool:
     """Returns whether all processes must stop after this step, because one of them got SIGTERM. All processes must call it at
     every step. Always False in a single process."""
     return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
+
+
+def reached_stop_in_evaluation() -> bool:
+    """Like `reached_stop`, for the batches of evaluations. All processes must call it after every batch."""
+    _group.batches += 1
+    return reached_stop(_group.batches)
+
+
+def end_on_sigterm() -> None:
+    """Lets SIGTERM end this process as in a single process, for work that does not call `reached_stop`. Must be called in the
+    main thread."""
+    if _client() is not None:  # JAX has replaced the handler, and Python does not know it
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def shut_down() -> None:

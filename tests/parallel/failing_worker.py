@@ -23,6 +23,10 @@ def fail(kind):
     if kind == "SIGINT":
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(20)
+    if kind == "SIGTERM":
+        hosts.end_on_sigterm()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(20)
     raise ERRORS[kind]
 
 

@@ -50,6 +50,7 @@ INTERNAL = "internal error of hyperseg, not caused by your input (ValueError: th
         (0, "disk", 2, "a/b: No space left on device; free disk space, or give a folder on another disk; --traceback shows "),
         (1, "BadFile", 2, "is bad; correct it"),
         (1, "SIGINT", 130, "stopped"),
+        (0, "SIGTERM", 143, "stopped"),
     ],
 )
 def test_all_processes_exit_with_one_line(victim, kind, code, line):
