@@ -10,6 +10,7 @@ from hyperseg_jax.systems.system import _registered
 ORDER = [
     "errors",
     "untrusted",
+    "failures",
     "cache",
     "atomic",
     "workers",
