@@ -28,6 +28,7 @@ def get_config(slice_name: str = "") -> ml_collections.ConfigDict:
     }
     c.model.fusion_size = 1024
     c.model.mask_decoder.update({"score_kinds": ("expression",), "heads": ()})
+    # ours: no residual dropout in Phi, which has the rate of the checkpoint there (Phi-2: 0.1)
     # ours: no stochastic depth in the frozen Swin, which the authors' trainer leaves on (0.3)
     c.model.mask_encoder.drop_path = 0.0
 
@@ -62,6 +63,7 @@ def _tasks() -> dict:
             "length": 1280,
             "expression": 128,
             "answers": 0,
+            # ours: polygons are filled at the size of the image, then resized; theirs are resized first
             "train": {"json_path": f"{root}/refcoco/refcoco_train.json", "polygons": "coco", **refcoco},
             "val": {"json_path": f"{root}/refcoco/refcoco_val.json", **refcoco},
         },
@@ -74,7 +76,7 @@ def _tasks() -> dict:
                 "json_path": f"{root}/llava/llava_v1_5_mix665k.json",
                 "image_root": f"{root}/llava/images",
                 "prompts_per_example": 1,
-                "rounds_per_prompt": 8,
+                "rounds_per_prompt": 8,  # ours: longer conversations are split; theirs are cut at 2048 ids
             },
         },
         # ours: without the 60 training videos of DAVIS, which the authors add

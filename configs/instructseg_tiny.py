@@ -13,10 +13,8 @@ def get_config() -> ml_collections.ConfigDict:
     c = TINY["get_config"]()
     c.system = "instructseg"
     c.init_from = "tiny"
-    c.init_optional = (
-        r"(object_perceiver|text_fusion|local_project|(detail|global|fused)_projector)/.*",
-        r"(perceiver|(expression|class|region)_projector|mask_decoder/(class|region))/.*",  # HyperSeg's
-    )
+    c.init_optional = (r"(object_perceiver|text_fusion|local_project|(detail|global|fused)_projector)/.*",)
+    c.init_ignored = (r"(perceiver|(expression|class|region)_projector|mask_decoder/(class|region))/.*",)  # HyperSeg's
 
     del c.model.perceiver
     c.model.object_perceiver = {"num_queries": 8, "num_layers": 2, "num_heads": 4, "head_dim": 24, "mlp_ratio": 2}

@@ -25,6 +25,6 @@ def small_config(**fields) -> ml_collections.ConfigDict:
     m.mask_decoder.update({"hidden_size": 16, "mask_dim": 16, "num_heads": 2, "feedforward_dim": 16, "num_layers": 1})
     c.loss = {"points": "grid", "text_weight": 0.5}
     c.data.image_size = 32
-    c.init_from, c.init_optional = "", ()
+    c.init_from, c.init_optional, c.init_ignored = "", (), ()
     c.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
     return c.lock()

@@ -142,9 +142,12 @@ class Sampling:
         return self.rule in JUMPS
 
     def sample_frame_indices(self, length: int, rng: np.random.Generator) -> np.ndarray:
-        """Returns int [frames]: sampled frame indices of a video with `length` frames."""
+        """Returns int [frames]: sampled frame indices of a video with `length` frames; "references" of a shorter video as in
+        evaluation, from a random key frame."""
         if self.frames is None:
             return np.arange(length)
+        if self.rule == "references" and length < self.frames:
+            return np.array(ReferenceFrames(self.frames - 1).query(int(rng.integers(length)), length))
         rules = {"stride": sample_with_even_stride, "around": sample_around_random_frame}
         times = rules.get(self.rule, sample_by_random_jumps)(length, self.frames, rng, self._reach_or_default)
         return move_key_frame_first(times) if self.rule == "references" else times

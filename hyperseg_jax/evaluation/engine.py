@@ -139,7 +139,7 @@ class Engine:
         rest = {
             name: value
             for name, value in request.batch.items()
-            if not encoded.issuperset(id(array) for array in jax.tree.leaves(value))
+            if not (leaves := jax.tree.leaves(value)) or not encoded.issuperset(map(id, leaves))
         }
         return put(rest), features
 

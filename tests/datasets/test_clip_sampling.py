@@ -106,6 +106,10 @@ def test_clips_with_references_begin_with_the_key_frame():
         ordered = Sampling(5, "jump").sample_frame_indices(40, np.random.default_rng(k))
         clip = Sampling(5, "references").sample_frame_indices(40, np.random.default_rng(k))
         assert clip.tolist() == move_key_frame_first(ordered).tolist()
+    for length in range(1, 5):
+        clips = [Sampling(5, "references").sample_frame_indices(length, np.random.default_rng(k)).tolist() for k in range(40)]
+        assert {clip[0] for clip in clips} == set(range(length))
+        assert all(tuple(clip) == ReferenceFrames(4).query(clip[0], length) for clip in clips)
     shown = Sampling(5, "references").sample_frame_indices_showing(40, np.random.default_rng(0), lambda t: t in (20, 21))
     assert shown[0] in (20, 21)
     with pytest.raises(UserError, match="reach=1 is too few for sampling='references'"):

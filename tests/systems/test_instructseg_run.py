@@ -1,15 +1,19 @@
 """InstructSeg trains, validates, resumes, evaluates and predicts by the shared rooms."""
 
+import copy
 import json
 
 import numpy as np
 import pytest
 from instructseg_config import small_config
 
+from hyperseg_jax import config as configs
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import benchmark_run, benchmarks
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training.loop import train
+from hyperseg_jax.weights import model_folder
 
 SYSTEM = systems.get("instructseg")
 
@@ -36,6 +40,24 @@ def test_training_and_validation(workdir):
     scores = {line["task"]: line for line in lines if line["kind"] == "validation"}
     assert 0 <= scores["referring"]["giou"] <= 1 and 0 <= scores["video"]["jf"] <= 1 and "reasoning" in scores
     assert (workdir / "predictions.png").exists()
+
+
+def test_a_run_starts_from_another_system():
+    """From the modules that it shares with `tiny`; without the lists of the others, it is refused."""
+    config = configs.load("instructseg_tiny").unlock()
+    with pytest.raises(UserError, match="unknown: perceiver/"):
+        initial_params(config, init_ignored=())
+    with pytest.raises(UserError, match="missing: fused_projector/bias"):
+        initial_params(config, init_optional=())
+    params = initial_params(config)
+    assert params["llm"]["tokens"]["embedding"].shape == (576, 128) and "perceiver" not in params
+
+
+def initial_params(config, **fields):
+    config = copy.deepcopy(config)
+    config.update(fields)
+    lists = {"optional": config.init_optional, "ignored": config.init_ignored}
+    return model_folder.load_params("tiny", SYSTEM.shapes(config), **lists)
 
 
 def test_prediction_and_chat(workdir):

@@ -140,7 +140,7 @@ def test_prompts_about_one_image_have_separate_reference_tokens(config):
 @pytest.mark.parametrize(
     "sizes, prompt, message",
     [
-        ({"expression": 2}, REFERRING, "expression tokens, but the task allows 2"),
+        ({"expression": 2}, REFERRING, "tokens of an expression, but the task allows 2; increase expression in its config"),
         ({"masks": 0}, REFERRING, "masks = 0"),
         ({"answers": 0}, dataclasses.replace(REFERRING, task="reasoning"), "answers = 0"),
         ({"length": 20}, REFERRING, "raise the task's `length`"),

@@ -14,6 +14,10 @@ INSTRUCTSEG = SourceCheckpoint(
     file="the folder with its config.json and *.safetensors or pytorch_model*.bin",
     sizes=SIZES,
 )
+UNTRAINED = Rule(
+    r"predictor\.(query_feat|SEG_query_embed)\.weight",
+    "tables of Mask2Former's decoder that the release contains but never uses",
+)
 MIPHA = mipha(
     Rule(r"ovp_layers\..*|temporal_query", "the object-aware video perceiver is randomly initialized"),
     Rule(

@@ -134,7 +134,7 @@ class InstructSegProcessor:
             "length": self.length if length <= self.length else choose_bucket(length, self.buckets),
             "expression": max(self.expression, -(-longest // EXPRESSION_STEP) * EXPRESSION_STEP),
             "targets": 0,
-            "masks": 1,
+            "masks": int(any(prompt.task != "chat" for prompt in prompts)),
             "answers": 0,
         }
 
@@ -237,7 +237,7 @@ class InstructSegProcessor:
     def _make_prompt_arrays(self, prompt: Prompt, geometry: Geometry, train: bool) -> dict[str, np.ndarray]:
         """Returns the arrays of one prompt."""
         tokens = tokenize_prompt(normalize_prompt(prompt), self.tokenizer, template=self.template, train=train)
-        check_count("expression tokens", len(tokens.expression), self.expression)
+        check_count("expression", len(tokens.expression), self.expression, "tokens of an expression")
         expression = np.zeros(self.expression, np.int32)
         expression[: len(tokens.expression)] = tokens.expression
         targets, vanished = self._targets.make(prompt, geometry, train)

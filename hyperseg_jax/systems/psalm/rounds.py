@@ -57,6 +57,8 @@ def tokenize_rounds(rounds: Sequence[Round], tokenizer: TokenIds, template: str)
 
 def chat_rounds(prompt: Prompt, *, train: bool) -> list[Round]:
     """Returns the rounds of a chat prompt, with the image before the first question. train: include the last answer."""
+    if not all(answer.strip() for _, answer in prompt.history):
+        raise UserError("a round of the conversation before the question has no answer; give the answer of each earlier round")
     texts = [*prompt.history, (prompt.text, prompt.answer if train else "")]
     return [
         Round(

@@ -14,10 +14,10 @@ from hyperseg_jax.ops.transforms import Geometry, resize_and_pad_map
 from hyperseg_jax.structs import Prompt
 
 
-def check_count(field: str, count: int, limit: int) -> None:
-    """Raises UserError if a prompt has more of a field than its task allows."""
+def check_count(field: str, count: int, limit: int, what: str = "") -> None:
+    """Raises UserError if a prompt has more of a field than its task allows. what: what is counted; `field` by default."""
     if count > limit:
-        raise UserError(f"{count} {field}, but the task allows {limit}; increase {field} in its config")
+        raise UserError(f"{count} {what or field}, but the task allows {limit}; increase {field} in its config")
 
 
 @dataclasses.dataclass(frozen=True)
