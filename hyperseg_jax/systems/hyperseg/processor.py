@@ -123,7 +123,7 @@ class HyperSegProcessor:
             "classes": max(self.classes, *class_counts, 0),
             "regions": max(self.regions, *(1 << (count - 1).bit_length() for count in region_counts), 0),
             "drawn_on": int(example.drawn_on is not None),
-            "masks": int(any(prompt.task != "chat" for prompt in prompts)),
+            "masks": 1,
         }
 
     def for_bucket(self, shape: Shape) -> HyperSegProcessor:
