@@ -18,6 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.seed = 0
     c.init_from = ""  # initial weights: a workdir, a model folder, or a shipped model's name
     c.init_optional = ()  # regexes of parameters that may be missing in init_from
+    c.init_ignored = ()  # regexes of parameters of init_from that the model does not have
 
     c.model = {
         "precision": {"params": "float32", "compute": "float32", "output": "float32", "matmul": "highest"},

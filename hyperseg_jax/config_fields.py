@@ -47,12 +47,15 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "rank": (0, 4096),
     "dropout": (0, 0.999),
     "drop_path": (0, 0.999),
-    **dict.fromkeys(("hidden_size", "conv_dim", "mask_dim"), (1, 2**16)),
+    **dict.fromkeys(("hidden_size", "conv_dim", "mask_dim", "fusion_size"), (1, 2**16)),
     **dict.fromkeys(("mlp_size", "feedforward_dim"), (1, 2**18)),
     # sizes of batches
     **dict.fromkeys(("buckets", "length_buckets", "length"), (1, 2**17)),
     **dict.fromkeys(("frames", "prompts"), (1, 2**12)),
     **dict.fromkeys(("targets", "planes", "classes", "regions"), (0, 2**14)),
+    **dict.fromkeys(("references", "reference_frames"), (0, 64)),
+    "expression": (1, 2**12),
+    **dict.fromkeys(("masks", "answers", "drawn_on"), (0, 1)),
     # training
     "seed": (0, 2**32 - 1),
     "ratio": (0, 10**6),
@@ -94,7 +97,7 @@ LENGTHS = {
 """{field name: (minimum, maximum)} of the lengths of lists."""
 ELEMENTS: Mapping[str, Any] = {"length_buckets": 0}
 """Example elements of lists that are empty in the shipped configs; other empty lists hold strings."""
-REGEXES = ("init_optional", "pattern")
+REGEXES = ("init_optional", "init_ignored", "pattern")
 SIMPLE_REGEX = (
     f"a regular expression of ASCII letters, without flags and with at most {regexes.REPEATS} repeats, none of them inside "
     "another (docs/security.md)"
@@ -120,13 +123,13 @@ def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[st
     """
     patterns = _patterns(config)
     if problem := regexes.size_problem(patterns):  # before any of them is parsed
-        yield f"optimizer.param_groups and init_optional: {problem}"
+        yield f"optimizer.param_groups and init_*: {problem}"
         return
     yield from name_problems("", config)
     yield from _block_problems("", config, known)
     ways = list(map(regexes.count_ways, patterns))
     if max(ways, default=0) <= regexes.WAYS < sum(ways):
-        yield f"optimizer.param_groups and init_optional: they can match in too many ways; give {SIMPLE_REGEX} in each"
+        yield f"optimizer.param_groups and init_*: they can match in too many ways; give {SIMPLE_REGEX} in each"
     sizes = known.get("sizes")
     data = config.get("data")
     tasks, augment = (data.get("tasks"), data.get("augment")) if isinstance(data, Mapping) else (None, None)
@@ -144,10 +147,11 @@ def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[st
 
 def _patterns(config: Mapping[str, Any]) -> list[str]:
     """Returns the regular expressions of a config."""
-    optimizer, optional = config.get("optimizer"), config.get("init_optional")
+    optimizer = config.get("optimizer")
     groups = optimizer.get("param_groups") if isinstance(optimizer, Mapping) else None
-    rules, others = (value if isinstance(value, list | tuple) else () for value in (groups, optional))
-    found = [*(rule.get("pattern") for rule in rules if isinstance(rule, Mapping)), *others]
+    lists = (groups, config.get("init_optional"), config.get("init_ignored"))
+    rules, *others = (value if isinstance(value, list | tuple) else () for value in lists)
+    found = [*(rule.get("pattern") for rule in rules if isinstance(rule, Mapping)), *others[0], *others[1]]
     return [pattern for pattern in found if isinstance(pattern, str)]
 
 

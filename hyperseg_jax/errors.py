@@ -11,3 +11,7 @@ class UserError(ValueError):
 
 class HostLost(UserError):
     """Another host does not respond. The input is not at fault, so commands exit with 1 and launchers may restart them."""
+
+
+class Terminated(KeyboardInterrupt):
+    """Raised on SIGTERM. Handled like Ctrl-C, but commands exit with another code."""

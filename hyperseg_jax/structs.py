@@ -221,6 +221,8 @@ class Prompt:
     task: one of TASKS.
     text: the expression (referring, reasoning, video) or the question (chat).
     answer: the target text (chat, caption), or the explanation of a reasoning answer; may be empty.
+    history: earlier rounds of a conversation, (question, answer) each (chat). Training includes their answers.
+    needs_reasoning: whether the objects of the text follow only by reasoning (video; ReVOS), not from a description of them.
     answers: all answers that the benchmark accepts, with repetitions (VQAv2: ten annotators); () if there is only one.
     classes: the class list of a panoptic prompt, without "background".
     things: for each class, whether it has instances (thing) or not (stuff).
@@ -255,6 +257,8 @@ class Prompt:
     areas: tuple[float, ...] = ()
     others: Bool[np.ndarray, "_ T H W"] | None = None
     key: str = ""
+    history: tuple[tuple[str, str], ...] = ()
+    needs_reasoning: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,6 +270,8 @@ class Example:
     prompts: at least one; all prompts share the frames.
     frame_names: names of the frames of a video, as the evaluation server expects them; () if they are not needed.
     drawn_on: the image on which the regions of the prompts were drawn; None if it is the first frame.
+    frame_numbers: positions of the frames in their video, for a queried frame with its reference frames; () if they are the
+        whole video or clip.
     """
 
     name: str
@@ -273,6 +279,7 @@ class Example:
     prompts: tuple[Prompt, ...]
     frame_names: tuple[str, ...] = ()
     drawn_on: UInt8[np.ndarray, "_ _ 3"] | None = None
+    frame_numbers: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

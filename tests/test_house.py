@@ -109,7 +109,7 @@ def test_no_code_executes_data():
     assert not sorted(call for call in calls if call.split(": ")[1] in FORBIDDEN)
 
 
-@pytest.mark.parametrize("name", ["hyperseg_3b", "hyperseg_3b_lora", "hyperseg_3b_full"])
+@pytest.mark.parametrize("name", ["hyperseg_3b", "hyperseg_3b_lora", "hyperseg_3b_full", "instructseg_3b"])
 def test_slice_recipes_train_on_the_same_number_of_examples(name):
     plain = configs.load(name)
     for slice_name, chips in {"v5e-16": 16, "v5e-64": 64, "v5e-256": 256, "v5p-128": 128}.items():

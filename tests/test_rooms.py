@@ -5,10 +5,12 @@ import pathlib
 import re
 
 import hyperseg_jax
+from hyperseg_jax.systems.system import _registered
 
 ORDER = [
     "errors",
     "untrusted",
+    "failures",
     "cache",
     "atomic",
     "workers",
@@ -106,3 +108,14 @@ def test_every_room_has_a_table_of_contents():
         wrong += [f"{room}: no line for {name}" for name in sorted(existing - listed)]
         wrong += [f"{room}: {name} has a line and is not there" for name in sorted(listed - existing)]
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_system_imports_another():
+    """The systems are those of the registry; other folders of systems/ are shared by several."""
+    systems = {name for name in _registered if (ROOT / "systems" / name).is_dir()}
+    assert systems >= {"hyperseg", "instructseg"}
+    for path in sorted((ROOT / "systems").rglob("*.py")):
+        own = path.relative_to(ROOT / "systems").parts[0]
+        text = path.read_text()
+        imported = {name for name in systems if re.search(rf"hyperseg_jax\.systems(\.{name}\b| import .*\b{name}\b)", text)}
+        assert imported <= {own} or path.name == "system.py", f"{path.relative_to(ROOT)} imports {imported - {own}}"

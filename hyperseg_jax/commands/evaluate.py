@@ -161,8 +161,8 @@ def _evaluate_own_tasks(parsed: argparse.Namespace) -> None:
                 printing.escape_markup(metric),
                 f"{value:.4f}" if isinstance(value, float) else str(value),
             )
-    Console().print(table)
-    if parsed.out:
+    if parsed.out:  # before the table, as the standard output may be closed
         write_text(parsed.out / "scores.json", strict_json.dumps_finite(evaluation.scores))
         evaluation.save_sheet(parsed.out / "predictions.png")
         log(f"wrote {parsed.out}/")
+    Console().print(table)

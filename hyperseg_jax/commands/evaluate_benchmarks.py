@@ -43,8 +43,8 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
     hosts.connect(
         hosts.Timeouts(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
     )
-    console = Console(stderr=True, quiet=not hosts.is_primary())
     with hosts.exit_on_error():
+        console = Console(stderr=True, quiet=not hosts.is_primary())
         system = systems.get(config.system)
         for name, line in chosen.items():
             benchmarks.check_task(name, line, config)
@@ -97,8 +97,7 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
                 if parsed.out:
                     hosts.exchange(f"the files of {name}", seconds=WRITING)
         if hosts.is_primary():
-            Console().print(scores_table(scores, parsed.rules))
-            if parsed.out:
+            if parsed.out:  # before the table, as the standard output may be closed
                 report = {
                     "rules": parsed.rules,
                     "limit": parsed.limit,
@@ -108,6 +107,7 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
                 }
                 write_text(parsed.out / "scores.json", strict_json.dumps_finite(report))
                 log(console, f"wrote {parsed.out}/")
+            Console().print(scores_table(scores, parsed.rules))
     hosts.shut_down()
 
 

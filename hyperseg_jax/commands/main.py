@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import errno
 import importlib
 import itertools
 import math
@@ -17,14 +16,13 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from hyperseg_jax import __version__
+from hyperseg_jax import __version__, failures
 from hyperseg_jax.cache import set_compilation_cache
 from hyperseg_jax.commands.script import script
-from hyperseg_jax.errors import EXIT_EXCEPTIONS, HostLost, UserError
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.renamed_fields import FLAGS
 from hyperseg_jax.untrusted import limits, stores
-from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import escaped, first_line, printable
+from hyperseg_jax.untrusted.printing import escaped, printable
 
 VERBS = {
     "quickstart": "segment images, fine-tune, and write an HTML report, in minutes on a CPU",
@@ -49,14 +47,6 @@ IN_BUCKETS = ("workdir", "workdirs", "sources", "root", "data_root", "out")
 LARGEST = 2**31 - 1
 """Maximum value of options that are numbers."""
 
-FIXES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free disk space, or give a folder on another disk; "),
-    errno.EFBIG: "give a folder on a disk that allows larger files; ",
-    errno.EROFS: "give another folder; ",
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "give another folder, or change the permissions; "),
-}
-"""How to fix errors of files and folders, by number."""
-
 WRITTEN = ("--workdir", "--out")
 """Options that name an output folder."""
 
@@ -68,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with script():
             return main(sys.argv[1:])
     arguments = list(arguments)
-    traceback = "--traceback" in arguments
+    with_traceback = failures.settings.with_traceback = "--traceback" in arguments
     arguments, limit_settings = _split_limits([a for a in arguments if a != "--traceback"])
     parser = argparse.ArgumentParser(
         prog="hyperseg",
@@ -114,34 +104,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         set_compilation_cache(workdir if parsed.verb in ("train", "sweep") else "")
         with limits.temporary_limits(**_parse_limits(parsed, limit_settings)):
             module.run(parsed)
-    except (UserError, BadFile) as error:
-        if traceback:
-            raise
-        _print_error(str(error))
-        raise SystemExit(1 if isinstance(error, HostLost) else 2) from None
-    except BrokenPipeError:
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        _print_error("stopped")
-        raise SystemExit(130) from None
-    except EXIT_EXCEPTIONS:
+    except (SystemExit, GeneratorExit):
         raise
     except BaseException as error:
-        if traceback:
+        failure = failures.describe(error)
+        if with_traceback and not isinstance(error, KeyboardInterrupt | BrokenPipeError):
             raise
-        fix = FIXES.get(error.errno or 0, "") if isinstance(error, OSError) else ""
-        if isinstance(error, OSError) and (error.filename is not None or fix):  # such as a full disk or missing permissions
-            name = "a file" if error.filename is None else os.fsdecode(error.filename)
-            _print_error(f"{name}: {error.strerror}; {fix}--traceback shows where the error occurred")
-            raise SystemExit(2) from None
-        if _is_out_of_memory(error):
-            _print_error(
-                f"there is not enough memory ({escaped(first_line(error))}); use a smaller model, image or batch, or a machine "
-                "with more memory; --traceback shows where the error occurred"
-            )
-            raise SystemExit(2) from None
-        _print_error(_internal_error_message(error))
-        raise SystemExit(1) from None
+        if failure.line:
+            _print_error(failure.line)
+        raise SystemExit(failure.code) from None
 
 
 def _check_numbers(parsed: argparse.Namespace) -> None:
@@ -191,19 +162,6 @@ def _parse_limits(parsed: argparse.Namespace, settings: Sequence[str]) -> Mappin
     if parsed.verb in ("train", "sweep", "plan"):
         parsed.overrides += [f"limits.{name}={value!r}" for name, value in parsed.limits.items()]
     return parsed.limits
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether the host or a device has too little memory. The exception of a device has the type XlaRuntimeError or
-    JaxRuntimeError, depending on the version of JAX."""
-    is_from_device = type(error).__name__ in ("XlaRuntimeError", "JaxRuntimeError")
-    return isinstance(error, MemoryError) or (is_from_device and "RESOURCE_EXHAUSTED" in str(error))
-
-
-def _internal_error_message(error: BaseException) -> str:
-    """Returns the message for an unexpected exception."""
-    message = f"{type(error).__name__}: {escaped(first_line(error))}"
-    return f"internal error of hyperseg, not caused by your input ({message}); --traceback shows where; please report it"
 
 
 def _print_error(text: str) -> None:

@@ -67,8 +67,8 @@ def run(parsed: argparse.Namespace) -> None:
 
     console, absent = Console(stderr=True), (None if parsed.always else ...)
     has_frames = is_video(parsed.image)
-    if has_frames and (parsed.text is None or parsed.reasoning):
-        raise UserError(f"{parsed.image} is a video; give a text, without --reasoning")
+    if has_frames and parsed.text is None:
+        raise UserError(f"{parsed.image} is a video; give a text")
     # Reads the first frame before the model, so that invalid input fails without the slow loading of the model.
     frames = read_frames(parsed.image) if has_frames else iter([read_image(parsed.image)])
     frame = next(frames)
@@ -79,7 +79,9 @@ def run(parsed: argparse.Namespace) -> None:
     with _replace_results(parsed.out, parsed.image) as out:
         if has_frames:
             rows = []
-            predictions = model.segment_video(itertools.chain([frame], frames), parsed.text, no_target_threshold=absent)
+            predictions = model.segment_video(
+                itertools.chain([frame], frames), parsed.text, no_target_threshold=absent, reasoning=parsed.reasoning
+            )
             for (name, stem), (frame, predicted) in zip(names, predictions, strict=False):
                 rows.append({"frame": name, "segments": _write_images(out, stem, frame, predicted)})
             report |= {"text": parsed.text, "frames": rows}

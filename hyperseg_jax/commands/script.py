@@ -11,9 +11,12 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from hyperseg_jax import failures
+from hyperseg_jax.errors import Terminated
+
 
 class _Stdout(io.FileIO):
-    """Standard output. Only the first write error is raised, with "standard output" as its file name; later writes are dropped,
+    """Standard output. Only the first write error is raised, with STANDARD_OUTPUT as its file name; later writes are dropped,
     so that the process can exit with one line."""
 
     failure: OSError | None = None
@@ -23,7 +26,7 @@ class _Stdout(io.FileIO):
             try:
                 return super().write(data)
             except OSError as error:
-                self.failure = OSError(error.errno, error.strerror, "standard output")
+                self.failure = OSError(error.errno, error.strerror, failures.STANDARD_OUTPUT)
                 raise self.failure from error
         return len(data)
 
@@ -38,18 +41,14 @@ class _Stderr(io.FileIO):
             return len(data)
 
 
-class _Terminated(KeyboardInterrupt):
-    """Raised on SIGTERM. Handled like Ctrl-C, but exits with another code."""
-
-
 class _Signals:
     """A signal handler that records the received signal (0: none yet) and raises KeyboardInterrupt."""
 
     received: int = 0
 
     def __call__(self, number: int, _: Any) -> None:
-        self.received = number
-        raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
+        self.received = failures.settings.signal = number
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     @property
     def code(self) -> int:
@@ -90,7 +89,7 @@ def script() -> Iterator[None]:
             code = 1
         elif isinstance(error, OSError) and error is out.failure:
             code = 2
-            _print_error(f"{error.filename}: {error.strerror}; free space, or redirect it elsewhere")
+            _print_error(failures.describe(error).line)
         else:
             raise
     raise SystemExit(code)

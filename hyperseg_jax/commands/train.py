@@ -55,21 +55,22 @@ def run(parsed: argparse.Namespace) -> None:
     hosts.connect(
         hosts.Timeouts(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
     )
-    console = Console(stderr=True, quiet=not hosts.is_primary())
     if parsed.check:
-        from hyperseg_jax.planning.check import check_run
-
         with hosts.exit_on_error():
+            from hyperseg_jax.planning.check import check_run
+
+            hosts.end_on_sigterm()
             check_run(
                 config,
                 workdir=parsed.workdir or "",
                 accept_changes=parsed.accept_changes,
                 topology=parsed.topology or "",
-                console=console,
+                console=Console(stderr=True, quiet=not hosts.is_primary()),
             )
         hosts.shut_down()
         return
     with hosts.exit_on_error():
+        console = Console(stderr=True, quiet=not hosts.is_primary())
         model = train(config, parsed.workdir, console=console, accept_changes=parsed.accept_changes)
         plots = {title: model.parent / name for title, name in (("loss curve", "loss.png"), ("predictions", "predictions.png"))}
         images = "  ".join(f"{title}: {path}" for title, path in plots.items() if path.is_file())

@@ -205,6 +205,7 @@ def flip_horizontally(example: Example) -> Example:
             regions=tuple(flip_region(region, width) for region in prompt.regions),
             text=swap_left_and_right(prompt.text),
             answer=swap_left_and_right(prompt.answer),
+            history=tuple(tuple(map(swap_left_and_right, texts)) for texts in prompt.history),
             answers=tuple(map(swap_left_and_right, prompt.answers)),
             classes=tuple(map(swap_left_and_right, prompt.classes)),
         )

@@ -41,7 +41,7 @@ class Processor(Protocol):
     def tokenizer(self) -> Tokenizer: ...
     @property
     def frames(self) -> int:
-        """Frames per element. Further frames of an example are dropped."""
+        """Frames per element, with reference frames. Further frames of an example are dropped."""
 
     @property
     def prompts(self) -> int:
@@ -77,8 +77,8 @@ class Processor(Protocol):
     def parts(self, batch: Batch) -> Mapping[str, Batch]:
         """Returns the arrays of a NumPy batch that can be encoded separately, by the names of `System.encode`.
 
-        Their features are cached and reused for batches with the same arrays. `predict` does not need arrays that a part
-        contains completely under the same name.
+        Their features are cached and reused for batches with the same arrays. `predict` does not need the entries of the batch
+        whose arrays all belong to such parts.
         """
 
     def padding(self, element: Batch) -> Mapping[str, tuple[int, int]]:

@@ -14,8 +14,10 @@ T = TypeVar("T")
 
 MAX_TRIES = 200
 """Maximum attempts to sample a clip whose key frame shows a target (InstructSeg)."""
-REACH = {"stride": 3, "around": 10, "jump": 9}
-"""Sampling rules and their default reach: maximum stride; maximum distance to the random frame; maximum jump."""
+REACH = {"stride": 3, "around": 10, "jump": 9, "references": 9}
+"""Sampling rules and their default reach: maximum stride; maximum distance to the random frame; maximum jump. "references" is
+"jump" with the key frame first, followed by its reference frames."""
+JUMPS = ("jump", "references")
 SHORTEST_JUMP = 2
 REVERSED = 0.3
 """Probability of reversing a clip (InstructSeg)."""
@@ -61,46 +63,47 @@ def _pad_with_last(times: np.ndarray, count: int) -> np.ndarray:
 
 
 def move_key_frame_first(times: np.ndarray) -> np.ndarray:
-    """Reorders the frames of a training clip for InstructSeg's language branch: the key (middle) frame first."""
+    """Reorders the frames of a training clip of InstructSeg: the key (middle) frame first."""
     key = len(times) // 2
     return np.concatenate([times[key : key + 1], times[:key], times[key + 1 :]])
 
 
-def reference_frames_of(current: int, length: int, count: int) -> list[int]:
-    """Returns the indices of the reference frames of frame `current` at evaluation (InstructSeg): half before and half after
-    it, with the window shifted inwards at the ends of the video; ascending, without the frame itself.
+@dataclasses.dataclass(frozen=True)
+class ReferenceFrames:
+    """The reference frames of each queried frame of a video at evaluation (InstructSeg): half of `count` before and half after
+    it, with the window shifted inwards at the ends of the video; ascending.
 
-    A video with at most `count` frames uses all other frames and repeats the last one (the released code fails there). A video
-    with a single frame uses that frame.
+    A shorter video uses all other frames and repeats the last one (the released code fails there). A video of one frame has
+    none.
     """
-    if length <= count:
-        others = [t for t in range(length) if t != current] or [current]
-        return (others + others[-1:] * count)[:count]
-    start = min(max(0, current - count // 2), length - 1 - count)
-    return [t for t in range(start, start + count + 1) if t != current]
 
+    count: int
 
-def with_references(frames: Iterable[T], count: int) -> Iterator[tuple[T, list[T]]]:
-    """Yields each frame of a stream with its `count` reference frames (see references_of); buffers at most count + 1 frames."""
-    half = count // 2
-    buffer: list[T] = []
-    first = current = 0  # indices of buffer[0] and of the next frame to yield
-    for frame in frames:
-        if len(buffer) > count:
-            buffer, first = buffer[1:], first + 1
-        buffer.append(frame)
-        while first + len(buffer) > max(0, current - half) + count:  # later frames are no references of this one
-            yield _frame_with_references(buffer, first, current, first + len(buffer), count)
-            current += 1
-    length = first + len(buffer)
-    for remaining in range(current, length):
-        yield _frame_with_references(buffer, first, remaining, length, count)
+    def query(self, frame: int, length: int) -> tuple[int, ...]:
+        """Returns the index of a frame of a video, followed by those of its reference frames."""
+        if length <= self.count:
+            others = [t for t in range(length) if t != frame]
+            return (frame, *(others + others[-1:] * self.count)[: self.count])
+        start = min(max(0, frame - self.count // 2), length - 1 - self.count)
+        return (frame, *(t for t in range(start, start + self.count + 1) if t != frame))
 
-
-def _frame_with_references(buffer: list[T], first: int, current: int, length: int, count: int) -> tuple[T, list[T]]:
-    """Returns frame `current` and its reference frames. buffer: consecutive frames of the video, from frame `first`. length:
-    number of frames of the video."""
-    return buffer[current - first], [buffer[t - first] for t in reference_frames_of(current, length, count)]
+    def queries(self, frames: Iterable[T]) -> Iterator[tuple[tuple[int, ...], list[T]]]:
+        """Yields, for each frame of a stream, the indices of its query and their frames. Keeps at most count + 1 frames."""
+        half = self.count // 2
+        buffer: list[T] = []
+        first = current = 0  # indices of buffer[0] and of the next frame to yield
+        for frame in frames:
+            if len(buffer) > self.count:
+                buffer, first = buffer[1:], first + 1
+            buffer.append(frame)
+            while first + len(buffer) > max(0, current - half) + self.count:  # later frames are no references of this one
+                indices = self.query(current, first + len(buffer))
+                yield indices, [buffer[t - first] for t in indices]
+                current += 1
+        length = first + len(buffer)
+        for remaining in range(current, length):
+            indices = self.query(remaining, length)
+            yield indices, [buffer[t - first] for t in indices]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +124,8 @@ class Sampling:
         for name, value in (("frames", self.frames), ("reach", self.reach)):
             if value is not None and value < 1:
                 raise UserError(f"{name}={value} is too few; give at least 1")
-        if self.rule == "jump" and self._reach_or_default < SHORTEST_JUMP:
-            raise UserError(f"reach={self.reach} is too few for sampling='jump'; give at least {SHORTEST_JUMP}")
+        if self.has_key_frame and self._reach_or_default < SHORTEST_JUMP:
+            raise UserError(f"reach={self.reach} is too few for sampling={self.rule!r}; give at least {SHORTEST_JUMP}")
 
     @property
     def _reach_or_default(self) -> int:
@@ -133,14 +136,21 @@ class Sampling:
         """The position of the key frame in a clip: the middle for rule "jump", else the first."""
         return (self.frames or 0) // 2 if self.rule == "jump" else 0
 
+    @property
+    def has_key_frame(self) -> bool:
+        """Whether the key frame of a clip should show a target."""
+        return self.rule in JUMPS
+
     def sample_frame_indices(self, length: int, rng: np.random.Generator) -> np.ndarray:
-        """Returns int [frames]: sampled frame indices of a video with `length` frames."""
+        """Returns int [frames]: sampled frame indices of a video with `length` frames; "references" of a shorter video as in
+        evaluation, from a random key frame."""
         if self.frames is None:
             return np.arange(length)
-        rule = {"stride": sample_with_even_stride, "around": sample_around_random_frame, "jump": sample_by_random_jumps}[
-            self.rule
-        ]
-        return rule(length, self.frames, rng, self._reach_or_default)
+        if self.rule == "references" and length < self.frames:
+            return np.array(ReferenceFrames(self.frames - 1).query(int(rng.integers(length)), length))
+        rules = {"stride": sample_with_even_stride, "around": sample_around_random_frame}
+        times = rules.get(self.rule, sample_by_random_jumps)(length, self.frames, rng, self._reach_or_default)
+        return move_key_frame_first(times) if self.rule == "references" else times
 
     def sample_frame_indices_showing(
         self, length: int, rng: np.random.Generator, shows: Callable[[int], bool], key: int | None = None

@@ -72,7 +72,7 @@ def _raise_printable(error: UserError) -> NoReturn:
 
 TEXTS = ("text", "answer", "group", "key")
 LISTS = ("classes", "answers")
-READ_BY_MODELS = ("text", "answer", "classes")
+READ_BY_MODELS = ("text", "answer", "classes", "history")
 """The fields whose texts are tokenized."""
 EXPRESSIONS = ("referring", "reasoning", "video")
 """The tasks whose text describes an object."""
@@ -83,12 +83,19 @@ def _check_prompts(example: Example) -> None:
     would occur later and not name the file."""
     for prompt in example.prompts:
         lists = ((name, value) for name in LISTS for value in getattr(prompt, name))
-        for name, value in (*((name, getattr(prompt, name)) for name in TEXTS), *lists):
+        history = [("history", text) for texts in prompt.history for text in texts]
+        for name, value in (*((name, getattr(prompt, name)) for name in TEXTS), *lists, *history):
             if not isinstance(value, str):
                 why = f"field {name!r} of a prompt is {escaped_value(value)}, expected a string"
                 raise Problem("bad record", f"{example.name}: {why}; correct the record")
             if name in READ_BY_MODELS:
                 _check_text(value, f"{example.name}: field {name!r} of a prompt")
+        if not all(len(texts) == 2 and all(text.strip() for text in texts) for texts in prompt.history):
+            why = "field 'history' of a prompt lacks a question or an answer"
+            raise Problem("bad record", f"{example.name}: {why}; give both of each round")
+        if not isinstance(prompt.needs_reasoning, bool):
+            why = f"field 'needs_reasoning' of a prompt is {escaped_value(prompt.needs_reasoning)}, expected true or false"
+            raise Problem("bad record", f"{example.name}: {why}; correct the record")
         if prompt.task in EXPRESSIONS and not prompt.text.strip(" .") and not has_reported_problem():
             raise Problem("bad record", f"{example.name}: its text is empty; describe the object, or remove the record")
         if not isinstance(prompt.regions, tuple) or not all(isinstance(region, Region) for region in prompt.regions):
@@ -136,6 +143,15 @@ def guard_record(read: Callable[..., Example]) -> Callable[..., Example]:
                 raise Problem("bad record", f"{type(reader).__name__}[{index}]: {error_message(error)}") from error
 
     return bounded
+
+
+@contextlib.contextmanager
+def naming_example(example: Example) -> Iterator[None]:
+    """Adds the name of the example to the front of UserErrors that are raised in the body."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{example.name}: {error}") from error
 
 
 NO_MESSAGE = np.zeros(MESSAGE_BYTES, np.uint8)

@@ -30,18 +30,23 @@ class RefCoco:
         image_root: str | os.PathLike,
         *,
         sentences: str = "joined",
+        polygons: str = "fill_poly",
         group_by_image: bool = False,
         prompts_per_example: int = 4,
     ):
         """image_root: image_info.file_name is relative to this folder.
 
         sentences: "joined" is one prompt per record, as in the published evaluation; "each" is one prompt per sentence.
-        group_by_image: an example has up to prompts_per_example prompts of one image, in file order.
+        polygons: how polygons are filled, one of masks.POLYGON_RULES: "fill_poly" as in the published evaluation, "coco" as in
+        the published training. group_by_image: an example has up to prompts_per_example prompts of one image, in file order.
         """
         if sentences not in SENTENCES:
             raise UserError(f"sentences={sentences!r} is unknown; choose one of {', '.join(SENTENCES)}")
         if prompts_per_example < 1:
             raise UserError(f"prompts_per_example={prompts_per_example} is too few; give at least 1")
+        if polygons not in masks.POLYGON_RULES:
+            raise UserError(f"polygons={polygons!r} is unknown; choose one of {', '.join(masks.POLYGON_RULES)}")
+        self._polygons = polygons
         self._file = files.Json(json_path, list)
         self._images = files.existing_folder(image_root)
         self._sentences = sentences
@@ -97,7 +102,8 @@ class RefCoco:
         anns = [] if files.flag_field(record, "no_target", where, False) else files.list_field(record, "anns", where)
         target = np.zeros(size, bool)
         for ann in anns:
-            target |= masks.decode_segmentation(files.field(ann, "segmentation", where), *size, f"{where} segmentation")
+            segmentation = files.field(ann, "segmentation", where)
+            target |= masks.decode_segmentation(segmentation, *size, f"{where} segmentation", polygons=self._polygons)
         return Prompt(
             task="referring",
             text=join_sentences(sentences),

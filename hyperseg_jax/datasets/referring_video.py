@@ -50,7 +50,7 @@ class ReferringVideos(VideoReader):
         """where: the file with the expressions, for messages. names: the frame names of each video; None uses all frames in its
         folder. sentences: one of SENTENCES; "joined" is one prompt per object. per_example: maximum number of prompts of one
         video per example; None means 1. together: an example has one prompt per object, all of the same group, and the
-        remaining objects of its first frame. sampling: with rule "jump", the key frame shows a target.
+        remaining objects of its first frame. sampling: a key frame shows a target.
         """
         if sentences not in SENTENCES:
             raise UserError(f"sentences={sentences!r} is unknown; choose one of {', '.join(SENTENCES)}")
@@ -77,9 +77,9 @@ class ReferringVideos(VideoReader):
         return Example(f"{name}/{expressions[0].key}", video.read_frames(times), prompts, video.frame_names(times))
 
     def _sample_frame_indices(self, video: Video, expressions: Sequence[Expression], rng: np.random.Generator) -> np.ndarray:
-        """Samples frame indices. With rule "jump", the key frame shows one of the objects."""
+        """Samples frame indices. A key frame shows one of the objects."""
         numbers = [expression.number for expression in expressions if expression.number is not None]
-        if self._sampling.rule == "jump" and numbers:
+        if self._sampling.has_key_frame and numbers:
             return self._sampling.sample_frame_indices_showing(
                 len(video), rng, lambda t: bool(np.isin(video.read_object_ids(t), numbers).any())
             )

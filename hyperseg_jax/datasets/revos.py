@@ -43,7 +43,7 @@ class ReVos(VideoReader):
         foreground_path: mask_dict_foreground.json, {video: {masks_rle: [run-length encodings per frame]}}, for the robustness
         score.
 
-        frames, sampling, reach: see frame_sampling.Sampling; with rule "jump", the key frame shows a target.
+        frames, sampling, reach: see frame_sampling.Sampling; a key frame shows a target.
         group_by_video: an example has up to prompts_per_example prompts of one video. seed: clips are sampled from the seed and
         the index.
         """
@@ -88,9 +88,9 @@ class ReVos(VideoReader):
         return Example(f"{video}/{keys[0]}", frames, prompts, tuple(str(names[t]) for t in times))
 
     def _sample_frame_indices(self, anno_ids: list[int | str], length: int, rng: np.random.Generator) -> np.ndarray:
-        """Samples frame indices. With rule "jump", the key frame shows one of the objects."""
+        """Samples frame indices. A key frame shows one of the objects."""
         tracks = [self._read_track(anno_id, length) for anno_id in anno_ids]
-        if self._sampling.rule != "jump" or not tracks:
+        if not self._sampling.has_key_frame or not tracks:
             return self._sampling.sample_frame_indices(length, rng)
         return self._sampling.sample_frame_indices_showing(
             length, rng, lambda t: any(_encoding_at(track, t) is not None for track in tracks)
@@ -150,6 +150,7 @@ class ReVos(VideoReader):
             group=files.text_field(expression, "group", where, kind),
             foreground=foreground,
             key=key,
+            needs_reasoning=True,
         )
 
 

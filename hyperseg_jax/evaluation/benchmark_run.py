@@ -13,7 +13,7 @@ from typing import Any
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets import record_errors
-from hyperseg_jax.errors import UserError
+from hyperseg_jax.errors import Terminated, UserError
 from hyperseg_jax.evaluation import qualitative, submissions
 from hyperseg_jax.evaluation.benchmarks import Benchmark
 from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, make_prediction_fn, run_protocols
@@ -94,6 +94,8 @@ def run(
     state_file: file of the partial results, written every `save_every` batches and at the end. If it exists, the run resumes
     from it. settings: settings that the file must match; raises UserError if another evaluation wrote it. log: receives a line
     if the file is invalid; it is then moved aside, and all examples are scored.
+
+    In a multi-process run, raises Terminated after the next batch if a process got SIGTERM, with the partial results written.
     """
     examples: Any = task.val
     count = min(len(examples), limit or len(examples))
@@ -135,7 +137,8 @@ def run(
             except BaseException as error:
                 _raise_unreadable(task.name, index, record_errors.error_message(error))
         progress(done, count)
-        if number % save_every == 0 or done == count:
+        is_stopped = done < count and hosts.reached_stop_in_evaluation()
+        if number % save_every == 0 or done == count or is_stopped:
             states = hosts.exchange_long(f"{task.name} to {done}", json.dumps(new_results.state()))
             try:
                 for text in states:
@@ -149,6 +152,9 @@ def run(
             total.done, new_results = done, new()
             if state_file is not None and hosts.is_primary():
                 write_text(state_file, json.dumps({"asked": settings, **total.state()}))
+        if is_stopped:
+            how = "; run the same command to resume" if state_file is not None else ""
+            raise Terminated(f"{task.name}: stopped after {done} of {count} examples{how}")
     return total
 
 
@@ -194,4 +200,4 @@ def _make_protocol(engine: Engine, benchmark: Benchmark, task: Task, options: An
     geometry = task.processor.geometry(*example.frames.shape[1:3])
     scoring = SCORINGS[benchmark.scoring]
     protocol = scoring.interactive or scoring.protocol if engine.interactive else scoring.protocol
-    return protocol(example, make_prediction_fn(engine, options, geometry))
+    return protocol(example, make_prediction_fn(engine, options, geometry), engine.reference_frames)

@@ -174,5 +174,6 @@ def open_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDict
     examples = open_reader(f"benchmark {name}", benchmark.reader, benchmark.fields, root)
     if not len(examples):
         raise UserError(f"benchmark {name}: has no examples; check its files below {root}")
-    prompt_processor = make_processor(config, system, system.tokenizer(config), benchmark.task, prompts=1, frames=1)
+    single = {size: 1 for size in ("prompts", "frames") if size in config.data.tasks[benchmark.task]}
+    prompt_processor = make_processor(config, system, system.tokenizer(config), benchmark.task, **single)
     return Task(name, None, examples, 0, prompt_processor)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from hyperseg_jax.datasets.frame_sampling import ReferenceFrames
 from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.protocols import EvalProtocol, PredictionFn, T
@@ -28,8 +29,8 @@ class SimulatedClicks(EvalProtocol):
     same_image = True
     adaptive = True
 
-    def __init__(self, example: Example, prediction_fn: PredictionFn) -> None:
-        super().__init__(example, prediction_fn)
+    def __init__(self, example: Example, prediction_fn: PredictionFn, references: ReferenceFrames | None = None) -> None:
+        super().__init__(example, prediction_fn, references)
         (prompt,) = example.prompts
         if prompt.masks is None or not len(prompt.masks):
             raise UserError(f"{example.name}: has no objects to click on; its reader must return masks")

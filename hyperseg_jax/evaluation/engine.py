@@ -25,6 +25,7 @@ from hyperseg_jax.data.pipeline import Unreadable, read_ahead
 from hyperseg_jax.data.processor import Batch, Processor, Shape, common_shape
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets import record_errors
+from hyperseg_jax.datasets.frame_sampling import ReferenceFrames
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.features import FeatureCache
 from hyperseg_jax.evaluation.protocols import EvalProtocol, PredictionFn
@@ -65,7 +66,8 @@ class Engine:
     """A model with its jitted functions.
 
     predict, write: functions of (params, batch, features, ...) of the system; None if it predicts no masks or writes no text.
-    answers: the selection of predictions from outputs, by kind. feed: transfer of batches to the mesh. interactive: see System.
+    answers: the selection of predictions from outputs, by kind. feed: transfer of batches to the mesh. interactive,
+    reference_frames: see System.
     feature_cache: features of batch parts that were encoded separately.
     """
 
@@ -75,6 +77,7 @@ class Engine:
     params: Any
     feed: Feed = SINGLE_PROCESS
     interactive: bool = False
+    reference_frames: ReferenceFrames | None = None
     feature_cache: FeatureCache = dataclasses.field(default_factory=lambda: FeatureCache({}))
 
     @classmethod
@@ -89,7 +92,9 @@ class Engine:
             write = jax.jit(system.write(module, config).greedy, static_argnames=fixed, **jit_options)
         predict = None if system.predict is None else jax.jit(system.predict(module, config), **jit_options)
         feature_cache = FeatureCache(system.encode(module, config))
-        return cls(predict, write, system.answers, params, Feed(batch_sharding), system.interactive, feature_cache)
+        references = system.reference_frames(config)
+        feed = Feed(batch_sharding)
+        return cls(predict, write, system.answers, params, feed, system.interactive, references, feature_cache)
 
     def select(self, request: Request, options: AnswerOptions, memory: Any = None) -> tuple[dict[str, np.ndarray], Any]:
         """Runs the model and selects the predictions on the devices.
@@ -130,8 +135,12 @@ class Engine:
             return put(request.batch), {}
         parts = request.processor.parts(request.batch)
         features = self.feature_cache.features(self.params, parts, put, memory=memory)
-        encoded = [array for name in features for array in parts[name].values()]
-        rest = {name: value for name, value in request.batch.items() if not any(value is array for array in encoded)}
+        encoded = {id(array) for name in features for array in jax.tree.leaves(parts[name])}
+        rest = {
+            name: value
+            for name, value in request.batch.items()
+            if not (leaves := jax.tree.leaves(value)) or not encoded.issuperset(map(id, leaves))
+        }
         return put(rest), features
 
 
@@ -211,7 +220,7 @@ def run_protocols(
     indices = [first + row for first in range(start, count, size) for row in rows.indices if first + row < count]
     with contextlib.closing(read_ahead(examples, indices, workers=workers)) as stream:
         for first in range(start, count, size):
-            batch = _ExampleBatch(task, rows, first, on_unreadable, filler_protocol)
+            batch = _ExampleBatch(engine, task, rows, first, on_unreadable, filler_protocol)
             for n, row in enumerate(rows.indices):
                 if first + row < count:
                     batch.add(n, next(stream), protocol)
@@ -231,6 +240,7 @@ class _ExampleBatch:
 
     def __init__(
         self,
+        engine: Engine,
         task: Task,
         rows: Rows,
         first: int,
@@ -238,6 +248,7 @@ class _ExampleBatch:
         filler_protocol: Callable[[Processor], EvalProtocol],
     ) -> None:
         self._task, self.rows, self.first = task, rows, first
+        self._shares_frames = engine.reference_frames is not None
         self._on_unreadable, self._filler_protocol = on_unreadable, filler_protocol
         self.protocols: dict[int, EvalProtocol] = {}
         self.steps = self.prompts = 1
@@ -305,7 +316,8 @@ class _ExampleBatch:
             return None
 
     def request(self, step: int, prompt: int) -> Request:
-        """Returns the queries of all rows at one step, for one prompt. Features are cached if prompts or steps share them."""
+        """Returns the queries of all rows at one step, for one prompt. Features are cached if prompts or steps share them: all
+        steps with the same image, or consecutive ones with reference frames."""
         queries, failed = {}, {}
         for n, protocol in self.protocols.items():
             try:
@@ -320,7 +332,8 @@ class _ExampleBatch:
             filler = self._filler_protocol(self.processor).prepare_query(0, 0, self._prepare)
         rows = [queries.get(n, filler) for n in range(len(self.rows.indices))]
         arrays, geometries = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-        cache_features = self.prompts > 1 or (self.steps > 1 and (self.same_image or not self.uses_memory))
+        shared_by_steps = self.same_image or self._shares_frames or not self.uses_memory
+        cache_features = self.prompts > 1 or (self.steps > 1 and shared_by_steps)
         return Request(self.processor, arrays, geometries, self.canvas, self.rows, cache_features)
 
     def _prepare(self, example: Example) -> tuple[Batch, np.ndarray]:

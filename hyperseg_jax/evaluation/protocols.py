@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from hyperseg_jax.datasets.frame_sampling import ReferenceFrames
 from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.results.objects import merge_soft
 from hyperseg_jax.structs import Example, Prediction, Prompt
@@ -30,8 +31,9 @@ class EvalProtocol:
     adaptive = False
     """Whether queries depend on earlier outputs. Then every host that holds the example gets the outputs."""
 
-    def __init__(self, example: Example, prediction_fn: PredictionFn) -> None:
-        self.example, self._prediction_fn = example, prediction_fn
+    def __init__(self, example: Example, prediction_fn: PredictionFn, references: ReferenceFrames | None = None) -> None:
+        """references: the reference frames of a queried frame; None: a query has one frame."""
+        self.example, self._prediction_fn, self._references = example, prediction_fn, references
         self.steps = len(example.frames)
         self._predictions: list[list[Prediction]] = [[] for _ in example.prompts]
 
@@ -41,7 +43,8 @@ class EvalProtocol:
         return len(self.example.prompts)
 
     def prepare_query(self, step: int, prompt: int, prepare: Callable[[Example], T]) -> T:
-        """Reduces the example to the query of this step: one frame and one prompt, without targets. Returns prepare(query)."""
+        """Reduces the example to the query of this step: one frame, with its reference frames if the model needs them, and one
+        prompt without targets. Returns prepare(query)."""
         return prepare(self._single_query(self.prompt_at(prompt), step))
 
     def bucket_of_longest_query(self, prompt: int, bucket: Callable[[Example], T]) -> T:
@@ -61,8 +64,11 @@ class EvalProtocol:
         return self.example.prompts[index]
 
     def _single_query(self, prompt: Prompt, frame: int) -> Example:
-        frames = self.example.frames[frame][None]
-        return dataclasses.replace(self.example, frames=frames, prompts=(_without_targets(prompt),))
+        query = dataclasses.replace(self.example, frames=self.example.frames[frame][None], prompts=(_without_targets(prompt),))
+        if self._references is None or len(self.example.frames) == 1:
+            return query
+        numbers = self._references.query(frame, len(self.example.frames))
+        return dataclasses.replace(query, frames=self.example.frames[list(numbers)], frame_numbers=numbers)
 
 
 class AllFrames(EvalProtocol):
@@ -113,8 +119,8 @@ class JointExpressions(EvalProtocol):
     or to none (rule of InstructSeg's Ref-DAVIS script). The prediction function returns probabilities; the example has one
     joint prediction."""
 
-    def __init__(self, example: Example, prediction_fn: PredictionFn) -> None:
-        super().__init__(example, prediction_fn)
+    def __init__(self, example: Example, prediction_fn: PredictionFn, references: ReferenceFrames | None = None) -> None:
+        super().__init__(example, prediction_fn, references)
         self._frames: list[Prediction] = []
 
     def add_outputs(self, prompt: int, outputs: Any) -> None:

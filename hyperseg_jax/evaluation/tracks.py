@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hyperseg_jax.datasets.frame_sampling import ReferenceFrames
 from hyperseg_jax.evaluation.protocols import EvalProtocol, PredictionFn
 from hyperseg_jax.results.tracking import Tracker
 from hyperseg_jax.structs import Example, Prediction, Prompt
@@ -28,8 +29,8 @@ class TrackedInstances(EvalProtocol):
     """A class list for a video. All frames of the prediction have the same instances; a mask is empty where an instance is not
     visible. The class and score of an instance are the maximum of its mean class probabilities (IDOL)."""
 
-    def __init__(self, example: Example, prediction_fn: PredictionFn) -> None:
-        super().__init__(example, prediction_fn)
+    def __init__(self, example: Example, prediction_fn: PredictionFn, references: ReferenceFrames | None = None) -> None:
+        super().__init__(example, prediction_fn, references)
         self._tracker = Tracker()
         self._tracks: dict[int, _Track] = {}
         self._frames_seen = 0

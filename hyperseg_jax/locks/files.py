@@ -40,7 +40,10 @@ def open_files(folder: str) -> Files:
         return _StoreFiles(folder)
     path = pathlib.Path(folder)
     with naming_path(path):
-        return _LocalFiles(paths.join_inside(path.parent, path.name))
+        paths.join_inside(path.parent, path.name)
+    if os.path.lexists(path) and not path.is_dir():  # such as a file, or a link that leads nowhere or to itself
+        raise UserError(f"{path}: is not a folder, but the lock of a run is kept there; remove it if no run is active there")
+    return _LocalFiles(path)
 
 
 class _LocalFiles:

@@ -36,10 +36,21 @@ _SEEM_MODELS = {
     "SEEM v1 SAM-ViT-L": (49.0, 41.6, 58.2, 53.8, 62.2, 69.5, 2.40, 2.96),
     "SEEM v0 DaViT-d3": (56.2, 46.8, 65.3, 63.2, 68.3, 76.6, 2.99, 3.89),
 }
+_INSTRUCTSEG = "InstructSeg, arXiv 2412.14006, as cited by later papers"
+_INSTRUCTSEG_SCORES = {
+    ("reasonseg", "giou"): 61.9,
+    ("reasonseg", "ciou"): 65.2,
+    ("revos", "jf"): 54.5,
+    ("ref_davis", "jf"): 71.1,
+    ("ref_youtube_vos", "jf"): 67.5,
+}
 REPORTED_RESULTS = tuple(
     ReportedResult(benchmark, metric, model, value, _SEEM)
     for model, values in _SEEM_MODELS.items()
     for (benchmark, metric), value in zip(_SEEM_METRICS, values, strict=True)
+) + tuple(
+    ReportedResult(benchmark, metric, "InstructSeg-3B", value, _INSTRUCTSEG)
+    for (benchmark, metric), value in _INSTRUCTSEG_SCORES.items()
 )
 
 

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import signal
 import socket
 import sys
 import time
@@ -21,10 +22,11 @@ from absl import flags
 from jax._src import clusters, distributed  # JAX has no public API for its coordination service
 from jax.experimental import multihost_utils
 
+from hyperseg_jax import failures
 from hyperseg_jax.errors import HostLost, UserError
 from hyperseg_jax.parallel.failure_watch import FailureWatch
 from hyperseg_jax.parallel.startup_barrier import startup_barrier
-from hyperseg_jax.untrusted.printing import escaped, printable
+from hyperseg_jax.untrusted.printing import escaped, first_line, printable
 
 CHUNK = 2**20
 """Maximum length of a text in one message of the coordination service, in characters."""
@@ -49,12 +51,13 @@ class Timeouts:
 
 
 class _ProcessGroup:
-    """Global state of this module: timeouts, names of all processes by id, number of barriers so far, and the thread that
-    watches for failures of other processes."""
+    """Global state of this module: timeouts, names of all processes by id, numbers of barriers and of evaluated batches so far,
+    and the thread that watches for failures of other processes."""
 
     timeouts = Timeouts()
     names: tuple[str, ...] = ()
     barriers = 0
+    batches = 0
     watch: FailureWatch | None = None
 
 
@@ -92,15 +95,16 @@ def connect(
     flags.FLAGS.mark_as_parsed()
     flags.FLAGS["experimental_orbax_use_distributed_barrier"].value = True  # its other barriers have no timeout
     _group.names = tuple(startup_barrier(coordinator, process_id, processes, name=socket.gethostname(), seconds=timeouts.start))
-    jax.distributed.initialize(
-        coordinator,
-        processes,
-        process_id,
-        initialization_timeout=int(timeouts.start),
-        heartbeat_timeout_seconds=int(timeouts.heartbeat),
-        shutdown_timeout_seconds=int(timeouts.barrier),
-    )
-    _group.watch = FailureWatch(_client(), _exit_after_failure_of)
+    with exit_on_error():
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process_id,
+            initialization_timeout=int(timeouts.start),
+            heartbeat_timeout_seconds=int(timeouts.heartbeat),
+            shutdown_timeout_seconds=int(timeouts.barrier),
+        )
+        _group.watch = FailureWatch(_client(), _exit_after_failure_of)
 
 
 def _read_integer(variable: str) -> int | None:
@@ -180,11 +184,25 @@ def reached_stop(step: int) -> bool:
     return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
 
 
+def reached_stop_in_evaluation() -> bool:
+    """Like `reached_stop`, for the batches of evaluations. All processes must call it after every batch."""
+    _group.batches += 1
+    return reached_stop(_group.batches)
+
+
+def end_on_sigterm() -> None:
+    """Lets SIGTERM end this process as in a single process, for work that does not call `reached_stop`. Must be called in the
+    main thread."""
+    if _client() is not None:  # JAX has replaced the handler, and Python does not know it
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
+
 def shut_down() -> None:
     """Waits until all processes have called it, then disconnects from the coordination service."""
-    if jax.process_count() > 1:
-        with exit_on_error():
-            exchange("the end")
+    if _client() is None:
+        return
+    with exit_on_error():
+        exchange("the end")
         if _group.watch is not None:
             _group.watch.stop()
         jax.distributed.shutdown()
@@ -192,8 +210,8 @@ def shut_down() -> None:
 
 @contextlib.contextmanager
 def exit_on_error() -> Iterator[None]:
-    """In a multi-process run: after an error in the body, prints it, announces it to the other processes and exits, with code 2
-    for invalid input and 1 otherwise. In a single process, errors propagate.
+    """In a multi-process run: after an error in the body, prints one line, announces it to the other processes and exits, with
+    the code of `failures.describe`. In a single process, errors propagate.
 
     The other processes exit with one line and the same code. If this process is killed and cannot announce its failure, JAX
     aborts them after the timeout hosts.heartbeat.
@@ -201,19 +219,27 @@ def exit_on_error() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if jax.process_count() == 1:
+        if _client() is None:
             raise
-        is_input = isinstance(error, UserError) and not isinstance(error, HostLost)
-        line = f"{type(error).__name__}: {error}".splitlines()[0] if not isinstance(error, UserError) else str(error)
-        code, line = 2 if is_input else 1, printable(line)
-        if _group.watch is not None:
-            _group.watch.announce_failure(jax.process_index(), f"{code} {line}")
-        if not isinstance(error, UserError):
-            traceback.print_exc()
+        failure = failures.describe(error)
+        code, line = failure.code, printable(failure.line or first_line(error))
         hint = ""
-        if isinstance(error, jax.errors.JaxRuntimeError):  # a lost connection
-            hint = "; another host may have failed; rerun the command on all hosts to resume from the newest checkpoint"
+        if failures.is_from_device(error) and code == 1:  # a lost connection
+            line = f"{type(error).__name__}: {escaped(first_line(error))}"
+            hint = (
+                "; another host may have failed; rerun the command on all hosts to resume from the newest checkpoint; "
+                f"{failures.WHERE}"
+            )
+        if _group.watch is not None:
+            _group.watch.announce_failure(_process(), f"{code} {line}")
+        if failures.settings.with_traceback and not isinstance(error, KeyboardInterrupt):
+            traceback.print_exception(error)
         _print_and_exit(code, f"{line}{hint}")
+
+
+def _process() -> int:
+    """Returns the id of this process; unlike jax.process_index(), does not initialize devices."""
+    return distributed.global_state.process_id or 0
 
 
 def _exit_after_failure_of(failed: int, announcement: str) -> None:
@@ -225,8 +251,12 @@ def _exit_after_failure_of(failed: int, announcement: str) -> None:
 
 def _print_and_exit(code: int, line: str) -> NoReturn:
     """Prints an error line, waits until the other failing processes have printed theirs, and ends this process."""
-    print(f"error: process {process_name(jax.process_index())}: {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(ValueError):  # not the main thread; a second Ctrl-C ends the process without another line
+        signal.signal(signal.SIGINT, lambda *_: os._exit(code))
+    with contextlib.suppress(Exception):  # os._exit does not
+        sys.stdout.flush()
+    print(f"error: process {process_name(_process())}: {line}", file=sys.stderr, flush=True)
     with contextlib.suppress(Exception):  # all can print their errors before any exits
         _client().wait_at_barrier("hyperseg/ending", 10_000)
-    time.sleep(1 if is_primary() else 0)  # process 0 runs the coordination service of the others
+    time.sleep(0 if _process() else 1)  # process 0 runs the coordination service of the others
     os._exit(code)

@@ -9,8 +9,10 @@ import time
 from typing import Any
 
 from hyperseg_jax.errors import HostLost, UserError
+from hyperseg_jax.untrusted.printing import escaped
 
-MAX_REPLY_BYTES = 65536  # maximum length of a message, which is one line
+MESSAGE_BYTES, SECONDS = 4096, 5.0
+"""Maximum bytes of a message, for each process that it names, and seconds for sending one to process 0."""
 
 
 def startup_barrier(address: str, process_id: int, processes: int, *, name: str, seconds: float) -> list[str]:
@@ -26,7 +28,7 @@ def startup_barrier(address: str, process_id: int, processes: int, *, name: str,
     if process_id == 0:
         reply = _collect_names(int(port), processes, name, deadline)
     else:
-        reply = _send_name(host, int(port), {"id": process_id, "name": name}, deadline)
+        reply = _send_name(host, int(port), {"id": process_id, "name": name}, deadline, MESSAGE_BYTES * processes)
     names = {int(key): str(value) for key, value in reply.items()}
     missing = [k for k in range(processes) if k not in names]
     if missing:
@@ -55,12 +57,12 @@ def _collect_names(port: int, processes: int, name: str, deadline: float) -> dic
             listener.settimeout(left)
             try:
                 connection = stack.enter_context(listener.accept()[0])
-                connection.settimeout(5)
-                message = _read_message(connection)
-                if 0 < int(message["id"]) < processes:
-                    names[str(int(message["id"]))] = str(message["name"])[:200]
+                message = _read_message(connection, min(deadline, time.monotonic() + SECONDS), MESSAGE_BYTES)
+                if type(message["id"]) is int and 0 < message["id"] < processes:
+                    names[str(message["id"])] = escaped(str(message["name"]))
                     connections.append(connection)
-            except (OSError, ValueError, KeyError, TypeError):  # time is up, or the client is not a process of this run
+                    connection.settimeout(SECONDS)
+            except (OSError, ValueError, KeyError):  # time is up, or the client is not a process of this run
                 continue
         for connection in connections:
             with contextlib.suppress(OSError):
@@ -68,25 +70,35 @@ def _collect_names(port: int, processes: int, name: str, deadline: float) -> dic
     return names
 
 
-def _send_name(host: str, port: int, message: dict[str, Any], deadline: float) -> dict[str, str]:
+def _send_name(host: str, port: int, message: dict[str, Any], deadline: float, most: int) -> dict[str, str]:
     """Runs on the other processes: connects to process 0, with retries until the deadline, sends the id and name of this
-    process and returns {process id: name} of all processes, or only its own if process 0 does not answer."""
+    process and returns {process id: name} of all processes, or only its own if process 0 does not answer. most: maximum bytes
+    of the answer."""
     while (left := deadline - time.monotonic()) > 0:
         with (
             contextlib.suppress(OSError, ValueError),
             socket.create_connection((host, port), timeout=min(left, 10)) as connection,
         ):
-            connection.settimeout(left + 10)  # process 0 may have started to wait later
             connection.sendall(json.dumps(message).encode() + b"\n")
-            return _read_message(connection)
+            return _read_message(connection, deadline + 10, most)  # process 0 may have started to wait later
         time.sleep(0.2)
     return {str(message["id"]): message["name"]}
 
 
-def _read_message(connection: socket.socket) -> dict[str, Any]:
-    """Reads one line of JSON."""
-    with connection.makefile("rb") as lines:
-        message = json.loads(lines.readline(MAX_REPLY_BYTES))
+def _read_message(connection: socket.socket, deadline: float, most: int) -> dict[str, Any]:
+    """Reads one line of JSON, of at most this many bytes. Raises OSError after the deadline, ValueError for anything else."""
+    line = b""
+    while not line.endswith(b"\n") and len(line) < most:
+        if (left := deadline - time.monotonic()) <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
+        if not (data := connection.recv(most - len(line))):
+            break
+        line += data
+    try:
+        message = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
     if not isinstance(message, dict):
         raise ValueError("not a message of the startup barrier")
     return message

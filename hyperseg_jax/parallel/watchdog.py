@@ -14,7 +14,7 @@ from typing import Any
 from etils import epath
 
 from hyperseg_jax.atomic import write_text
-from hyperseg_jax.untrusted import stores
+from hyperseg_jax.untrusted import paths, stores
 
 
 class Watchdog:
@@ -58,6 +58,7 @@ class Watchdog:
                     if stores.is_url(os.fspath(self._file)):
                         self._file.write_text(report)
                     else:
+                        paths.make_replaceable(pathlib.Path(self._file), "a report of stacks")
                         write_text(pathlib.Path(self._file), report)
                 except Exception as error:  # a full disk or an unreachable bucket may be the cause of the hang
                     print(f"{self._file}: not written ({error})", file=sys.stderr, flush=True)

@@ -75,7 +75,7 @@ class Model:
         """
         prompt = Prompt(task="reasoning" if reasoning else "referring", text=_check_text(text))
         options = self._replace_thresholds("soft_expression" if soft else "expression", no_target_threshold=no_target_threshold)
-        predicted, _ = self._predict(read_image(image), prompt, options)
+        predicted, _ = self._predict(_image_example(read_image(image), prompt), options)
         return _name_masks(predicted, text)
 
     def segment_classes(
@@ -95,9 +95,8 @@ class Model:
         names = (*map(_check_text, classes), *map(_check_text, stuff))
         things = (True,) * len(classes) + (False,) * len(stuff)
         prompt = Prompt(task="panoptic", classes=names, things=things)
-        return self._predict(
-            read_image(image), prompt, self._replace_thresholds("panoptic", segment=threshold, overlap=overlap)
-        )[0]
+        example = _image_example(read_image(image), prompt)
+        return self._predict(example, self._replace_thresholds("panoptic", segment=threshold, overlap=overlap))[0]
 
     def segment_regions(
         self, image: ImageLike, regions: Sequence[np.ndarray | Region], *, labels: Sequence[str] = ()
@@ -106,7 +105,7 @@ class Model:
         frame = read_image(image)
         prompt = _region_prompt("region", frame, regions)
         names = _region_names(regions, labels)
-        predicted, _ = self._predict(frame, prompt, self._replace_thresholds("regions"))
+        predicted, _ = self._predict(_image_example(frame, prompt), self._replace_thresholds("regions"))
         return dataclasses.replace(predicted, names=names)
 
     def segment_rounds(
@@ -121,20 +120,33 @@ class Model:
         frame, memory = read_image(image), None
         for regions in rounds:
             prompt, names = _region_prompt("region", frame, regions), _region_names(regions, labels)
-            predicted, new_memory = self._predict(frame, prompt, self._replace_thresholds("regions"), memory)
+            predicted, new_memory = self._predict(_image_example(frame, prompt), self._replace_thresholds("regions"), memory)
             memory = new_memory if self.engine.interactive else None
             yield dataclasses.replace(predicted, names=names)
 
     def segment_video(
-        self, frames: Iterable[ImageLike], text: str, *, no_target_threshold: float | types.EllipsisType | None = ...
+        self,
+        frames: Iterable[ImageLike],
+        text: str,
+        *,
+        no_target_threshold: float | types.EllipsisType | None = ...,
+        reasoning: bool = False,
     ) -> Iterator[tuple[np.ndarray, Prediction]]:
-        """Yields (image, prediction) for each frame. The model state passes from frame to frame; memory use is constant."""
-        prompt, memory = Prompt(task="video", text=_check_text(text)), None
+        """Yields (image, prediction) for each frame. Memory use is constant.
+
+        The model state passes from frame to frame. A system with reference frames reads ahead by half of them, and encodes each
+        frame once. reasoning: see `segment`.
+        """
+        prompt = Prompt(task="video", text=_check_text(text), needs_reasoning=reasoning)
         options = self._replace_thresholds("expression", no_target_threshold=no_target_threshold)
-        for image in frames:
-            frame = read_image(image)
-            predicted, memory = self._predict(frame, prompt, options, memory, cache_features=False)
-            yield frame, _name_masks(predicted, text)
+        images = map(read_image, frames)
+        references, memory = self.engine.reference_frames, None
+        queries: Iterable[tuple[tuple[int, ...], list[np.ndarray]]]
+        queries = (((), [image]) for image in images) if references is None else references.queries(images)
+        for numbers, pixels in queries:
+            example = Example("the video", _stack_frames(pixels), (prompt,), frame_numbers=numbers)
+            predicted, memory = self._predict(example, options, memory, cache_features=references is not None)
+            yield pixels[0], _name_masks(predicted, text)
 
     def chat(self, image: ImageLike, question: str, *, max_new_tokens: int = NEW_TOKENS) -> str:
         """Returns the model's text answer, decoded greedily, at most max_new_tokens tokens."""
@@ -153,7 +165,7 @@ class Model:
     def _generate_texts(self, frame: np.ndarray, prompt: Prompt, max_new_tokens: int) -> tuple[str, ...]:
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens = {max_new_tokens}: must be at least 1")
-        request, geometry = self._make_request(Example("the image", frame[None], (prompt,)))
+        request, geometry = self._make_request(_image_example(frame, prompt))
         row = {"texts": self.engine.generate(request, max_new_tokens=max_new_tokens)[0]}
         return make_prediction_fn(self.engine, AnswerOptions(TEXT, self.engine.answers.default), geometry)(prompt, row).texts
 
@@ -163,19 +175,20 @@ class Model:
         return AnswerOptions(kind, dataclasses.replace(self.engine.answers.default, **overrides))  # type: ignore[arg-type]
 
     def _predict(
-        self, frame: np.ndarray, prompt: Prompt, options: AnswerOptions, memory: Any = None, *, cache_features: bool = True
+        self, example: Example, options: AnswerOptions, memory: Any = None, *, cache_features: bool = True
     ) -> tuple[Prediction, Any]:
-        """Returns the prediction for one prompt and image, and the memory for the next frame. cache_features: see Request."""
-        request, geometry = self._make_request(Example("the image", frame[None], (prompt,)), cache_features)
+        """Returns the prediction for an example with one prompt about one image or queried frame, and the memory for the next
+        frame. cache_features: see Request."""
+        request, geometry = self._make_request(example, cache_features)
         outputs, memory = self.engine.select(request, options, memory)
         if not outputs.pop("finite").all():
             raise UserError("the outputs of the model are not finite, so its weights are damaged; use another checkpoint")
         row = {name: value[0] for name, value in outputs.items()}
-        return make_prediction_fn(self.engine, options, geometry)(prompt, row), memory
+        return make_prediction_fn(self.engine, options, geometry)(example.prompts[0], row), memory
 
     def _make_request(self, example: Example, cache_features: bool = True) -> tuple[Request, Geometry]:
-        """Returns a batch of one example with one frame and one prompt, in the smallest bucket that fits it, and the geometry
-        of the frame in the model input."""
+        """Returns a batch of one example with one prompt, in the smallest bucket that fits it, and the geometry of its frames
+        in the model input."""
         height, width = example.frames.shape[1:3]
         check_canvas(height, width, example.name)
         processor = self._processor.for_bucket(self._processor.bucket(example))
@@ -212,6 +225,18 @@ def _load(folder: pathlib.Path, modified_ns: int) -> Model:
     """Loads the model of a folder, cached. modified_ns: time of the last change of the model file, which is a part of the cache
     key."""
     return Model.load(folder)
+
+
+def _image_example(image: np.ndarray, prompt: Prompt) -> Example:
+    return Example("the image", image[None], (prompt,))
+
+
+def _stack_frames(frames: Sequence[np.ndarray]) -> np.ndarray:
+    """Stacks frames of a video. Raises UserError if their sizes differ."""
+    sizes = {frame.shape for frame in frames}
+    if len(sizes) > 1:
+        raise UserError(f"the frames of the video have the sizes {sorted(sizes)}; give frames of one size")
+    return np.stack(frames)
 
 
 def _check_text(text: str) -> str:

@@ -3,5 +3,5 @@
 system        the interface of a system, and the registry
 psalm/        what the descendants of PSALM share: HyperSeg and InstructSeg
 hyperseg/     HyperSeg: its model, prompts, preprocessing, losses and postprocessing
-instructseg/  InstructSeg: its model; not a registered system yet
+instructseg/  InstructSeg: its model, prompts, preprocessing, losses and postprocessing
 """

@@ -16,6 +16,7 @@ from jaxtyping import Float32, PRNGKeyArray, Shaped
 from ml_collections import ConfigDict
 
 from hyperseg_jax.data.processor import Batch, Encoding, Processor
+from hyperseg_jax.datasets.frame_sampling import ReferenceFrames
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.llms.generate import Writer
 from hyperseg_jax.results.answers import Answers
@@ -25,7 +26,7 @@ from hyperseg_jax.untrusted.printing import escaped, first_line
 
 Model = TypeVar("Model", bound=nn.Module)
 
-_registered: dict[str, str | System[Any]] = {"hyperseg": "hyperseg_jax.systems.hyperseg"}
+_registered: dict[str, str | System[Any]] = {name: f"hyperseg_jax.systems.{name}" for name in ("hyperseg", "instructseg")}
 """Registered systems by name: a System, or the module that defines it as SYSTEM."""
 
 
@@ -79,6 +80,8 @@ class System(Generic[Model]):
     hf_config(config) -> the config.json that the authors' code requires in an exported folder.
     parts: by name, the parts that a class of transformers implements; unsupported_parts: those that none implements, and why.
     adapters(config) -> the PEFT names of its low-rank adapters; None if it has none.
+    reference_frames(config) -> the ReferenceFrames of a queried frame of a video; None if it needs none. With them, videos are
+    queried one frame at a time, and a query has a frame followed by its reference frames.
     encode(model, config) -> the Encoding of each part of a batch (Processor.parts), in order.
     predict(model, config) -> the Predict; None if the system predicts no masks.
     write(model, config) -> the Writer of text; None if the system generates no text.
@@ -104,6 +107,7 @@ class System(Generic[Model]):
     parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
     unsupported_parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     adapters: Callable[[ConfigDict], Adapters] | None = None
+    reference_frames: Callable[[ConfigDict], ReferenceFrames | None] = lambda config: None
     encode: Callable[[Model, ConfigDict], Mapping[str, Encoding]] = lambda model, config: {}
     predict: Callable[[Model, ConfigDict], Predict] | None = None
     write: Callable[[Model, ConfigDict], Writer] | None = None

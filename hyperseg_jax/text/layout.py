@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -74,13 +74,14 @@ def expand_runs(runs: Sequence[Run], length: int) -> Layout:
     )
 
 
-def pack_layouts(layouts: Sequence[Layout], length: int) -> Layout:
+def pack_layouts(layouts: Sequence[Layout], length: int, *, separate: Collection[Source] = ()) -> Layout:
     """Packs the prompts of one image into one sequence of `length`: their common prefix once, then the rest of each prompt.
 
-    layouts: results of `expand_runs`, of any lengths. Raises UserError if the packed sequence is longer.
+    layouts: results of `expand_runs`, of any lengths. separate: sources whose embeddings differ between the prompts. Raises
+    UserError if the packed sequence is longer.
     """
-    common, sizes = _prefix_and_lengths(layouts)
-    needed = packed_length(layouts)
+    common, sizes = _prefix_and_lengths(layouts, separate)
+    needed = packed_length(layouts, separate=separate)
     if needed > length:
         one = len(layouts) == 1
         raise UserError(
@@ -102,25 +103,26 @@ def pack_layouts(layouts: Sequence[Layout], length: int) -> Layout:
     return Layout(**arrays)
 
 
-def packed_length(layouts: Sequence[Layout]) -> int:
+def packed_length(layouts: Sequence[Layout], *, separate: Collection[Source] = ()) -> int:
     """Returns the number of positions after packing."""
-    common, sizes = _prefix_and_lengths(layouts)
+    common, sizes = _prefix_and_lengths(layouts, separate)
     return common + sum(size - common for size in sizes)
 
 
-def _prefix_and_lengths(layouts: Sequence[Layout]) -> tuple[int, list[int]]:
+def _prefix_and_lengths(layouts: Sequence[Layout], separate: Collection[Source]) -> tuple[int, list[int]]:
     """Returns the length of the common prefix, and the total length of each prompt."""
     sizes = [int((layout.source != Source.PADDING).sum()) for layout in layouts]
-    return _common_prefix_length(layouts, min(sizes)) if len(layouts) > 1 else 0, sizes
+    return _common_prefix_length(layouts, min(sizes), separate) if len(layouts) > 1 else 0, sizes
 
 
-def _common_prefix_length(layouts: Sequence[Layout], limit: int) -> int:
-    """Returns the length of the prefix that all layouts share. It ends before any pooled, query or target position.
+def _common_prefix_length(layouts: Sequence[Layout], limit: int, separate: Collection[Source]) -> int:
+    """Returns the length of the prefix that all layouts share. It ends before any pooled, query, separate or target position.
 
     A target token is predicted at the preceding position, so that position is not part of the prefix either.
     """
     first = layouts[0]
-    differs = np.isin(first.source, (Source.EXPRESSION, Source.CLASS, Source.REGION, Source.QUERY))[:limit]
+    pooled = (Source.EXPRESSION, Source.CLASS, Source.REGION, Source.QUERY)
+    differs = np.isin(first.source, (*pooled, *separate))[:limit]
     for layout in layouts:
         has_target = layout.labels != IGNORED
         differs |= (has_target | np.append(has_target[1:], False))[:limit]

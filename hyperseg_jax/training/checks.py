@@ -20,7 +20,7 @@ from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import resume
 from hyperseg_jax.training.state import COUNTERS, TrainState
 from hyperseg_jax.training.workdir import Workdir
-from hyperseg_jax.untrusted import printing
+from hyperseg_jax.untrusted import paths, printing
 
 FROZEN_TYPES = CHOICES["frozen_type"]
 
@@ -106,6 +106,8 @@ def report_placement(state: TrainState, mesh: placement.Placement, workdir: path
     if mesh.mesh.size > 1:
         for line in lines:
             printing.log(console, line)
+    if message := paths.make_replaceable(workdir / "sharding.txt", "a table of shardings"):
+        printing.log(console, message)
     write_text(workdir / "sharding.txt", "\n".join(lines) + "\n")
 
 

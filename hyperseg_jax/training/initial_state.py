@@ -25,7 +25,8 @@ class InitialState:
     abstract: shapes, types and shardings of the state; checkpoints are restored into it. shardings: shardings of its leaves.
     tx: the optimizer.
     init_fn(params): builds the state from these parameters; missing ones are randomly initialized.
-    source: model folder to initialize from, "" for none. optional_params: regexes of parameters that may be missing there.
+    source: model folder to initialize from, "" for none. optional_params, ignored_params: regexes of parameters that may be
+    missing in the source, or in the model.
     """
 
     abstract: TrainState
@@ -34,20 +35,25 @@ class InitialState:
     init_fn: Callable[[dict[str, Any]], TrainState]
     source: str
     optional_params: tuple[str, ...]
+    ignored_params: tuple[str, ...]
 
     @property
     def params(self) -> Mapping[str, Any]:
         """Shapes, types and shardings of all parameters; frozen parameters have the type they are stored in."""
         return param_groups.merge_params(self.abstract.trainable, self.abstract.frozen)
 
+    @property
+    def _differences(self) -> dict[str, tuple[str, ...]]:
+        return {"optional": self.optional_params, "ignored": self.ignored_params}
+
     def check_source(self) -> None:
         """Raises UserError if the parameters of the source model do not fit. Reads only their names and shapes."""
         if self.source:
-            model_folder.read_params(self.source, flatten(self.params), optional=self.optional_params)
+            model_folder.read_params(self.source, flatten(self.params), **self._differences)
 
     def create(self) -> TrainState:
         """Creates the initial state from the model `config.init_from`, if set, and from the seed."""
-        loaded = model_folder.load_params(self.source, self.params, optional=self.optional_params) if self.source else {}
+        loaded = model_folder.load_params(self.source, self.params, **self._differences) if self.source else {}
         init: Any = jax.jit(self.init_fn, out_shardings=self.shardings, donate_argnums=0)
         state = init(loaded)
         init.clear_cache()  # the program runs once; JAX would keep it in memory as long as `init_fn` exists
@@ -84,5 +90,11 @@ def trace_initial_state(
     abstract = jax.eval_shape(with_params, shapes)
     shardings = state_shardings(abstract, placement.parameter_shardings(boxed, mesh), groups, tx, mesh.replicated)
     return InitialState(
-        placement.add_shardings(abstract, shardings), shardings, tx, init_fn, config.init_from, tuple(config.init_optional)
+        placement.add_shardings(abstract, shardings),
+        shardings,
+        tx,
+        init_fn,
+        config.init_from,
+        tuple(config.init_optional),
+        tuple(config.get("init_ignored", ())),
     )

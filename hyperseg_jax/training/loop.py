@@ -36,7 +36,7 @@ from hyperseg_jax.training.state import TrainState, make_step
 from hyperseg_jax.training.stopping import interruptible
 from hyperseg_jax.training.unreadable_records import UnreadableRecords
 from hyperseg_jax.training.workdir import Workdir
-from hyperseg_jax.untrusted import printing
+from hyperseg_jax.untrusted import paths, printing
 from hyperseg_jax.untrusted.limits import temporary_block
 from hyperseg_jax.weights import model_folder
 
@@ -217,7 +217,7 @@ def train(
                 scores = evaluation.scores
                 observers.scores(step, scores)
                 watchdog.beat()
-                background.submit("the sheet of images", evaluation.save_sheet, run_dir.local / "predictions.png")
+                background.submit("the sheet of images", save_sheet, evaluation, run_dir.local / "predictions.png", log)
 
             # ---- Checkpoint ----------------------------------------------------------------------
             stop_now = stop.should_stop(step) or step == stop_at
@@ -259,6 +259,13 @@ def train(
             "same command again, which resumes from the newest complete checkpoint"
         )
     return run_dir.path / "model"
+
+
+def save_sheet(evaluation: validation.Evaluation, path: pathlib.Path, log: Callable[[str], None]) -> None:
+    """Writes the images of a validation; moves a folder aside that has the name of the file."""
+    if message := paths.make_replaceable(path, "an image"):
+        log(message)
+    evaluation.save_sheet(path)
 
 
 def write_on_all_hosts(log: Callable[[str], None], what: str, write: Callable[..., None], *args: Any) -> str:

@@ -207,6 +207,8 @@ class Observers:
 
     def _plot_losses(self) -> None:
         """Writes loss.png; a failure is only logged."""
+        if message := paths.make_replaceable(self._plot, "an image"):
+            self.log(message)
         try:
             plot_losses(read_valid_lines(self._path), self._plot, self._headlines)
         except UserError as error:
@@ -296,7 +298,7 @@ def _truncate_metrics(path: pathlib.Path, step: int) -> str:
     if not path.is_symlink() and not path.exists():
         return ""
     if not _is_metrics_file(path):
-        return f"{paths.rename_damaged(path)}: was not a metrics log; starting a new one"
+        return paths.move_aside(path, "a metrics log")
     invalid = 0
     with atomic_file(path) as part, part.open("wb") as file:
         for line, data in _read_lines(path):

@@ -79,4 +79,4 @@ def ensure_folder(folder: pathlib.Path) -> str:
         paths.check_link(folder)
         if folder.is_dir() or not os.path.lexists(folder):
             return ""
-    return f"{paths.rename_damaged(folder)}: was not a folder of this run; starting a new one"
+    return paths.move_aside(folder, "a folder of this run")

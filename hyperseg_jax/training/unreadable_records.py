@@ -58,10 +58,7 @@ class UnreadableRecords:
             lines = paths.read_file(paths.check_link(self._path), MAX_BYTES).decode(errors="replace").splitlines()
         except (BadFile, OSError) as error:
             with contextlib.suppress(OSError):
-                self._log(
-                    f"{paths.rename_damaged(self._path)}: was not a list of unreadable records ({failure_reason(error)}); "
-                    "starting a new one"
-                )
+                self._log(paths.move_aside(self._path, f"a list of unreadable records ({failure_reason(error)})"))
             return {}
         listed = [
             (index, why) for index, _, why in (line.partition("\t") for line in lines) if index.isascii() and index.isdigit()

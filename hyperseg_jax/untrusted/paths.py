@@ -164,3 +164,14 @@ def rename_damaged(path: pathlib.Path) -> pathlib.Path:
     aside = next(name for name in names if not os.path.lexists(name))
     path.rename(aside)
     return aside
+
+
+def move_aside(path: pathlib.Path, what: str) -> str:
+    """Renames a path in the place of a log with `rename_damaged`, and returns a message. what: kind of the log."""
+    return f"{rename_damaged(path)}: was not {what}; starting a new one"
+
+
+def make_replaceable(path: pathlib.Path, what: str) -> str:
+    """Moves a folder aside that has the name of a log; atomic writes replace everything else, also links. Returns a message,
+    "" if nothing was moved. what: kind of the log."""
+    return move_aside(path, what) if path.is_dir() and not path.is_symlink() else ""

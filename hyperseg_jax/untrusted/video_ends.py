@@ -13,6 +13,12 @@ TS_PACKET, TS_SYNC, TS_STRIDES = 188, 0x47, (188, 192, 204)
 """Bytes and first byte of a packet of MPEG-TS; distances of packets in files (192: m2ts with times, 204: with checksums)."""
 TS_RUN = 5
 """Number of packets at the end of a file that show their distance."""
+PS_START, PS_END, PS_PACK = b"\0\0\1", 0xB9, 0xBA
+"""Start of all parts of an MPEG program stream; ids of its end and of the header of a pack. Ids of packets are larger."""
+PACK, PACK_OF_MPEG_1 = 14, 12
+"""Bytes of the header of a pack."""
+MAX_PACKETS = 4_000_000
+"""Maximum number of packets of a program stream that are visited; most have 2 kB."""
 OGG_PAGE = 27 + 255 + 255 * 255
 """Maximum size of a page of Ogg in bytes."""
 EBML, SEGMENT, CLUSTER, BLOCKS = 0x1A45DFA3, 0x18538067, 0x1F43B675, (0xA3, 0xA0)
@@ -28,6 +34,11 @@ SCRIPT, TAG_KINDS = 18, (8, 9, 18)
 """Kind of an FLV tag with metadata; all kinds."""
 FILE_SIZE = b"\0\x08filesize\0"
 """Start of the field of FLV metadata with the size of the file: length of the name, name, type "number"."""
+INDEX_TIMES, INDEX_PART, IS_INDEX = 12, 12, 2**31
+"""Mp4 "sidx" boxes, after their header: offset of the first time, bytes of each part, and the bit of the size of a part that
+tells that it begins with another index."""
+INDEX = 2**20
+"""Maximum bytes of such a box."""
 OBJECT = 24
 """Bytes of the header of an ASF object: its id and its size."""
 ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
@@ -105,6 +116,24 @@ def _find_ts_end(file: BinaryIO, size: int) -> int:
     return 0
 
 
+def _find_ps_end(file: BinaryIO, size: int) -> int:
+    """Returns the end of the last packet of a program stream; of what precedes the first byte that is no packet, if any."""
+    at = 0
+    for _ in range(MAX_PACKETS):
+        header = _read_at(file, at, PACK)
+        if len(header) <= len(PS_START) or header[: len(PS_START)] != PS_START or header[3] < PS_END:
+            break
+        if header[3] == PS_END:
+            at += 4
+        elif header[3] != PS_PACK:
+            at += 6 + int.from_bytes(header[4:6], "big")
+        elif len(header) == PACK and header[4] & 0xC0 == 0x40:  # of MPEG-2, with up to 7 bytes of stuffing
+            at += PACK + (header[-1] & 7)
+        else:
+            at += PACK_OF_MPEG_1
+    return at
+
+
 def _find_ogg_end(file: BinaryIO, size: int) -> int:
     """Returns the end of the last page."""
     start = max(0, size - 2 * OGG_PAGE)
@@ -117,24 +146,39 @@ def _find_ogg_end(file: BinaryIO, size: int) -> int:
 
 
 def _find_mp4_end(file: BinaryIO, size: int) -> int:
-    """Returns the end of the last box of a fragmented file; 0 for other files, which list their frames."""
-    at = end = 0
+    """Returns the end of the last box of a fragmented file, or of what its index lists, whichever is later; 0 for other files,
+    which list their frames."""
+    at = end = listed = 0
     is_fragmented = False
     for _ in range(MAX_PARTS):
         header = _read_at(file, at, 16)
         if 0 < len(header) < BOX:
             end = at + BOX
-        length, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        length, kind, start = int.from_bytes(header[:4], "big"), header[4:8], BOX
         if length == 1:
-            length = int.from_bytes(header[8:], "big")
+            length, start = int.from_bytes(header[8:], "big"), 2 * BOX
         if len(header) < BOX or length < BOX:
             break
+        if kind == b"sidx":  # precedes its fragments, of which all may be missing
+            body = _read_at(file, at + start, min(max(0, length - start), INDEX))
+            is_fragmented, listed = True, max(listed, at + length + _read_index_sizes(body))
         at += length
         if kind == b"moof":  # is followed by its samples
             is_fragmented, end = True, at + BOX
         if kind == b"mdat":
             end = at
-    return end if is_fragmented else 0
+    return max(end, listed) if is_fragmented else 0
+
+
+def _read_index_sizes(body: bytes) -> int:
+    """Returns the distance from the end of a "sidx" box to the end of what it lists; 0 if the box is incomplete. body: the box
+    without its header."""
+    width = 8 if body[:1] == b"\1" else 4  # of the times and offsets in this version
+    at = INDEX_TIMES + 2 * width  # of the number of parts, after reserved bytes
+    offset, count = int.from_bytes(body[at - width : at], "big"), int.from_bytes(body[at + 2 : at + 4], "big")
+    parts = body[at + 4 :][: INDEX_PART * count]
+    sizes = [int.from_bytes(parts[k : k + 4], "big") & ~IS_INDEX for k in range(0, len(parts), INDEX_PART)]
+    return offset + sum(sizes) if len(parts) == INDEX_PART * count else 0
 
 
 def _find_flv_end(file: BinaryIO, size: int) -> int:
@@ -186,6 +230,7 @@ _ENDS = {
     "avi": _find_avi_end,
     "matroska,webm": _find_matroska_end,
     "mpegts": _find_ts_end,
+    "mpeg": _find_ps_end,
     "ogg": _find_ogg_end,
     MP4: _find_mp4_end,
     "flv": _find_flv_end,

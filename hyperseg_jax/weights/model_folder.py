@@ -198,14 +198,16 @@ def read_arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
         return {path: file.read(path) for path in file.tensors}
 
 
-def load_params(name: str | pathlib.Path, expected: Mapping[str, Any], *, optional: Sequence[str] = ()) -> dict[str, Any]:
+def load_params(
+    name: str | pathlib.Path, expected: Mapping[str, Any], *, optional: Sequence[str] = (), ignored: Sequence[str] = ()
+) -> dict[str, Any]:
     """Loads parameters with the shapes, dtypes and, if given, shardings of `expected` (nested).
 
     Parameters are read, cast and placed on the devices one after the other; each device gets its own shard. Raises UserError as
     `read_params`, and if a value is not finite or the cast would make it infinite.
     """
     flat_expected, placed = flatten(expected), {}
-    for path, array in read_params(name, flat_expected, optional=optional).items():
+    for path, array in read_params(name, flat_expected, optional=optional, ignored=ignored).items():
         dtype = np.dtype(flat_expected[path].dtype)
         if not is_all_finite(array, dtype):
             raise UserError(
@@ -217,16 +219,17 @@ def load_params(name: str | pathlib.Path, expected: Mapping[str, Any], *, option
 
 
 def read_params(
-    name: str | pathlib.Path, expected: Mapping[str, Any], *, optional: Sequence[str] = ()
+    name: str | pathlib.Path, expected: Mapping[str, Any], *, optional: Sequence[str] = (), ignored: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
     """Reads {path: array} of a model and checks their names and shapes; the arrays are views of the mapped file.
 
-    Paths that match a regex of `optional` may be missing and are omitted. Raises UserError listing all mismatches.
+    Paths that match a regex of `optional` may be missing in the file, those that match one of `ignored` may be missing in
+    `expected`; both are omitted. Raises UserError listing all mismatches.
     """
     folder = find_model_folder(name)
     params = read_arrays(folder)
-    check_params(folder, params, expected, optional=optional)
-    return params
+    check_params(folder, params, expected, optional=optional, ignored=ignored)
+    return {path: array for path, array in params.items() if path in expected}
 
 
 def expected_params(folder: pathlib.Path, config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -242,15 +245,21 @@ def expected_params(folder: pathlib.Path, config: ml_collections.ConfigDict) -> 
 
 
 def check_params(
-    folder: pathlib.Path, params: Mapping[str, Any], expected: Mapping[str, Any], *, optional: Sequence[str] = ()
+    folder: pathlib.Path,
+    params: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    *,
+    optional: Sequence[str] = (),
+    ignored: Sequence[str] = (),
 ) -> None:
-    """Raises UserError listing all missing, unknown and wrongly shaped parameters, except missing `optional` ones, or naming
-    the first that is not a floating-point array. params: {path: array, or its shape and dtype} of model.safetensors."""
+    """Raises UserError listing all missing, unknown and wrongly shaped parameters, except missing `optional` and unknown
+    `ignored` ones, or naming the first that is not a floating-point array. params: {path: array, or its shape and dtype} of
+    model.safetensors."""
     shapes = {path: tuple(leaf.shape) for path, leaf in params.items()}
-    may_be_missing = [re.compile(pattern) for pattern in optional]
-    missing = (path for path in expected if path not in shapes)
-    problems = [f"missing: {path}" for path in missing if not any(pattern.fullmatch(path) for pattern in may_be_missing)]
-    problems += [f"unknown: {path}" for path in shapes if path not in expected]
+    compiled = [[re.compile(pattern) for pattern in patterns] for patterns in (optional, ignored)]
+    may_lack, may_drop = (lambda path, group=group: any(each.fullmatch(path) for each in group) for group in compiled)
+    problems = [f"missing: {path}" for path in expected if path not in shapes and not may_lack(path)]
+    problems += [f"unknown: {path}" for path in shapes if path not in expected and not may_drop(path)]
     problems += [
         f"{path}: shape {shapes[path]}, the config expects {tuple(expected[path].shape)}"
         for path in expected

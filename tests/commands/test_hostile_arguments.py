@@ -204,7 +204,6 @@ def test_training_uses_the_limits_of_its_config(monkeypatch):
     [
         RuntimeError("two\nlines"),
         RecursionError(),
-        MemoryError(),
         UnicodeEncodeError("utf-8", "\ud800", 0, 1, "x"),
         Panic("\x1b"),
     ],

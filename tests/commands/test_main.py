@@ -13,6 +13,7 @@ import pytest
 
 from hyperseg_jax import __version__, cache
 from hyperseg_jax.commands.main import main
+from hyperseg_jax.failures import STANDARD_OUTPUT
 from hyperseg_jax.untrusted import limits
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -100,6 +101,14 @@ FAILURES = {
     ),
     "disk without a name": (lambda: raise_error(OSError(errno.ENOSPC, "No space left")), "a file: No .*; free disk space, or"),
     "quota": (lambda: raise_error(OSError(errno.EDQUOT, "Quota exceeded", "b")), "b: Quota exceeded; free disk space"),
+    "full output": (
+        lambda: raise_error(OSError(errno.ENOSPC, "No space left on device", STANDARD_OUTPUT)),
+        "standard output: No space left on device; free space, or redirect it elsewhere\n",
+    ),
+    "closed output": (
+        lambda: raise_error(OSError(errno.EBADF, "Bad file descriptor", STANDARD_OUTPUT)),
+        "standard output: Bad file descriptor; free space, or redirect it elsewhere\n",
+    ),
     "permission": (lambda: raise_error(OSError(errno.EACCES, "denied", "b")), "b: denied; give another folder, or change"),
 }
 

@@ -140,7 +140,7 @@ def test_failures_keep_earlier_results(trained, image, tmp_path, monkeypatch):
 def test_questions_use_the_reasoning_prompt(trained, image, tmp_path, monkeypatch):
     requests, real = [], Model._predict
     monkeypatch.setattr(
-        Model, "_predict", lambda self, frame, prompt, *a: requests.append(prompt) or real(self, frame, prompt, *a)
+        Model, "_predict", lambda self, example, *a: requests.append(example.prompts[0]) or real(self, example, *a)
     )
     run_predict(trained, tmp_path / "out", image, "what could one wear?", "--always", "--reasoning")
     run_predict(trained, tmp_path / "other", image, "the red ring", "--always")

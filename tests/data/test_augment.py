@@ -214,6 +214,13 @@ def test_invalid_configs_are_reported(micro):
             build(**blocks)
 
 
+def test_flips_swap_left_and_right_in_conversations():
+    prompt = Prompt("chat", "Left one?", answer="left", history=(("Is it left?", "On the right."),))
+    (flipped,) = flip_horizontally(Example("it", np.zeros((1, 4, 4, 3), np.uint8), (prompt,))).prompts
+    assert (flipped.text, flipped.answer) == ("Right one?", "right")
+    assert flipped.history == (("Is it right?", "On the left."),)
+
+
 def test_flips_swap_left_and_right_in_texts():
     inputs = make_example(text="Left of the RIGHT one, leftover", classes=("left shoe", "right shoe", "copyright"))
     (prompt,) = flip_horizontally(inputs).prompts

@@ -8,13 +8,12 @@ import pytest
 
 from hyperseg_jax.datasets.frame_sampling import (
     REACH,
+    ReferenceFrames,
     Sampling,
     move_key_frame_first,
-    reference_frames_of,
     sample_around_random_frame,
     sample_by_random_jumps,
     sample_with_even_stride,
-    with_references,
 )
 from hyperseg_jax.errors import UserError
 
@@ -71,18 +70,19 @@ def test_references_at_evaluation():
         (0, 3, 1): [],
     }
     for (count, length, current), expected in rows.items():
-        assert reference_frames_of(current, length, count) == expected
-    assert reference_frames_of(1, 3, 4) == [0, 2, 2, 2] and reference_frames_of(0, 1, 2) == [
-        0,
-        0,
-    ]  # the released code fails here
+        assert ReferenceFrames(count).query(current, length) == (current, *expected)
+    # The released code fails for shorter videos.
+    assert ReferenceFrames(4).query(1, 3) == (1, 0, 2, 2, 2)
+    assert ReferenceFrames(2).query(0, 1) == (0,)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 6])
 def test_streams_use_the_same_references(count):
     for length in range(20):
-        inputs = list(with_references(range(length), count))
-        assert inputs == [(t, reference_frames_of(t, length, count)) for t in range(length)]
+        references = ReferenceFrames(count)
+        queries = list(references.queries(range(100, 100 + length)))
+        numbers = [references.query(t, length) for t in range(length)]
+        assert queries == [(each, [100 + t for t in each]) for each in numbers]
 
 
 def test_streams_keep_only_a_window():
@@ -96,9 +96,24 @@ def test_streams_keep_only_a_window():
             Frame.alive -= 1
 
     most = 0
-    for _ in with_references((Frame() for _ in range(100)), 4):
+    for _ in ReferenceFrames(4).queries(Frame() for _ in range(100)):
         most = max(most, Frame.alive)
     assert 5 <= most <= 7  # the window, and loop variables on both sides
+
+
+def test_clips_with_references_begin_with_the_key_frame():
+    for k in range(20):
+        ordered = Sampling(5, "jump").sample_frame_indices(40, np.random.default_rng(k))
+        clip = Sampling(5, "references").sample_frame_indices(40, np.random.default_rng(k))
+        assert clip.tolist() == move_key_frame_first(ordered).tolist()
+    for length in range(1, 5):
+        clips = [Sampling(5, "references").sample_frame_indices(length, np.random.default_rng(k)).tolist() for k in range(40)]
+        assert {clip[0] for clip in clips} == set(range(length))
+        assert all(tuple(clip) == ReferenceFrames(4).query(clip[0], length) for clip in clips)
+    shown = Sampling(5, "references").sample_frame_indices_showing(40, np.random.default_rng(0), lambda t: t in (20, 21))
+    assert shown[0] in (20, 21)
+    with pytest.raises(UserError, match="reach=1 is too few for sampling='references'"):
+        Sampling(5, "references", 1)
 
 
 def test_key_frames_are_not_empty():
@@ -127,6 +142,7 @@ def test_invalid_sampling_options():
         with pytest.raises(UserError, match=messages):
             Sampling(**options)
     lengths = itertools.product(REACH, range(1, 6), range(1, 6))
-    assert all(
-        len(Sampling(count, rule).sample_frame_indices(n, np.random.default_rng(0))) == count for rule, n, count in lengths
-    )
+    for rule, n, count in lengths:
+        alone = rule == "references" and n == 1  # a single frame has no reference frames
+        sampled = Sampling(count, rule).sample_frame_indices(n, np.random.default_rng(0))
+        assert len(sampled) == (1 if alone else count), (rule, n, count)

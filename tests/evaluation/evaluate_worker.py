@@ -1,10 +1,14 @@
 """One process of a multi-process evaluation of toy benchmarks. Predictions are computed from the pixels, without a model.
-Arguments: folder of the toy world, folder of partial states, benchmark names."""
+Arguments: folder of the toy world, folder of partial states, benchmark names. TEST_SIGTERM: with batches of two examples that
+take a second, the last process gets SIGTERM after the second one."""
 
 import dataclasses
 import json
+import os
 import pathlib
+import signal
 import sys
+import time
 
 import fake_engine
 import jax
@@ -70,6 +74,16 @@ def rename_example(example, number):
     return dataclasses.replace(example, name=f"{number} {example.name}", prompts=prompts)
 
 
+def stop_soon(done, count):
+    """Sends SIGTERM to the last process after two batches."""
+    time.sleep(1)
+    if done == 4 and hosts.jax.process_index() == jax.process_count() - 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+STOPPED = {"batch_size": 2, "save_every": 20, "progress": stop_soon}
+
+
 if __name__ == "__main__":
     world, saved, *names = sys.argv[1:]
     hosts.connect(hosts.Timeouts(start=60, barrier=60))
@@ -92,7 +106,11 @@ if __name__ == "__main__":
             renamed = [rename_example(one, k) for k, one in enumerate(examples)]
             task = dataclasses.replace(task, val=renamed)
             result = benchmark_run.run(
-                make_engine, benchmark, task, batch_size=4, save_every=2, state_file=pathlib.Path(saved) / f"{name}.json"
+                make_engine,
+                benchmark,
+                task,
+                state_file=pathlib.Path(saved) / f"{name}.json",
+                **(STOPPED if "TEST_SIGTERM" in os.environ else {"batch_size": 4, "save_every": 2}),
             )
             scores[name] = {
                 "scores": result.scorer.compute(),

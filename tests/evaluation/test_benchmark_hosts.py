@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -14,7 +15,8 @@ SCRIPT = pathlib.Path(__file__).with_name("evaluate_worker.py")
 NAMES = ("toy_referring", "toy_panoptic", "toy_instances", "toy_clicks", "toy_video", "toy_packed")
 
 
-def run_workers(world, folder, processes):
+def run_workers(world, folder, processes, **variables):
+    """Returns the results; with variables of the environment, [(exit code, standard error)] of the processes."""
     folder.mkdir(exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -26,6 +28,7 @@ def run_workers(world, folder, processes):
         "OMP_NUM_THREADS": "1",
         "HYPERSEG_COORDINATOR": f"127.0.0.1:{port}",
         "HYPERSEG_PROCESSES": str(processes),
+        **variables,
     }
     started = [
         subprocess.Popen(
@@ -38,6 +41,8 @@ def run_workers(world, folder, processes):
         for k in range(processes)
     ]
     messages = [process.communicate(timeout=300) for process in started]
+    if variables:
+        return [(process.returncode, error) for process, (_, error) in zip(started, messages, strict=True)]
     assert [process.returncode for process in started] == [0] * processes, messages
     return json.loads(messages[0][0].splitlines()[-1])
 
@@ -72,3 +77,16 @@ def test_two_hosts_give_the_scores_of_one(world, single_process, tmp_path):
 @pytest.mark.slow
 def test_four_hosts_give_the_scores_of_one(world, single_process, tmp_path):
     assert_same_scores(run_workers(world, tmp_path / "four", 4), single_process)
+
+
+def test_sigterm_to_one_host_stops_all_with_their_results_kept(world, single_process, tmp_path):
+    results = run_workers(world, tmp_path / "two", 2, TEST_SIGTERM="1", TF_CPP_MIN_LOG_LEVEL="3")
+    assert [code for code, _ in results] == [143, 143], results
+    stopped = [
+        re.fullmatch(rf"error: process {k} \(.*\): toy_referring: stopped after (\d+) of 11 examples; .*\n", error)
+        for k, (_, error) in enumerate(results)
+    ]
+    assert all(stopped), results
+    done = json.loads((tmp_path / "two" / "toy_referring.json").read_text())["done"]
+    assert 4 <= done < 11 and {int(match[1]) for match in stopped} == {done}
+    assert_same_scores(run_workers(world, tmp_path / "two", 2), single_process, fresh=False)

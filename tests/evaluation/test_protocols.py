@@ -1,5 +1,6 @@
 """Evaluation protocols: referring expressions of one video, first-frame objects, tracks and clicks."""
 
+import inspect
 import json
 
 import numpy as np
@@ -304,3 +305,9 @@ def test_regions_without_targets_are_rejected():
         SimulatedClicks(
             make_example(Prompt(task="region", regions=make_regions(make_block(0, 0)[None]))), lambda one, out: None
         )
+
+
+def test_protocols_of_all_scorings_take_reference_frames():
+    for scoring in SCORINGS.values():
+        for protocol in filter(None, (scoring.protocol, scoring.interactive)):
+            inspect.signature(protocol).bind("example", "prediction function", "reference frames")

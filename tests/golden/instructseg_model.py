@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
 from import_weights import channels_last
 
 from hyperseg_jax.systems.instructseg import model as instructseg
+from hyperseg_jax.systems.psalm import parts
 from hyperseg_jax.systems.psalm.markers import PromptTokens, TokenCounts, expand_to_runs
-from hyperseg_jax.text.layout import Layout, expand_runs
+from hyperseg_jax.tables import flatten, unflatten
+from hyperseg_jax.text.layout import Run, expand_runs, expanded_length
+
+ADAPTERS = r".*/lora_[ab]"
 
 
 def config_from_case(case: Any, **lora: Any) -> ml_collections.ConfigDict:
@@ -57,48 +63,57 @@ def config_from_case(case: Any, **lora: Any) -> ml_collections.ConfigDict:
 class CaseInputs:
     """The inputs of an end-to-end case in our form.
 
-    images [B, H, W, 3], clip [B, s, s, 3], references [B, T, s, s, 3] or None, layout [B, L], expression and its validity
-    [B, 1, E].
+    images [B, H, W, 3]; clips [B, slots, s, s, 3]; prompts: arrays that InstructSeg.predict_masks takes by name.
     """
 
-    def __init__(self, case: Any, image_tokens: int) -> None:
-        read = case.inputs
-        images, clip = (read[name] for name in ("images", "images_clip"))
-        video = images.ndim == 5
-        self.images = channels_last(images[:, 0] if video else images)
-        clip = np.moveaxis(clip, -3, -1)
-        self.clip = clip[:, 0] if video else clip
-        self.references = clip[:, 1:] if video and clip.shape[1] > 1 else None
-        frames = 1 if self.references is None else self.references.shape[1]
+    def __init__(self, case: Any, image_tokens: int, prefix: str = "") -> None:
+        """prefix: of the names of the inputs of a step."""
+        read = {name.removeprefix(prefix): value for name, value in case.inputs.items() if name.startswith(prefix)}
+        images, clip = read.get("images"), read["images_clip"]
+        video = images is not None and images.ndim == 5
+        self.images = None if images is None else channels_last(images[:, 0] if video else images)
+        self.clips = np.moveaxis(clip if video else clip[:, None], -3, -1)
+        batch, slots = self.clips.shape[:2]
+        references = np.arange(1, slots) if slots > 1 else np.zeros(1, int)
+        self.prompts = {"key_slot": np.zeros(batch, np.int32), "reference_slots": np.tile(references, (batch, 1))}
+        frames = len(references)
         self.counts = TokenCounts(image_tokens, frames * 128, 100)
-        batch, length = len(read["input_ids"]), max(v.shape[1] for k, v in case.outputs.items() if k == "labels_expanded")
         texts = [read.get(f"token_refer_id_{row}", np.zeros(0, np.int64)) for row in range(batch)]
-        eos = case.config["eos_and_pad_id"]
-        self.layout = jax.tree.map(
-            lambda *rows: np.stack(rows),
-            *map(self._layout, read["input_ids"], read["labels"], texts, [length] * batch, [eos] * batch),
-        )
         most = max(map(len, texts))
-        self.expression = np.stack([np.pad(text, (0, most - len(text))) for text in texts])[:, None].astype(np.int32)
-        self.expression_valid = np.stack([np.arange(most) < len(text) for text in texts])[:, None]
+        runs = [*map(self._runs, read["input_ids"], read["labels"], read["attention_mask"] > 0, texts)]
+        length = max(map(expanded_length, runs))
+        self.layout = jax.tree.map(lambda *rows: np.stack(rows), *(expand_runs(row, length) for row in runs))
+        self.prompts["expression"] = np.stack([np.pad(text, (0, most - len(text))) for text in texts])[:, None].astype(np.int32)
+        self.prompts["expression_valid"] = np.stack([np.arange(most) < len(text) for text in texts])[:, None]
 
-    def _layout(self, ids: np.ndarray, labels: np.ndarray, text: np.ndarray, length: int, eos: int) -> Layout:
-        """Returns the layout of a row. As in the published code, padding tokens are embedded, but not attended to."""
+    def _runs(self, ids: np.ndarray, labels: np.ndarray, mask: np.ndarray, text: np.ndarray) -> list[Run]:
+        """Returns the runs of a row. As in the published code, padding tokens are embedded, but not attended to."""
         tokens = PromptTokens(
             ids=tuple(ids.tolist()),
             labels=tuple(labels.tolist()),
-            mask=tuple((ids != eos).tolist()),
+            mask=tuple(mask.tolist()),
             expression=tuple(text.tolist()),
         )
-        return expand_runs(expand_to_runs(tokens, self.counts), length)
+        return expand_to_runs(tokens, self.counts)
 
 
 def import_case(case: Any, **lora: Any) -> tuple[Any, Any, Any]:
-    """Returns (model, parameters, weight table) of a case."""
-    import flax.linen as nn
-
+    """Returns (model, parameters, weight table) of a case. lora: fields of config.model.lora if the case has adapters."""
     config = config_from_case(case, **lora)
     model = instructseg.build_model(config)
     shapes = nn.unbox(jax.eval_shape(lambda key: instructseg.init_params(model, config, key), jax.random.key(0)))
     table = instructseg.weight_table(config)
-    return model, table.to_flax(case.weights, shapes), table
+    if not lora:
+        return model, table.to_flax(case.weights, shapes), table
+    adapters = adapter_table(config)
+    named = {name.replace(".default.", "."): value for name, value in case.weights.items()}
+    wanted = {name: named[name] for row in adapters for name in row.names}
+    plain = {name: value for name, value in named.items() if name not in wanted}
+    params = flatten(table.to_flax(plain, shapes, optional=(ADAPTERS,)))
+    own = {path: leaf for path, leaf in flatten(shapes).items() if re.fullmatch(ADAPTERS, path)}
+    return model, unflatten({**params, **flatten(adapters.to_flax(wanted, unflatten(own)))}), table
+
+
+def adapter_table(config: ml_collections.ConfigDict) -> Any:
+    """Returns the weight table of the adapters for PEFT's names."""
+    return parts.adapters(instructseg.build_model, config).table

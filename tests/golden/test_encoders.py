@@ -29,6 +29,17 @@ def test_swin(case):
     case.check()
 
 
+@pytest.mark.golden("instructseg", r"swin_.*")
+def test_swin_at_odd_sizes(case):
+    model, images = swin.Swin(), channels_last(case.inputs["images"])
+    params = import_params(case.weights, swin=(abstract_params(model, images), swin.table(model), "model.vision_tower_mask."))
+    levels = jax.jit(lambda p, x: model.apply({"params": p}, x).levels)(params["swin"], images)
+    for i, level in enumerate(levels):
+        stage = np.moveaxis(np.asarray(level), -1, 1)
+        case.compare(f"res{i + 2}", stage[:, ::8])
+    case.check(skipped=[name for name in case.outputs if name.startswith("stats/")])
+
+
 @pytest.mark.golden("hyperseg", r"siglip_.*")
 def test_siglip(case):
     config = case.config

@@ -13,8 +13,8 @@ from hyperseg_jax.encoders import siglip
 from hyperseg_jax.llms import phi
 from hyperseg_jax.llms.splice import splice
 from hyperseg_jax.structs import Source, TokenStream
-from hyperseg_jax.systems.hyperseg import inference
 from hyperseg_jax.systems.psalm.markers import PromptTokens, TokenCounts, expand_to_runs
+from hyperseg_jax.systems.psalm.writer import make_writer
 from hyperseg_jax.tables import Identity, Row, Table
 from hyperseg_jax.text.layout import expand_runs
 
@@ -132,9 +132,9 @@ def test_conversation(case):
     last = case.outputs["logits_last_position_every_16th"]
     case.compare("logits_last_position_every_16th", subsample(logits[:, -1], last.shape))
     case.compare("logits_argmax_full", logits.argmax(-1))
-    batch = {"clip_images": (image[:, None] + 1) * 127.5, "layout": vars(layout), "class_valid": np.zeros((len(image), 1, 0))}
-    writer = inference.make_writer(model.model, model.config)
+    batch = {"clip_images": (image[:, None] + 1) * 127.5, "layout": vars(layout), "valid": np.zeros((len(image), 1, 0))}
+    written_by = make_writer(model.model, model.config)
     size = {"max_new_tokens": written.shape[1], "eos_id": vocab_size - 1, "vocab_size": vocab_size}
-    answer = jax.jit(lambda params: writer.greedy(params, batch, {}, **size))(model.params)
+    answer = jax.jit(lambda params: written_by.greedy(params, batch, {}, **size))(model.params)
     case.compare("generated_ids", np.concatenate([ids, answer[:, 0, 0]], 1))
     case.check()

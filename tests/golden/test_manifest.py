@@ -16,7 +16,13 @@ from hyperseg_jax.structs import Pyramid, TokenStream
 from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.weights.exporting import conversion_lines
 
-MANIFESTS = [path for root in golden_roots() if (path := root / "hyperseg" / "full_manifest.json").exists()]
+
+def manifests(system):
+    return [path for root in golden_roots() if (path := root / system / "full_manifest.json").exists()]
+
+
+MANIFESTS = manifests("hyperseg")
+CONFIGS = {"hyperseg_3b_released": "hyperseg", "hyperseg_3b": "hyperseg", "instructseg_3b": "instructseg"}
 
 
 def zeros(*shape, dtype=np.float32):
@@ -53,11 +59,15 @@ def published_parts():
     }
 
 
-@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.parent.parent.name)
-@pytest.mark.parametrize("config", ["hyperseg_3b_released", "hyperseg_3b"])
+@pytest.mark.parametrize(
+    "config, manifest",
+    [(config, path) for config, system in CONFIGS.items() for path in manifests(system)],
+    ids=lambda value: value if isinstance(value, str) else value.parent.parent.name,
+)
 def test_an_export_has_every_published_name(manifest, config):
-    """Export writes the published names, plus only names marked as ours."""
-    rows = json.loads(manifest.read_text())["keys"]
+    """Export writes the published names, plus only names marked as ours. Integer tensors are computed."""
+    content = json.loads(manifest.read_text())
+    rows = content["keys"] if "keys" in content else content["tensors"]
     lines = [line.split("\t") for line in conversion_lines(configs.load(config))]
     exported = {name: json.loads(shape) for name, shape, _, operator in lines if not operator.endswith("(ours only)")}
     assert exported == {row["name"]: list(row["shape"]) for row in rows}

@@ -343,3 +343,13 @@ def test_special_files_in_a_lock_are_named(tmp_path, link):
     with pytest.raises(UserError, match=rf"{FOLDER}/00000001: is a folder or a link in a lock; remove it"):
         Lock(tmp_path).acquire()
     assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["00000001"]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda p: p.symlink_to(p.name), lambda p: p.symlink_to("gone"), os.mkfifo, pathlib.Path.touch]
+)
+def test_what_is_no_folder_in_the_place_of_a_lock_is_named(tmp_path, make):
+    make(tmp_path / FOLDER)
+    with pytest.raises(UserError, match=r"/\.lock: is not a folder, but the lock of a run is kept there; remove it"):
+        Lock(tmp_path).acquire()
+    assert os.path.lexists(tmp_path / FOLDER)

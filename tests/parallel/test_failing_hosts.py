@@ -39,22 +39,39 @@ def run_workers(*arguments):
     return [process.returncode for process in processes], errors
 
 
-@pytest.mark.parametrize(("victim", "kind", "code"), [(0, "UserError", 2), (1, "ValueError", 1)])
-def test_other_processes_exit_with_one_line(victim, kind, code):
+INTERNAL = "internal error of hyperseg, not caused by your input (ValueError: the file is bad); --traceback shows where"
+
+
+@pytest.mark.parametrize(
+    ("victim", "kind", "code", "line"),
+    [
+        (0, "UserError", 2, "the file is bad"),
+        (1, "ValueError", 1, f"{INTERNAL}; please report it"),
+        (0, "disk", 2, "a/b: No space left on device; free disk space, or give a folder on another disk; --traceback shows "),
+        (1, "BadFile", 2, "is bad; correct it"),
+        (1, "SIGINT", 130, "stopped"),
+        (0, "SIGTERM", 143, "stopped"),
+    ],
+)
+def test_all_processes_exit_with_one_line(victim, kind, code, line):
     began = time.monotonic()
     codes, errors = run_workers(kind, str(victim))
     assert codes == [code, code] and time.monotonic() - began < 40, errors
-    why = "the file is bad" if kind == "UserError" else "ValueError: the file is bad"
-    assert f"error: process {victim} (" in errors[victim] and f"): {why}\n" in errors[victim]
-    (line,) = errors[1 - victim].splitlines()
-    assert line.startswith(f"error: process {1 - victim} (") and f"process {victim} (" in line
-    assert line.endswith(f") has failed: {why}")
+    (own,), (other,) = errors[victim].splitlines(), errors[1 - victim].splitlines()
+    assert own.startswith(f"error: process {victim} (") and f"): {line}" in own
+    assert other.startswith(f"error: process {1 - victim} (") and f"process {victim} (" in other
+    assert f") has failed: {line}" in other
 
 
 def test_errors_of_all_processes_are_printed_by_each():
     codes, errors = run_workers("UserError", "2")
     assert codes == [2, 2] and [text.count("\n") for text in errors] == [1, 1]
     assert all(f"error: process {k} (" in text and "): the file is bad" in text for k, text in enumerate(errors))
+
+
+def test_ctrl_c_to_all_processes_is_one_line_each():
+    codes, errors = run_workers("SIGINT", "2")
+    assert codes == [130, 130] and all(text.endswith("): stopped\n") and text.count("\n") == 1 for text in errors), errors
 
 
 def test_single_device_presets_need_one_process(monkeypatch):

@@ -1,6 +1,7 @@
 """Multi-host coordination, tested within one process."""
 
 import concurrent.futures
+import contextlib
 import socket
 import threading
 import time
@@ -46,6 +47,49 @@ def test_missing_processes_are_reported_to_all():
 def test_without_process_0_each_process_reports_it():
     (messages,) = call_roll(2, [1], seconds=0.5)
     assert "process 0 of 2 did not reach the start" in messages
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b"[" * 60_000, b'{"id": Infinity, "name": ""}\n', b'{"id": [], "name": 1}\n', b'{"id": 9}\n', b"3\n", b"\xff\n", b""],
+)
+def test_other_clients_are_ignored(message):
+    def send(port):
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as client:
+                return client.sendall(message)
+            time.sleep(0.02)
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first = pool.submit(startup_barrier, f"127.0.0.1:{port}", 0, 2, name="a", seconds=20)
+        send(port)
+        time.sleep(0.1)
+        assert startup_barrier(f"127.0.0.1:{port}", 1, 2, name="b\x1b", seconds=20) == ["a", "b\\x1b"] == first.result()
+
+
+def test_a_slow_client_does_not_extend_the_timeout():
+    def drip(port, stop):
+        while not stop.is_set():
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as client:
+                while not stop.wait(0.1):
+                    client.sendall(b" ")
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    stop, began = threading.Event(), time.monotonic()
+    thread = threading.Thread(target=drip, args=(port, stop))
+    thread.start()
+    threading.Timer(8, stop.set).start()
+    with pytest.raises(UserError, match="after 1 s, process 1 of 2 did not reach the start"):
+        startup_barrier(f"127.0.0.1:{port}", 0, 2, name="a", seconds=1)
+    assert time.monotonic() - began < 3
+    stop.set()
+    thread.join()
 
 
 def test_invalid_flags_are_one_line(monkeypatch):

@@ -6,8 +6,9 @@ import pytest
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Layout, Prompt, Source
-from hyperseg_jax.systems.hyperseg import frames, processor
 from hyperseg_jax.systems.hyperseg import model as wiring
+from hyperseg_jax.systems.hyperseg import processor
+from hyperseg_jax.systems.psalm.pixels import normalize_for_llm
 
 FRAME = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
 
@@ -18,7 +19,7 @@ def generate_without_cache(model, question, count):
     prepare = processor.make_processor(model.config, model.tokenizer, {"length": 160, "targets": 0})
     arrays = prepare(Example("it", FRAME[None], (Prompt("chat", question),)), train=False)
     layout = Layout(**{name: np.array(value)[None] for name, value in arrays["layout"].items()})
-    clip = frames.normalize_for_llm(arrays["clip_images"])
+    clip = normalize_for_llm(arrays["clip_images"])
 
     @jax.jit
     def logits(params, layout):

@@ -1,4 +1,4 @@
-"""Every task of hyperseg_3b and its variants fits its length with Phi-2's vocabulary and the longest prompts it is made for."""
+"""Every task of the recipes fits its length with Phi-2's vocabulary and the longest prompts it is made for."""
 
 import pathlib
 
@@ -13,9 +13,10 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten
+from hyperseg_jax.text.expressions import join_sentences
 from hyperseg_jax.untrusted import limits
 
-CONFIGS = ("hyperseg_3b", "hyperseg_3b_full", "hyperseg_3b_lora", "hyperseg_3b_released")
+CONFIGS = ("hyperseg_3b", "hyperseg_3b_full", "hyperseg_3b_lora", "hyperseg_3b_released", "instructseg_3b")
 SENTENCE = (  # 47 tokens, longer than the sentences of RefCOCOg
     "the woman in the white shirt and blue jeans who is holding a large black umbrella over the head of a small child that is "
     "standing next to the red bicycle on the left side of the crowded street near the old brick building with the green door"
@@ -36,7 +37,11 @@ def longest_prompts(task, block):
     if task == "chat":
         return (Prompt("chat", text=SENTENCE, answer=" ".join([SENTENCE] * 20)),)
     texts = [f"{SENTENCE} {k}" for k in range(block.get("prompts", 1))]
-    return tuple(Prompt("video" if task == "video" else "referring", text=text, masks=MASK) for text in texts)
+    if block.reader == "refcoco" and block.train.get("sentences", "joined") == "joined":
+        texts = [join_sentences([SENTENCE] * 2)]  # RefCOCO has two or three sentences of an object, most of them short
+    masks = MASK.repeat(block.get("frames", 1 + block.get("references", 0)), axis=1)
+    kind = "video" if block.reader in ("revos", "ref_youtube_vos") else "referring"
+    return tuple(Prompt(kind, text=text, masks=masks) for text in texts)
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +52,16 @@ def tokenizer(shared):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_longest_prompts_fit(name, tokenizer):
-    config, system = configs.load(name), systems.get("hyperseg")
+    config = configs.load(name)
+    system = systems.get(config.system)
     assert tokenizer.vocab_size == 50296 <= config.model.llm.vocab_size
     for task, block in config.data.tasks.items():
         processor = sources.make_processor(config, system, tokenizer, task)
-        element = processor(Example(task, IMAGE, longest_prompts(task, block)), train=True)
+        frames = np.repeat(IMAGE, processor.frames, axis=0)
+        element = processor(Example(task, frames, longest_prompts(task, block)), train=True)
         used, room = processor.padding(element)["positions"]
         assert used <= room == block.length, task
-        if name == CONFIGS[0]:  # the arrays have the described shapes
+        if name in ("hyperseg_3b", "instructseg_3b"):  # the arrays have the described shapes
             expected = {path: spec.shape[1:] for path, spec in flatten(processor.spec(1)).items()}
             assert {path: np.shape(array) for path, array in flatten(element).items()} == expected
 

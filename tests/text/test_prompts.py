@@ -126,8 +126,12 @@ def test_expressions_of_records():
 def test_missing_parts_are_named(prompt, message):
     with pytest.raises(UserError, match=message):
         render(prompt)
-    with pytest.raises(UserError, match="v0, short"):
-        tokenize_prompt(prompt, ByteTokenizer(), template="long")
+
+
+def test_unknown_templates_are_named():
+    for prompt in (Prompt("referring", "the cat"), Prompt("chat", "What is it?")):
+        with pytest.raises(UserError, match="v0, short"):
+            tokenize_prompt(prompt, ByteTokenizer(), template="long")
 
 
 @pytest.mark.parametrize(

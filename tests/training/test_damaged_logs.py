@@ -12,10 +12,12 @@ import pytest
 from rich.console import Console
 
 from hyperseg_jax.data import mixture
+from hyperseg_jax.parallel.watchdog import Watchdog
 from hyperseg_jax.sweeps.trials import Metric, available_metrics
 from hyperseg_jax.training import clock, observers, plots
 from hyperseg_jax.training.checkpoint import check_run_metadata
 from hyperseg_jax.training.clock import Clock
+from hyperseg_jax.training.loop import train
 from hyperseg_jax.training.means import RunningMeans
 from hyperseg_jax.training.observers import Observers, lost_seconds, read_valid_lines
 
@@ -295,3 +297,24 @@ def test_a_profile_is_written_to_a_new_folder(tmp_path, monkeypatch):
             watch.profile(step)
     assert not list(other.iterdir())
     assert [path.read_text() for path in profiles.glob("*/host.xplane.pb")] == ["a profile"]
+
+
+def test_folders_with_the_names_of_logs_are_moved_aside(small_system, micro, tmp_path):
+    names = ("sharding.txt", "loss.png", "predictions.png", "metrics.jsonl", "unreadable_records.txt")
+    for name in names:
+        (tmp_path / name / "x").mkdir(parents=True)
+    console = Console(record=True, file=io.StringIO(), width=300)
+    train(micro(train__steps=2, train__eval_every=2), tmp_path, console=console)
+    output = console.export_text()
+    assert all((tmp_path / name).is_file() for name in names[:-1])
+    assert all((tmp_path / f"{name}.damaged-0" / "x").is_dir() for name in names)
+    assert all(f"{tmp_path / name}.damaged-0: was not a" in output for name in names)
+
+
+def test_a_folder_in_the_place_of_the_stacks_is_moved_aside(tmp_path, capfd):
+    file = tmp_path / "stacks-0.txt"
+    file.mkdir()
+    with Watchdog(0.2, file) as watchdog:
+        watchdog.beat()
+        time.sleep(0.6)
+    assert "nothing has finished" in file.read_text() and "not written" not in capfd.readouterr().err

@@ -154,13 +154,13 @@ def test_lines_after_the_checkpoint_and_truncated_lines_are_dropped(tmp_path):
     assert [(line["step"], line["loss"]) for line in list(read_valid_lines(path))] == [(1, 1.0), (2, 1.0), (3, 0.5)]
 
 
-def test_a_folder_in_the_place_of_the_plot_is_named(tmp_path):
+def test_a_folder_in_the_place_of_the_plot_is_moved_aside(tmp_path):
     console = Console(record=True, file=io.StringIO(), width=300)
     (tmp_path / "loss.png").mkdir()
     with make_observer(tmp_path, console) as watch:
         end_step(watch, 1, 1.0)
-    problem = f"{tmp_path}/loss.png: metrics cannot be written (Is a directory)"
-    assert f"{problem}; training continues; free disk space or fix the folder" in console.export_text()
+    assert f"{tmp_path}/loss.png.damaged-0: was not an image; starting a new one" in console.export_text()
+    assert (tmp_path / "loss.png").is_file() and (tmp_path / "loss.png.damaged-0").is_dir()
 
 
 def test_a_full_disk_loses_lines_but_not_the_run(tmp_path):

@@ -12,7 +12,7 @@ from plain_step import make_plain_step
 from hyperseg_jax import axes
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.planning import program
-from hyperseg_jax.systems.hyperseg import lengths
+from hyperseg_jax.systems.psalm import lengths
 from hyperseg_jax.training import param_groups, state
 
 TABLE = (param_groups.ParamGroup("frozen/.*", rate=0), param_groups.ParamGroup(".*"))

@@ -11,7 +11,7 @@ from pipe_file import open_pipe
 
 from hyperseg_jax.data.video_files import read_frames
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted.video_ends import count_missing_bytes
+from hyperseg_jax.untrusted.video_ends import MP4, count_missing_bytes
 
 COUNT = 12
 FRAMES = np.random.default_rng(0).normal(128, 40, (COUNT, 32, 32, 3)).clip(0, 255).astype(np.uint8)
@@ -36,13 +36,19 @@ FORMATS = {  # name of the file, codec, times, options of the writer
     "flv": ("a.flv", "flv", EVEN, {}),
     "wmv": ("a.wmv", "wmv2", EVEN, {}),
     "mp4 in fragments": ("a.mp4", "mpeg4", EVEN, {"movflags": "frag_every_frame+empty_moov+default_base_moof"}),
+    "dash": ("a.mp4", "libx264", EVEN, {"movflags": "dash"}),
+    "dash with one index": ("a.mp4", "libx264", EVEN, {"movflags": "dash+global_sidx"}),
+    "mpg": ("a.mpg", "mpeg2video", EVEN, {}),
 }
+BETWEEN = (b"moof", b"sidx")
+"""Boxes at the start of a fragment; a cut before one cannot be detected."""
 
 
 def write_video(path, codec, times, options):
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=25)
         stream.height = stream.width = 32
+        stream.codec_context.gop_size = 3 if codec == "libx264" else 12
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for t, pixels in zip(times, FRAMES, strict=True):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -77,7 +83,7 @@ def test_truncated_files_are_reported(tmp_path, name):
     for share in np.linspace(0.25, 0.97, 25):
         cut = int(len(data) * share)
         # a cut between two packets or fragments cannot be detected
-        if (file.endswith(".ts") and cut % packet < 5) or data[cut + 4 : cut + 8] == b"moof":
+        if (file.endswith(".ts") and cut % packet < 5) or data[cut + 4 : cut + 8] in BETWEEN:
             cut += 5
         path.write_bytes(data[:cut])
         read_until_error(path)
@@ -89,7 +95,7 @@ def test_files_without_their_last_bytes_lose_no_frame_silently(tmp_path, name):
     path = tmp_path / file
     data = write_video(path, codec, times, options)
     for cut in (1, 4, 8, 16, 32, 64, 100, 200, 400, 800, 1600):
-        if data[len(data) - cut + 4 : len(data) - cut + 8] != b"moof":  # a cut between fragments cannot be detected
+        if data[len(data) - cut + 4 : len(data) - cut + 8] not in BETWEEN:
             path.write_bytes(data[:-cut])
             read_until_error(path)  # an error, or all frames
 
@@ -106,6 +112,51 @@ def test_a_cut_at_the_end_of_a_frame_is_told(tmp_path, name):
         for cut in range(end, min(end + 24, max(ends))):
             path.write_bytes(data[:cut])
             assert read_until_error(path) is not None
+
+
+@pytest.mark.parametrize("name", ["dash", "dash with one index"])
+def test_a_cut_in_or_after_an_index_is_told(tmp_path, name):
+    file, codec, times, options = FORMATS[name]
+    path = tmp_path / file
+    data = write_video(path, codec, times, options)
+    at = data.rindex(b"sidx") - 4
+    assert at > len(data) / 2 or name != "dash"
+    for cut in (*((at + 1, at + 4) if name == "dash" else ()), at + 10, at + 16, at + 40, at + 52):
+        path.write_bytes(data[:cut])
+        assert read_until_error(path) is not None
+        assert 0 < count_missing_bytes(io.BytesIO(data[:cut]), MP4) <= len(data) - cut
+    length = int.from_bytes(data[at : at + 4], "big") + 8
+    data = data[:at] + b"\0\0\0\1sidx" + length.to_bytes(8, "big") + data[at + 8 :]  # a box with a 64-bit length
+    assert count_missing_bytes(io.BytesIO(data), MP4) == 0
+    assert count_missing_bytes(io.BytesIO(data[: at + length]), MP4) > 500
+
+
+@pytest.mark.parametrize("size", [32, 200, 480])
+@pytest.mark.parametrize("kind", ["mpeg", "vob", "dvd", "svcd"])
+@pytest.mark.parametrize("sound", [False, True])
+def test_a_cut_in_a_packet_of_a_program_stream_is_told(tmp_path, size, kind, sound):
+    path, random = tmp_path / "a.mpg", np.random.default_rng(0)
+    with av.open(str(path), "w", format=kind) as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.height = stream.width = size
+        audio = container.add_stream("mp2", rate=48000) if sound else None
+        for k in range(COUNT):
+            pixels = random.integers(0, 255, (size, size, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            if audio:
+                samples = random.integers(-9999, 9999, (1, 2 * 1920)).astype(np.int16)
+                frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="stereo")
+                frame.sample_rate, frame.pts = 48000, 1920 * k
+                container.mux(audio.encode(frame))
+        container.mux(stream.encode())
+        if audio:
+            container.mux(audio.encode())
+    data = path.read_bytes()
+    for more in (b"", b"\0", b"\0\0\1", b"\0" * 5000, b"\0\0\1\xb9"):  # padding, or the mark of an end
+        assert count_missing_bytes(io.BytesIO(data + more), "mpeg") == 0
+    told = [0 < count_missing_bytes(io.BytesIO(data[:cut]), "mpeg") <= 70_000 for cut in range(1000, len(data), 997)]
+    assert sum(told) >= len(told) - 3  # the others are between two packets
+    assert read_until_error(path) is None
 
 
 def test_an_mp4_whose_last_box_has_no_size(tmp_path):
@@ -161,7 +212,9 @@ def test_pipes_are_read_to_the_end(tmp_path):
         assert len(list(read_frames(file))) == COUNT
 
 
-@pytest.mark.parametrize("container", ["avi", "matroska,webm", "mpegts", "ogg", "mov,mp4,m4a,3gp,3g2,mj2", "flv", "asf"])
+@pytest.mark.parametrize(
+    "container", ["avi", "matroska,webm", "mpegts", "ogg", "mov,mp4,m4a,3gp,3g2,mj2", "flv", "asf", "mpeg"]
+)
 @pytest.mark.parametrize(
     "data", [b"", b"\0" * 5000, b"\xff" * 5000, b"OggS" * 900, b"RIFF\4\0\0\0" * 900, b"\x47" * 5000, b"\x1a\x45\xdf\xa3"]
 )

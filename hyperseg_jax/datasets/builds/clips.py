@@ -18,8 +18,8 @@ def sample_clip(record: Record, sampling: Sampling, rng: np.random.Generator, wh
     """Returns a clip sampled with rng.
 
     Class-list prompts keep the objects visible in the clip. Region prompts keep the objects visible in its first frame, which
-    shows at least one if possible. Expressions keep all objects; with sampling "jump", the key frame shows one of them. Videos
-    without public masks are not sampled.
+    shows at least one if possible. Expressions keep all objects; a key frame shows one of them. Videos without public masks are
+    not sampled.
     """
     prompts = record.prompts
     region = any(prompt.task == "region" for prompt in prompts)
@@ -37,7 +37,7 @@ def _sample_frame_indices(
     objects = [numbers for prompt in prompts for numbers in (prompt.masks, prompt.crowds) if numbers is not None]
     tracks = [record.is_nonempty(numbers) for numbers in objects if len(numbers)]
     only_expressions = all(prompt.task not in ("region", "panoptic") for prompt in prompts)
-    if not tracks or (only_expressions and sampling.rule != "jump"):
+    if not tracks or (only_expressions and not sampling.has_key_frame):
         return sampling.sample_frame_indices(len(record), rng)
     seen = np.asarray(np.concatenate(tracks).any(0))
     region = prompts[0].task == "region"

@@ -5,9 +5,8 @@ prompts      the exact prompt strings of each task
 processor    converts an Example to the arrays of one batch element
 frames       runs the model over the frames of a batch
 objective    the training loss
-lengths      cuts batches to shorter sequences
 encoding     encodes parts of the input that are independent of the prompt, for caching
-inference    predicts masks for a batch, and generates text
+inference    predicts masks for a batch
 postprocess  converts the outputs of a prompt to answers
 checkpoints  the public checkpoints that weights are imported from
 toy_tokenizer  writes the tokenizer of the toy world
@@ -19,20 +18,19 @@ from hyperseg_jax.systems.hyperseg import (
     checkpoints,
     encoding,
     inference,
-    lengths,
     model,
     objective,
     postprocess,
     processor,
 )
-from hyperseg_jax.systems.psalm import parts
+from hyperseg_jax.systems.psalm import lengths, parts, tokenizer, writer
 from hyperseg_jax.systems.system import System
 
 SYSTEM = System(
     name="hyperseg",
     build=model.build_model,
     init=model.init_params,
-    tokenizer=processor.load_tokenizer,
+    tokenizer=tokenizer.load_tokenizer,
     processor=processor.make_processor,
     counts=objective.make_counts,
     loss=objective.make_loss,
@@ -41,7 +39,7 @@ SYSTEM = System(
     predict=inference.make_predict,
     answers=postprocess.ANSWERS,
     encode=encoding.make_encodings,
-    write=inference.make_writer,
+    write=writer.make_writer,
     weight_table=model.weight_table,
     source_checkpoints=checkpoints.CHECKPOINTS,
     extra_names=(checkpoints.GATES,),

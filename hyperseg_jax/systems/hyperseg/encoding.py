@@ -18,8 +18,9 @@ import numpy as np
 
 from hyperseg_jax.data.processor import Batch, Encoding
 from hyperseg_jax.structs import Layout, Source
-from hyperseg_jax.systems.hyperseg.frames import normalize_for_llm, normalize_for_masks
-from hyperseg_jax.systems.hyperseg.model import HyperSeg, ImageFeatures, Prefix
+from hyperseg_jax.systems.hyperseg.model import HyperSeg, Prefix
+from hyperseg_jax.systems.psalm.pixels import normalize_for_llm, normalize_for_masks
+from hyperseg_jax.systems.psalm.trunk import ImageFeatures
 
 
 def make_encodings(model: HyperSeg, config: ml_collections.ConfigDict) -> dict[str, Encoding]:

@@ -14,20 +14,7 @@ from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.layers.remat import remat_scan_body
 from hyperseg_jax.structs import Layout
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
-
-# ImageNet statistics on 0..255 for the mask branch; the language branch uses -1..1.
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
-
-
-def normalize_for_masks(images: jax.Array) -> jax.Array:
-    """Normalizes uint8 pixels for the mask branch, on the device."""
-    return (images.astype(jnp.float32) - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_STD)
-
-
-def normalize_for_llm(images: jax.Array) -> jax.Array:
-    """Normalizes uint8 pixels for the language branch, to -1..1."""
-    return images.astype(jnp.float32) / 127.5 - 1
+from hyperseg_jax.systems.psalm.pixels import normalize_for_llm, normalize_for_masks
 
 
 def run_frames(

@@ -1,4 +1,4 @@
-"""HyperSeg inference: masks with scores, and text."""
+"""HyperSeg inference: masks with scores."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from hyperseg_jax.data.processor import Batch
-from hyperseg_jax.errors import UserError
-from hyperseg_jax.llms.cache import KeyValues
-from hyperseg_jax.llms.generate import Writer
-from hyperseg_jax.structs import Layout
-from hyperseg_jax.systems.hyperseg.frames import normalize_for_llm, run_frames
+from hyperseg_jax.systems.hyperseg.frames import run_frames
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
 from hyperseg_jax.systems.system import Predict
 
@@ -48,30 +44,3 @@ def make_predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Predict:
         return outputs | {name: jnp.repeat(value[:, None], frames, axis=1) for name, value in prompt_arrays.items()}, memory
 
     return predict_batch
-
-
-def make_writer(model: HyperSeg, config: ml_collections.ConfigDict) -> Writer:
-    """Returns the Writer that answers one question about an image.
-
-    Its state: the keys and values of the language model, and the position of the first generated token [B].
-    """
-    apply: Any = model.apply
-
-    def begin(params: Any, batch: Batch, features: Features, empty_slots: int) -> tuple[jax.Array, tuple[KeyValues, jax.Array]]:
-        if (prompts := batch["class_valid"].shape[1]) > 1:
-            raise UserError(f"{prompts} prompts per image, but HyperSeg generates text for one; set `prompts` of the task to 1")
-        image_tokens = features.get("image_tokens")
-        if image_tokens is None:
-            image_tokens = apply({"params": params}, normalize_for_llm(batch["clip_images"][:, 0]), method="image_tokens")
-        layout, prefix = Layout(**batch["layout"]), features.get("prefix")
-        logits, length, cache = apply({"params": params}, image_tokens, layout, empty_slots, prefix, method="prefill")
-        return logits[:, None, None], (cache, length)
-
-    def step(
-        params: Any, ids: jax.Array, number: jax.Array, state: tuple[KeyValues, jax.Array]
-    ) -> tuple[jax.Array, tuple[KeyValues, jax.Array]]:
-        cache, length = state
-        logits, cache = apply({"params": params}, ids[:, 0, 0], length + number, cache, method="decode_step")
-        return logits[:, None, None], (cache, length)
-
-    return Writer(begin, step)

@@ -6,39 +6,21 @@ from typing import Any
 
 import flax.linen as nn
 import flax.struct
-import jax
 import jax.numpy as jnp
 import ml_collections
-from jaxtyping import Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray
 
 from hyperseg_jax import axes
-from hyperseg_jax.connectors import fine_grained_perceiver, projector
+from hyperseg_jax.connectors import fine_grained_perceiver
 from hyperseg_jax.connectors.region_sampler import RegionSampler
-from hyperseg_jax.decoders import mask2former, pixel_decoder
-from hyperseg_jax.encoders import siglip, swin
 from hyperseg_jax.layers.linear import Linear, linear_table
-from hyperseg_jax.layers.precision import Precision
-from hyperseg_jax.layers.remat import save_activation
-from hyperseg_jax.llms import phi
 from hyperseg_jax.llms.cache import KeyValues
 from hyperseg_jax.llms.splice import pool, splice
 from hyperseg_jax.structs import DeviceArray, Layout, MaskPrediction, Pyramid, Source, TokenStream
-from hyperseg_jax.systems.psalm.trunk import build_trunk, trunk_table
+from hyperseg_jax.systems.psalm.trunk import ImageFeatures, ImageTokens, Trunk, build_trunk, trunk_table
 from hyperseg_jax.tables import Table
 
 PROJECTORS = ("seg_query", "SEG_token", "class_name", "region")  # published names of the projections to the decoder
-
-ImageTokens = Float[jax.Array, "B N D"]
-"""Image tokens for the language model."""
-
-
-@flax.struct.dataclass
-class ImageFeatures:
-    """Image features of the mask branch: the pyramid of the encoder and the outputs of the pixel decoder."""
-
-    pyramid: Pyramid
-    mask_features: Float[DeviceArray, "B h w D"]
-    levels: tuple[Float[DeviceArray, "B _ _ C"], ...]
 
 
 @flax.struct.dataclass
@@ -73,27 +55,17 @@ class HyperSegOutput:
     inside: dict[str, Float[DeviceArray, "B ..."]] = flax.struct.field(default_factory=dict)
 
 
-class HyperSeg(nn.Module):
+class HyperSeg(Trunk):
     """HyperSeg: a language model with a mask decoder.
 
     The language model runs once over text, image tokens, fine-grained tokens and mask queries. The masked-attention decoder
     predicts masks from the hidden states of the queries, and scores them against those of the prompt.
 
-    Submodules are passed as fields; their parameters are stored under the field names.
     """
 
-    clip_encoder: siglip.Siglip
-    projector: projector.Projector
-    mask_encoder: swin.Swin
     perceiver: fine_grained_perceiver.FineGrainedPerceiver
     region_sampler: RegionSampler
-    llm: phi.Phi
-    language_head: phi.LanguageHead
-    pixel_decoder: pixel_decoder.DeformablePixelDecoder
-    mask_decoder: mask2former.MaskedAttentionDecoder
-    num_queries: int
     query_std: float = 0.0
-    precision: Precision = Precision()
 
     def setup(self) -> None:
         width = self.mask_decoder.hidden_size
@@ -116,15 +88,6 @@ class HyperSeg(nn.Module):
         return self.predict_masks(
             image_features, self.image_tokens(clip_images), layout, deterministic=deterministic, **prompts
         )
-
-    def encode_image(self, images: Float[DeviceArray, "B H W 3"], *, deterministic: bool = True) -> ImageFeatures:
-        """Encodes normalized images for the mask branch."""
-        pyramid = save_activation(self.mask_encoder(images, deterministic=deterministic))
-        return ImageFeatures(pyramid, *self.pixel_decoder(pyramid))
-
-    def image_tokens(self, clip_images: Float[DeviceArray, "B s s 3"]) -> ImageTokens:
-        """Encodes normalized clip_images to tokens for the language model."""
-        return save_activation(self.projector(self.clip_encoder(clip_images)))
 
     def prefill_prefix(self, image_tokens: ImageTokens, layout: Layout, pyramid: Pyramid | None = None) -> Prefix:
         """Runs the language model over the first positions of a prompt about a first frame.
@@ -220,42 +183,6 @@ class HyperSeg(nn.Module):
         }
         available = {source: bank for source, bank in banks.items() if bank is not None}
         return splice(layout, self.embed_text(jnp.asarray(layout.text_ids)) if text is None else text, available)
-
-    def embed_text(self, ids: Int[DeviceArray, "B L"]) -> Float[jax.Array, "B L D"]:
-        """Embeds the text of a layout."""
-        return self.llm.embed(ids)
-
-    def text_hidden(
-        self, clip_images: Float[DeviceArray, "B s s 3"], layout: Layout, *, deterministic: bool = True
-    ) -> Float[jax.Array, "B L D"]:
-        """Returns the hidden states of prompts without masks. clip_images: normalized. layout: [B, L], without mask queries and
-        fine-grained tokens."""
-        hidden: jax.Array = self.llm(self._stream(layout, self.image_tokens(clip_images)), deterministic=deterministic)
-        return hidden
-
-    def question_stream(self, image_tokens: ImageTokens, layout: Layout) -> TokenStream:
-        """Builds the token stream of one question about an image, in each row. layout: [B, L], without mask queries."""
-        return self._stream(layout, image_tokens)
-
-    def prefill(
-        self, image_tokens: ImageTokens, layout: Layout, empty_slots: int, prefix: Prefix | None = None
-    ) -> tuple[Float[jax.Array, "B V"], Int[DeviceArray, " B"], KeyValues]:
-        """Runs the language model over a question. Returns the logits of the next token, its position, and the cache.
-
-        empty_slots: number of slots in the cache for the tokens to be generated. prefix: cached states of the first positions.
-        """
-        past, begin = (None, 0) if prefix is None else (prefix.past, prefix.length)
-        length = (layout.source != Source.PADDING).sum(-1)
-        hidden, cache = self.llm.prefill(self.question_stream(image_tokens, layout.part(begin)), empty_slots, past)
-        last = jnp.take_along_axis(hidden, (length - begin - 1)[:, None, None], axis=1)[:, 0]
-        return self.language_head(last), length, cache
-
-    def decode_step(
-        self, ids: Int[DeviceArray, " B"], positions: Int[DeviceArray, " B"], cache: KeyValues
-    ) -> tuple[Float[jax.Array, "B V"], KeyValues]:
-        """Decodes one token per row: its id and position -> (logits of the next token, updated cache)."""
-        hidden, cache = self.llm.step(self.llm.embed(ids), positions, cache)
-        return self.language_head(hidden), cache
 
 
 def build_model(config: ml_collections.ConfigDict) -> HyperSeg:

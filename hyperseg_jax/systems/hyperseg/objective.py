@@ -20,8 +20,9 @@ from hyperseg_jax.losses.scores import BalancedScores, ClassScores, ScoreLoss
 from hyperseg_jax.losses.targets import MaskTargets, TargetCounts
 from hyperseg_jax.losses.text import count_tokens, text_cross_entropy_in_chunks
 from hyperseg_jax.structs import IGNORED, DeviceArray, Layout
-from hyperseg_jax.systems.hyperseg.frames import normalize_for_llm, run_frames
+from hyperseg_jax.systems.hyperseg.frames import run_frames
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
+from hyperseg_jax.systems.psalm.pixels import normalize_for_llm
 from hyperseg_jax.systems.system import Loss
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -13,28 +11,25 @@ import ml_collections
 import numpy as np
 
 from hyperseg_jax.data.processor import Batch, Shape
+from hyperseg_jax.datasets.record_errors import naming_example
 from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.ops.segment_maps import number_masks
 from hyperseg_jax.ops.transforms import (
     Geometry,
     fit_to_square,
     resize_and_pad,
-    resize_and_pad_map,
     stretch_mask_to_square,
     stretch_to_square,
 )
 from hyperseg_jax.structs import IGNORED, Example, Layout, Prompt, Region, Source
 from hyperseg_jax.systems.hyperseg import encoding
-from hyperseg_jax.systems.hyperseg.prompts import END, normalize_prompt, tokenize_prompt
+from hyperseg_jax.systems.hyperseg.prompts import normalize_prompt, tokenize_prompt
 from hyperseg_jax.systems.psalm.markers import TokenCounts, expand_to_runs
-from hyperseg_jax.systems.psalm.templates import SEG
+from hyperseg_jax.systems.psalm.pixels import GREY
+from hyperseg_jax.systems.psalm.targets import TargetArrays, check_count
 from hyperseg_jax.text.layout import choose_bucket, expand_runs, expanded_length, pack_layouts, packed_length
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import limits
-
-GREY = 128
-"""Padding value; the release pads before normalizing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +83,7 @@ class HyperSegProcessor:
         frames, prompts = example.frames[: self.frames], example.prompts[: self.prompts]
         if rng is not None:
             prompts = tuple(shuffle_classes(prompt, rng) for prompt in prompts)
-        with _prefix_errors(example):
+        with naming_example(example):
             layout = pack_layouts(self._make_layouts(prompts, train), self.length)
             if not self.masks and np.isin(layout.source, (Source.QUERY, Source.FINE_GRAINED)).any():
                 raise UserError(
@@ -116,7 +111,7 @@ class HyperSegProcessor:
         If the configured sizes are too small, the length is one of `buckets` and the number of regions a power of two.
         """
         prompts = example.prompts[: self.prompts]
-        with _prefix_errors(example):
+        with naming_example(example):
             length = packed_length(self._make_layouts(prompts, train=False))
             limits.check_limit("tokens", length, "its prompt", "positions")
         class_counts = [len(prompt.classes) + 1 for prompt in prompts if prompt.classes]
@@ -138,7 +133,7 @@ class HyperSegProcessor:
         counts = ("frames", "prompts", "length", "targets", "classes", "regions", "drawn_on", "masks")
         processors = [self, *other_processors]
         largest = {name: max(getattr(processor, name) for processor in processors) for name in counts}
-        return dataclasses.replace(self, **largest, planes=max(processor._planes for processor in processors))
+        return dataclasses.replace(self, **largest, planes=max(processor._targets.num_planes for processor in processors))
 
     def spec(self, batch_size: int) -> Batch:
         frames, prompts, classes, regions = self.frames, self.prompts, self.classes, self.regions
@@ -150,7 +145,7 @@ class HyperSegProcessor:
             "clip_images": array(np.uint8, frames, *small, 3),
             "filled": array(np.int32, 2),
             "layout": {name: array(kind, *length) for name, kind in kinds.items()},
-            "segments": array(self._map_type, prompts, self._planes, frames, *square),
+            "segments": array(self._targets.map_type, prompts, *self._targets.map_shape),
             "planes": array(np.int32, prompts, self.targets),
             "valid": array(bool, prompts, self.targets),
             "labels": array(np.int32, prompts, self.targets),
@@ -200,14 +195,9 @@ class HyperSegProcessor:
         return TokenCounts(self.image_tokens, self.fine_grained_tokens, self.queries)
 
     @property
-    def _planes(self) -> int:
-        """The number of segment maps per prompt."""
-        return min(self.planes or self.targets, self.targets)
-
-    @property
-    def _map_type(self) -> type[np.unsignedinteger]:
-        """The dtype of segment maps, which holds the number of each target."""
-        return np.uint8 if self.targets <= np.iinfo(np.uint8).max else np.uint16
+    def _targets(self) -> TargetArrays:
+        """The arrays of the targets of a prompt."""
+        return TargetArrays(self.targets, self.planes, self.frames, self._mask_side)
 
     def _make_layouts(self, prompts: Sequence[Prompt], train: bool) -> list[Layout]:
         """Returns the layout of each prompt, without padding and not yet packed."""
@@ -222,43 +212,18 @@ class HyperSegProcessor:
         self, prompt: Prompt, geometry: Geometry, drawn_on: tuple[int, ...], train: bool
     ) -> dict[str, np.ndarray]:
         """Returns the arrays of one prompt. drawn_on: (height, width) of the image that its regions were drawn on."""
-        masks: Sequence[np.ndarray] = () if prompt.masks is None else list(prompt.masks[:, : self.frames])
-        num_masks, num_regions = len(masks), len(prompt.regions)
-        num_classes = len(prompt.classes) + 1 if prompt.task == "panoptic" else 0
-        for field, count, limit in (
-            ("targets", num_masks, self.targets),
-            ("classes", num_classes, self.classes),
-            ("regions", num_regions, self.regions),
-        ):
-            if count > limit:
-                raise UserError(f"{count} {field}, but the task allows {limit}; increase {field} in its config")
-        maps, plane_of = number_masks(masks, self._map_type)
-        if len(maps) > self._planes:
-            raise UserError(
-                f"its targets overlap and need {len(maps)} planes, but the task allows {self._planes}; "
-                "increase planes in its config, or omit it for one plane per target"
-            )
-        segments = np.zeros((self._planes, self.frames, self._mask_side, self._mask_side), self._map_type)
-        for plane, numbers in enumerate(maps):
-            segments[plane, : len(numbers)] = resize_and_pad_map(numbers, geometry)
-        planes = np.zeros(self.targets, np.int32)
-        planes[:num_masks] = plane_of
+        num_regions, num_classes = len(prompt.regions), len(prompt.classes) + 1 if prompt.task == "panoptic" else 0
+        check_count("classes", num_classes, self.classes)
+        check_count("regions", num_regions, self.regions)
+        targets, vanished = self._targets.make(prompt, geometry, train)
         region_masks = np.zeros((self.regions, self.clip_size, self.clip_size), bool)
         for r, region in enumerate(prompt.regions):
             region_masks[r] = stretch_mask_to_square(_draw_region(region, r, drawn_on), self.clip_size)
-        labels = np.zeros(self.targets, np.int32)
-        labels[: len(prompt.labels)] = prompt.labels
-        valid, region_valid = np.arange(self.targets) < num_masks, np.arange(self.regions) < num_regions
-        # A target without pixels at this size is neither present nor absent, so it is excluded from training.
-        vanished = [n for n in range(num_masks) if train and n + 1 not in segments[planes[n]] and masks[n].any()]
-        valid[vanished] = False
+        region_valid = np.arange(self.regions) < num_regions
         if prompt.task == "region":
-            region_valid[labels[vanished]] = False
+            region_valid[targets["labels"][vanished]] = False
         return {
-            "segments": segments,
-            "planes": planes,
-            "valid": valid,
-            "labels": labels,
+            **targets,
             "class_valid": np.arange(self.classes) < num_classes,
             "regions": region_masks,
             "region_valid": region_valid,
@@ -275,22 +240,6 @@ def _stack_padded(images: Iterable[np.ndarray], size: int) -> np.ndarray:
     for k, image in enumerate((first, *rest)):
         stacked[k] = image
     return stacked
-
-
-def load_tokenizer(config: ml_collections.ConfigDict, path: str | os.PathLike[str] | None = None) -> Tokenizer:
-    """Loads the tokenizer in a file or folder; data.tokenizer by default, where {root} is data.root and "toy" is the toy
-    tokenizer.
-
-    Raises UserError if the language model has no embedding for some of its ids.
-    """
-    if path is None:
-        name, root = str(config.data.tokenizer), config.data.get("root", "")
-        if "{root}" in name and not root:
-            raise UserError(f"data.root is empty, and data.tokenizer = {name!r} is below it; give --config.data.root=FOLDER")
-        path = name.replace("{root}", root)
-    loaded = Tokenizer.toy() if path == "toy" else Tokenizer.load(path, eos=END, added=(SEG,))
-    loaded.check_fits(config.model.llm.vocab_size, "model.llm.vocab_size")
-    return loaded
 
 
 def make_processor(
@@ -317,15 +266,6 @@ def make_processor(
         buckets=tuple(config.data.buckets),
         **(sizes or {"length": 0}),  # in prediction, the smallest bucket
     )
-
-
-@contextlib.contextmanager
-def _prefix_errors(example: Example) -> Iterator[None]:
-    """Adds the name of the example to the front of UserErrors that are raised in the body."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{example.name}: {error}") from error
 
 
 def _image_of_regions(example: Example) -> np.ndarray:

@@ -10,19 +10,11 @@ from __future__ import annotations
 import dataclasses
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.structs import IGNORED, TASKS, Prompt
+from hyperseg_jax.structs import TASKS, Prompt
 from hyperseg_jax.systems.psalm.markers import Marker, PromptTokens
-from hyperseg_jax.systems.psalm.templates import SEG, TokenIds, encode_pieces, split_template
+from hyperseg_jax.systems.psalm.rounds import Round, chat_rounds, tokenize_rounds
+from hyperseg_jax.systems.psalm.templates import SEG, TokenIds
 from hyperseg_jax.text.expressions import clean_video_expression
-
-SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
-)
-TEMPLATES = {
-    "v0": SYSTEM + "USER: {question} ASSISTANT: ",
-    "short": "USER: {question} ASSISTANT: ",  # ours: without the system sentence, for small models
-}
 
 _IMAGE = "This is an image <image>\n<temporal>\n, Please "
 _ANSWER = "\nSure, the segmentation result is <gt><seg>"
@@ -34,7 +26,6 @@ QUESTIONS = {
     "instruction.\nThis is all the instruction: <refer>\n",
     "panoptic": _IMAGE + "do Panoptic Segmentation.\nThis is all the candidate categories: {classes}.\n",
     "region": _IMAGE + "segment by given regions\nThis is all regions: {regions}\n",
-    "chat": "<image>\n{text}",
 }
 ANSWERS = {
     "referring": _ANSWER,
@@ -43,9 +34,8 @@ ANSWERS = {
     "video": _ANSWER,
     "panoptic": "\nSure, the segmentation result is <seg>",
     "region": "\n[SEG]<seg>",
-    "chat": "{answer}",
 }
-END = "<|endoftext|>"  # end of text
+SUPPORTED = ("referring", "reasoning", "panoptic", "region", "video", "chat")
 BACKGROUND = "background"  # the last class of every class list
 
 
@@ -71,44 +61,36 @@ def tokenize_prompt(prompt: Prompt, tokenizer: TokenIds, *, template: str = "v0"
     chat prompt ends at "ASSISTANT:", and a reasoning prompt requests no explanation. Labels begin two tokens before the
     answer, as in the published data code. Raises UserError with the task if the prompt lacks its text, classes or regions.
     """
-    _check_prompt(prompt, template)
+    _check_prompt(prompt)
+    if prompt.task == "chat":
+        ids, labels = tokenize_rounds(chat_rounds(prompt, train=train), tokenizer, template)
+        return PromptTokens(ids, labels, (True,) * len(ids))
     explain = train and prompt.task == "reasoning" and bool(prompt.answer.strip())
     task = "explain" if explain else prompt.task
     num_regions = len(prompt.regions) if prompt.task == "region" else 0
     names = (*prompt.classes, BACKGROUND) if prompt.task == "panoptic" else ()
     question = QUESTIONS[task].format(
-        text="{text}", classes=", ".join(["<cls>"] * len(names)), regions=" <region>," * (num_regions - 1) + " <region>."
+        classes=", ".join(["<cls>"] * len(names)), regions=" <region>," * (num_regions - 1) + " <region>."
     )
-    instruction = TEMPLATES[template].format(question=question)
-    words = {"{text}": prompt.text.strip()}
-    if prompt.task == "chat" and not (train and prompt.answer.strip()):
-        ids = encode_pieces(split_template(instruction.rstrip(), words), tokenizer)
-        return PromptTokens(ids, (IGNORED,) * len(ids), (True,) * len(ids))
-
     seg = tokenizer.id_of(SEG)
     answer_ids = (*tokenizer.encode(prompt.answer.strip()), seg) if explain else (seg,)
-    words["{answer}"] = prompt.answer.strip()
-    ids = (*encode_pieces(split_template(instruction + ANSWERS[task], words), tokenizer, answer_ids), tokenizer.eos_id)
-    num_unsupervised = max(len(encode_pieces(split_template(instruction, words), tokenizer)) - 2, 0)
+    ids, labels = tokenize_rounds([Round(question, ANSWERS[task], answer_ids=answer_ids)], tokenizer, template)
     return PromptTokens(
         ids=ids,
-        labels=(IGNORED,) * num_unsupervised + ids[num_unsupervised:],
+        labels=labels,
         mask=(True,) * len(ids),
-        expression=(*tokenizer.encode(words["{text}"]), seg) if Marker.REFER in ids else (),
+        expression=(*tokenizer.encode(prompt.text.strip()), seg) if Marker.REFER in ids else (),
         classes=tuple((*tokenizer.encode(name), seg) for name in names),
         num_regions=num_regions,
     )
 
 
-def _check_prompt(prompt: Prompt, template: str) -> None:
-    """Raises UserError if the template is unknown, HyperSeg has no prompt for the task, or its text, classes or regions are
-    missing."""
-    if template not in TEMPLATES:
-        raise UserError(f"data.template = {template!r}: use one of {', '.join(TEMPLATES)}")
+def _check_prompt(prompt: Prompt) -> None:
+    """Raises UserError if HyperSeg has no prompt for the task, or its text, classes or regions are missing."""
     if prompt.task not in TASKS:
         raise UserError(f"task = {prompt.task!r}: use one of {', '.join(TASKS)}")
-    if prompt.task not in QUESTIONS:
-        raise UserError(f"task = {prompt.task!r}: HyperSeg does not support it; use one of {', '.join(QUESTIONS)}")
+    if prompt.task not in SUPPORTED:
+        raise UserError(f"task = {prompt.task!r}: HyperSeg does not support it; use one of {', '.join(SUPPORTED)}")
     if prompt.task == "panoptic":
         if not prompt.classes or not all(name.strip() for name in prompt.classes):
             raise UserError(f"a panoptic prompt needs class names, each with text; got {list(prompt.classes)}")

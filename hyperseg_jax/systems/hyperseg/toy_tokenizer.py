@@ -4,24 +4,16 @@
 
 from __future__ import annotations
 
-import re
-
-from hyperseg_jax.systems.hyperseg.prompts import ANSWERS, QUESTIONS, TEMPLATES
+from hyperseg_jax.systems.hyperseg.prompts import ANSWERS, QUESTIONS
+from hyperseg_jax.systems.psalm.rounds import fixed_phrases
 from hyperseg_jax.systems.psalm.templates import SEG
 from hyperseg_jax.text.tokenizer import TOY_FILE, Tokenizer
 from hyperseg_jax.toy import corpus
 
-_SLOTS = re.compile(r"<[a-z]+>|\{[a-z]+\}|\[SEG\]")
-
 
 def prompt_phrases() -> set[str]:
     """Returns the texts that become single tokens: the fixed parts of all prompts, and the separators of class lists."""
-    fixed = {", ", ".\n", " ASSISTANT:"}
-    openings = {template.split("{question}")[0] for template in TEMPLATES.values()}
-    for task, question in QUESTIONS.items():
-        parts = _SLOTS.split(question)
-        fixed |= {opening + parts[0] for opening in openings} | {*parts[1:], *_SLOTS.split(ANSWERS[task])}
-    return {phrase for phrase in fixed if len(phrase) > 1}
+    return {", ", ".\n"} | fixed_phrases((question, ANSWERS[task]) for task, question in QUESTIONS.items())
 
 
 def train_toy_tokenizer() -> Tokenizer:

@@ -13,24 +13,19 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from hyperseg_jax import axes
-from hyperseg_jax.connectors import object_perceiver, projector, text_fusion
-from hyperseg_jax.decoders import mask2former, pixel_decoder
-from hyperseg_jax.encoders import siglip, swin
+from hyperseg_jax.connectors import object_perceiver, text_fusion
 from hyperseg_jax.layers.conv import Conv, conv_table
 from hyperseg_jax.layers.linear import Linear, linear_table
-from hyperseg_jax.layers.precision import Precision
-from hyperseg_jax.layers.remat import save_activation
-from hyperseg_jax.llms import phi
 from hyperseg_jax.llms.splice import pick, pool, splice
 from hyperseg_jax.structs import DeviceArray, Layout, MaskPrediction, Pyramid, Source
-from hyperseg_jax.systems.psalm.trunk import build_trunk, trunk_table
+from hyperseg_jax.systems.psalm.trunk import ImageFeatures, Trunk, build_trunk, trunk_table
 from hyperseg_jax.tables import Table
 
 LINEARS = {
     "query_projector": "seg_query_projector",
     "detail_projector": "text_vmtf_projector",
     "global_projector": "origin_SEG_token_projector",
-    "expression_projector": "SEG_token_projector",
+    "fused_projector": "SEG_token_projector",
 }
 """Our names of the projections, and the published ones."""
 
@@ -48,102 +43,86 @@ class InstructSegOutput:
     inside: dict[str, Float[DeviceArray, "B ..."]] = flax.struct.field(default_factory=dict)
 
 
-class InstructSeg(nn.Module):
+class InstructSeg(Trunk):
     """InstructSeg: a language model with a mask decoder, for an image or the key frame of a video.
 
     The object perceiver resamples each reference frame, together with the expression, to tokens for the language model. The
     text fusion lets the language model's hidden states of the expression attend to the image; its result scores the queries.
 
-    Submodules are passed as fields; their parameters are stored under the field names.
+    query_std: the standard deviation of the initial mask queries; the release initializes them with zeros.
     """
 
-    clip_encoder: siglip.Siglip
-    projector: projector.Projector
-    mask_encoder: swin.Swin
     object_perceiver: object_perceiver.ObjectPerceiver
     text_fusion: text_fusion.TextFusion
-    llm: phi.Phi
-    language_head: phi.LanguageHead
-    pixel_decoder: pixel_decoder.DeformablePixelDecoder
-    mask_decoder: mask2former.MaskedAttentionDecoder
-    num_queries: int
     fusion_size: int = 1024
-    precision: Precision = Precision()
+    query_std: float = 0.0
 
     def setup(self) -> None:
         width, p = self.mask_decoder.hidden_size, self.precision
         self.query_projector = Linear(width, ("embed", "mlp"), precision=p)
         self.detail_projector = Linear(self.fusion_size, ("embed", "mlp"), precision=p)
         self.global_projector = Linear(self.fusion_size, ("embed", "mlp"), precision=p)
-        self.expression_projector = Linear(width, ("embed", "mlp"), precision=p)
+        self.fused_projector = Linear(width, ("embed", "mlp"), precision=p)
         self.local_project = Conv(self.fusion_size, 1, precision=p)
-        init = axes.named(nn.initializers.zeros, "queries", "embed")
+        init = axes.named(nn.initializers.normal(self.query_std), "queries", "embed")
         self.queries = self.param("queries", init, (self.num_queries, self.llm.hidden_size), p.params)
 
     def __call__(
         self,
         images: Float[DeviceArray, "B H W 3"],
-        clip_images: Float[DeviceArray, "B s s 3"],
-        reference_images: Float[DeviceArray, "B T s s 3"] | None,
+        clip_images: Float[DeviceArray, "B slots s s 3"],
         layout: Layout,
-        expression: Int[DeviceArray, "B K E"],
-        expression_valid: Bool[DeviceArray, "B K E"],
         *,
         deterministic: bool = True,
+        **prompts: Any,
     ) -> InstructSegOutput:
-        """Predicts masks.
-
-        images, clip_images: the image or key frame, normalized. reference_images: None for an image, which is then its own
-        reference. layout: [B, L], with K prompts per image. expression: token ids of the expression of each prompt.
-        """
-        pyramid = save_activation(self.mask_encoder(images, deterministic=deterministic))
-        image_tokens = self.image_tokens(clip_images)
-        if reference_images is None:
-            references = image_tokens[:, None]
-        else:
-            flat = self.image_tokens(rearrange(reference_images, "b t h w c -> (b t) h w c"))
-            references = rearrange(flat, "(b t) n d -> b t n d", b=images.shape[0])
-        return self.predict_masks(
-            pyramid, image_tokens, references, layout, expression, expression_valid, deterministic=deterministic
-        )
-
-    def image_tokens(self, clip_images: Float[DeviceArray, "B s s 3"]) -> Float[jax.Array, "B N D"]:
-        """Encodes normalized images to tokens for the language model."""
-        return save_activation(self.projector(self.clip_encoder(clip_images)))
+        """Predicts masks. images: the queried images. clip_images: those and their reference frames. All are normalized.
+        layout and prompts: see `predict_masks`."""
+        features = self.encode_image(images, deterministic=deterministic)
+        flat = self.image_tokens(rearrange(clip_images, "b slots h w c -> (b slots) h w c"))
+        slots = rearrange(flat, "(b slots) n d -> b slots n d", b=images.shape[0])
+        return self.predict_masks(features, slots, layout, deterministic=deterministic, **prompts)
 
     def predict_masks(
         self,
-        pyramid: Pyramid,
-        image_tokens: Float[DeviceArray, "B N D"],
-        references: Float[DeviceArray, "B T N D"],
+        image_features: ImageFeatures,
+        slots: Float[DeviceArray, "B slots N D"],
         layout: Layout,
+        *,
+        key_slot: Int[DeviceArray, " B"],
+        reference_slots: Int[DeviceArray, "B T"],
         expression: Int[DeviceArray, "B K E"],
         expression_valid: Bool[DeviceArray, "B K E"],
-        *,
         deterministic: bool = True,
     ) -> InstructSegOutput:
-        """Predicts masks from encoded images. references: image tokens of the reference frames; others as in __call__."""
+        """Predicts masks from encoded images.
+
+        slots: image tokens of the queried image and of its reference frames, in the slots key_slot and reference_slots; an
+        image is its own reference. layout: [B, L], with K prompts per image. expression: token ids of the expression of each
+        prompt.
+        """
         prompts = expression.shape[1]
-        mask_features, levels = self.pixel_decoder(pyramid)
+        image_tokens = jnp.take_along_axis(slots, key_slot[:, None, None, None], axis=1)[:, 0]
+        references = jnp.take_along_axis(slots, reference_slots[:, :, None, None], axis=1)
         reference_tokens = self.reference_tokens(references, expression, expression_valid)
         banks = {
             Source.IMAGE: image_tokens,
             Source.QUERY: self.queries,
             Source.FINE_GRAINED: rearrange(reference_tokens, "b k t q d -> b k (t q) d"),
         }
-        stream = splice(layout, self.llm.embed(jnp.asarray(layout.text_ids)), banks)
+        stream = splice(layout, self.embed_text(jnp.asarray(layout.text_ids)), banks)
         hidden = self.llm(stream, deterministic=deterministic)
         pooled = pool(hidden, layout, {Source.QUERY: self.num_queries, Source.EXPRESSION: 1}, num_prompts=prompts)
         details = pick(hidden, layout, Source.EXPRESSION, expression.shape[2], num_prompts=prompts)
         queries = self.query_projector(pooled[Source.QUERY])
-        fused, inside = self.fuse(pyramid, pooled[Source.EXPRESSION], details, expression_valid)
-        prediction = self.mask_decoder(mask_features, levels, queries, {"expression": fused})
+        fused, inside = self.fuse(image_features.pyramid, pooled[Source.EXPRESSION], details, expression_valid)
+        prediction = self.mask_decoder(image_features.mask_features, image_features.levels, queries, {"expression": fused})
         if self.is_initializing():
             self.language_head(hidden)  # text only
         inside |= {
             "image_tokens": image_tokens,
             "reference_tokens": reference_tokens,
-            "mask_features": mask_features,
+            "mask_features": image_features.mask_features,
             "stream": stream.embeddings,
             "queries": queries,
             "expression": fused,
@@ -184,7 +163,7 @@ class InstructSeg(nn.Module):
         fused = rearrange(fused, "(b k) c -> b k c", k=prompts)
         both = jnp.concatenate([self.global_projector(mean[:, :, 0]), fused], axis=-1)
         inside = {"local": local, "latents": latents, "fused": fused, "fusion": both}
-        return self.expression_projector(both), inside
+        return self.fused_projector(both), inside
 
 
 def build_model(config: ml_collections.ConfigDict) -> InstructSeg:
@@ -196,23 +175,25 @@ def build_model(config: ml_collections.ConfigDict) -> InstructSeg:
         object_perceiver=object_perceiver.ObjectPerceiver(m.llm.hidden_size, **m.object_perceiver, precision=p),
         text_fusion=text_fusion.TextFusion(**m.text_fusion, precision=p),
         fusion_size=m.fusion_size,
+        query_std=m.get("query_std", 0.0),
     )
 
 
 def init_params(model: InstructSeg, config: ml_collections.ConfigDict, key: PRNGKeyArray) -> Any:
     """Returns randomly initialized parameters, boxed with their axis names."""
-    row = jnp.zeros((1, 8), jnp.int32)
+    zeros = lambda *shape: jnp.zeros((1, *shape), jnp.int32)
+    row = zeros(8)
     layout = Layout(row, row, row, row, row, mask=row.astype(bool), prompt=row, position=row)
     side, clip_side = config.data.image_size, config.model.clip_encoder.image_size
-    expression = jnp.zeros((1, 1, 2), jnp.int32)
     return model.init(
         key,
         jnp.zeros((1, side, side, 3)),
-        jnp.zeros((1, clip_side, clip_side, 3)),
-        None,
+        jnp.zeros((1, 1, clip_side, clip_side, 3)),
         layout,
-        expression,
-        expression.astype(bool),
+        key_slot=zeros(),
+        reference_slots=zeros(1),
+        expression=zeros(1, 2),
+        expression_valid=zeros(1, 2).astype(bool),
     )["params"]
 
 

@@ -3,6 +3,13 @@
 trunk        the modules that they share, and their weight table
 markers      placeholders in prompts for images, queries, classes and regions
 templates    prompt templates with markers, and their token ids
+rounds       the token ids and labels of questions and answers
+tokenizer    loads the tokenizer of a config
+pixels       normalization of pixels
+targets      target masks as arrays of a fixed size
+lengths      cuts batches to shorter sequences
+text_loss    the loss of supervised text
+writer       generates the answer to a question
 checkpoints  the public checkpoints that they start from, and the config.json of an export
 parts        parts that transformers has a class for, and adapters for PEFT
 """

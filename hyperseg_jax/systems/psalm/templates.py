@@ -7,11 +7,23 @@ A template is a string with markers such as "<image>" or "<seg>", slots for the 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Protocol
 
 from hyperseg_jax.systems.psalm.markers import Marker
 
 SEG = "[SEG]"  # the token that represents a mask
+END = "<|endoftext|>"  # end of text
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+)
+ROUND = "USER: {question} ASSISTANT: "
+TEMPLATES = {
+    "v0": SYSTEM + ROUND,
+    "short": ROUND,  # ours: without the system sentence, for small models
+}
+"""Templates of a first round; later rounds are ROUND."""
 _MARKERS = {f"<{marker.name.lower()}>": marker for marker in Marker}
 _SPLIT = re.compile("(" + "|".join(map(re.escape, (*_MARKERS, "<gt>", SEG))) + ")")
 _SLOT = re.compile(r"\{text\}|\{answer\}")
@@ -26,7 +38,7 @@ class TokenIds(Protocol):
     def encode(self, text: str) -> list[int]: ...
 
 
-def split_template(template: str, words: dict[str, str]) -> list[str]:
+def split_template(template: str, words: Mapping[str, str]) -> list[str]:
     """Splits the template at its markers, then inserts the user's text, which is never split."""
     return [_SLOT.sub(lambda slot: words[slot.group()], piece) for piece in _SPLIT.split(template)]
 

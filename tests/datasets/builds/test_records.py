@@ -45,6 +45,8 @@ def full():
         areas=(7.0, 8.5, 9.0),
         others=blobs(1, 2),
         key="17",
+        history=(("what?", "that"),),
+        needs_reasoning=True,
     )
     nothing = Prompt(task="video", text="none", masks=np.zeros((0, 2, 15, 24), bool))
     frames = rng.integers(0, 256, (2, 15, 24, 3), np.uint8)

@@ -1,0 +1,109 @@
+"""InstructSeg at its published size (arXiv 2412.14006): SigLIP-SO400M, Swin-B and Phi-2, 3.5 billion parameters.
+
+The recipe is the authors' (scripts/seg/train.sh of their code, commit 0134314); "ours" marks where it departs from theirs. What
+it shares with hyperseg_3b is in that file. instructseg_3b:v5e-64 sizes the run for a slice, see hyperseg_3b.
+"""
+
+import pathlib
+import runpy
+
+import ml_collections
+
+BASE = runpy.run_path(str(pathlib.Path(__file__).with_name("hyperseg_3b.py")))
+
+
+def get_config(slice_name: str = "") -> ml_collections.ConfigDict:
+    c = BASE["get_config"](slice_name)
+    c.system = "instructseg"
+    c.init_optional = (r".*/lora_[ab]",)  # not in the published weights
+
+    del c.model.perceiver
+    c.model.object_perceiver = {"num_queries": 128, "num_layers": 3, "num_heads": 8, "head_dim": 128, "mlp_ratio": 2}
+    c.model.text_fusion = {
+        "num_layers": 3,
+        "num_heads": 8,
+        "head_dim": 128,
+        "mlp_ratio": 2,
+        "form": "published",  # "multi_granularity": details of the text reach the decoder, as the paper describes
+    }
+    c.model.fusion_size = 1024
+    c.model.mask_decoder.update({"score_kinds": ("expression",), "heads": ()})
+    # ours: no residual dropout in Phi, which has the rate of the checkpoint there (Phi-2: 0.1)
+    # ours: no stochastic depth in the frozen Swin, which the authors' trainer leaves on (0.3)
+    c.model.mask_encoder.drop_path = 0.0
+
+    for name in ("class_weight", "region_weight", "background_weight", "match_class_weight"):
+        del c.loss[name]
+
+    c.data.reference_frames = 4
+    c.data.buckets = (1152, 1280, 1536, 2048)
+    c.data.tasks = _tasks()
+    return c
+
+
+def _tasks() -> dict:
+    """The authors' mixture, 4 : 2 : 4 : 1 : 3; each batch has one task. Ours: the position of the run decides the order of the
+    tasks, whereas theirs depends on the workers."""
+    root = "{root}"
+    refcoco = {"image_root": f"{root}/coco/train2014", "sentences": "joined"}
+    youtube, revos = f"{root}/ref_youtube_vos", f"{root}/revos"
+    clip = {"frames": 5, "sampling": "references"}  # a key frame and four reference frames
+    videos = {"references": 4, "length": 1536, "expression": 96, "answers": 0}
+    youtube_files = {
+        "meta_path": f"{youtube}/meta_expressions/train/meta_expressions.json",
+        "frame_root": f"{youtube}/train/JPEGImages",
+        "mask_root": f"{youtube}/train/Annotations",
+        "sentences": "joined",
+    }
+    revos_files = {"mask_path": f"{revos}/mask_dict.json", "frame_root": f"{revos}/JPEGImages"}
+    return {
+        "referring": {
+            "reader": "refcoco",
+            "ratio": 4,
+            "length": 1280,
+            "expression": 128,
+            "answers": 0,
+            # ours: polygons are filled at the size of the image, then resized; theirs are resized first
+            "train": {"json_path": f"{root}/refcoco/refcoco_train.json", "polygons": "coco", **refcoco},
+            "val": {"json_path": f"{root}/refcoco/refcoco_val.json", **refcoco},
+        },
+        "chat": {
+            "reader": "llava",
+            "ratio": 2,
+            "length": 2048,
+            "masks": 0,
+            "train": {
+                "json_path": f"{root}/llava/llava_v1_5_mix665k.json",
+                "image_root": f"{root}/llava/images",
+                "prompts_per_example": 1,
+                "rounds_per_prompt": 8,  # ours: longer conversations are split; theirs are cut at 2048 ids
+            },
+        },
+        # ours: without the 60 training videos of DAVIS, which the authors add
+        "referring_video": {
+            "reader": "ref_youtube_vos",
+            "ratio": 4,
+            **videos,
+            "train": {**youtube_files, **clip},
+        },
+        "reasoning": {
+            "reader": "reasonseg",
+            "ratio": 1,
+            "length": 1408,
+            "expression": 128,
+            "train": {
+                "folder": f"{root}/reasonseg/train",
+                "explanations": f"{root}/reasonseg/explanatory/train.json",
+                "ignore": "released",
+                "sentences": "each",  # ours: every question once an epoch; theirs takes a random one of each image
+            },
+            "val": {"folder": f"{root}/reasonseg/val"},
+        },
+        "video": {
+            "reader": "revos",
+            "ratio": 3,
+            **videos,
+            "train": {"meta_path": f"{revos}/meta_expressions_train_.json", **revos_files, **clip},
+            "val": {"meta_path": f"{revos}/meta_expressions_valid_.json", "frames": 8, **revos_files},
+        },
+    }
