@@ -55,8 +55,8 @@ reference need not agree either.
 
 Exceptions, all noted where they are used: the floor of a single number counts as none if it is at most one rounding of float32.
 In InstructSeg's end-to-end cases, which do not have the attention masks, outputs of the stages after a mask logit next to the
-threshold may differ by 5e-3, and elements of gradients by 2e-5, as two runs of the published code do (in float64, ours differ from
-the recorded gradients by up to 7e-6). Hidden states at padding and end tokens are not compared, since nothing depends on them.
+threshold may differ by 5e-3, and elements of gradients by 2e-5, as two runs of the published code do (in float64, ours differ
+from the recorded gradients by up to 7e-6). Hidden states at padding and end tokens are not compared: nothing depends on them.
 After four optimizer steps, changes of parameters are compared by their norms, within 10 times the relative floor of the case.
 
 Written by this command at {platform}:
