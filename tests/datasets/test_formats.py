@@ -193,6 +193,27 @@ def test_llava_turns_and_text_only(root):
     assert [(p.text, p.answer) for p in reader[0].prompts] == [("What?", "A cat."), ("Where?", "There.")]
 
 
+def test_llava_prompts_of_several_rounds(root):
+    spoken = [{"from": ("human", "gpt")[k % 2], "value": f"line {k}"} for k in range(10)]
+    records = [{"id": "1", "image": "a.jpg", "conversations": spoken}]
+    reader = Llava(save(root / "chat.json", records), root / "images", rounds_per_prompt=2, prompts_per_example=2)
+    prompts = [[(p.history, p.text, p.answer) for p in example.prompts] for example in (reader[k] for k in range(len(reader)))]
+    first = ((), "line 0", "line 1")
+    second = ((("line 2", "line 3"),), "line 4", "line 5")
+    assert prompts == [[first], [second, ((("line 6", "line 7"),), "line 8", "line 9")]]
+    with pytest.raises(UserError, match="rounds_per_prompt=0 is too few"):
+        Llava(root / "chat.json", root / "images", rounds_per_prompt=0)
+
+
+def test_polygons_of_refcoco_as_in_training(root):
+    painted = {rule: refcoco(root, [record()], polygons=rule)[0].prompts[0].masks[0, 0] for rule in ("fill_poly", "coco")}
+    expected = masks.decode_segmentation([POLYGON], *SIZE, "", polygons="coco")
+    np.testing.assert_array_equal(painted["coco"], expected)
+    assert painted["fill_poly"].sum() > expected.sum()  # with the outline
+    with pytest.raises(UserError, match="polygons='cv2' is unknown; choose one of fill_poly, coco"):
+        refcoco(root, [record()], polygons="cv2")
+
+
 @pytest.mark.parametrize("lines", [[], ["What?"], ["What?", "A cat.", "Where?"], 17, None])
 def test_llava_turns_without_an_answer(root, lines):
     """They are bad records: none disappears, and the others are read."""
