@@ -280,6 +280,25 @@ def test_slices_of_a_batch_add_up(config, loss_of):
     np.testing.assert_allclose(sum(part[0] for part in parts), whole[0], rtol=1e-4)
 
 
+def test_a_mixed_batch_trains_each_task_like_a_separate_batch(config, loss_of):
+    compute, counts = loss_of
+    tasks = {"targets": 1, "answers": 0}, {"targets": 1, "references": 4}, {"masks": 0}
+    first, *others = (make_processor(config, **sizes) for sizes in tasks)
+    shared = first.with_common_shape(others)
+    prompts = [
+        (FRAMES[:1], REFERRING),
+        (FRAMES[:5], Prompt("video", "the red ring", masks=np.repeat(MASK, 5, axis=1))),
+        (FRAMES[:1], Prompt("chat", "What?", answer="A ring.")),
+    ]
+    rows = [shared(Example("it", frames, (prompt,)), train=True) for frames, prompt in prompts]
+    assert all(shapes_of(row) == shapes_of(shared.blank()) for row in rows)
+    whole, metrics, _ = compute(*rows, shared.blank())
+    divisors = counts(*rows, shared.blank())
+    parts = [compute(row, *[shared.blank()] * 3, divisors=divisors) for row in rows]
+    np.testing.assert_allclose(sum(part[0] for part in parts), whole, rtol=1e-4)
+    assert all(float(part[0]) > 0 for part in parts) and {"mask", "text"} <= set(metrics)
+
+
 def test_tasks_without_answers_or_masks_compile_no_such_loss(config, loss_of):
     compute, _ = loss_of
     referring = make_processor(config, targets=1, answers=0)(Example("it", FRAMES[:1], (REFERRING,)), train=True)
