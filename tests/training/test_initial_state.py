@@ -30,6 +30,6 @@ def test_the_initialization_program_is_released():
 
     abstract = jax.eval_shape(first_state, {})
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    initial_state = InitialState(abstract, jax.tree.map(lambda _: sharding, abstract), tx, first_state, "", ())
+    initial_state = InitialState(abstract, jax.tree.map(lambda _: sharding, abstract), tx, first_state, "", (), ())
     assert initial_state.create().trainable["kernel"].sum() == 3
     assert "jit_first_state" not in list_programs()
