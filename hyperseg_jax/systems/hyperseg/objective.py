@@ -13,16 +13,15 @@ from einops import rearrange
 from jaxtyping import Float32, Int, PRNGKeyArray
 
 from hyperseg_jax.data.processor import Batch
-from hyperseg_jax.layers.token_tables import gather_table
-from hyperseg_jax.llms.phi import head_logits
 from hyperseg_jax.losses.criterion import MaskCriterion
 from hyperseg_jax.losses.scores import BalancedScores, ClassScores, ScoreLoss
 from hyperseg_jax.losses.targets import MaskTargets, TargetCounts
-from hyperseg_jax.losses.text import count_tokens, text_cross_entropy_in_chunks
+from hyperseg_jax.losses.text import count_tokens
 from hyperseg_jax.structs import IGNORED, DeviceArray, Layout
 from hyperseg_jax.systems.hyperseg.frames import run_frames
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
 from hyperseg_jax.systems.psalm.pixels import normalize_for_llm
+from hyperseg_jax.systems.psalm.text_loss import text_loss
 from hyperseg_jax.systems.system import Loss
 
 
@@ -62,25 +61,18 @@ def make_loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Loss:
     Batches of a task without masks (images of size 0) have only the text loss.
     """
     masks, text_weight = build_criterion(config), config.loss.text_weight
-    precision = model.language_head.precision
 
-    def text_loss(params: Any, hidden: jax.Array, batch: Batch, counts: FrameCounts, share: jax.Array) -> jax.Array:
+    def frames_text_loss(params: Any, hidden: jax.Array, batch: Batch, counts: FrameCounts, share: jax.Array) -> jax.Array:
         """Returns the text loss of the hidden states [T, B, L, D]. share: weight of each frame."""
-        frames = hidden.shape[0]
         labels = frame_labels(batch)
         weights = jnp.broadcast_to(share / jnp.maximum(counts.tokens, 1.0), labels.shape[:2])
-        return text_cross_entropy_in_chunks(
-            lambda kernel, hidden: head_logits(hidden, kernel, precision),
-            gather_table(params["language_head"]["kernel"], precision),
-            rearrange(hidden, "frames b l d -> (b frames) l d", frames=frames),
-            rearrange(labels, "b frames l -> (b frames) l"),
-            weights=weights.reshape(-1),
-        )
+        rows = rearrange(hidden, "frames b l d -> (b frames) l d")
+        return text_loss(model, params, rows, rearrange(labels, "b frames l -> (b frames) l"), weights.reshape(-1))
 
     def batch_loss(params: Any, batch: Batch, key: jax.Array, counts: FrameCounts) -> tuple[jax.Array, dict[str, jax.Array]]:
         share = counts.num_examples / jnp.maximum(counts.num_examples.sum(), 1.0)
         if not batch["images"].shape[2]:
-            text = text_loss(params, text_hidden(params, batch, key)[None], batch, counts, share)
+            text = frames_text_loss(params, text_hidden(params, batch, key)[None], batch, counts, share)
             return text_weight * text, {"text": text}
 
         def frame_loss(output: HyperSegOutput, t: int | jax.Array) -> tuple[jax.Array, dict[str, jax.Array], jax.Array | None]:
@@ -96,7 +88,7 @@ def make_loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Loss:
         total, metrics = jax.tree.map(lambda values: (values * share).sum(0), tuple(per_frame))
         if text_weight:
             # Once for all frames, because the head is the largest matrix.
-            metrics["text"] = text_loss(params, hidden, batch, counts, share)
+            metrics["text"] = frames_text_loss(params, hidden, batch, counts, share)
             total = total + text_weight * metrics["text"]
         return total, metrics
 

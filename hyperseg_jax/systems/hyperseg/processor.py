@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import jax
 import ml_collections
@@ -21,19 +21,20 @@ from hyperseg_jax.ops.transforms import (
     stretch_mask_to_square,
     stretch_to_square,
 )
-from hyperseg_jax.structs import IGNORED, Example, Layout, Prompt, Region, Source
+from hyperseg_jax.structs import Example, Layout, Prompt, Region, Source
 from hyperseg_jax.systems.hyperseg import encoding
 from hyperseg_jax.systems.hyperseg.prompts import normalize_prompt, tokenize_prompt
 from hyperseg_jax.systems.psalm.markers import TokenCounts, expand_to_runs
 from hyperseg_jax.systems.psalm.pixels import GREY
-from hyperseg_jax.systems.psalm.targets import TargetArrays, check_count
+from hyperseg_jax.systems.psalm.sizes import SizedProcessor, check_text_only
+from hyperseg_jax.systems.psalm.targets import check_count
 from hyperseg_jax.text.layout import choose_bucket, expand_runs, expanded_length, pack_layouts, packed_length
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import limits
 
 
 @dataclasses.dataclass(frozen=True)
-class HyperSegProcessor:
+class HyperSegProcessor(SizedProcessor):
     """Processes the examples of one task to static array sizes; smaller examples are padded and masked.
 
     image_size: side of the padded square for the mask branch. clip_size: side of the stretched square for the language
@@ -44,6 +45,8 @@ class HyperSegProcessor:
     image_tokens, fine_grained_tokens, queries: positions that the model inserts into the token stream. template: prompt
     template. buckets: allowed lengths in prediction and evaluation.
     """
+
+    COUNTS = ("frames", "prompts", "length", "targets", "classes", "regions", "drawn_on", "masks")
 
     tokenizer: Tokenizer
     image_size: int
@@ -126,18 +129,9 @@ class HyperSegProcessor:
             "masks": 1,
         }
 
-    def for_bucket(self, shape: Shape) -> HyperSegProcessor:
-        return dataclasses.replace(self, **shape)  # type: ignore[arg-type]
-
-    def with_common_shape(self, other_processors: Iterable[Any]) -> HyperSegProcessor:
-        counts = ("frames", "prompts", "length", "targets", "classes", "regions", "drawn_on", "masks")
-        processors = [self, *other_processors]
-        largest = {name: max(getattr(processor, name) for processor in processors) for name in counts}
-        return dataclasses.replace(self, **largest, planes=max(processor._targets.num_planes for processor in processors))
-
     def spec(self, batch_size: int) -> Batch:
         frames, prompts, classes, regions = self.frames, self.prompts, self.classes, self.regions
-        square, small, length = (self._mask_side,) * 2, (self.clip_size,) * 2, (self.length,)
+        square, small, length = (self.mask_side,) * 2, (self.clip_size,) * 2, (self.length,)
         array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
         kinds = {field.name: bool if field.name == "mask" else np.int32 for field in dataclasses.fields(Layout)}
         return {
@@ -145,7 +139,7 @@ class HyperSegProcessor:
             "clip_images": array(np.uint8, frames, *small, 3),
             "filled": array(np.int32, 2),
             "layout": {name: array(kind, *length) for name, kind in kinds.items()},
-            "segments": array(self._targets.map_type, prompts, *self._targets.map_shape),
+            "segments": array(self.target_arrays.map_type, prompts, *self.target_arrays.map_shape),
             "planes": array(np.int32, prompts, self.targets),
             "valid": array(bool, prompts, self.targets),
             "labels": array(np.int32, prompts, self.targets),
@@ -158,46 +152,21 @@ class HyperSegProcessor:
             **({"region_images": array(np.uint8, 1, *small, 3)} if self.drawn_on else {}),
         }
 
-    def blank(self) -> Batch:
-        element = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), self.spec(1))
-        element["layout"]["labels"][:] = IGNORED
-        return {**element, "bad": np.asarray(True)}
-
-    def geometry(self, height: int, width: int) -> Geometry:
-        return fit_to_square(height, width, self.image_size)
-
     def parts(self, batch: Batch) -> Mapping[str, Batch]:
         return encoding.split_parts(batch)
-
-    def padding(self, element: Batch) -> Mapping[str, tuple[int, int]]:
-        layout = element["layout"]
-        prompts = int(layout["prompt"].max())
-        valid_pixels = self.masks * int(np.prod(element["filled"])) * int(element["frame_valid"].sum())
-        return {
-            "positions": (int((layout["source"] != Source.PADDING).sum()), self.length),
-            "prompts": (prompts, self.prompts),
-            "targets": (int(element["valid"].sum()), prompts * self.targets),
-            "pixels": (valid_pixels, self.frames * self._mask_side**2),
-        }
 
     def _resize_for_masks(self, frame: np.ndarray, geometry: Geometry) -> np.ndarray:
         """Returns the pixels of a frame for the mask branch, none if the task has no masks."""
         return resize_and_pad(frame, geometry, GREY) if self.masks else np.zeros((0, 0, 3), np.uint8)
 
     @property
-    def _mask_side(self) -> int:
-        """The side of the padded square for the mask branch; 0 if the task has no masks."""
-        return self.image_size if self.masks else 0
+    def mask_frames(self) -> int:
+        return self.frames
 
     @property
     def _counts(self) -> TokenCounts:
         """The number of positions of an image, its fine-grained tokens and the mask queries."""
         return TokenCounts(self.image_tokens, self.fine_grained_tokens, self.queries)
-
-    @property
-    def _targets(self) -> TargetArrays:
-        """The arrays of the targets of a prompt."""
-        return TargetArrays(self.targets, self.planes, self.frames, self._mask_side)
 
     def _make_layouts(self, prompts: Sequence[Prompt], train: bool) -> list[Layout]:
         """Returns the layout of each prompt, without padding and not yet packed."""
@@ -215,7 +184,7 @@ class HyperSegProcessor:
         num_regions, num_classes = len(prompt.regions), len(prompt.classes) + 1 if prompt.task == "panoptic" else 0
         check_count("classes", num_classes, self.classes)
         check_count("regions", num_regions, self.regions)
-        targets, vanished = self._targets.make(prompt, geometry, train)
+        targets, vanished = self.target_arrays.make(prompt, geometry, train)
         region_masks = np.zeros((self.regions, self.clip_size, self.clip_size), bool)
         for r, region in enumerate(prompt.regions):
             region_masks[r] = stretch_mask_to_square(_draw_region(region, r, drawn_on), self.clip_size)
@@ -251,10 +220,7 @@ def make_processor(
     shapes are needed.
     """
     m = config.model
-    if not sizes.get("masks", 1):
-        sizes = {"targets": 0, **sizes}
-        if sizes.get("frames", 1) > 1 or sizes["targets"]:
-            raise UserError("masks = 0 is for single images without targets; remove frames and targets, or masks")
+    sizes = check_text_only(sizes, "frames", 1)
     return HyperSegProcessor(
         cast(Tokenizer, tokenizer),
         config.data.image_size,

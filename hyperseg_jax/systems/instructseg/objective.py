@@ -53,7 +53,7 @@ def make_loss(model: InstructSeg, config: ml_collections.ConfigDict) -> Loss:
         layout, rngs = layout_of(batch), {"dropout": dropout_key}
         apply: Any = lambda *arrays, **rest: model.apply({"params": params}, *arrays, deterministic=False, rngs=rngs, **rest)
         clips = [normalize_for_llm(clip[:, 0]) for clip in batch["clip_images"].values()]
-        text = lambda hidden: text_loss(model, params, hidden, jnp.asarray(layout.labels), counts.tokens)
+        text = lambda hidden: text_loss(model, params, hidden, jnp.asarray(layout.labels), 1 / jnp.maximum(counts.tokens, 1.0))
         if not batch["images"].shape[2]:
             loss = text(apply(clips[0], layout, method="text_hidden"))
             return text_weight * loss, {"text": loss}

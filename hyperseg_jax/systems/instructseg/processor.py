@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import jax
 import ml_collections
@@ -19,7 +19,8 @@ from hyperseg_jax.systems.instructseg.inputs import slot_name
 from hyperseg_jax.systems.instructseg.prompts import normalize_prompt, tokenize_prompt
 from hyperseg_jax.systems.psalm.markers import TokenCounts, expand_to_runs
 from hyperseg_jax.systems.psalm.pixels import GREY
-from hyperseg_jax.systems.psalm.targets import TargetArrays, check_count
+from hyperseg_jax.systems.psalm.sizes import SizedProcessor, check_text_only
+from hyperseg_jax.systems.psalm.targets import check_count
 from hyperseg_jax.text.layout import choose_bucket, expand_runs, expanded_length, pack_layouts, packed_length
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import limits
@@ -35,7 +36,7 @@ EXPRESSION_STEP = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class InstructSegProcessor:
+class InstructSegProcessor(SizedProcessor):
     """Processes the examples of one task to static array sizes; smaller examples are padded and masked.
 
     An example of several frames is a queried frame followed by its reference frames; an image, and a video of one frame, is its
@@ -49,6 +50,8 @@ class InstructSegProcessor:
     nor run. answers: 0 for a task whose text answers are not trained; the text loss is then not compiled. template: prompt
     template. buckets: allowed lengths in prediction and evaluation.
     """
+
+    COUNTS = ("references", "prompts", "length", "expression", "targets", "masks", "answers")
 
     tokenizer: Tokenizer
     image_size: int
@@ -138,17 +141,8 @@ class InstructSegProcessor:
             "answers": 0,
         }
 
-    def for_bucket(self, shape: Shape) -> InstructSegProcessor:
-        return dataclasses.replace(self, **shape)  # type: ignore[arg-type]
-
-    def with_common_shape(self, other_processors: Iterable[Any]) -> InstructSegProcessor:
-        counts = ("references", "prompts", "length", "expression", "targets", "masks", "answers")
-        processors = [self, *other_processors]
-        largest = {name: max(getattr(processor, name) for processor in processors) for name in counts}
-        return dataclasses.replace(self, **largest, planes=max(processor._targets.num_planes for processor in processors))
-
     def spec(self, batch_size: int) -> Batch:
-        square, small = (self._mask_side,) * 2, (self.clip_size,) * 2
+        square, small = (self.mask_side,) * 2, (self.clip_size,) * 2
         array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
         kinds = {field.name: bool if field.name == "mask" else np.int32 for field in dataclasses.fields(Layout)}
         spec = {
@@ -160,7 +154,7 @@ class InstructSegProcessor:
             "layout": {name: array(kind, self.length) for name, kind in kinds.items()},
             "expression": array(np.int32, self.prompts, self.expression),
             "expression_valid": array(bool, self.prompts, self.expression),
-            "segments": array(self._targets.map_type, self.prompts, *self._targets.map_shape),
+            "segments": array(self.target_arrays.map_type, self.prompts, *self.target_arrays.map_shape),
             "planes": array(np.int32, self.prompts, self.targets),
             "valid": array(bool, self.prompts, self.targets),
             "uses_expression": array(bool, self.prompts),
@@ -169,39 +163,11 @@ class InstructSegProcessor:
         }
         return spec | ({"answered": array(bool)} if self.answers else {})
 
-    def blank(self) -> Batch:
-        element = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), self.spec(1))
-        element["layout"]["labels"][:] = IGNORED
-        return {**element, "bad": np.asarray(True)}
-
-    def geometry(self, height: int, width: int) -> Geometry:
-        return fit_to_square(height, width, self.image_size)
-
     def parts(self, batch: Batch) -> Mapping[str, Batch]:
         """Returns the queried frame for the mask branch, and each slot for the language branch."""
         slots = {name: {"clip_image": clip} for name, clip in batch["clip_images"].items()}
         has_masks = (batch["layout"]["source"] == Source.QUERY).any()
         return {**slots, **({"image": {"images": batch["images"]}} if has_masks else {})}
-
-    def padding(self, element: Batch) -> Mapping[str, tuple[int, int]]:
-        layout = element["layout"]
-        prompts = int(layout["prompt"].max())
-        return {
-            "positions": (int((layout["source"] != Source.PADDING).sum()), self.length),
-            "prompts": (prompts, self.prompts),
-            "targets": (int(element["valid"].sum()), prompts * self.targets),
-            "pixels": (self.masks * int(np.prod(element["filled"])), self._mask_side**2),
-        }
-
-    @property
-    def _mask_side(self) -> int:
-        """The side of the padded square for the mask branch; 0 if the task has no masks."""
-        return self.image_size if self.masks else 0
-
-    @property
-    def _targets(self) -> TargetArrays:
-        """The arrays of the targets of a prompt."""
-        return TargetArrays(self.targets, self.planes, 1, self._mask_side)
 
     def _slots(self, numbers: Sequence[int]) -> list[int]:
         """Returns the slot of each frame. numbers: positions of the frames in their video."""
@@ -240,7 +206,7 @@ class InstructSegProcessor:
         check_count("expression", len(tokens.expression), self.expression, "tokens of an expression")
         expression = np.zeros(self.expression, np.int32)
         expression[: len(tokens.expression)] = tokens.expression
-        targets, vanished = self._targets.make(prompt, geometry, train)
+        targets, vanished = self.target_arrays.make(prompt, geometry, train)
         return {
             "expression": expression,
             "expression_valid": np.arange(self.expression) < len(tokens.expression),
@@ -267,10 +233,7 @@ def make_processor(
     m, references = config.model, config.data.reference_frames
     if sizes.get("references", 0) not in (0, references):
         raise UserError(f"references = {sizes['references']}, but data.reference_frames = {references}; give this number, or 0")
-    if not sizes.get("masks", 1):
-        sizes = {"targets": 0, **sizes}
-        if sizes.get("references", 0) or sizes["targets"]:
-            raise UserError("masks = 0 is for single images without targets; remove references and targets, or masks")
+    sizes = check_text_only(sizes, "references", 0)
     return InstructSegProcessor(
         cast(Tokenizer, tokenizer),
         config.data.image_size,

@@ -20,14 +20,14 @@ def text_loss(
     params: Any,
     hidden: Float[DeviceArray, "B L D"],
     labels: Int[DeviceArray, "B L"],
-    tokens: Float32[DeviceArray, "*B"],
+    weights: Float32[DeviceArray, "*B"],
 ) -> Float32[jax.Array, ""]:
-    """Returns the sum of the cross-entropies of the labels, each divided by `tokens`: one divisor, or one for each row."""
+    """Returns the sum of the cross-entropies of the labels. weights: one weight for all of them, or one for each row."""
     precision = model.language_head.precision
     return text_cross_entropy_in_chunks(
         lambda kernel, hidden: head_logits(hidden, kernel, precision),
         gather_table(params["language_head"]["kernel"], precision),
         hidden,
         labels,
-        weights=jnp.broadcast_to(1 / jnp.maximum(tokens, 1.0), labels.shape[:1]),
+        weights=jnp.broadcast_to(weights, labels.shape[:1]),
     )
