@@ -38,6 +38,8 @@ ROWS = [
     *(("hyperseg_3b_lora:v5e-16", "v5e:4x4", task) for task in LORA_TASKS),
     *(("hyperseg_3b:v5e-16", "v5e:4x4", task) for task in ("referring", "panoptic")),
     *(("hyperseg_3b_full:v5p-128", "v5p:4x4x4", task) for task in ("referring", "panoptic")),
+    ("instructseg_3b:v5e-16", "v5e:4x4", "video"),  # its largest program
+    ("instructseg_3b:v5p-128", "v5p:4x4x4", "video"),
 ]
 
 
