@@ -280,7 +280,7 @@ def read_world(folder: str | os.PathLike) -> World:
     """Reads the parameters of a written toy world. Raises UserError if there is none or they are invalid."""
     path = pathlib.Path(folder) / "toy.json"
     try:
-        return World(**strict_json.parse(paths.read_file(path, strict_json.LARGEST), "its content"))
+        return World(**strict_json.parse(paths.read_file(paths.check_link(path), strict_json.LARGEST), "its content"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no toy world here; write one with `hyperseg data toy --out {folder}`") from error
     except (BadFile, OSError, TypeError) as error:

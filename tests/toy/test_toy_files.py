@@ -217,3 +217,11 @@ def test_oversized_parameter_files(tmp_path):
         file.truncate(2**40)
     with pytest.raises(UserError, match=r"toy\.json: not a toy world's parameters \(has 1099511627776 bytes, and the limit is"):
         toy.read_world(tmp_path)
+
+
+def test_parameter_files_that_are_links_are_not_opened(folder, tmp_path):
+    (tmp_path / "away.json").write_bytes((folder / "toy.json").read_bytes())
+    (tmp_path / "world").mkdir()
+    (tmp_path / "world" / "toy.json").symlink_to(tmp_path / "away.json")
+    with pytest.raises(UserError, match=r"toy\.json is a link that leaves"):
+        toy.read_world(tmp_path / "world")
