@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+from process_run import exit_at_once
 from sample_inputs import draw_regions, region_kinds
 
 from hyperseg_jax import toy
@@ -225,3 +226,8 @@ def test_parameter_files_that_are_links_are_not_opened(folder, tmp_path):
     (tmp_path / "world" / "toy.json").symlink_to(tmp_path / "away.json")
     with pytest.raises(UserError, match=r"toy\.json is a link that leaves"):
         toy.read_world(tmp_path / "world")
+
+
+def test_a_killed_worker_ends_the_command(tmp_path):
+    with pytest.raises(UserError, match="a worker process was killed"), writer._Runner(toy_images.World(), tmp_path, 1) as run:
+        list(run(exit_at_once, [0]))
