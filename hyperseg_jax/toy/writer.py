@@ -345,7 +345,7 @@ class _Runner:
         with block_ctrl_c_in_children():  # the workers start with the first items
             return self.pool.map(job, items, chunksize=16)
 
-    def __exit__(self, _, error: BaseException | None, __) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
         if isinstance(error, BrokenProcessPool):
