@@ -63,8 +63,12 @@ def _tasks() -> dict:
             "length": 1280,
             "expression": 128,
             "answers": 0,
-            # ours: polygons are filled at the size of the image, then resized; theirs are resized first
-            "train": {"json_path": f"{root}/refcoco/refcoco_train.json", "polygons": "coco", **refcoco},
+            # ours: polygons are filled at the size of the image, then resized, as all masks here; theirs are resized first
+            "train": {
+                "json_path": tuple(f"{root}/refcoco/{name}_train.json" for name in ("refcoco", "refcoco+", "refcocog")),
+                "polygons": "coco",
+                **refcoco,
+            },
             "val": {"json_path": f"{root}/refcoco/refcoco_val.json", **refcoco},
         },
         "chat": {
@@ -103,7 +107,12 @@ def _tasks() -> dict:
             "reader": "revos",
             "ratio": 3,
             **videos,
-            "train": {"meta_path": f"{revos}/meta_expressions_train_.json", **revos_files, **clip},
+            "train": {
+                "meta_path": f"{revos}/meta_expressions_train_.json",
+                "sentences": "random",  # of a video, among its expressions with objects
+                **revos_files,
+                **clip,
+            },
             "val": {"meta_path": f"{revos}/meta_expressions_valid_.json", "frames": 8, **revos_files},
         },
     }
