@@ -9,6 +9,7 @@ import pytest
 from instructseg_config import small_config
 from sample_inputs import random_params
 
+from hyperseg_jax.connectors.text_fusion import FORMS
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets.frame_sampling import ReferenceFrames
 from hyperseg_jax.errors import UserError
@@ -17,6 +18,7 @@ from hyperseg_jax.evaluation.protocols import EvalProtocol
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.structs import IGNORED, Example, Prompt, Source
 from hyperseg_jax.systems import system as systems
+from hyperseg_jax.systems.instructseg import processor as processor_module
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 SYSTEM = systems.get("instructseg")
@@ -28,9 +30,9 @@ REFERRING = Prompt("referring", "the red ring", masks=MASK)
 TOKENIZER = Tokenizer.toy()
 
 
-@pytest.fixture(scope="module")
-def config():
-    return small_config()
+@pytest.fixture(scope="module", params=FORMS)
+def config(request):
+    return small_config(model__text_fusion__form=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,15 @@ def test_elements_have_the_declared_shapes(config, sizes):
     expected = jax.tree.map(lambda leaf: (leaf.shape[1:], np.dtype(leaf.dtype)), spec)
     assert shapes_of(element) == expected and shapes_of(processor.blank()) == expected
     assert element["bad"] == False and processor.blank()["bad"] == True  # noqa: E712
+
+
+def test_a_prompt_is_tokenized_once(config, monkeypatch):
+    calls, tokenize = [], processor_module.tokenize_prompt
+    monkeypatch.setattr(
+        processor_module, "tokenize_prompt", lambda *args, **more: calls.append(args) or tokenize(*args, **more)
+    )
+    make_processor(config)(Example("it", FRAMES[:1], (REFERRING,)), train=True)
+    assert len(calls) == 1
 
 
 def test_consecutive_queries_differ_in_one_slot(config):
@@ -309,10 +320,10 @@ def test_tasks_without_answers_or_masks_compile_no_such_loss(config, loss_of):
     assert all(not leaf.any() for leaf in jax.tree.leaves(gradient["mask_decoder"]))
 
 
-def test_forms_of_the_text_fusion_differ(params):
+def test_forms_of_the_text_fusion_differ():
     """Details of the text have an effect on the scores only as the paper describes it."""
-    scores = {}
-    for form in ("published", "multi_granularity"):
+    params, scores = random_params(SYSTEM.shapes(small_config()), seed=1), {}
+    for form in FORMS:
         config = small_config(model__text_fusion__form=form)
         model = SYSTEM.build(config)
         processor = make_processor(config)
