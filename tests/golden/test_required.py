@@ -33,6 +33,11 @@ def is_claimed(system: str, name: str) -> bool:
     return any(s == system and re.fullmatch(kinds, name) for s, kinds in find_markers())
 
 
+def test_the_selection_of_instructseg_is_small():
+    """A clone gets at most 3 MB of its cases; the rest is in the full set."""
+    assert sum(path.stat().st_size for path in (HERE / "instructseg").rglob("*") if path.is_file()) < 3_000_000
+
+
 @pytest.mark.parametrize("system", sorted({system for system, _, _ in read_required()}))
 def test_required_cases_run(system, request):
     chosen = request.config.getoption("--golden-system")
