@@ -254,9 +254,26 @@ def make_processor(
         result: Processor = system.processor(config, tokenizer, sizes)
     except UserError as error:
         raise UserError(f"data.tasks.{task}: {error}") from error
+    if result.frames > 1 and system.reference_frames(config) is not None:
+        _check_clips(f"data.tasks.{task}.train", fields, result.frames)
     numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(result.spec(1)))
     limits.check_limit("mask_pixels", numbers, f"data.tasks.{task}: an element", "numbers")
     return result
+
+
+def _check_clips(where: str, fields: Mapping[str, Any], frames: int) -> None:
+    """Raises UserError if the training clips of a task with reference frames are not a frame followed by its reference frames.
+    fields: of the task. frames: the length of a clip. Readers without sampling, such as registered ones, are not checked."""
+    train, make = fields.get("train"), READERS.get(fields.get("reader", ""))
+    parameters = {} if make is None else inspect.signature(make).parameters
+    if train is None or not ("sampling" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())):
+        return
+    given, wanted = (train.get("frames"), train.get("sampling", "stride")), (frames, "references")
+    if given != wanted:
+        raise UserError(
+            f"{where}: frames = {given[0]}, sampling = {escaped_value(given[1])}, but a clip is a frame and its references; "
+            f"give frames = {wanted[0]}, sampling = {wanted[1]!r}, or remove `references` from the task"
+        )
 
 
 def make_augmentation(config: ml_collections.ConfigDict, task: str) -> Augment:

@@ -10,6 +10,7 @@ from instructseg_config import small_config
 from sample_inputs import random_params
 
 from hyperseg_jax.connectors.text_fusion import FORMS
+from hyperseg_jax.data import sources
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets.frame_sampling import ReferenceFrames
 from hyperseg_jax.errors import UserError
@@ -169,6 +170,17 @@ def test_invalid_sizes_are_named(config):
         make_processor(config, references=3)
     with pytest.raises(UserError, match="masks = 0 is for single images"):
         make_processor(config, masks=0, references=4)
+
+
+@pytest.mark.parametrize("fields", [{"frames": 8}, {"frames": 3}, {"sampling": "jump"}, {"frames": None}])
+def test_training_clips_that_do_not_fit_the_task_are_refused(fields):
+    """Too many frames would be dropped, too few or another order would train other references or another key frame."""
+    config = small_config().unlock()
+    config.data.tasks.video.train.update(fields)
+    with pytest.raises(UserError, match=r"data\.tasks\.video\.train: .*; give frames = 5, sampling = 'references', or"):
+        sources.make_processor(config, SYSTEM, TOKENIZER, "video")
+    config.data.tasks.video.references = 0  # an image of each clip, its own reference
+    assert sources.make_processor(config, SYSTEM, TOKENIZER, "video").frames == 1
 
 
 def test_prompts_in_one_sequence_predict_as_alone(config, params):
