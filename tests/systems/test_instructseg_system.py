@@ -98,7 +98,7 @@ def test_training_clips_keep_their_reference_frames(config):
     task = Task("video", [example], None, 1, make_processor(config, references=4, targets=1))
     element = task.prepare(example, np.random.default_rng(0))
     assert element["key_slot"] == 0 and element["reference_slots"].tolist() == [1, 2, 3, 4]
-    count = (element["layout"]["source"] == Source.FINE_GRAINED).sum()
+    count = (element["layout"]["source"] == Source.RESAMPLED).sum()
     assert count == 4 * config.model.object_perceiver.num_queries and element["segments"].any()
 
 
@@ -106,7 +106,7 @@ def test_an_image_and_a_video_of_one_frame_are_their_own_reference(config):
     for references in (0, 4):
         element = make_processor(config, references=references)(Example("it", FRAMES[:1], (REFERRING,)), train=False)
         assert element["key_slot"] == 0 and not element["reference_slots"].any()
-        assert (element["layout"]["source"] == Source.FINE_GRAINED).sum() == config.model.object_perceiver.num_queries
+        assert (element["layout"]["source"] == Source.RESAMPLED).sum() == config.model.object_perceiver.num_queries
 
 
 def test_only_answers_of_chats_and_of_reasoning_about_images_are_supervised(config):
@@ -143,9 +143,9 @@ def test_prompts_about_one_image_have_separate_reference_tokens(config):
     both = processor(Example("it", FRAMES[:1], (REFERRING, other)), train=False)
     shared = both["layout"]["prompt"] == 0
     sources = both["layout"]["source"][shared]
-    assert (sources[: sources.argmax() or None] != Source.FINE_GRAINED).all()
+    assert (sources[: sources.argmax() or None] != Source.RESAMPLED).all()
     for k, prompt in enumerate((REFERRING, other), 1):
-        count = ((both["layout"]["source"] == Source.FINE_GRAINED) & (both["layout"]["prompt"] == k)).sum()
+        count = ((both["layout"]["source"] == Source.RESAMPLED) & (both["layout"]["prompt"] == k)).sum()
         assert count == config.model.object_perceiver.num_queries, prompt.text
 
 

@@ -27,7 +27,7 @@ from hyperseg_jax.untrusted import limits
 
 SUPERVISED = ("reasoning", "chat")
 """Tasks whose text answers are trained."""
-SEPARATE = (Source.FINE_GRAINED,)
+SEPARATE = (Source.RESAMPLED,)
 """Positions that prompts about one image cannot share, because the perceiver reads their expressions."""
 EXPLAINED = 0.5
 """Probability that training asks for the explanation of a reasoning answer, if there is one."""
