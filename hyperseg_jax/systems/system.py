@@ -172,6 +172,11 @@ def register(system: System[Any]) -> None:
         raise ValueError(f"a system named {system.name!r} is already registered")
 
 
+def registered_names() -> tuple[str, ...]:
+    """Returns the names of the systems of this package and of those that were registered."""
+    return tuple(_registered)
+
+
 @functools.cache
 def get(name: str) -> System[Any]:
     """Returns a system by name. Its functions raise UserError that names the invalid block of the config."""

@@ -105,9 +105,14 @@ def import_weights(
         expected = flatten(system.shapes(config))
         lora = {path: array for adapter in adapters.values() for path, array in adapter.items()}
         report.sources |= {f"PEFT adapter {path.name}": str(path) for path in adapters}
-        rows, missing = _match_rows(
-            system.weight_table(config).rows, tensors, expected, lora, [kind for kind, _ in files], report
-        )
+        try:
+            rows, missing = _match_rows(
+                system.weight_table(config).rows, tensors, expected, lora, [kind for kind, _ in files], report
+            )
+        except UserError:
+            for _, file in files:
+                _refuse_other_system(system, file)
+            raise
         initialized = _initialize_params(init, missing, jax.random.key(config.seed)) if missing else {}
         leaves = _leaf_types(rows, tensors, expected, missing, lora, dtype)
         with atomic_folder(out) as part:
@@ -133,11 +138,24 @@ def _identify_checkpoint(system: systems.System, file: TensorFile) -> SourceChec
     for kind in system.source_checkpoints:
         if kind.is_in(file.tensors):
             return kind
+    _refuse_other_system(system, file)
     known = "\n  ".join(f"{kind.name}: {kind.file}" for kind in system.source_checkpoints)
     names = escaped(", ".join(list(file.tensors)[:3]))
     raise UserError(
         f"{file.path}: is not a checkpoint known to {system.name} (its first tensors are {names}); give one of\n  {known}"
     )
+
+
+def _refuse_other_system(system: systems.System, file: TensorFile) -> None:
+    """Raises UserError if a file is a checkpoint that only another system knows."""
+    own = {kind.name for kind in system.source_checkpoints}
+    for name in systems.registered_names():
+        for kind in systems.get(name).source_checkpoints:
+            if kind.name not in own and kind.is_in(file.tensors):
+                raise UserError(
+                    f"{file.path}: is {kind.name}, a checkpoint of the system {name}, and the config is of {system.name}; give "
+                    f"a config of {name}"
+                )
 
 
 def _assign_sources(

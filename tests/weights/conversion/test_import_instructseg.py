@@ -105,6 +105,16 @@ def test_import_of_both_parents(random_tensors, checkpoint, tmp_path):
     assert not any(path.startswith(("mask_encoder/", "clip_encoder/", "projector/", "pixel_decoder/level")) for path in fresh)
 
 
+def test_a_checkpoint_of_the_other_system_is_named(random_tensors, checkpoint, micro, tmp_path):
+    own, other = full_config(), micro()
+    for name, config, given, message in (
+        ("one", own, other, "HyperSeg-3B, a checkpoint of the system hyperseg, and the config is of instructseg"),
+        ("two", other, own, "InstructSeg-3B, a checkpoint of the system instructseg, and the config is of hyperseg"),
+    ):
+        with pytest.raises(UserError, match=f"^[^\n]*{name}: is {message}; give a config of [a-z]*$"):
+            import_weights([checkpoint(random_tensors(given), name)], config, tmp_path / "ours")
+
+
 def test_adapters_of_peft_both_ways(random_tensors, random_params, checkpoint, tmp_path):
     config = full_config(model__lora__rank=2)
     params = random_params(config)
