@@ -41,7 +41,7 @@ def run(parsed: argparse.Namespace) -> None:
     log = lambda text: printing.log(console, f"[{_elapsed_time(began)}] {text}")
     page = Page("hyperseg_jax: a first look")
     page.text(
-        "A small but complete HyperSeg model, trained on drawings of shapes, segments held-out images by text, and is then "
+        "A small but complete model, trained on drawings of shapes, segments held-out images by text, and is then "
         "fine-tuned on a colour and a shape that were excluded from its training data. All results were computed on this "
         "machine just now."
     )
