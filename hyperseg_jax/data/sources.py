@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
 import json
 import math
 import os
 import pathlib
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -337,8 +337,8 @@ def prepare_toy_world(data: ml_collections.ConfigDict, console: Console, *, for_
         toy.World(**{"compositional": 0, **parameters})
     except UserError as error:
         raise UserError(f"data.toy: {error}") from error
-    code = zlib.crc32(json.dumps([toy.VERSION, parameters], sort_keys=True).encode())
-    folder = cache_folder() / f"toy-{code:08x}"
+    code = hashlib.sha256(json.dumps([toy.VERSION, parameters], sort_keys=True).encode()).hexdigest()
+    folder = cache_folder() / f"toy-{code[:16]}"
     if not folder.exists():
         printing.log(console, f"generating the toy dataset in {folder} (once)")
         toy.write_world(folder, **parameters, workers=min(4, os.cpu_count() or 1), log=lambda _: None)

@@ -57,6 +57,16 @@ def test_every_prompt_is_scored(monkeypatch, room):
     assert len(result.tiles) == 3 and done[-1] == (3, 3)
 
 
+def test_queries_that_need_too_much_memory_are_left_out():
+    """The element of a record may be larger than that of the config, since its sizes follow the record."""
+    processor = systems.get("hyperseg").processor(configs.load("tiny"), Tokenizer.toy(), {"length": 320, "prompts": 6})
+    task = Task("referring", None, list(make_examples()), 0, processor)
+    messages = []
+    with limits.temporary_limits(array=10_000):
+        result = validation.evaluate(make_engine(predict_everything), {"referring": task}, log=messages.append)
+    assert result.scores["referring"]["unread"] == 3 and "numbers of 4 bytes in a query, and the limit is 10000" in messages[0]
+
+
 def test_comparisons_of_images_of_any_shape_are_small():
     """A sheet is as wide as its widest tile, and as high as its highest one."""
     prompt = Prompt(task="referring", text="a line", masks=np.ones((1, 1, 16, 20_000), bool))
