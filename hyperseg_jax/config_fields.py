@@ -125,7 +125,12 @@ def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[st
     if problem := regexes.size_problem(patterns):  # before any of them is parsed
         yield f"optimizer.param_groups and init_*: {problem}"
         return
-    yield from name_problems("", config)
+    invalid_names = False
+    for problem in name_problems("", config):
+        invalid_names = True
+        yield problem
+    if invalid_names:  # other messages would print these names
+        return
     yield from _block_problems("", config, known)
     ways = list(map(regexes.count_ways, patterns))
     if max(ways, default=0) <= regexes.WAYS < sum(ways):

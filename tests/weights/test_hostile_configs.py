@@ -192,6 +192,16 @@ def test_sizes_of_an_unknown_system_may_be_anything(folder):
     assert model_folder.read_config(folder).model.c == 3
 
 
+@pytest.mark.parametrize(
+    "path", ["model/x\nerror: made up", "data/tasks/x\nerror: made up", "data/tasks/referring/x\nerror: y"]
+)
+def test_field_names_with_control_characters_are_one_line(folder, path):
+    (folder / "config.json").write_text(json.dumps(change(path, {"reader": "toy"})))
+    with pytest.raises(UserError, match="is not a valid field name") as raised:
+        model_folder.read_config(folder)
+    fuzz.assert_one_line(str(raised.value))
+
+
 def test_the_number_of_tasks_is_bounded(folder):
     task = SHIPPED["data"]["tasks"]["referring"]
     (folder / "config.json").write_text(json.dumps(change("data/tasks", {f"t{k}": task for k in range(101)})))
