@@ -38,7 +38,7 @@ def recipe() -> ml_collections.ConfigDict:
     c.init_optional = (r".*/lora_[ab]", r"perceiver/.*/gate/.*")  # not in the published weights
 
     c.model = {
-        # ours: float32 parameters, bfloat16 compute
+        # ours: float32 parameters, since small updates would be lost in bfloat16; bfloat16 compute
         "precision": {"params": "float32", "compute": "bfloat16", "output": "float32", "matmul": "default"},
         "num_queries": 100,
         "query_std": 0.0,
@@ -226,7 +226,7 @@ def recipe() -> ml_collections.ConfigDict:
         "warmup_steps": 3000,  # InstructSeg: 3 % of the steps
         "final_rate": 0.0,
         "betas": (0.9, 0.999),
-        "clip_norm": 1.0,  # ours
+        "clip_norm": 1.0,  # ours: a rare large gradient does not ruin the moments of Adam; InstructSeg does not clip
         "accumulate": 1,  # number of micro-batches per step; more use less memory
         "param_groups": (
             {"pattern": r".*/lora_[ab]", "rate": 1.0, "decay": 0.0},

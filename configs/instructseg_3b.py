@@ -1,7 +1,7 @@
 """InstructSeg at its published size (arXiv 2412.14006): SigLIP-SO400M, Swin-B and Phi-2, 3.5 billion parameters.
 
-The recipe is the authors' (scripts/seg/train.sh of their code, commit 0134314); "ours" marks where it departs from theirs. What
-it shares with hyperseg_3b is in that file. instructseg_3b:v5e-64 sizes the run for a slice, see hyperseg_3b.
+The recipe is the authors' (scripts/seg/train.sh of their code, commit 0134314); "ours" marks where it departs from theirs, and
+why. What it shares with hyperseg_3b is in that file. instructseg_3b:v5e-64 sizes the run for a slice, see hyperseg_3b.
 """
 
 import pathlib
@@ -28,9 +28,9 @@ def get_config(slice_name: str = "") -> ml_collections.ConfigDict:
     }
     c.model.fusion_size = 1024
     c.model.mask_decoder.update({"score_kinds": ("expression",), "heads": ()})
-    # ours: no residual dropout in Phi, which has the rate of the checkpoint there (Phi-2: 0.1)
-    # ours: no stochastic depth in the frozen Swin, which the authors' trainer leaves on (0.3)
-    c.model.mask_encoder.drop_path = 0.0
+    # ours: no residual dropout in Phi (theirs: the rate of the checkpoint, 0.1 in Phi-2); its weights are frozen, and the
+    # adapters, which are trained, have a dropout of their own
+    # ours: no stochastic depth in Swin (theirs: 0.3); it is frozen, so its features should be those of prediction
 
     for name in ("class_weight", "region_weight", "background_weight", "match_class_weight"):
         del c.loss[name]
@@ -63,8 +63,13 @@ def _tasks() -> dict:
             "length": 1280,
             "expression": 128,
             "answers": 0,
-            # ours: polygons are filled at the size of the image, then resized; theirs are resized first
-            "train": {"json_path": f"{root}/refcoco/refcoco_train.json", "polygons": "coco", **refcoco},
+            # ours: polygons are filled at the size of the image, then resized (theirs are resized first): masks of a record are
+            # then the same in training and scoring
+            "train": {
+                "json_path": tuple(f"{root}/refcoco/{name}_train.json" for name in ("refcoco", "refcoco+", "refcocog")),
+                "polygons": "coco",
+                **refcoco,
+            },
             "val": {"json_path": f"{root}/refcoco/refcoco_val.json", **refcoco},
         },
         "chat": {
@@ -76,10 +81,10 @@ def _tasks() -> dict:
                 "json_path": f"{root}/llava/llava_v1_5_mix665k.json",
                 "image_root": f"{root}/llava/images",
                 "prompts_per_example": 1,
-                "rounds_per_prompt": 8,  # ours: longer conversations are split; theirs are cut at 2048 ids
+                "rounds_per_prompt": 8,  # ours: longer conversations are split; theirs are cut at 2048 ids and lose their end
             },
         },
-        # ours: without the 60 training videos of DAVIS, which the authors add
+        # ours: without the 60 training videos of DAVIS, which the authors add in a format of their own; they are few
         "referring_video": {
             "reader": "ref_youtube_vos",
             "ratio": 4,
@@ -95,7 +100,7 @@ def _tasks() -> dict:
                 "folder": f"{root}/reasonseg/train",
                 "explanations": f"{root}/reasonseg/explanatory/train.json",
                 "ignore": "released",
-                "sentences": "each",  # ours: every question once an epoch; theirs takes a random one of each image
+                "sentences": "each",  # ours: each, as the set is small; theirs takes a random one of each image
             },
             "val": {"folder": f"{root}/reasonseg/val"},
         },
@@ -103,7 +108,14 @@ def _tasks() -> dict:
             "reader": "revos",
             "ratio": 3,
             **videos,
-            "train": {"meta_path": f"{revos}/meta_expressions_train_.json", **revos_files, **clip},
+            "train": {
+                "meta_path": f"{revos}/meta_expressions_train_.json",
+                "sentences": "random",  # of a video, among its expressions with objects
+                **revos_files,
+                **clip,
+            },
+            # ours: eight frames of a video, up to three apart, so that validation takes little time; reference frames are
+            # among these eight, whereas the benchmark `revos` queries every frame with its neighbours
             "val": {"meta_path": f"{revos}/meta_expressions_valid_.json", "frames": 8, **revos_files},
         },
     }

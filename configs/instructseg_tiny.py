@@ -34,25 +34,25 @@ def get_config() -> ml_collections.ConfigDict:
         "referring": task(
             "referring",
             4,
-            length=640,
+            length=456,
             prompts=4,
-            expression=24,
+            expression=16,
             answers=0,
             read={"group_by_image": True, "sentences": "each", "prompts_per_example": 4},
         ),
-        "reasoning": task("reasoning", 1, length=224, expression=32),
+        "reasoning": task("reasoning", 1, length=184, expression=16),
         "video": task(
             "video",
             3,
-            length=288,
+            length=232,
             references=4,
-            expression=32,
+            expression=16,
             answers=0,
             read={"frames": 5, "sampling": "references"},
             val={"frames": 6, "sampling": "stride"},
         ),
-        "chat": task("chat", 1, length=160, masks=0, read={"prompts_per_example": 1}),
+        "chat": task("chat", 1, length=104, masks=0, read={"prompts_per_example": 1}),
     }
     c.optimizer.learning_rate = 5e-4
-    c.train.update({"steps": 3000, "eval_every": 1000})
+    c.train.update({"steps": 3000, "batch_size": 8, "eval_every": 1000})
     return c

@@ -51,7 +51,7 @@ class Source(enum.IntEnum):
     PADDING = 0
     TEXT = 1
     IMAGE = 2
-    FINE_GRAINED = 3
+    RESAMPLED = 3  # the output of a perceiver: fine-grained tokens, or those of reference frames
     EXPRESSION = 4  # text of the expression, pooled into its embedding
     CLASS = 5  # text of a class name, pooled into the embedding of its class
     REGION = 6

@@ -129,3 +129,8 @@ class Run:
 
     def model(self):
         return model_folder.read_arrays(self.workdir / "model")
+
+
+def exit_at_once(*_) -> None:
+    """Ends this process like a kill; for workers."""
+    os._exit(1)

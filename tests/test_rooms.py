@@ -20,6 +20,7 @@ ORDER = [
     "structs",
     "locks",
     "axes",
+    "jaxprs",
     "ops",
     "tables",
     "layers",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,7 @@ from hyperseg_jax.metrics.published import REPORTED_RESULTS, find_reported_resul
 from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.results.server import coco_panoptic
 from hyperseg_jax.systems import system as systems
+from hyperseg_jax.training import resume
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.limits import set_block
 from hyperseg_jax.untrusted.printing import escape_markup, escaped, first_line, log
@@ -134,8 +136,12 @@ def _write_submission(
 def load_engine(
     config: ml_collections.ConfigDict, system: systems.System, folder: pathlib.Path, mesh: placement.Placement
 ) -> Engine:
-    """Loads the weights of a model folder onto the mesh. Raises UserError if they do not match the config."""
+    """Loads the weights of a model folder onto the mesh. Raises UserError if they do not match the config, or if the config of
+    the folder has another model: weights of equal shapes would compute something else."""
     shardings = placement.parameter_shardings(system.boxed_shapes(config), mesh)
+    saved, given = (json.loads(each.to_json()) for each in (model_folder.read_config(folder), config))
+    if changes := resume.function_changes(saved, given):
+        raise UserError(f"{folder}: is a model of another config ({changes}); give the config it was trained with")
     params = model_folder.load_params(folder, placement.add_shardings(system.shapes(config), shardings))
     return Engine.from_system(system, config, params, mesh.batch)
 

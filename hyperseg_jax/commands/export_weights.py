@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="dtype of the written tensors; source: unchanged",
     )
     parser.add_argument(
-        "--strict-authors", action="store_true", help="fail if a parameter has no counterpart in the code of the authors"
+        "--strict-authors",
+        action="store_true",
+        help="fail if the code of the authors lacks a parameter, or computes something else",
     )
     parser.add_argument("--print-table", action="store_true", help="print our and the authors' parameter names, and exit")
     parser.add_argument(
@@ -91,6 +93,8 @@ def run(parsed: argparse.Namespace) -> None:
     for reason in dict.fromkeys(report.untrained.values()):
         count = sum(why == reason for why in report.untrained.values())
         log(console, f"untrained: {count} tensors ({reason})")
+    for field, (value, meaning) in report.departures.items():
+        log(console, f"not the released architecture: {field} = {value} ({meaning})")
     merged = ", LoRA merged" if report.merged else ""
     log(console, f"{report.out}: {report.names} tensors{merged}")
 

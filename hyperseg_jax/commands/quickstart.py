@@ -41,12 +41,11 @@ def run(parsed: argparse.Namespace) -> None:
     log = lambda text: printing.log(console, f"[{_elapsed_time(began)}] {text}")
     page = Page("hyperseg_jax: a first look")
     page.text(
-        "A small but complete HyperSeg model, trained on drawings of shapes, segments held-out images by text, and is then "
+        "A small but complete model, trained on drawings of shapes, segments held-out images by text, and is then "
         "fine-tuned on a colour and a shape that were excluded from its training data. All results were computed on this "
         "machine just now."
     )
-    with naming_path(parsed.out):
-        data, tuned = (paths.join_inside(parsed.out, name) for name in ("data", "fine_tuned"))
+    data, tuned = _check_folder(parsed.out)
     root = draw_worlds(data, parsed.images, log)
     config = configs.load("tiny_lora", [f"data.root={root}", *([f"train.steps={parsed.steps}"] if parsed.steps else [])])
     tasks = open_tasks(config, console)
@@ -68,6 +67,18 @@ def run(parsed: argparse.Namespace) -> None:
     page.text(f"The whole quickstart took {_elapsed_time(began)} (minutes:seconds).")
     page.save(parsed.out / "index.html")
     log(f"done; open {parsed.out / 'index.html'}")
+
+
+def _check_folder(out: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """Returns the folders of the data and of the fine-tuning run. Raises UserError if one is a link out of --out, or if the
+    report cannot be written."""
+    if os.path.lexists(out) and not out.is_dir():
+        raise UserError(f"--out {out}: not a folder; give the path of a folder")
+    if (page := out / "index.html").is_dir():
+        raise UserError(f"{page}: a folder, and the report is written under this name; remove it, or give another --out")
+    with naming_path(out):
+        data, tuned, *_ = (paths.join_inside(out, name) for name in ("data", "fine_tuned", "data/known", "data/new"))
+    return data, tuned
 
 
 def draw_worlds(folder: pathlib.Path, images: int, log: Callable[[str], None]) -> pathlib.Path:

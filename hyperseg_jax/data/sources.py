@@ -9,7 +9,7 @@ import math
 import os
 import pathlib
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -211,8 +211,8 @@ def resolve_root(
     for name in data.tasks if names is None else names:
         fields = data.tasks[name].to_dict()
         for part in ("train", "val"):
-            for field, value in (fields.get(part) or {}).items():
-                if not isinstance(value, str) or ROOT not in value:
+            for field, value in _texts_of(fields.get(part) or {}):
+                if ROOT not in value:
                     continue
                 if fields["reader"] != "toy" or value != ROOT:
                     raise UserError(
@@ -224,6 +224,19 @@ def resolve_root(
     if not uses_toy:
         return ""
     return str(prepare_toy_world(data, console, for_training=for_training))
+
+
+def _texts_of(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields (field, text) of the fields of a reader: paths and names, also in lists."""
+    for field, value in fields.items():
+        yield from ((field, text) for text in (value if isinstance(value, list | tuple) else [value]) if isinstance(text, str))
+
+
+def _with_root(value: Any, root: str) -> Any:
+    """Returns a field of a reader with ROOT replaced, also in a list of texts."""
+    if isinstance(value, list | tuple):
+        return type(value)(_with_root(element, root) for element in value)
+    return value.replace(ROOT, root) if isinstance(value, str) else value
 
 
 def make_processor(
@@ -241,9 +254,26 @@ def make_processor(
         result: Processor = system.processor(config, tokenizer, sizes)
     except UserError as error:
         raise UserError(f"data.tasks.{task}: {error}") from error
+    if result.frames > 1 and system.reference_frames(config) is not None:
+        _check_clips(f"data.tasks.{task}.train", fields, result.frames)
     numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(result.spec(1)))
     limits.check_limit("mask_pixels", numbers, f"data.tasks.{task}: an element", "numbers")
     return result
+
+
+def _check_clips(where: str, fields: Mapping[str, Any], frames: int) -> None:
+    """Raises UserError if the training clips of a task with reference frames are not a frame followed by its reference frames.
+    fields: of the task. frames: the length of a clip. Readers without sampling, such as registered ones, are not checked."""
+    train, make = fields.get("train"), READERS.get(fields.get("reader", ""))
+    parameters = {} if make is None else inspect.signature(make).parameters
+    if train is None or not ("sampling" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())):
+        return
+    given, wanted = (train.get("frames"), train.get("sampling", "stride")), (frames, "references")
+    if given != wanted:
+        raise UserError(
+            f"{where}: frames = {given[0]}, sampling = {escaped_value(given[1])}, but a clip is a frame and its references; "
+            f"give frames = {wanted[0]}, sampling = {wanted[1]!r}, or remove `references` from the task"
+        )
 
 
 def make_augmentation(config: ml_collections.ConfigDict, task: str) -> Augment:
@@ -268,9 +298,7 @@ def check_untrusted_paths(config: ml_collections.ConfigDict, where: str, root: s
     parameters = [p for make in READERS.values() for p in inspect.signature(make).parameters.values()]
     opened = {p.name for p in parameters if "PathLike" in str(p.annotation)}
     for name, block in config.data.tasks.items():
-        for field, value in (block.to_dict().get("val") or {}).items():
-            if not isinstance(value, str):
-                continue
+        for field, value in _texts_of(block.to_dict().get("val") or {}):
             what = f"{where}: data.tasks.{name}.val.{field} = {escaped_value(value)}"
             has_root = value.split("/")[0] == ROOT
             rest = value.removeprefix(ROOT) if has_root else value
@@ -322,11 +350,10 @@ def open_reader(where: str, name: str, arguments: Mapping[str, Any] | None, root
         return None
     if name not in READERS:
         raise UserError(f"{where}.reader = {name!r}: use one of {', '.join(READERS)}")
-    fields = {k: v.replace(ROOT, root) if isinstance(v, str) else v for k, v in arguments.items()}
+    fields = {field: _with_root(value, root) for field, value in arguments.items()}
     check_fields(f"{where}: reader {name!r}", READERS[name], fields)
-    for value in fields.values() if name != "built" else ():
-        if isinstance(value, str):
-            stores.check_local(value)
+    for _, value in _texts_of(fields) if name != "built" else ():
+        stores.check_local(value)
     with record_errors.opening_reader(f"{where}: reader {name!r}"):
         reader = READERS[name](**fields)
     limits.check_limit("records", len(reader), where, "records")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,14 +21,34 @@ from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.expressions import join_sentences
 
 SENTENCES = ("joined", "each")
+ALL = -1
+"""Number of the sentence of a prompt that has all sentences of a record."""
+
+
+class _Sentence(NamedTuple):
+    """A sentence of a record of a file, or ALL of them joined."""
+
+    file: files.Json
+    record: int
+    sentence: int
+
+    @property
+    def content(self) -> Any:
+        """The record."""
+        return self.file.content[self.record]
+
+    @property
+    def where(self) -> str:
+        """The location of the record, for messages."""
+        return f"{self.file.path}#{self.record}"
 
 
 class RefCoco:
-    """Random access to the expressions of one json file, in file order; deterministic."""
+    """Random access to the expressions of one or more json files, in file order; deterministic."""
 
     def __init__(
         self,
-        json_path: str | os.PathLike,
+        json_path: str | os.PathLike | Sequence[str],
         image_root: str | os.PathLike,
         *,
         sentences: str = "joined",
@@ -34,7 +56,8 @@ class RefCoco:
         group_by_image: bool = False,
         prompts_per_example: int = 4,
     ):
-        """image_root: image_info.file_name is relative to this folder.
+        """json_path: a file, or a list of files that are read one after the other. image_root: image_info.file_name is relative
+        to this folder.
 
         sentences: "joined" is one prompt per record, as in the published evaluation; "each" is one prompt per sentence.
         polygons: how polygons are filled, one of masks.POLYGON_RULES: "fill_poly" as in the published evaluation, "coco" as in
@@ -47,30 +70,30 @@ class RefCoco:
         if polygons not in masks.POLYGON_RULES:
             raise UserError(f"polygons={polygons!r} is unknown; choose one of {', '.join(masks.POLYGON_RULES)}")
         self._polygons = polygons
-        self._file = files.Json(json_path, list)
+        paths = [json_path] if isinstance(json_path, str | os.PathLike) else json_path
+        if not paths:
+            raise UserError("json_path is an empty list; give at least one file")
+        self._files = [files.Json(path, list) for path in paths]
         self._images = files.existing_folder(image_root)
         self._sentences = sentences
         self._per_example = prompts_per_example if group_by_image else 1
         self._groups = self._group_sentences(group_by_image)
 
-    def _location(self, record: int) -> str:
-        return f"{self._file.path}#{record}"
-
-    def _group_sentences(self, group_by_image: bool) -> list[list[tuple[int, int]]]:
-        """Returns (record, sentence) of the prompts of each example; sentence -1 means all sentences joined.
-
-        A damaged record is a separate example."""
-        items: list[tuple[int, int]] = []
-        by_image: dict[str | int, list[int]] = {}
-        for number, record in enumerate(self._file.content):
-            name: str | int = number
-            count = 0
+    def _group_sentences(self, group_by_image: bool) -> list[list[_Sentence]]:
+        """Returns the prompts of each example. A damaged record is a separate example."""
+        items: list[_Sentence] = []
+        by_image: dict[str | tuple[files.Json, int], list[int]] = {}
+        places = [(file, number) for file in self._files for number in range(len(file.content))]
+        for file, number in places:
+            record = file.content[number]
+            name: str | tuple[files.Json, int] = file, number
+            count, where = 0, f"{file.path}#{number}"
             with contextlib.suppress(UserError):  # raised again when the record is read
-                count = len(files.list_field(record, "instruction", self._location(number)))
-                name = files.text_field(record, "image_info.file_name", self._location(number))
-            for sentence in range(count) if self._sentences == "each" and count else (-1,):
+                count = len(files.list_field(record, "instruction", where))
+                name = files.text_field(record, "image_info.file_name", where)
+            for sentence in range(count) if self._sentences == "each" and count else (ALL,):
                 by_image.setdefault(name, []).append(len(items))
-                items.append((number, sentence))
+                items.append(_Sentence(file, number, sentence))
         if not group_by_image:
             return [[item] for item in items]
         return [
@@ -85,19 +108,18 @@ class RefCoco:
     @guard_record
     def __getitem__(self, index: int) -> Example:
         group = self._groups[index]
-        where = self._location(group[0][0])
-        info = files.field(self._file.content[group[0][0]], "image_info", where)
+        first, where = group[0], group[0].where
+        info = files.field(first.content, "image_info", where)
         size = files.declared_image_size(info, where)
         pixels = files.read_image(files.join_inside(self._images, files.field(info, "file_name", where), where), size)
-        prompts = tuple(self._build_prompt(record, sentence, size) for record, sentence in group)
-        name = f"{self._file.path.name}#{group[0][0]}" + (f".{group[0][1]}" if group[0][1] >= 0 else "")
+        prompts = tuple(self._build_prompt(sentence, size) for sentence in group)
+        name = f"{first.file.path.name}#{first.record}" + (f".{first.sentence}" if first.sentence != ALL else "")
         return Example(name, pixels[None], prompts)
 
-    def _build_prompt(self, number: int, sentence: int, size: tuple[int, int]) -> Prompt:
-        where = self._location(number)
-        record = self._file.content[number]
+    def _build_prompt(self, item: _Sentence, size: tuple[int, int]) -> Prompt:
+        record, where = item.content, item.where
         entries = files.list_field(record, "instruction", where)
-        selected = entries if sentence < 0 else entries[sentence : sentence + 1]
+        selected = entries if item.sentence == ALL else entries[item.sentence : item.sentence + 1]
         sentences = [files.text_field(entry, "sent", where) for entry in selected]
         anns = [] if files.flag_field(record, "no_target", where, False) else files.list_field(record, "anns", where)
         target = np.zeros(size, bool)

@@ -18,6 +18,7 @@ from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.expressions import clean_video_expression
 from hyperseg_jax.untrusted import budget
 
+SENTENCES = ("each", "random")
 TYPES = {0: "referring", 1: "reasoning", 2: "absent"}
 """type_id -> group of the scores; expressions of type 2 refer to nothing in the video."""
 
@@ -35,6 +36,7 @@ class ReVos(VideoReader):
         frames: int | None = None,
         sampling: str = "stride",
         reach: int | None = None,
+        sentences: str = "each",
         group_by_video: bool = False,
         prompts_per_example: int = 4,
         seed: int = 0,
@@ -44,9 +46,14 @@ class ReVos(VideoReader):
         score.
 
         frames, sampling, reach: see frame_sampling.Sampling; a key frame shows a target.
-        group_by_video: an example has up to prompts_per_example prompts of one video. seed: clips are sampled from the seed and
-        the index.
+        sentences: "each" is one prompt per expression; "random" is one example per video, with a random expression that has
+        objects, as in InstructSeg's training. group_by_video: an example has up to prompts_per_example prompts of one video.
+        seed: clips and random expressions are sampled from the seed and the index.
         """
+        if sentences not in SENTENCES:
+            raise UserError(f"sentences={sentences!r} is unknown; choose one of {', '.join(SENTENCES)}")
+        if sentences == "random" and group_by_video:
+            raise UserError("sentences='random' is one prompt of a video; remove group_by_video, or give sentences='each'")
         if prompts_per_example < 1:
             raise UserError(f"prompts_per_example={prompts_per_example} is too few; give at least 1")
         self._meta = files.Json(meta_path, dict)
@@ -55,21 +62,25 @@ class ReVos(VideoReader):
         self._root = files.existing_folder(frame_root)
         self._sampling = Sampling(frames, sampling, reach)
         self._seed = seed
+        self._random = sentences == "random"
         self._items: list[tuple[str, list[str]]] = []
         for video, record in files.dict_field(self._meta.content, "videos", str(self._meta.path)).items():
             try:
-                keys = list(files.dict_field(record, "expressions", f"{self._meta.path} {video}"))
+                expressions = files.dict_field(record, "expressions", f"{self._meta.path} {video}")
             except Problem as problem:
                 report_problem(problem.kind, str(problem))
                 continue
+            keys = [key for key, expression in expressions.items() if not self._random or _has_objects(expression)]
             if keys:
-                groups = files.split_evenly(keys, prompts_per_example) if group_by_video else [[key] for key in keys]
-                self._items += [(video, group) for group in groups]
+                size = prompts_per_example if group_by_video else len(keys) if self._random else 1
+                self._items += [(video, group) for group in files.split_evenly(keys, size)]
 
     @guard_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """Returns expressions with their video, or a clip sampled with rng."""
         video, keys = self._items[index]
+        if self._random:
+            keys = [keys[rng.integers(len(keys))]]
         where = f"{self._meta.path} {video}"
         record = self._meta.content["videos"][video]
         size = files.declared_image_size(record, where)
@@ -152,6 +163,11 @@ class ReVos(VideoReader):
             key=key,
             needs_reasoning=True,
         )
+
+
+def _has_objects(expression: Any) -> bool:
+    """Returns whether an expression refers to something in the video. A malformed one counts, and raises when it is read."""
+    return not isinstance(expression, dict) or expression.get("anno_id") != []
 
 
 def _encoding_at(track: list, t: int) -> Any:

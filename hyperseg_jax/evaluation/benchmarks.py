@@ -51,7 +51,8 @@ def _referring_benchmark(name: str) -> Benchmark:
 
 
 def _reasoning_benchmark(split: str) -> Benchmark:
-    fields = {"folder": f"{{root}}/reasonseg/{split}", "sentences": "each"}
+    """Returns a benchmark of ReasonSeg: the first question of each image, as in the evaluations of LISA and InstructSeg."""
+    fields = {"folder": f"{{root}}/reasonseg/{split}", "sentences": "first"}
     return Benchmark("reasoning", "referring", "reasonseg", fields)
 
 

@@ -27,6 +27,7 @@ from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.datasets.frame_sampling import ReferenceFrames
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation.array_limit import limit_arrays
 from hyperseg_jax.evaluation.features import FeatureCache
 from hyperseg_jax.evaluation.protocols import EvalProtocol, PredictionFn
 from hyperseg_jax.ops.transforms import Geometry
@@ -89,8 +90,8 @@ class Engine:
         write = None
         if system.write is not None:
             fixed = ("max_new_tokens", "eos_id", "vocab_size")
-            write = jax.jit(system.write(module, config).greedy, static_argnames=fixed, **jit_options)
-        predict = None if system.predict is None else jax.jit(system.predict(module, config), **jit_options)
+            write = limit_arrays(jax.jit(system.write(module, config).greedy, static_argnames=fixed, **jit_options))
+        predict = None if system.predict is None else limit_arrays(jax.jit(system.predict(module, config), **jit_options))
         feature_cache = FeatureCache(system.encode(module, config))
         references = system.reference_frames(config)
         feed = Feed(batch_sharding)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from hyperseg_jax.data.processor import Batch, Encoding
+from hyperseg_jax.evaluation.array_limit import limit_arrays
 from hyperseg_jax.parallel import hosts
 
 CACHE_SIZE = 2
@@ -24,7 +25,7 @@ class FeatureCache:
     def __init__(self, encodings: Mapping[str, Encoding]) -> None:
         """encodings: encodings of a system by part, each one after those that it needs."""
         self._encodings = encodings
-        self._jitted = {name: jax.jit(encoding.function) for name, encoding in encodings.items()}
+        self._jitted = {name: limit_arrays(jax.jit(encoding.function)) for name, encoding in encodings.items()}
         self._cached: dict[str, collections.OrderedDict[str, Any]] = {name: collections.OrderedDict() for name in encodings}
         self._params: list[Any] = []
 

@@ -20,7 +20,7 @@ from hyperseg_jax.datasets.frame_sampling import ReferenceFrames
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.llms.generate import Writer
 from hyperseg_jax.results.answers import Answers
-from hyperseg_jax.tables import Adapters, Part, Rule, SourceCheckpoint, Table
+from hyperseg_jax.tables import Adapters, Part, PublishedField, Rule, SourceCheckpoint, Table, flatten
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted.printing import escaped, first_line
 
@@ -75,6 +75,7 @@ class System(Generic[Model]):
     weight_table(config) -> Table from the parameters to the published names.
     source_checkpoints: the kinds of public checkpoints that its weights are imported from.
     extra_names: names of the table that the authors' code does not have, with the reason.
+    published_fields: fields of config.model that change the results but no weight, with the value of the authors' code.
     untrained: names of the table that no loss trains and no prediction uses, with the reason. They are kept so that an export
     has all names of the authors' code.
     hf_config(config) -> the config.json that the authors' code requires in an exported folder.
@@ -103,6 +104,7 @@ class System(Generic[Model]):
     source_checkpoints: tuple[SourceCheckpoint, ...]
     extra_names: tuple[Rule, ...]
     hf_config: Callable[[ConfigDict], dict[str, Any]]
+    published_fields: tuple[PublishedField, ...] = ()
     untrained: tuple[Rule, ...] = ()
     parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
     unsupported_parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -130,6 +132,14 @@ class System(Generic[Model]):
         if key not in _shape_cache:
             _shape_cache[key] = jax.eval_shape(lambda: self.init(self.build(config), config, jax.random.key(0)))
         return _shape_cache[key]
+
+    def departures(self, config: ConfigDict) -> dict[str, tuple[Any, str]]:
+        """Returns {field: (value, what the authors' code does instead)} of the published fields with another value than theirs.
+
+        A field that the config does not have has the published value."""
+        fields = flatten({"model": config.model.to_dict()})
+        values = [(row, fields.get(row.field.replace(".", "/"), row.value)) for row in self.published_fields]
+        return {row.field: (value, row.meaning) for row, value in values if value != row.value}
 
     def part(self, name: str) -> Part:
         """Returns a part by name. Raises UserError if no class of transformers implements it."""
@@ -160,6 +170,11 @@ def register(system: System[Any]) -> None:
     """Registers a system under its name. Raises ValueError if another system has this name."""
     if _registered.setdefault(system.name, system) is not system:
         raise ValueError(f"a system named {system.name!r} is already registered")
+
+
+def registered_names() -> tuple[str, ...]:
+    """Returns the names of the systems of this package and of those that were registered."""
+    return tuple(_registered)
 
 
 @functools.cache

@@ -5,7 +5,7 @@ table        rows of (Flax paths, PyTorch names, operator), applied both ways an
 checkpoints  public source checkpoints, parts for transformers and adapters for PEFT
 """
 
-from hyperseg_jax.tables.checkpoints import Adapters, Part, Rule, SourceCheckpoint, find_first_rule
+from hyperseg_jax.tables.checkpoints import Adapters, Part, PublishedField, Rule, SourceCheckpoint, find_first_rule
 from hyperseg_jax.tables.operators import (
     Constant,
     ConvKernel,
@@ -31,6 +31,7 @@ __all__ = [
     "PaddedRows",
     "Part",
     "Piece",
+    "PublishedField",
     "Row",
     "Rule",
     "SourceCheckpoint",

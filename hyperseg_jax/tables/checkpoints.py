@@ -24,6 +24,19 @@ def find_first_rule(rules: Iterable[Rule], name: str) -> Rule | None:
 
 
 @dataclasses.dataclass(frozen=True)
+class PublishedField:
+    """A config field that changes the results but no weight, and of which the authors' code implements one value only.
+
+    field: as in "model.text_fusion.form". value: the one that the authors' code implements. meaning: what it does with weights
+    that were trained with another value, for the report.
+    """
+
+    field: str
+    value: str | int | float
+    meaning: str
+
+
+@dataclasses.dataclass(frozen=True)
 class SourceCheckpoint:
     """A kind of public checkpoint from which weights of a system are imported.
 

@@ -70,7 +70,8 @@ class Tokenizer:
             with converting_exceptions("cannot be tokenized"):
                 return tuple(self._backend.encode(text, add_special_tokens=False).ids)
         except BadFile as error:
-            raise UserError(f"the text {escaped(text[:40])}: {error.why}; change the text, or use another tokenizer") from error
+            why = f"the tokenizer {self._where}: the text {escaped(text[:40])}: {error.why}"
+            raise UserError(f"{why}; change the text, or use another tokenizer") from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of token ids, without special tokens."""
@@ -159,6 +160,7 @@ def _load_file(file: pathlib.Path) -> _Backend:
         with converting_exceptions("is not a tokenizer"):
             backend = _Backend.from_str(json.dumps(content, ensure_ascii=False))
         _check_ids(backend, tokenizers.collect_token_ids(content))
+        _check_added_tokens(backend)
     return backend
 
 
@@ -168,6 +170,13 @@ def _check_ids(backend: _Backend, table: Mapping[str, int]) -> None:
     if vocab != table:
         token = next(token for token in sorted(vocab.keys() | table.keys()) if vocab.get(token) != table.get(token))
         raise BadFile(f"the token {escaped(token)} does not get its id {table.get(token)} when loaded", tokenizers.PUBLISHED)
+
+
+def _check_added_tokens(backend: _Backend) -> None:
+    """Raises BadFile if the normalizer removes all letters of an added token: the library then fails at every text."""
+    for token in backend.get_added_tokens_decoder().values():
+        if token.normalized and backend.normalizer is not None and not backend.normalizer.normalize_str(token.content):
+            raise BadFile(f"its normalizer removes the added token {escaped(token.content)}", tokenizers.PUBLISHED)
 
 
 def _load_folder(folder: pathlib.Path) -> _Backend:
@@ -213,6 +222,7 @@ def _load_folder(folder: pathlib.Path) -> _Backend:
             if backend.token_to_id(token) != number:
                 raise BadFile(f"gives {escaped(token)} the id {number}, which is not the next free id", tokenizers.PUBLISHED)
         tokenizers.check_dense_ids(backend.get_vocab(with_added_tokens=True))
+        _check_added_tokens(backend)
     return backend
 
 

@@ -11,6 +11,7 @@ toy.json                              the parameters; written last
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import functools
 import json
@@ -18,6 +19,7 @@ import multiprocessing
 import os
 import pathlib
 from collections.abc import Callable, Iterable
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
@@ -280,7 +282,7 @@ def read_world(folder: str | os.PathLike) -> World:
     """Reads the parameters of a written toy world. Raises UserError if there is none or they are invalid."""
     path = pathlib.Path(folder) / "toy.json"
     try:
-        return World(**strict_json.parse(paths.read_file(path, strict_json.LARGEST), "its content"))
+        return World(**strict_json.parse(paths.read_file(paths.check_link(path), strict_json.LARGEST), "its content"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no toy world here; write one with `hyperseg data toy --out {folder}`") from error
     except (BadFile, OSError, TypeError) as error:
@@ -330,18 +332,23 @@ class _Runner:
 
     def __init__(self, world: World, folder: pathlib.Path, workers: int):
         self.fixed = (world, folder)
-        self.pool = None
-        if workers:
-            with block_ctrl_c_in_children():
-                self.pool = multiprocessing.get_context("spawn").Pool(workers, exit_with_parent)
+        context = multiprocessing.get_context("spawn")
+        self.pool = concurrent.futures.ProcessPoolExecutor(workers, context, exit_with_parent) if workers else None
 
     def __enter__(self) -> Callable[[Callable, list], Iterable]:
         return self._run
 
     def _run(self, draw: Callable, items: list) -> Iterable:
         job = functools.partial(draw, *self.fixed)
-        return self.pool.imap(job, items, chunksize=16) if self.pool else map(job, items)
+        if self.pool is None:
+            return map(job, items)
+        with block_ctrl_c_in_children():  # the workers start with the first items
+            return self.pool.map(job, items, chunksize=16)
 
-    def __exit__(self, *_):
-        if self.pool:
-            self.pool.terminate()
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+        if isinstance(error, BrokenProcessPool):
+            raise UserError(
+                "a worker process was killed, possibly because memory ran out; run the same command again"
+            ) from error

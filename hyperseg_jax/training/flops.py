@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 import ml_collections
-from jax.extend import core
 
+from hyperseg_jax.jaxprs import inner_jaxprs
 from hyperseg_jax.layers.fused_attention import plain_attention
 from hyperseg_jax.systems.system import System
 from hyperseg_jax.training import param_groups
@@ -89,18 +89,7 @@ def _count_equation(equation: Any) -> float:
         features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / features
     iterations = equation.params["length"] if name == "scan" else 1
-    inner = [part for value in equation.params.values() for part in _find_jaxprs(value)]
+    inner = inner_jaxprs(equation)
     if name == "cond":
         return max(map(_count_jaxpr, inner), default=0.0)
     return iterations * sum(map(_count_jaxpr, inner))
-
-
-def _find_jaxprs(value: Any) -> list[Any]:
-    """Returns the jaxprs in a parameter of an equation."""
-    if isinstance(value, core.ClosedJaxpr):
-        return [value.jaxpr]
-    if isinstance(value, core.Jaxpr):
-        return [value]
-    if isinstance(value, (tuple, list)):
-        return [jaxpr for part in value for jaxpr in _find_jaxprs(part)]
-    return []

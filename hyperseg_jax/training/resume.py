@@ -1,4 +1,4 @@
-"""Compares the config of an existing run with that of the command that resumes it."""
+"""Compares the config of an existing run, or of a model, with that of the command that uses it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ NOT_COMPARED = ("param_groups", "accumulate")
 """Fields of `optimizer` that are fixed, and the number of micro-batches, which only changes memory and random draws."""
 FREE_MODEL_FIELD = "remat"
 """Field of the parts of a model that only changes memory and time."""
+TRAINING_MODEL_FIELDS = ("precision", "dropout", "drop_path", "query_std", "embedding_std")
+"""Fields of a model, or blocks of them, that do not define its function: rounding, and what only changes training or its
+initial weights."""
 FLAG = "--accept-changes"
 
 
@@ -22,6 +25,15 @@ def state_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """Describes the differing fields that the train state, or the meaning of a position in the data, depends on; "" if there
     are none. saved: config of the existing run, from an untrusted file. given: the new config."""
     return configs.describe_differences(_state_fields(saved), _state_fields(given))
+
+
+def function_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """Describes the differing fields of `model` that change what the weights compute; "" if there are none. saved: config of a
+    model folder, from an untrusted file. given: the config that the model is run with."""
+    ignored = {FREE_MODEL_FIELD, *TRAINING_MODEL_FIELDS}
+    fields = (flatten({name: config.get(name) for name in ("system", "model")}) for config in (saved, given))
+    before, now = ({path: value for path, value in each.items() if not ignored & set(path.split("/"))} for each in fields)
+    return configs.describe_differences(before, now)
 
 
 def run_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:

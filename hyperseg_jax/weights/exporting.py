@@ -34,6 +34,8 @@ WRITTEN = (
     "state_dict.pth",
     "adapter_config.json",
 )
+DEPARTURES = "hyperseg_jax"
+"""Field of an exported config.json: {config field: value} of the departures from the authors' code. An import restores them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,7 @@ class ExportReport:
 
     out: the output folder. names: number of tensors. extras: {name: reason} of tensors that the authors' code does not have.
     merged: whether LoRA adapters were merged into their kernels. untrained: {name: reason} of tensors that no loss trains.
+    departures: {config field: (value, what the authors' code does instead)}, see System.departures.
     """
 
     out: pathlib.Path
@@ -49,6 +52,7 @@ class ExportReport:
     extras: dict[str, str]
     merged: bool
     untrained: dict[str, str] = dataclasses.field(default_factory=dict)
+    departures: dict[str, tuple[Any, str]] = dataclasses.field(default_factory=dict)
 
 
 class MergedParams:
@@ -99,7 +103,8 @@ def export_weights(
     format: "hf": sharded safetensors with index, config.json and tokenizer, with the authors' names and merged LoRA;
     "state-dict": one state_dict.pth for torch.load; "peft": only the LoRA adapter. part: for "hf", exports only one component
     that a transformers class can load, with the names of that class (System.parts). dtype: float32, float16, bfloat16, or
-    "source" (unchanged). strict_authors: raises UserError instead of writing names that the authors' code does not have.
+    "source" (unchanged). strict_authors: raises UserError if the authors' code lacks some of the names, or computes something
+    else with them.
     """
     if part is not None and format != "hf":
         raise UserError(f"--part {part} requires --format hf, not {format}")
@@ -130,6 +135,12 @@ def export_weights(
                 f"{folder}: the authors' code has no name for\n  {listed}\n"
                 "remove --strict-authors, or train a model without these parameters"
             )
+        departures = {} if part else system.departures(config)
+        if strict_authors and departures:
+            listed = "\n  ".join(f"{field} = {value!r}: {meaning}" for field, (value, meaning) in departures.items())
+            raise UserError(
+                f"{folder}: the authors' code has no\n  {listed}\nremove --strict-authors, or train a model with their value"
+            )
         described = {name: info for row in table for name, info in _describe_row(row, params, dtype)}
         pieces = [piece for row in table for piece in row.pieces()]
         convert = functools.partial(_convert_piece, params, dtype)
@@ -141,15 +152,16 @@ def export_weights(
                 settings = system.part(part).config_json(config) if part else system.hf_config(config)
                 types = {kind.name for _, kind in described.values() if kind.kind not in "iub"}
                 settings["torch_dtype"] = types.pop() if len(types) == 1 else "float32"
+                settings |= {DEPARTURES: {field: value for field, (value, _) in departures.items()}} if departures else {}
                 (temporary / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
                 if part is None or system.part(part).reads_text:
                     _save_tokenizer(system.tokenizer(config, folder), settings, temporary)
             if format == "hf" and part is None:
-                card = _model_card(system.name, len(described), params.merged, extras, untrained)
+                card = _model_card(system.name, len(described), params.merged, extras, untrained, departures)
                 (temporary / "README.md").write_text(card, encoding="utf-8")
             if extras:
                 (temporary / "extra_names.json").write_text(json.dumps(extras, indent=1) + "\n", encoding="utf-8")
-    return ExportReport(out, len(described), extras, params.merged, untrained)
+    return ExportReport(out, len(described), extras, params.merged, untrained, departures)
 
 
 def _names_with_reasons(table: Table, rules: Iterable[Rule]) -> dict[str, str]:
@@ -157,10 +169,19 @@ def _names_with_reasons(table: Table, rules: Iterable[Rule]) -> dict[str, str]:
     return {name: rule.reason for row in table for name in row.names if (rule := find_first_rule(rules, name))}
 
 
-def _model_card(system: str, tensors: int, merged: bool, extras: Mapping[str, str], untrained: Mapping[str, str]) -> str:
+def _model_card(
+    system: str,
+    tensors: int,
+    merged: bool,
+    extras: Mapping[str, str],
+    untrained: Mapping[str, str],
+    departures: Mapping[str, tuple[Any, str]],
+) -> str:
     """Returns the text of README.md, the model card of an exported model."""
     lines = [f"# {system}, exported by hyperseg_jax", "", f"{tensors} tensors with the names of the authors' code."]
     lines += ["LoRA adapters are merged into their kernels."] if merged else []
+    lines += ["", "## Not the released architecture", ""] if departures else []
+    lines += [f"* `{field} = {value}`: {meaning}." for field, (value, meaning) in departures.items()]
     for title, names in (("Parameters that the authors' code does not have", extras), ("Untrained parameters", untrained)):
         for reason in dict.fromkeys(names.values()):
             listed = [f"* `{name}`" for name, why in names.items() if why == reason]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +14,19 @@ import jax
 import ml_collections
 import numpy as np
 
+from hyperseg_jax import config as configs
 from hyperseg_jax.atomic import atomic_folder, check_replaceable
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Piece, Row, Rule, SourceCheckpoint, find_first_rule, flatten
 from hyperseg_jax.tables.operators import Constant
 from hyperseg_jax.text.tokenizer import Tokenizer
-from hyperseg_jax.untrusted.printing import escaped, listed
+from hyperseg_jax.untrusted import strict_json
+from hyperseg_jax.untrusted.bad_file import naming_path
+from hyperseg_jax.untrusted.paths import model_file_path
+from hyperseg_jax.untrusted.printing import escaped, escaped_value, listed
 from hyperseg_jax.weights import model_folder, peft_adapter
+from hyperseg_jax.weights.exporting import DEPARTURES
 from hyperseg_jax.weights.report import ImportReport
 from hyperseg_jax.weights.safetensors_writer import (
     FLOATS,
@@ -92,15 +98,21 @@ def import_weights(
         report = ImportReport(out, {kind.name: str(file.path) for kind, file in files})
         tensors = _assign_sources(system, files, report)
         _update_sizes(config, files, tensors, report)
+        _restore_departures(config, system, [file.path for _, file in files], report)
         text = _load_tokenizer(system, tokenizer, [file.path for _, file in files], config)
         model = system.build(config)
         init = lambda key: flatten(system.init_plain(model, config, key))
         expected = flatten(system.shapes(config))
         lora = {path: array for adapter in adapters.values() for path, array in adapter.items()}
         report.sources |= {f"PEFT adapter {path.name}": str(path) for path in adapters}
-        rows, missing = _match_rows(
-            system.weight_table(config).rows, tensors, expected, lora, [kind for kind, _ in files], report
-        )
+        try:
+            rows, missing = _match_rows(
+                system.weight_table(config).rows, tensors, expected, lora, [kind for kind, _ in files], report
+            )
+        except UserError:
+            for _, file in files:
+                _refuse_other_system(system, file)
+            raise
         initialized = _initialize_params(init, missing, jax.random.key(config.seed)) if missing else {}
         leaves = _leaf_types(rows, tensors, expected, missing, lora, dtype)
         with atomic_folder(out) as part:
@@ -126,11 +138,24 @@ def _identify_checkpoint(system: systems.System, file: TensorFile) -> SourceChec
     for kind in system.source_checkpoints:
         if kind.is_in(file.tensors):
             return kind
+    _refuse_other_system(system, file)
     known = "\n  ".join(f"{kind.name}: {kind.file}" for kind in system.source_checkpoints)
     names = escaped(", ".join(list(file.tensors)[:3]))
     raise UserError(
         f"{file.path}: is not a checkpoint known to {system.name} (its first tensors are {names}); give one of\n  {known}"
     )
+
+
+def _refuse_other_system(system: systems.System, file: TensorFile) -> None:
+    """Raises UserError if a file is a checkpoint that only another system knows."""
+    own = {kind.name for kind in system.source_checkpoints}
+    for name in systems.registered_names():
+        for kind in systems.get(name).source_checkpoints:
+            if kind.name not in own and kind.is_in(file.tensors):
+                raise UserError(
+                    f"{file.path}: is {kind.name}, a checkpoint of the system {name}, and the config is of {system.name}; give "
+                    f"a config of {name}"
+                )
 
 
 def _assign_sources(
@@ -171,13 +196,38 @@ def _update_sizes(
     for kind, _ in files:
         for field, (name, axis) in kind.sizes:
             if name in tensors and len(tensors[name].shape) > axis:
-                *parents, leaf = field.split(".")
-                node = config
-                for parent in parents:
-                    node = node[parent]
-                if node[leaf] != tensors[name].shape[axis]:
-                    report.config[field] = [node[leaf], tensors[name].shape[axis]]
-                    node[leaf] = tensors[name].shape[axis]
+                _set_field(config, field, tensors[name].shape[axis], report)
+
+
+def _restore_departures(
+    config: ml_collections.ConfigDict, system: systems.System, paths: Sequence[pathlib.Path], report: ImportReport
+) -> None:
+    """Sets the published fields (System.published_fields) that the config.json of an export of this package names."""
+    for path in (folder for folder in paths if (folder / "config.json").is_file()):
+        with naming_path(path):
+            recorded = strict_json.read(model_file_path(path, "config.json")).get(DEPARTURES)
+        known = {row.field: type(row.value) for row in system.published_fields}
+        for field, value in recorded.items() if isinstance(recorded, Mapping) else ():
+            if type(value) is not known.get(field):
+                raise UserError(
+                    f"{path}/config.json: {DEPARTURES}: {escaped(field)} = {escaped_value(value)} is no departure of "
+                    f"{system.name}; use the unmodified folder of an export"
+                )
+            _set_field(config, field, value, report)
+            try:
+                configs.check_fields(config, "")
+                system.shapes(config)
+            except UserError as error:
+                raise UserError(f"{path}/config.json: {error}; use the unmodified folder of an export") from error
+
+
+def _set_field(config: ml_collections.ConfigDict, field: str, value: Any, report: ImportReport) -> None:
+    """Sets a field of the config, given as "model.llm.vocab_size", to the value of a checkpoint."""
+    *parents, leaf = field.split(".")
+    node = functools.reduce(lambda block, name: block[name], parents, config)
+    if node.get(leaf) != value:
+        report.config[field] = [node.get(leaf), value]
+        node[leaf] = value
 
 
 def _load_tokenizer(

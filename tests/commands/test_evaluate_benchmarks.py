@@ -88,6 +88,17 @@ def test_a_killed_evaluation_resumes(micro, run_evaluate, tmp_path, monkeypatch,
     assert "is from an evaluation with examples = 11, not 10" in capsys.readouterr().err.replace("\n", " ")
 
 
+def test_another_model_of_equal_shapes_is_refused(run_evaluate, capsys):
+    """Rounding, and what only changes training, may differ."""
+    with pytest.raises(SystemExit) as ended:
+        run_evaluate("toy_referring", "--config.model.mask_decoder.num_heads=4")
+    message = capsys.readouterr().err
+    assert ended.value.code == 2 and message.count("\n") == 1
+    assert "is a model of another config" in message and "model.mask_decoder.num_heads: 2 saved, 4 given" in message
+    more = [f"--config.model.{field}" for field in ("precision.compute=bfloat16", "llm.embedding_std=0.5")]
+    assert run_evaluate("toy_referring", "--limit", "1", *more)["toy_referring"]["count"] == 1
+
+
 ON_NOTHING = ["evaluate", "--config", "tiny", "--checkpoint", "tiny", "--benchmarks", "toy_video", "--data-root"]
 
 

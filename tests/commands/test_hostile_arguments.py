@@ -266,15 +266,24 @@ def test_random_overrides_for_long(run_property_long):
     run_property_long(check_override, KEYS, VALUES)
 
 
-@pytest.mark.parametrize("name", ["data", "fine_tuned"])
+@pytest.mark.parametrize("name", ["data", "fine_tuned", "data/known", "data/new"])
 def test_quickstart_does_not_follow_links(tmp_path, capsys, name):
     (tmp_path / "away").mkdir()
-    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).parent.mkdir(parents=True)
     (tmp_path / "out" / name).symlink_to(tmp_path / "away")
     with pytest.raises(SystemExit) as ended:
         main(["quickstart", "--out", str(tmp_path / "out")])
     assert ended.value.code == 2 and f"out: {name} is a link that leaves" in " ".join(capsys.readouterr().err.split())
     assert not list((tmp_path / "away").iterdir())
+
+
+def test_quickstart_with_an_unusable_folder(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder" / "index.html").mkdir(parents=True)
+    for out, problem in (("file", "file: not a folder; give"), ("folder", "index.html: a folder, and the report")):
+        with pytest.raises(SystemExit) as ended:
+            main(["quickstart", "--out", str(tmp_path / out)])
+        assert ended.value.code == 2 and problem in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("arguments", [["--images", "0"], ["--images", "1"]])

@@ -102,15 +102,15 @@ def test_the_toy_world_of_a_config(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("value", ["{root}/{root}/secret", "{root}{root}", "x{root}/y", "{root}/link", "{root}/link/x"])
-@pytest.mark.parametrize("field", ["folder", "split"])
-def test_untrusted_paths_cannot_leave_the_root(tmp_path, monkeypatch, field, value):
-    """Neither a relative root that is written twice, nor a link in the root leads out of it."""
+@pytest.mark.parametrize("field, listed", [("folder", False), ("split", False), ("json_path", True)])
+def test_untrusted_paths_cannot_leave_the_root(tmp_path, monkeypatch, field, listed, value):
+    """Neither a relative root that is written twice, nor a link in the root leads out of it; nor does one path of a list."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "link").symlink_to(tmp_path)
     monkeypatch.chdir(tmp_path / "data")
 
     def check(root, value):
-        tasks = {"referring": {"reader": "folder", "val": {field: value}}}
+        tasks = {"referring": {"reader": "folder", "val": {field: ["{root}", value] if listed else value}}}
         check_untrusted_paths(ml_collections.ConfigDict({"data": {"tasks": tasks}}), "config.json", root)
 
     for root in ("../data", "."):

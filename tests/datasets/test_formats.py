@@ -1,6 +1,7 @@
 """Readers on files of the real formats: what they take from them, and what bad files get."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -97,6 +98,22 @@ def test_refcoco_several_anns_are_one_target(root):
     assert np.array_equal(refcoco(root, [both])[0].prompts[0].masks[0, 0], SQUARE | other)
 
 
+def test_refcoco_reads_several_files_in_order(root):
+    for name, texts in (("one", ["a"]), ("two", ["b", "c"])):
+        save(root / f"{name}.json", [record(k, (text,)) for k, text in enumerate(texts)])
+    paths = [str(root / "one.json"), str(root / "two.json")]
+    reader = pickle.loads(pickle.dumps(RefCoco(paths, root / "images")))
+    assert [(example.name, example.prompts[0].text) for example in map(reader.__getitem__, range(len(reader)))] == [
+        ("one.json#0", "a."),
+        ("two.json#0", "b."),
+        ("two.json#1", "c."),
+    ]
+    grouped = RefCoco(paths, root / "images", group_by_image=True, prompts_per_example=3)
+    assert len(grouped) == 1 and len(grouped[0].prompts) == 3  # all of one image
+    with pytest.raises(UserError, match="json_path is an empty list"):
+        RefCoco([], root / "images")
+
+
 def test_refcoco_groups_by_image(root):
     names = ["a.jpg", "b.jpg", "a.jpg", "a.jpg", "b.jpg", "a.jpg", "a.jpg"]
     records = [record(k, (f"s{k}",), name) for k, name in enumerate(names)]
@@ -148,6 +165,26 @@ def test_revos_unions_and_gaps(root):
     assert first.prompts[0].masks.any((0, 2, 3)).tolist() == [True, False, True, True]
     assert second.prompts[0].masks.shape == (0, 4, *SIZE) and second.prompts[0].group == "absent"
     assert len(revos(root, group_by_video=True)[0].prompts) == 2
+
+
+def test_revos_draws_an_expression_with_objects_of_each_video(root):
+    reader = revos(root, sentences="random", frames=3, sampling="references")
+    assert len(reader) == 1 and reader[0].name == "v/0"
+    video = reader._meta.content["videos"]["v"]
+    spoken = {**video["expressions"], "2": {"exp": "the dog", "anno_id": [5]}}
+    videos = {"v": {**video, "expressions": spoken}, "w": {**video, "expressions": {"1": {"exp": "nothing", "anno_id": []}}}}
+    reader = ReVos(save(root / "two.json", {"videos": videos}), root / "masks.json", root / "frames", sentences="random")
+    assert len(reader) == 1  # without the video of which no expression has objects
+    drawn = [reader.sample(0, np.random.default_rng(seed)) for seed in range(40)]
+    assert {example.name for example in drawn} == {"v/0", "v/2"} and all(len(example.prompts) == 1 for example in drawn)
+    again = [reader.sample(0, np.random.default_rng(seed)).name for seed in range(40)]
+    assert again == [example.name for example in drawn] and 10 < again.count("v/0") < 30
+    for options, message in (
+        ({"sentences": "first"}, "choose one of each, random"),
+        ({"sentences": "random"}, "group_by_video"),
+    ):
+        with pytest.raises(UserError, match=message):
+            revos(root, **options, group_by_video=True)
 
 
 def test_revos_clips_are_drawn(root):

@@ -24,6 +24,11 @@ def find_cases(system: str) -> dict[str, pathlib.Path]:
     return {path.parent.name: path.parent for root in golden_roots() for path in sorted(root.glob(f"{system}/*/meta.json"))}
 
 
+def find_files(system: str, name: str) -> list[pathlib.Path]:
+    """Returns a recorded file that is no case, such as "full_manifest.json", from each root that has it."""
+    return [path for root in golden_roots() if (path := root / system / name).exists()]
+
+
 def _make_rng(name: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=zlib.crc32(name.encode())))
 

@@ -191,7 +191,7 @@ def compare(case, prefix, result, layout):
         "pred_masks": np.asarray(prediction.mask_logits),
         "layout_labels": layout.labels,
         "layout_seg_query_mask": layout.source == Source.QUERY,
-        "layout_temporal_mask": layout.source == Source.FINE_GRAINED,
+        "layout_temporal_mask": layout.source == Source.RESAMPLED,
         "layout_attention_mask": layout.mask,
         "layout_refer_indices": layout.source == Source.EXPRESSION,
         "layout_region_mask": layout.source == Source.REGION,

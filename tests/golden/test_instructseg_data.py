@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from golden_case import golden_roots
+from golden_case import find_files
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.datasets import masks
@@ -146,21 +146,23 @@ def _reasonseg_mask(annotation, size):
     return target
 
 
-def test_schedule():
-    """The learning rate, and the ratios of the recipe."""
-    for root in golden_roots():
-        for path in sorted(root.glob("instructseg/train_schedule*/table.json")):
-            table = json.loads(path.read_text())
-            rate = table["learning_rate"]
-            ours = schedule(rate["base"], rate["warmup_steps"], rate["total_steps"])
-            steps, values = np.array(rate["points"]).T
-            np.testing.assert_allclose([float(ours(int(step))) for step in steps], values, rtol=2e-5, atol=1e-12)
-            tasks = configs.load("instructseg_3b").data.tasks
-            names = dict(
-                referring="refer_image",
-                chat="conversation",
-                referring_video="refer_video",
-                reasoning="reason_image",
-                video="reason_video",
-            )
-            assert {names[name]: task.ratio for name, task in tasks.items()} == table["ratio"]
+def test_the_recipe_has_the_recorded_schedule_and_ratios():
+    """Those of configs/instructseg_3b.py, for one size of its batch."""
+    config = configs.load("instructseg_3b")
+    optimizer = config.optimizer
+    ours = schedule(optimizer.learning_rate, optimizer.warmup_steps, config.train.steps, optimizer.final_rate)
+    assert optimizer.betas == (0.9, 0.999) and not any(group["decay"] for group in optimizer.param_groups)  # not in the table
+    names = dict(
+        referring="refer_image",
+        chat="conversation",
+        referring_video="refer_video",
+        reasoning="reason_image",
+        video="reason_video",
+    )
+    paths = find_files("instructseg", "train_schedule/table.json")
+    assert paths
+    for path in paths:
+        table = json.loads(path.read_text())
+        steps, values = np.array(table["learning_rate"]["points"]).T
+        np.testing.assert_allclose([float(ours(int(step))) for step in steps], values, rtol=2e-5, atol=1e-12)
+        assert {names[name]: task.ratio for name, task in config.data.tasks.items()} == table["ratio"]

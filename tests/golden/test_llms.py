@@ -99,7 +99,7 @@ def test_layout_and_splice(case):
         text = jnp.take(params["llm"]["tokens"], layout.text_ids, axis=0)
         banks = {Source.IMAGE: tokens, Source.QUERY: params["llm"]["queries"]}
         if fine_grained is not None:
-            banks[Source.FINE_GRAINED] = fine_grained
+            banks[Source.RESAMPLED] = fine_grained
         return tokens, splice(layout, text, banks)
 
     tokens, stream = run(params, image, layout, fine_grained)
@@ -107,7 +107,7 @@ def test_layout_and_splice(case):
     case.compare("attention_mask", stream.mask)
     case.compare("refer_indices", layout.segment)
     case.compare("seg_query_mask", stream.source == Source.QUERY)
-    case.compare("temporal_mask", stream.source == Source.FINE_GRAINED)
+    case.compare("temporal_mask", stream.source == Source.RESAMPLED)
     case.compare("image_tokens", tokens)
     case.compare("inputs_embeds", stream.embeddings)
     case.check()

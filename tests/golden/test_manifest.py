@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from golden_case import golden_roots
+from golden_case import find_files
 from import_weights import abstract_params
 
 from hyperseg_jax import config as configs
@@ -18,7 +18,7 @@ from hyperseg_jax.weights.exporting import conversion_lines
 
 
 def manifests(system):
-    return [path for root in golden_roots() if (path := root / system / "full_manifest.json").exists()]
+    return find_files(system, "full_manifest.json")
 
 
 MANIFESTS = manifests("hyperseg")

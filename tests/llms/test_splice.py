@@ -12,7 +12,7 @@ ROW = [
     (S.TEXT, 0, 0, 0),
     (S.IMAGE, 0, 0, 0),
     (S.IMAGE, 1, 0, 0),
-    (S.FINE_GRAINED, 0, 0, 0),
+    (S.RESAMPLED, 0, 0, 0),
     (S.CLASS, 0, 1, 1),
     (S.CLASS, 1, 1, 1),
     (S.CLASS, 2, 2, 1),
@@ -28,12 +28,12 @@ ROW = [
     (S.PADDING, 0, 0, 0),
 ]
 WIDTH, BATCH, PROMPTS, LENGTH = 4, 2, 2, len(ROW)
-OTHERS = (S.IMAGE, S.QUERY, S.FINE_GRAINED, S.REGION)
-COUNTS = {S.QUERY: 2, S.FINE_GRAINED: 1, S.EXPRESSION: 1, S.CLASS: 3, S.REGION: 2}
+OTHERS = (S.IMAGE, S.QUERY, S.RESAMPLED, S.REGION)
+COUNTS = {S.QUERY: 2, S.RESAMPLED: 1, S.EXPRESSION: 1, S.CLASS: 3, S.REGION: 2}
 
 
 def pool_embeddings(hidden, layout):
-    return pool(hidden, layout, COUNTS, num_prompts=PROMPTS, shared=(S.FINE_GRAINED,))
+    return pool(hidden, layout, COUNTS, num_prompts=PROMPTS, shared=(S.RESAMPLED,))
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def banks():
         S.TEXT: (BATCH, LENGTH),
         S.IMAGE: (BATCH, 2),
         S.QUERY: (2,),
-        S.FINE_GRAINED: (BATCH, 1),
+        S.RESAMPLED: (BATCH, 1),
         S.REGION: (BATCH, PROMPTS, 2),
     }
     keys = jax.random.split(jax.random.key(0), len(shapes))
@@ -64,7 +64,7 @@ def test_each_position_is_filled_from_its_bank(layout, banks):
     for b in range(BATCH):
         picked = {
             S.IMAGE: lambda at, index, prompt, b=b: banks[S.IMAGE][b, index],
-            S.FINE_GRAINED: lambda at, index, prompt, b=b: banks[S.FINE_GRAINED][b, index],
+            S.RESAMPLED: lambda at, index, prompt, b=b: banks[S.RESAMPLED][b, index],
             S.REGION: lambda at, index, prompt, b=b: banks[S.REGION][b, prompt - 1, index],
             S.QUERY: lambda at, index, prompt: banks[S.QUERY][index],
             S.PADDING: lambda at, index, prompt: jnp.zeros(WIDTH),
@@ -81,7 +81,7 @@ def test_pooling_takes_the_mean_of_each_segment(layout):
     pooled = jax.jit(lambda h: pool_embeddings(h, layout))(hidden)
     close = lambda ours, expected: np.testing.assert_allclose(ours, expected, atol=1e-6)
     close(pooled[S.QUERY], jnp.stack([hidden[:, 8:10], hidden[:, 14:16]], 1))
-    close(pooled[S.FINE_GRAINED], hidden[:, 3:4])
+    close(pooled[S.RESAMPLED], hidden[:, 3:4])
     close(pooled[S.EXPRESSION][:, 1, 0], hidden[:, 10:12].mean(1))
     close(pooled[S.CLASS][:, 0, 0], hidden[:, 4:6].mean(1))
     close(pooled[S.CLASS][:, 0, 1], hidden[:, 6])
@@ -91,14 +91,12 @@ def test_pooling_takes_the_mean_of_each_segment(layout):
     assert not any(np.asarray(slot).any() for slot in empty)
 
 
-def test_unshared_fine_grained_tokens_use_the_first_prompt(layout):
+def test_unshared_resampled_tokens_use_the_first_prompt(layout):
     source = np.array(layout.source)
-    source[:, [7, 12]] = S.FINE_GRAINED  # one in each prompt, none in the shared prefix
+    source[:, [7, 12]] = S.RESAMPLED  # one in each prompt, none in the shared prefix
     source[:, 3] = S.TEXT
     hidden = jax.random.normal(jax.random.key(1), (BATCH, LENGTH, WIDTH))
-    np.testing.assert_allclose(
-        pool_embeddings(hidden, layout.replace(source=source))[S.FINE_GRAINED], hidden[:, 7:8], atol=1e-6
-    )
+    np.testing.assert_allclose(pool_embeddings(hidden, layout.replace(source=source))[S.RESAMPLED], hidden[:, 7:8], atol=1e-6)
 
 
 def test_empty_segments_give_zeros_and_finite_gradients(layout):

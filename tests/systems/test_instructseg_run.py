@@ -8,10 +8,12 @@ import pytest
 from instructseg_config import small_config
 
 from hyperseg_jax import config as configs
+from hyperseg_jax.data import sources
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import benchmark_run, benchmarks
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.systems import system as systems
+from hyperseg_jax.toy.samples import write_samples
 from hyperseg_jax.training.loop import train
 from hyperseg_jax.weights import model_folder
 
@@ -58,6 +60,20 @@ def initial_params(config, **fields):
     config.update(fields)
     lists = {"optional": config.init_optional, "ignored": config.init_ignored}
     return model_folder.load_params("tiny", SYSTEM.shapes(config), **lists)
+
+
+def test_the_recipe_reads_the_sets_of_the_authors(tmp_path):
+    """RefCOCO, RefCOCO+ and RefCOCOg; of each video of ReVOS an expression with objects."""
+    write_samples(tmp_path)
+    train = {
+        name: sources.open_reader(name, task.reader, task.train.to_dict(), str(tmp_path))
+        for name, task in configs.load("instructseg_3b").data.tasks.items()
+    }
+    referring = train["referring"]
+    assert {referring[k].name.split("_train")[0] for k in range(len(referring))} == {"refcoco", "refcoco+", "refcocog"}
+    videos = json.loads((tmp_path / "revos" / "meta_expressions_train_.json").read_text())["videos"]
+    assert len(train["video"]) == len(videos) < sum(len(video["expressions"]) for video in videos.values())
+    assert all(train["video"][k].prompts[0].masks.any() for k in range(len(videos)))
 
 
 def test_prediction_and_chat(workdir):

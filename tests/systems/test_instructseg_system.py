@@ -9,6 +9,8 @@ import pytest
 from instructseg_config import small_config
 from sample_inputs import random_params
 
+from hyperseg_jax.connectors.text_fusion import FORMS
+from hyperseg_jax.data import sources
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets.frame_sampling import ReferenceFrames
 from hyperseg_jax.errors import UserError
@@ -17,6 +19,7 @@ from hyperseg_jax.evaluation.protocols import EvalProtocol
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.structs import IGNORED, Example, Prompt, Source
 from hyperseg_jax.systems import system as systems
+from hyperseg_jax.systems.instructseg import processor as processor_module
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 SYSTEM = systems.get("instructseg")
@@ -28,9 +31,9 @@ REFERRING = Prompt("referring", "the red ring", masks=MASK)
 TOKENIZER = Tokenizer.toy()
 
 
-@pytest.fixture(scope="module")
-def config():
-    return small_config()
+@pytest.fixture(scope="module", params=FORMS)
+def config(request):
+    return small_config(model__text_fusion__form=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,15 @@ def test_elements_have_the_declared_shapes(config, sizes):
     assert element["bad"] == False and processor.blank()["bad"] == True  # noqa: E712
 
 
+def test_a_prompt_is_tokenized_once(config, monkeypatch):
+    calls, tokenize = [], processor_module.tokenize_prompt
+    monkeypatch.setattr(
+        processor_module, "tokenize_prompt", lambda *args, **more: calls.append(args) or tokenize(*args, **more)
+    )
+    make_processor(config)(Example("it", FRAMES[:1], (REFERRING,)), train=True)
+    assert len(calls) == 1
+
+
 def test_consecutive_queries_differ_in_one_slot(config):
     processor, references = make_processor(config, references=4), ReferenceFrames(4)
     before, changed = None, []
@@ -86,7 +98,7 @@ def test_training_clips_keep_their_reference_frames(config):
     task = Task("video", [example], None, 1, make_processor(config, references=4, targets=1))
     element = task.prepare(example, np.random.default_rng(0))
     assert element["key_slot"] == 0 and element["reference_slots"].tolist() == [1, 2, 3, 4]
-    count = (element["layout"]["source"] == Source.FINE_GRAINED).sum()
+    count = (element["layout"]["source"] == Source.RESAMPLED).sum()
     assert count == 4 * config.model.object_perceiver.num_queries and element["segments"].any()
 
 
@@ -94,7 +106,7 @@ def test_an_image_and_a_video_of_one_frame_are_their_own_reference(config):
     for references in (0, 4):
         element = make_processor(config, references=references)(Example("it", FRAMES[:1], (REFERRING,)), train=False)
         assert element["key_slot"] == 0 and not element["reference_slots"].any()
-        assert (element["layout"]["source"] == Source.FINE_GRAINED).sum() == config.model.object_perceiver.num_queries
+        assert (element["layout"]["source"] == Source.RESAMPLED).sum() == config.model.object_perceiver.num_queries
 
 
 def test_only_answers_of_chats_and_of_reasoning_about_images_are_supervised(config):
@@ -131,9 +143,9 @@ def test_prompts_about_one_image_have_separate_reference_tokens(config):
     both = processor(Example("it", FRAMES[:1], (REFERRING, other)), train=False)
     shared = both["layout"]["prompt"] == 0
     sources = both["layout"]["source"][shared]
-    assert (sources[: sources.argmax() or None] != Source.FINE_GRAINED).all()
+    assert (sources[: sources.argmax() or None] != Source.RESAMPLED).all()
     for k, prompt in enumerate((REFERRING, other), 1):
-        count = ((both["layout"]["source"] == Source.FINE_GRAINED) & (both["layout"]["prompt"] == k)).sum()
+        count = ((both["layout"]["source"] == Source.RESAMPLED) & (both["layout"]["prompt"] == k)).sum()
         assert count == config.model.object_perceiver.num_queries, prompt.text
 
 
@@ -158,6 +170,17 @@ def test_invalid_sizes_are_named(config):
         make_processor(config, references=3)
     with pytest.raises(UserError, match="masks = 0 is for single images"):
         make_processor(config, masks=0, references=4)
+
+
+@pytest.mark.parametrize("fields", [{"frames": 8}, {"frames": 3}, {"sampling": "jump"}, {"frames": None}])
+def test_training_clips_that_do_not_fit_the_task_are_refused(fields):
+    """Too many frames would be dropped, too few or another order would train other references or another key frame."""
+    config = small_config().unlock()
+    config.data.tasks.video.train.update(fields)
+    with pytest.raises(UserError, match=r"data\.tasks\.video\.train: .*; give frames = 5, sampling = 'references', or"):
+        sources.make_processor(config, SYSTEM, TOKENIZER, "video")
+    config.data.tasks.video.references = 0  # an image of each clip, its own reference
+    assert sources.make_processor(config, SYSTEM, TOKENIZER, "video").frames == 1
 
 
 def test_prompts_in_one_sequence_predict_as_alone(config, params):
@@ -309,10 +332,10 @@ def test_tasks_without_answers_or_masks_compile_no_such_loss(config, loss_of):
     assert all(not leaf.any() for leaf in jax.tree.leaves(gradient["mask_decoder"]))
 
 
-def test_forms_of_the_text_fusion_differ(params):
+def test_forms_of_the_text_fusion_differ():
     """Details of the text have an effect on the scores only as the paper describes it."""
-    scores = {}
-    for form in ("published", "multi_granularity"):
+    params, scores = random_params(SYSTEM.shapes(small_config()), seed=1), {}
+    for form in FORMS:
         config = small_config(model__text_fusion__form=form)
         model = SYSTEM.build(config)
         processor = make_processor(config)

@@ -209,6 +209,19 @@ def test_unsafe_tokenizers_are_refused(tmp_path, content, message):
     fuzz.assert_one_line(str(raised.value))
 
 
+def test_added_tokens_that_the_normalizer_removes_are_refused(tmp_path):
+    """The library would fail at every text."""
+    strip = {"type": "Sequence", "normalizers": [{"type": "Strip", "strip_left": True, "strip_right": True}, {"type": "NFKD"}]}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "special"), False)
+    content = {**add_token(content="\n", normalized=True, **flags), "normalizer": strip}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"tokenizer\.json: its normalizer removes the added token \\n"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"its normalizer removes the added token \\n"):
+        Tokenizer.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("merges", "message"),
     [("a b\nb c", "merge of b and c does not match"), ("a b c", "the line a b c is not a merge"), ("\0", "is not a merge")],

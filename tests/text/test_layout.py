@@ -8,7 +8,7 @@ from hyperseg_jax.systems.hyperseg.prompts import tokenize_prompt
 from hyperseg_jax.systems.psalm.markers import Marker, PromptTokens, TokenCounts, expand_to_runs
 from hyperseg_jax.text.layout import Source, choose_bucket, expand_runs, expanded_length, pack_layouts
 
-COUNTS = TokenCounts(image=4, fine_grained=3, queries=2)
+COUNTS = TokenCounts(image=4, resampled=3, queries=2)
 
 
 class ByteTokenizer:
@@ -67,7 +67,7 @@ def test_layouts_of_every_task(prompt):
     count = {source: int((layout.source == source).sum()) for source in Source}
     assert count[Source.IMAGE] == 4
     assert count[Source.QUERY] == (0 if prompt.task == "chat" else 2)
-    assert count[Source.FINE_GRAINED] == (0 if prompt.task == "chat" else 3)
+    assert count[Source.RESAMPLED] == (0 if prompt.task == "chat" else 3)
     assert layout.segment[layout.source == Source.CLASS].max(initial=0) == (3 if prompt.task == "panoptic" else 0)
     assert count[Source.REGION] == (2 if prompt.task == "region" else 0)
     assert (layout.labels[layout.source != Source.TEXT] == IGNORED).all()

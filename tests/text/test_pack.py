@@ -38,7 +38,7 @@ def make_layouts(length=120):
 def test_packed_prompts_equal_separate_prompts():
     alone, packed = make_layouts(), pack_layouts(make_layouts(), 200)
     used = [int((layout.source != 0).sum()) for layout in alone]
-    assert int((packed.source != 0).sum()) < sum(used) - 2 * (COUNTS.image + COUNTS.fine_grained)
+    assert int((packed.source != 0).sum()) < sum(used) - 2 * (COUNTS.image + COUNTS.resampled)
     model = Phi(600, 32, 48, 2, 4, rotary_fraction=0.5)
     rng = np.random.default_rng(0)
     width = lambda *shape: jnp.asarray(rng.standard_normal((*shape, 32)), jnp.float32)
@@ -46,22 +46,22 @@ def test_packed_prompts_equal_separate_prompts():
 
     def run(params, layout, regions, count):
         text = model.apply({"params": params}, layout.text_ids, method="embed")
-        banks = {S.IMAGE: image, S.QUERY: queries, S.FINE_GRAINED: fine_grained, S.REGION: regions}
+        banks = {S.IMAGE: image, S.QUERY: queries, S.RESAMPLED: fine_grained, S.REGION: regions}
         stream = splice(layout, text, banks)
         hidden = model.apply({"params": params}, stream)
-        counts = {S.QUERY: 4, S.FINE_GRAINED: 3, S.EXPRESSION: 1, S.CLASS: 3, S.REGION: 2}
-        return pool(hidden, layout, counts, num_prompts=count, shared=(S.FINE_GRAINED,))
+        counts = {S.QUERY: 4, S.RESAMPLED: 3, S.EXPRESSION: 1, S.CLASS: 3, S.REGION: 2}
+        return pool(hidden, layout, counts, num_prompts=count, shared=(S.RESAMPLED,))
 
     batched = lambda layout: jax.tree.map(lambda x: jnp.asarray(x)[None], layout)
     first = batched(alone[0])
-    stream = splice(first, width(1, 120), {S.IMAGE: image, S.QUERY: queries, S.FINE_GRAINED: fine_grained})
+    stream = splice(first, width(1, 120), {S.IMAGE: image, S.QUERY: queries, S.RESAMPLED: fine_grained})
     params = nn.unbox(jax.jit(model.init)(jax.random.key(0), stream))["params"]
     together = run(params, batched(packed), regions, len(PROMPTS))
     for k, layout in enumerate(alone):
         single = run(params, batched(layout), regions[:, k : k + 1], 1)
         for name in (S.QUERY, S.EXPRESSION, S.CLASS, S.REGION):
             np.testing.assert_allclose(together[name][:, k], single[name][:, 0], atol=2e-5, err_msg=f"{name} of prompt {k}")
-        np.testing.assert_allclose(together[S.FINE_GRAINED], single[S.FINE_GRAINED], atol=2e-5)
+        np.testing.assert_allclose(together[S.RESAMPLED], single[S.RESAMPLED], atol=2e-5)
     assert float(jnp.abs(together[S.QUERY][0, 0] - together[S.QUERY][0, 1]).max()) > 0.01
 
 

@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+from process_run import exit_at_once
 from sample_inputs import draw_regions, region_kinds
 
 from hyperseg_jax import toy
@@ -217,3 +218,16 @@ def test_oversized_parameter_files(tmp_path):
         file.truncate(2**40)
     with pytest.raises(UserError, match=r"toy\.json: not a toy world's parameters \(has 1099511627776 bytes, and the limit is"):
         toy.read_world(tmp_path)
+
+
+def test_parameter_files_that_are_links_are_not_opened(folder, tmp_path):
+    (tmp_path / "away.json").write_bytes((folder / "toy.json").read_bytes())
+    (tmp_path / "world").mkdir()
+    (tmp_path / "world" / "toy.json").symlink_to(tmp_path / "away.json")
+    with pytest.raises(UserError, match=r"toy\.json is a link that leaves"):
+        toy.read_world(tmp_path / "world")
+
+
+def test_a_killed_worker_ends_the_command(tmp_path):
+    with pytest.raises(UserError, match="a worker process was killed"), writer._Runner(toy_images.World(), tmp_path, 1) as run:
+        list(run(exit_at_once, [0]))

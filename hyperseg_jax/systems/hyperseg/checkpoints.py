@@ -16,7 +16,7 @@ UNTRAINED = Rule(
 
 HYPERSEG = SourceCheckpoint(
     "HyperSeg-3B",
-    mark=r"seg_query",
+    mark=r"mgvp_layers\..*",
     file="the folder with its config.json and *.safetensors or pytorch_model*.bin",
     initialized=(GATES,),
     sizes=SIZES,

@@ -69,7 +69,7 @@ def split_parts(batch: Batch) -> dict[str, Batch]:
 def prefix_length(layout: Mapping[str, np.ndarray]) -> int:
     """Returns the number of positions up to the last image position in layouts [B, L]. Returns 0 if this number differs between
     rows, or if some of these positions belong to only one of several prompts."""
-    is_image = np.isin(layout["source"], (Source.IMAGE, Source.FINE_GRAINED))
+    is_image = np.isin(layout["source"], (Source.IMAGE, Source.RESAMPLED))
     lengths = is_image.shape[1] - is_image[:, ::-1].argmax(1)
     length = int(lengths[0])
     first = layout["prompt"][:, :length]

@@ -98,9 +98,9 @@ class HyperSeg(Trunk):
         hidden, past = self.llm.prefill(self._stream(layout, image_tokens, fine_grained))
         if fine_grained is None:
             return Prefix(past, None)
-        count = {Source.FINE_GRAINED: self.perceiver.num_queries}
-        pooled = pool(hidden, layout, count, num_prompts=1, shared=(Source.FINE_GRAINED,))
-        return Prefix(past, pooled[Source.FINE_GRAINED])
+        count = {Source.RESAMPLED: self.perceiver.num_queries}
+        pooled = pool(hidden, layout, count, num_prompts=1, shared=(Source.RESAMPLED,))
+        return Prefix(past, pooled[Source.RESAMPLED])
 
     def predict_masks(
         self,
@@ -136,7 +136,7 @@ class HyperSeg(Trunk):
             )
         counts = {
             Source.QUERY: self.num_queries,
-            Source.FINE_GRAINED: self.perceiver.num_queries,
+            Source.RESAMPLED: self.perceiver.num_queries,
             Source.EXPRESSION: 1,
             Source.CLASS: num_classes,
             Source.REGION: num_regions,
@@ -150,9 +150,9 @@ class HyperSeg(Trunk):
             layout = layout.part(prefix.length)
             stream = self._stream(layout, regions=region_tokens)
             hidden, _ = self.llm.prefill(stream, prefix=prefix.past)
-        pooled = pool(hidden, layout, counts, num_prompts=num_prompts, shared=(Source.FINE_GRAINED,))
+        pooled = pool(hidden, layout, counts, num_prompts=num_prompts, shared=(Source.RESAMPLED,))
         if prefix is not None and prefix.fine_grained is not None:
-            pooled[Source.FINE_GRAINED] = prefix.fine_grained
+            pooled[Source.RESAMPLED] = prefix.fine_grained
         embeddings = {"expression": self.expression_projector(pooled[Source.EXPRESSION][:, :, 0])}
         if num_classes or self.is_initializing():
             embeddings["class"] = self.class_projector(pooled[Source.CLASS])
@@ -160,7 +160,7 @@ class HyperSeg(Trunk):
             embeddings["region"] = self.region_projector(pooled[Source.REGION])
         queries = self.query_projector(pooled[Source.QUERY])
         prediction = self.mask_decoder(image_features.mask_features, image_features.levels, queries, embeddings)
-        next_query = self.perceiver.next_query(pooled[Source.FINE_GRAINED])
+        next_query = self.perceiver.next_query(pooled[Source.RESAMPLED])
         if self.is_initializing():
             self.language_head(hidden)  # text only
         inside |= embeddings | {"stream": stream.embeddings, "queries": queries}
@@ -178,7 +178,7 @@ class HyperSeg(Trunk):
         banks = {
             Source.IMAGE: image_tokens,
             Source.QUERY: self.queries,
-            Source.FINE_GRAINED: fine_grained,
+            Source.RESAMPLED: fine_grained,
             Source.REGION: regions,
         }
         available = {source: bank for source, bank in banks.items() if bank is not None}

@@ -88,7 +88,7 @@ class HyperSegProcessor(SizedProcessor):
             prompts = tuple(shuffle_classes(prompt, rng) for prompt in prompts)
         with naming_example(example):
             layout = pack_layouts(self._make_layouts(prompts, train), self.length)
-            if not self.masks and np.isin(layout.source, (Source.QUERY, Source.FINE_GRAINED)).any():
+            if not self.masks and np.isin(layout.source, (Source.QUERY, Source.RESAMPLED)).any():
                 raise UserError(
                     f"the task has masks = 0, but its prompts of task {prompts[0].task!r} need masks; remove the field"
                 )

@@ -45,6 +45,7 @@ SYSTEM = System(
     weight_table=model.weight_table,
     source_checkpoints=checkpoints.CHECKPOINTS,
     extra_names=(),
+    published_fields=(checkpoints.FORM,),
     untrained=(checkpoints.UNTRAINED,),
     hf_config=checkpoints.hf_config,
     parts=parts.make_parts(model.build_model),

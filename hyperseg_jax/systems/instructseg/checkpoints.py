@@ -6,7 +6,7 @@ import functools
 
 from hyperseg_jax.systems.psalm import checkpoints as psalm
 from hyperseg_jax.systems.psalm.checkpoints import SIGLIP, SIZES, mask2former, mipha
-from hyperseg_jax.tables import Rule, SourceCheckpoint
+from hyperseg_jax.tables import PublishedField, Rule, SourceCheckpoint
 
 INSTRUCTSEG = SourceCheckpoint(
     "InstructSeg-3B",
@@ -17,6 +17,9 @@ INSTRUCTSEG = SourceCheckpoint(
 UNTRAINED = Rule(
     r"predictor\.(query_feat|SEG_query_embed)\.weight",
     "tables of Mask2Former's decoder that the release contains but never uses",
+)
+FORM = PublishedField(
+    "model.text_fusion.form", "published", "the authors' code computes the form 'published' with these weights: other scores"
 )
 MIPHA = mipha(
     Rule(r"ovp_layers\..*|temporal_query", "the object-aware video perceiver is randomly initialized"),

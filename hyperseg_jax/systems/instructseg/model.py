@@ -108,14 +108,14 @@ class InstructSeg(Trunk):
         banks = {
             Source.IMAGE: image_tokens,
             Source.QUERY: self.queries,
-            Source.FINE_GRAINED: rearrange(reference_tokens, "b k t q d -> b k (t q) d"),
+            Source.RESAMPLED: rearrange(reference_tokens, "b k t q d -> b k (t q) d"),
         }
         stream = splice(layout, self.embed_text(jnp.asarray(layout.text_ids)), banks)
         hidden = self.llm(stream, deterministic=deterministic)
         pooled = pool(hidden, layout, {Source.QUERY: self.num_queries, Source.EXPRESSION: 1}, num_prompts=prompts)
         details = pick(hidden, layout, Source.EXPRESSION, expression.shape[2], num_prompts=prompts)
         queries = self.query_projector(pooled[Source.QUERY])
-        fused, inside = self.fuse(image_features.pyramid, pooled[Source.EXPRESSION], details, expression_valid)
+        fused, inside = self.embed_expressions(image_features.pyramid, pooled[Source.EXPRESSION], details, expression_valid)
         prediction = self.mask_decoder(image_features.mask_features, image_features.levels, queries, {"expression": fused})
         if self.is_initializing():
             self.language_head(hidden)  # text only
@@ -143,7 +143,7 @@ class InstructSeg(Trunk):
         valid = jnp.concatenate([jnp.ones((valid.shape[0], count), bool), valid], axis=1)
         return rearrange(self.object_perceiver(tokens, valid=valid), "(b k) t q d -> b k t q d", b=batch)
 
-    def fuse(
+    def embed_expressions(
         self,
         pyramid: Pyramid,
         mean: Float[DeviceArray, "B K 1 D"],

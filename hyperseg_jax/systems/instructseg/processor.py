@@ -17,7 +17,7 @@ from hyperseg_jax.ops.transforms import Geometry, fit_to_square, resize_and_pad,
 from hyperseg_jax.structs import IGNORED, Example, Layout, Prompt, Source
 from hyperseg_jax.systems.instructseg.inputs import slot_name
 from hyperseg_jax.systems.instructseg.prompts import normalize_prompt, tokenize_prompt
-from hyperseg_jax.systems.psalm.markers import TokenCounts, expand_to_runs
+from hyperseg_jax.systems.psalm.markers import PromptTokens, TokenCounts, expand_to_runs
 from hyperseg_jax.systems.psalm.pixels import GREY
 from hyperseg_jax.systems.psalm.sizes import SizedProcessor, check_text_only
 from hyperseg_jax.systems.psalm.targets import check_count
@@ -27,7 +27,7 @@ from hyperseg_jax.untrusted import limits
 
 SUPERVISED = ("reasoning", "chat")
 """Tasks whose text answers are trained."""
-SEPARATE = (Source.FINE_GRAINED,)
+SEPARATE = (Source.RESAMPLED,)
 """Positions that prompts about one image cannot share, because the perceiver reads their expressions."""
 EXPLAINED = 0.5
 """Probability that training asks for the explanation of a reasoning answer, if there is one."""
@@ -96,8 +96,9 @@ class InstructSegProcessor(SizedProcessor):
         if rng is not None:
             prompts = tuple(_drop_explanation(prompt, rng) for prompt in prompts)
         with naming_example(example):
-            layout = self._pack(prompts, len(frames), train)
-            rows = [self._make_prompt_arrays(prompt, geometry, train) for prompt in prompts]
+            tokens = self._tokenize(prompts, train)
+            layout = self._pack(prompts, tokens, len(frames))
+            rows = [self._make_prompt_arrays(*each, geometry, train) for each in zip(prompts, tokens, strict=True)]
         padding = {name: np.zeros_like(value) for name, value in rows[0].items()}
         rows += [padding] * (self.prompts - len(rows))
         slots = self._slots(example.frame_numbers[: len(frames)] or range(len(frames)))
@@ -128,7 +129,7 @@ class InstructSegProcessor(SizedProcessor):
         """
         prompts = example.prompts[: self.prompts]
         with naming_example(example):
-            layouts = self._make_layouts(prompts, len(example.frames), train=False)
+            layouts = self._make_layouts(self._tokenize(prompts, train=False), len(example.frames))
             length = packed_length(layouts, separate=SEPARATE)
             limits.check_limit("tokens", length, "its prompt", "positions")
         longest = max(int((layout.source == Source.EXPRESSION).sum()) for layout in layouts)
@@ -177,9 +178,19 @@ class InstructSegProcessor(SizedProcessor):
         distinct = all(by_slot[slot] == number for slot, number in zip(slots, numbers, strict=True))
         return slots if distinct else list(range(len(numbers)))
 
-    def _pack(self, prompts: Sequence[Prompt], frames: int, train: bool) -> Layout:
+    def _tokenize(self, prompts: Sequence[Prompt], train: bool) -> list[PromptTokens]:
+        """Returns the tokens of each prompt, with labels where its text is supervised."""
+        rows = []
+        for prompt in prompts:
+            tokens = tokenize_prompt(normalize_prompt(prompt), self.tokenizer, template=self.template, train=train)
+            if not train or prompt.task not in SUPERVISED:
+                tokens = dataclasses.replace(tokens, labels=(IGNORED,) * len(tokens.ids))
+            rows.append(tokens)
+        return rows
+
+    def _pack(self, prompts: Sequence[Prompt], tokens: Sequence[PromptTokens], frames: int) -> Layout:
         """Returns the layout of all prompts. frames: number of frames of the example."""
-        layout = pack_layouts(self._make_layouts(prompts, frames, train), self.length, separate=SEPARATE)
+        layout = pack_layouts(self._make_layouts(tokens, frames), self.length, separate=SEPARATE)
         if not self.masks and (layout.source == Source.QUERY).any():
             raise UserError(f"the task has masks = 0, but its prompts of task {prompts[0].task!r} need masks; remove the field")
         if not self.answers and (layout.labels != IGNORED).any():
@@ -188,21 +199,16 @@ class InstructSegProcessor(SizedProcessor):
             )
         return layout
 
-    def _make_layouts(self, prompts: Sequence[Prompt], frames: int, train: bool) -> list[Layout]:
+    def _make_layouts(self, tokens: Sequence[PromptTokens], frames: int) -> list[Layout]:
         """Returns the layout of each prompt, without padding and not yet packed."""
         counts = TokenCounts(self.image_tokens, max(frames - 1, 1) * self.tokens_per_reference, self.queries)
-        layouts = []
-        for prompt in prompts:
-            tokens = tokenize_prompt(normalize_prompt(prompt), self.tokenizer, template=self.template, train=train)
-            if not train or prompt.task not in SUPERVISED:
-                tokens = dataclasses.replace(tokens, labels=(IGNORED,) * len(tokens.ids))
-            stream = expand_to_runs(tokens, counts)
-            layouts.append(expand_runs(stream, expanded_length(stream)))
-        return layouts
+        streams = [expand_to_runs(each, counts) for each in tokens]
+        return [expand_runs(stream, expanded_length(stream)) for stream in streams]
 
-    def _make_prompt_arrays(self, prompt: Prompt, geometry: Geometry, train: bool) -> dict[str, np.ndarray]:
+    def _make_prompt_arrays(
+        self, prompt: Prompt, tokens: PromptTokens, geometry: Geometry, train: bool
+    ) -> dict[str, np.ndarray]:
         """Returns the arrays of one prompt."""
-        tokens = tokenize_prompt(normalize_prompt(prompt), self.tokenizer, template=self.template, train=train)
         check_count("expression", len(tokens.expression), self.expression, "tokens of an expression")
         expression = np.zeros(self.expression, np.int32)
         expression[: len(tokens.expression)] = tokens.expression

@@ -19,7 +19,7 @@ class Marker(enum.IntEnum):
     CLS = -202  # the next class name
     REGION = -203  # the next region
     REFER = -204  # the expression
-    TEMPORAL = -205  # the fine-grained tokens
+    TEMPORAL = -205  # the resampled tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +40,10 @@ class PromptTokens:
 
 
 class TokenCounts(NamedTuple):
-    """Number of positions of the image, its fine-grained tokens and the mask queries."""
+    """Number of positions of the image, the resampled tokens (the output of a perceiver) and the mask queries."""
 
     image: int
-    fine_grained: int
+    resampled: int
     queries: int
 
 
@@ -64,7 +64,7 @@ def _generate_runs(tokens: PromptTokens, counts: TokenCounts) -> Iterable[Run]:
         if token == Marker.IMAGE:
             yield Run([0] * counts.image, Source.IMAGE)
         elif token == Marker.TEMPORAL:
-            yield Run([0] * counts.fine_grained, Source.FINE_GRAINED)
+            yield Run([0] * counts.resampled, Source.RESAMPLED)
         elif token == Marker.SEG:
             yield Run([0] * counts.queries, Source.QUERY)
         elif token == Marker.REFER:

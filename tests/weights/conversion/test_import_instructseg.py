@@ -1,5 +1,6 @@
 """Import and export of InstructSeg: its own checkpoint, the parents that training starts from, and adapters of PEFT."""
 
+import json
 import pickle
 
 import ml_dtypes
@@ -8,6 +9,8 @@ import pytest
 from instructseg_config import small_config
 from published_tensors import assert_equal, read_all, split_parents
 
+from hyperseg_jax.commands.main import main
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.weights import model_folder
@@ -38,6 +41,49 @@ def test_torch_to_ours_to_torch_is_bit_exact(random_tensors, checkpoint, tmp_pat
     assert_equal(read_all(tmp_path / "back"), {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
 
 
+@pytest.fixture
+def departed(random_params, tmp_path):
+    """A model folder whose text fusion is the paper's, which the authors' code does not compute."""
+    config = full_config(model__text_fusion__form="multi_granularity")
+    model_folder.save_model(tmp_path / "run" / "model", config, Tokenizer.toy(), random_params(config))
+    return tmp_path / "run"
+
+
+def test_an_export_of_another_fusion_says_so_and_is_restored(departed, tmp_path, capsys):
+    main(["export-weights", str(departed), "--out", str(tmp_path / "out")])
+    assert "not the released architecture: model.text_fusion.form = multi_granularity" in capsys.readouterr().out
+    assert (
+        "`model.text_fusion.form = multi_granularity`: the authors' code computes" in (tmp_path / "out/README.md").read_text()
+    )
+    report = import_weights([tmp_path / "out"], full_config(), tmp_path / "back")
+    assert report.config == {"model.text_fusion.form": ["published", "multi_granularity"]}
+    assert model_folder.read_config(tmp_path / "back").model.text_fusion.form == "multi_granularity"
+
+
+def test_strict_authors_refuses_another_fusion(departed, random_params, tmp_path):
+    with pytest.raises(UserError, match=r"model\.text_fusion\.form = 'multi_granularity': the authors' code computes the form"):
+        export_weights(departed, tmp_path / "out", strict_authors=True)
+    assert not (tmp_path / "out").exists()
+    model_folder.save_model(tmp_path / "own", full_config(), Tokenizer.toy(), random_params(full_config()))
+    assert not export_weights(tmp_path / "own", tmp_path / "out", strict_authors=True).departures
+    assert "hyperseg_jax" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "recorded, message",
+    [
+        ({"data.root": "/"}, "data.root = '/' is no departure of instructseg"),
+        ({"model.text_fusion.form": 3}, "model.text_fusion.form = 3 is no departure"),
+        ({"model.text_fusion.form": "other"}, "use one of published, multi_granularity"),
+    ],
+)
+def test_only_departures_are_taken_from_an_export(random_tensors, checkpoint, tmp_path, recorded, message):
+    folder = checkpoint(random_tensors(full_config()))
+    (folder / "config.json").write_text(json.dumps({"hyperseg_jax": recorded}))
+    with pytest.raises(UserError, match=rf"published/config\.json: .*{message}"):
+        import_weights([folder], full_config(), tmp_path / "ours")
+
+
 def test_import_of_both_parents(random_tensors, checkpoint, tmp_path):
     sizes = {"model__num_queries": 100, "model__mask_decoder__num_queries": 100, "model__query_std": 0.0}
     config = full_config(model__lora__rank=2, **sizes)
@@ -57,6 +103,16 @@ def test_import_of_both_parents(random_tensors, checkpoint, tmp_path):
         assert any(path.startswith(start) for path in fresh), start
     assert "llm/layers/attention/query/lora_a" in fresh
     assert not any(path.startswith(("mask_encoder/", "clip_encoder/", "projector/", "pixel_decoder/level")) for path in fresh)
+
+
+def test_a_checkpoint_of_the_other_system_is_named(random_tensors, checkpoint, micro, tmp_path):
+    own, other = full_config(), micro()
+    for name, config, given, message in (
+        ("one", own, other, "HyperSeg-3B, a checkpoint of the system hyperseg, and the config is of instructseg"),
+        ("two", other, own, "InstructSeg-3B, a checkpoint of the system instructseg, and the config is of hyperseg"),
+    ):
+        with pytest.raises(UserError, match=f"^[^\n]*{name}: is {message}; give a config of [a-z]*$"):
+            import_weights([checkpoint(random_tensors(given), name)], config, tmp_path / "ours")
 
 
 def test_adapters_of_peft_both_ways(random_tensors, random_params, checkpoint, tmp_path):
