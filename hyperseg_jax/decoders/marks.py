@@ -41,7 +41,7 @@ def sample_tokens(
 def mean_features(
     features: Float[DeviceArray, "B h w C"], marked: MarkedPoints, num_prompts: int, *, positive: bool, empty: float
 ) -> Float[jax.Array, "B {num_prompts} C"]:
-    """Returns the mean feature of the marked (or excluded) pixels of each prompt; prompts without any have the value `empty`."""
+    """Returns the mean feature of the marked (or excluded) pixels of each prompt, and `empty` for prompts without any."""
     sampled = grid_sample(features, marked.points, align_corners=True).astype(jnp.float32)
     belongs = (marked.prompt[..., None] == jnp.arange(num_prompts)) & (marked.positive == positive)[..., None]
     weights = belongs.astype(jnp.float32)

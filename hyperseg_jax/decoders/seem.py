@@ -117,7 +117,7 @@ class SeemPrediction:
 
 
 class TokenAttention(nn.Module):
-    """Self-attention in which a position that may attend to nothing gets the bias of the output. Parts: query, key, value, out."""
+    """Self-attention; a position that may attend to nothing gets the bias of the output. Parts: query, key, value, out."""
 
     num_heads: int
     precision: Precision
@@ -239,14 +239,15 @@ class SeemDecoder(nn.Module):
         stages = []
         for i, layer in enumerate(self.layers):
             stage, level = self._predict(crossing, mask_features), i % len(levels)
-            size = levels[level].shape[1:3]
+            size = levels[level].shape[1], levels[level].shape[2]
             crossing = self._assign_memory(crossing, prompts, i)
-            blocked = self._blocked(stage, crossing, prompts, i, size) if attention_masks is None else attention_masks[i]
+            blocked = self._blocked(stage, prompts, i, size) if attention_masks is None else attention_masks[i]
             allowed = ~blocked | blocked.all(-1, keepdims=True)
             crossing = layer.cross(crossing, keys[level], values[level], allowed)
             groups = self._order(crossing, [*tokens, *self._level_tokens(prompts, marks, level)])
             mask = attention_mask(groups, table)
-            stages.append(stage.replace(attention_mask=blocked, next_input=join(groups)[0], self_mask=~mask))
+            inside = {"attention_mask": blocked, "next_input": join(groups)[0], "self_mask": ~mask}
+            stages.append(dataclasses.replace(stage, **inside))
             updated = {group.name: group for group in layer.attend_to_each_other(groups, mask)}
             crossing = [updated[group.name] for group in crossing]
             tokens = [updated[group.name] for group in tokens]
@@ -344,9 +345,7 @@ class SeemDecoder(nn.Module):
     def _slots(self, prompts: SeemPrompts, layer: int) -> Int32[jax.Array, " M"]:
         return jnp.zeros(self.num_memories, jnp.int32) if prompts.slots is None else jnp.asarray(prompts.slots)[layer]
 
-    def _blocked(
-        self, stage: SeemStage, crossing: list[Group], prompts: SeemPrompts, layer: int, size: tuple[int, int]
-    ) -> Bool[jax.Array, "B Q hw"]:
+    def _blocked(self, stage: SeemStage, prompts: SeemPrompts, layer: int, size: tuple[int, int]) -> Bool[jax.Array, "B Q hw"]:
         """Returns the cells that a layer's cross-attention ignores: those outside of the predicted masks, and for the memory,
         outside of the masks of the last round."""
         logits = jax.lax.stop_gradient(stage.mask_logits).astype(jnp.float32)
@@ -373,7 +372,9 @@ def table(decoder: SeemDecoder) -> Table:
     rows = Table(Row(path, f"{name}.weight", Identity()) for path, name in tables.items())
     rows += Table([Row("class_matrix", "class_embed", Identity())]) + norm_table("norm", "decoder_norm")
     rows += mlp_table("mask", "mask_embed", 3)
-    rows += Table(Row(f"mark_matrix_{i}", f"mask_sptial_embed.{i}", Identity()) for i in range(decoder.num_levels))  # their spelling
+    rows += Table(
+        Row(f"mark_matrix_{i}", f"mask_sptial_embed.{i}", Identity()) for i in range(decoder.num_levels)
+    )  # their spelling
     for i in range(decoder.num_layers):
         cross, own = f"transformer_cross_attention_layers.{i}", f"transformer_self_attention_layers.{i}"
         layer = fused_attention_table("cross_attention", f"{cross}.multihead_attn") + norm_table("cross_norm", f"{cross}.norm")

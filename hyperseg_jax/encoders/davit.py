@@ -139,7 +139,9 @@ def _block_table(name: str) -> Table:
     for kind, attention in (("spatial", "window_attn"), ("channel", "channel_attn")):
         block = f"{name}.{kind}_block"
         for i, branch in enumerate((attention, "ffn"), start=1):
-            rows += conv_table(f"{kind}_conv{i}", f"{block}.conv{i}.fn.dw") + norm_table(f"{kind}_norm{i}", f"{block}.{branch}.norm")
+            rows += conv_table(f"{kind}_conv{i}", f"{block}.conv{i}.fn.dw") + norm_table(
+                f"{kind}_norm{i}", f"{block}.{branch}.norm"
+            )
         qkv = f"{block}.{attention}.fn.qkv"
         rows += fused_qkv_table(f"{kind}_attention", f"{qkv}.weight", f"{qkv}.bias")
         rows += linear_table(f"{kind}_attention/out", f"{block}.{attention}.fn.proj")

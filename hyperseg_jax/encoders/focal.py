@@ -1,4 +1,4 @@
-"""FocalNet: a feature pyramid of focal modulation (Yang et al. 2022), in the two forms of SEEM's backbones `focal` and `focal_dw`."""
+"""FocalNet: a feature pyramid of focal modulation (Yang et al. 2022), in two forms: SEEM's backbones `focal` and `focal_dw`."""
 
 from __future__ import annotations
 
@@ -121,7 +121,9 @@ class FocalNet(nn.Module):
         Raises ValueError if the fields of the stages differ in length, or if the form is unknown.
         """
         if not len(self.depths) == len(self.levels) == len(self.windows):
-            raise ValueError(f"FocalNet: depths {self.depths}, levels {self.levels} and windows {self.windows} differ in length")
+            raise ValueError(
+                f"FocalNet: depths {self.depths}, levels {self.levels} and windows {self.windows} differ in length"
+            )
         if self.form not in STEM_PADDING:
             raise ValueError(f"FocalNet: form = {self.form!r}; use one of {', '.join(STEM_PADDING)}")
         p = self.precision

@@ -43,11 +43,11 @@ class RelativeAttention(nn.Module):
         query, key, value = (rearrange(y, "... (heads d) -> ... heads d", heads=self.num_heads) for y in projected)
         size = query.shape[-1]
         cells = rearrange(query, "... (h w) heads d -> ... h w heads d", h=h)
-        terms = (
+        offsets = (
             p.einsum("...hwnd,hkd->...hwnk", cells, self._offsets("row_offsets", h, size)),
             p.einsum("...hwnd,wkd->...hwnk", cells, self._offsets("column_offsets", w, size)),
         )
-        terms = rearrange(jnp.concatenate(terms, axis=-1), "... h w heads k -> ... (h w) heads k")
+        terms = rearrange(jnp.concatenate(offsets, axis=-1), "... h w heads k -> ... (h w) heads k")
         row, column = np.divmod(np.arange(h * w), w)
         places = p.cast(np.concatenate([np.eye(h)[row], np.eye(w)[column]], axis=-1)[:, None])
         places = jnp.broadcast_to(places, (*key.shape[:-1], h + w))
@@ -191,7 +191,9 @@ def _block_table(name: str) -> Table:
 
 def neck_table() -> Table:
     """Returns the weight table for the neck of SEEM's SAM-ViT backbones ("down_4.0.weight", ...)."""
-    rows = up_conv_table("finest_up0", "down_4.0") + up_conv_table("finest_up1", "down_4.3") + up_conv_table("fine_up", "down_8.0")
+    rows = (
+        up_conv_table("finest_up0", "down_4.0") + up_conv_table("finest_up1", "down_4.3") + up_conv_table("fine_up", "down_8.0")
+    )
     convs = {"finest_conv": "down_4.5", "fine_conv": "down_8.2", "coarse_conv": "down_16.0"}
     convs |= {"coarsest_down": "down_32.0", "coarsest_conv": "down_32.2"}
     norms = {"finest_norm0": "down_4.1", "finest_norm1": "down_4.4", "finest_norm2": "down_4.6"}

@@ -8,35 +8,35 @@ import numpy as np
 import pytest
 from import_weights import abstract_params, channels_last, import_params
 
+from hyperseg_jax.decoders import seem
 from hyperseg_jax.decoders.marks import MarkedPoints
 from hyperseg_jax.ops.sampling import resize_bilinear
 from hyperseg_jax.systems.seem import scores
-from hyperseg_jax.decoders import seem
 
 PREDICTOR = "sem_seg_head.predictor."
-GROUPS = {"queries_object": seem.OBJECT, "queries_grounding": seem.TEXT_QUERY, "queries_spatial": seem.MARK_QUERY}
+VARIANTS = {"_refspatial": "v1_text_with_marks", "_strokegrounding": "v1_marks_with_text"}
 
 
 def marked_points(read, batch):
     """Returns the recorded points for the mean features and for each level; None if the case has none."""
     if "draw.points.0" not in read:
         return None
-    result = []
-    for draw in range(4):
-        rows = []
-        for b in range(batch):
-            positive, negative = (read[f"draw.points.{2 * batch * draw + sign * batch + b}"] for sign in (0, 1))
-            both = np.concatenate([positive, negative], axis=1)
-            if len(both) == 2:  # one prompt in each row of the batch
-                both = np.concatenate([np.zeros_like(both[:1]), both])
-            rows.append((both[[2, 1]].T, both[0], np.arange(both.shape[1]) < positive.shape[1]))
-        length = max(len(row[0]) for row in rows)
-        fill = lambda array, value: np.pad(
-            array, [(0, length - len(array))] + [(0, 0)] * (array.ndim - 1), constant_values=value
-        )
-        points, prompt, positive = (np.stack(part) for part in zip(*[(fill(a, 0), fill(b, -1), fill(c, False)) for a, b, c in rows]))
-        result.append(MarkedPoints(points.astype(np.float32), prompt.astype(np.int32), positive))
-    return tuple(result)
+    return tuple(read_draw(read, batch, draw) for draw in range(4))
+
+
+def read_draw(read, batch, draw):
+    rows = []
+    for b in range(batch):
+        positive, negative = (read[f"draw.points.{2 * batch * draw + sign * batch + b}"] for sign in (0, 1))
+        both = np.concatenate([positive, negative], axis=1)
+        if len(both) == 2:  # one prompt in each row of the batch
+            both = np.concatenate([np.zeros_like(both[:1]), both])
+        rows.append((both[[2, 1]].T, both[0], np.arange(both.shape[1]) < positive.shape[1]))
+    length = max(len(points) for points, *_ in rows)
+    points, prompt, positive = np.zeros((batch, length, 2)), np.full((batch, length), -1), np.zeros((batch, length), bool)
+    for b, row in enumerate(rows):
+        points[b, : len(row[0])], prompt[b, : len(row[0])], positive[b, : len(row[0])] = row
+    return MarkedPoints(points.astype(np.float32), prompt.astype(np.int32), positive)
 
 
 def read_prompts(case):
@@ -62,7 +62,10 @@ def make_decoder(case):
     c = case.config
     name = case.meta["case"]
     variant = "demo" if c["base"].endswith("demo") else c["base"].rsplit("_", 1)[1]
-    variant = {"decoder_text_visual_refspatial": "v1_text_with_marks", "decoder_text_visual_strokegrounding": "v1_marks_with_text"}.get(name, variant)
+    variant = {
+        "decoder_text_visual_refspatial": "v1_text_with_marks",
+        "decoder_text_visual_strokegrounding": "v1_marks_with_text",
+    }.get(name, variant)
     sizes = (c["hidden"], c["mask"], c["proj"], c["heads"], c["ff"], c["decoder_layers_run"], c["q"], c["mem"])
     return seem.SeemDecoder(*sizes, variant=variant)
 
@@ -122,7 +125,7 @@ def replace_padding(case, sequence, prompts, name):
 
 def read_output(case, result, prompts, decoder, name, index):
     """Returns our value of a recorded output. index: its stage or layer."""
-    stage, _, what = name.rpartition(".")
+    what = name.rpartition(".")[2]
     if what == "hidden":
         return result.stages[index].hidden.transpose(1, 0, 2)
     if what == "self_in":
@@ -153,3 +156,21 @@ def read_output(case, result, prompts, decoder, name, index):
     logits = scores.mark_logits(marked.mask_embedding, result.marked_mean, per_prompt=each)
     chosen, best = scores.choose_masks(logits, marked.mask_logits)
     return {"selection_logits": logits, "prev_mask": chosen, "selected_query": best}[what]
+
+
+@pytest.mark.golden("seem", r"demo_refimg_tokens.*")
+def test_example_tokens(case):
+    decoder, prompts = make_decoder(case), read_prompts(case)
+    features = channels_last(case.inputs["mask_features"])
+    levels = tuple(channels_last(case.inputs[f"ms{i}"]) for i in range(3))
+    weights = {name: value for name, value in case.weights.items() if "lang_encoder" not in name}
+    parts = {"decoder": (abstract_params(decoder, features, levels, prompts), seem.table(decoder), PREDICTOR)}
+    params = import_params(weights, **parts)["decoder"]
+    encode = jax.jit(lambda p, *inputs: decoder.apply({"params": p}, *inputs, method="encode_example"))
+    mean, tokens = encode(params, features, levels, prompts)
+    case.compare("visual_query_pos", np.moveaxis(np.asarray(mean), 1, 0))
+    case.compare("visual_query_neg", np.zeros_like(case.outputs["visual_query_neg"]))
+    for i, level in enumerate(tokens):
+        case.compare(f"src_visual_queries.{i}", level.transpose(1, 0, 2))
+        case.compare(f"src_visual_maskings.{i}", prompts.marked[1 + i].prompt < 0)
+    case.check()

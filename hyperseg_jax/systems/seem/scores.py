@@ -28,6 +28,18 @@ def class_logits(
     return scale * jnp.einsum("bqc,...kc->bqk", normalize(embeddings), vectors, precision="highest")
 
 
+LARGEST_SCALE = 100.0
+"""Bound of the scale of phrases."""
+
+
+def phrase_logits(
+    embeddings: Float[DeviceArray, "B Q C"], vectors: Float[DeviceArray, "B N C"], log_scale: Float[DeviceArray, ""]
+) -> Float[jax.Array, "B Q N"]:
+    """Returns the scaled cosines of class embeddings and the vectors of phrases."""
+    scale = jnp.minimum(jnp.exp(jnp.asarray(log_scale, jnp.float32)), LARGEST_SCALE)
+    return scale * jnp.einsum("bqc,bnc->bqn", normalize(embeddings), normalize(vectors), precision="highest")
+
+
 def mark_logits(
     embeddings: Float[DeviceArray, "B Q D"], means: Float[DeviceArray, "B N D"], *, per_prompt: int | None = None
 ) -> Float[jax.Array, "B Q N"]:
