@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from flax import linen as nn
 
+from hyperseg_jax.decoders.marks import MarkedPoints
+from hyperseg_jax.results.mask_resize import make_mask_resize, resize_masks
 from hyperseg_jax.systems.seem import model as seem
 from hyperseg_jax.tables import flatten, unflatten
 
@@ -75,19 +79,21 @@ class CaseModel:
         self.config = config_from_case(case)
         self.model = seem.build_model(self.config)
         init = lambda key: seem.init_params(self.model, self.config, key)
-        from flax import linen as nn
-
         expected = nn.unbox(jax.eval_shape(init, jax.random.key(0)))
         table, weights = seem.weight_table(self.config), case.weights
         absent = [path for row in table if not set(row.names) <= weights.keys() for path in row.paths]
-        result = flatten(table.to_flax(weights, expected, optional=absent, ignore=[r"criterion\.empty_weight", "dilation_kernel"]))
+        result = flatten(
+            table.to_flax(weights, expected, optional=absent, ignore=[r"criterion\.empty_weight", "dilation_kernel"])
+        )
         self.absent = absent
         zeros = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in flatten(expected).items() if path not in result}
         self.params = unflatten({**result, **zeros})
 
     def apply(self, method: Any, *inputs: Any, **options: Any) -> Any:
         """Runs a method of the model, jitted."""
-        return jax.jit(lambda p, *inputs: self.model.apply({"params": p}, *inputs, **options, method=method))(self.params, *inputs)
+        return jax.jit(lambda p, *inputs: self.model.apply({"params": p}, *inputs, **options, method=method))(
+            self.params, *inputs
+        )
 
 
 def normalize_image(image: np.ndarray, multiple: int = 32) -> np.ndarray:
@@ -95,3 +101,18 @@ def normalize_image(image: np.ndarray, multiple: int = 32) -> np.ndarray:
     normalized = (np.moveaxis(image, 0, -1) - MEAN) / STD
     h, w = normalized.shape[:2]
     return np.pad(normalized, ((0, -h % multiple), (0, -w % multiple), (0, 0)))[None]
+
+
+def marked_pixels(positive: np.ndarray, negative: np.ndarray, size: tuple[int, int]) -> tuple[MarkedPoints, ...]:
+    """Returns the pixels of masks [N, H, W] of one image, padded to `size`, for the mean features and for each level."""
+    rows = [np.stack([*np.nonzero(masks), np.full(masks.sum(), sign)]) for masks, sign in ((positive, 1), (negative, 0))]
+    prompt, y, x, sign = np.concatenate([row.astype(np.int32) for row in rows], axis=1)
+    points = np.stack([x / np.float32(size[1]), y / np.float32(size[0])], axis=-1)
+    return (MarkedPoints(points.astype(np.float32)[None], prompt[None], sign.astype(bool)[None]),) * 4
+
+
+def resize(logits: Any, filled: tuple[int, int], original: tuple[int, int], last: str = "bicubic") -> np.ndarray:
+    """Resizes mask logits [..., h, w] to the image."""
+    h, w = logits.shape[-2:]
+    geometry = np.array([[original[0], filled[0], 4 * h], [original[1], filled[1], 4 * w]], np.int32)
+    return np.asarray(resize_masks(jnp.asarray(logits), make_mask_resize(jnp.asarray(geometry), (h, w), original, last)))

@@ -1,23 +1,15 @@
 """The complete SEEM model against the published system."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from seem_model import CaseModel, normalize_image
+from seem_model import CaseModel, marked_pixels, normalize_image, resize
 
 from hyperseg_jax.decoders import seem
-from hyperseg_jax.decoders.marks import MarkedPoints
+from hyperseg_jax.ops.sampling import resize_bilinear
+from hyperseg_jax.ops.simulated_clicks import distance_inside, next_clicks
 from hyperseg_jax.systems.seem import model, scores
-
-
-def points_of(masks):
-    """Returns the marked pixels of masks [N, H, W] (positive, negative) as MarkedPoints of one image."""
-    rows = []
-    for positive, part in ((True, masks[0]), (False, masks[1])):
-        prompt, y, x = np.nonzero(part)
-        rows += [(x[k] / part.shape[2], y[k] / part.shape[1], prompt[k], positive) for k in range(len(prompt))]
-    x, y, prompt, positive = (np.array([row[i] for row in rows]) for i in range(4))
-    points = MarkedPoints(np.stack([x, y], -1).astype(np.float32)[None], prompt.astype(np.int32)[None], positive.astype(bool)[None])
-    return (points,) * 4
 
 
 @pytest.mark.golden("seem", r"model_full_.*")
@@ -47,7 +39,7 @@ def test_full_model(case):
     for k in range(2):
         slots = [read[f"round{k}.draw.layer{i}.memory_indices"] for i in range(9)] if k else None
         prompts = seem.SeemPrompts(
-            marked=points_of((read["pos_masks"], np.zeros_like(read["pos_masks"]))),
+            marked=marked_pixels(read["pos_masks"], np.zeros_like(read["pos_masks"]), read["pos_masks"].shape[1:]),
             query_index=read[f"round{k}.draw.spatial_query_index"],
             previous=previous,
             slots=None if slots is None else np.stack(slots),
@@ -79,8 +71,10 @@ def test_phrases(case):
     case.compare("similarity", similarity)
     chosen, best = scores.choose_masks(similarity[None], text.mask_logits)
     case.compare("matched_query", best[0])
-    print({name: value.shape for name, value in case.outputs.items()}, chosen.shape)
-    case.check(skipped=["grounding_mask", "grounding_mask_area"])
+    masks = resize(chosen[0], read["image"].shape[-2:], (125, 165))  # recorded at every second pixel
+    case.compare("grounding_mask", masks[:, ::2, ::2])
+    case.compare("grounding_mask_area", (masks > 0).sum((1, 2)))
+    case.check()
 
 
 @pytest.mark.golden("seem", r"lang_encoder.*")
@@ -92,7 +86,24 @@ def test_texts(case):
     case.compare("token_emb", run.apply("encode_text", read["input_ids"]))
     case.compare("class_emb", vectors)
     case.compare("class_emb_normalised", scores.normalize(vectors))
-    case.compare("similarity", scores.class_logits(read["similarity_visual"], case.outputs["text_embeddings"], run.params["log_scale"]))
+    case.compare(
+        "similarity", scores.class_logits(read["similarity_visual"], case.outputs["text_embeddings"], run.params["log_scale"])
+    )
     wall = model.average_templates(run.apply("text_vectors", read["wall_template_ids"])[None])
     case.compare("text_embeddings", wall, case.outputs["text_embeddings"][1:2])
     case.check()
+
+
+@pytest.mark.golden("seem", r"next_click.*")
+def test_simulated_clicks(case):
+    read = case.inputs
+    logits = resize_bilinear(jnp.moveaxis(jnp.asarray(read["prev_mask"]), 1, -1), read["pos"].shape[1:])
+    predicted = np.moveaxis(np.asarray(logits), -1, 1)[0] > 0
+    targets = np.zeros(read["pos"].shape, bool)
+    targets[:, : read["gt_masks"].shape[1], : read["gt_masks"].shape[2]] = read["gt_masks"]
+    positive, negative = jax.jit(next_clicks)(predicted, targets, read["pos"] == 1, read["neg"] == 1)
+    case.compare("next_pos", positive)
+    case.compare("next_neg", negative)
+    distance = jax.jit(distance_inside)(case.outputs["distance_input"][0] == 0)
+    case.compare("distance_output", distance[None])
+    case.check(skipped=["distance_input"])
