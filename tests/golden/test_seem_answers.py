@@ -14,7 +14,7 @@ from hyperseg_jax.results import answers, selection
 from hyperseg_jax.results.answers import Thresholds
 from hyperseg_jax.results.mask_resize import canvas_size, geometry_array, make_mask_resize
 from hyperseg_jax.structs import Prompt
-from hyperseg_jax.systems.seem import scores
+from hyperseg_jax.systems.seem import scores, shapes
 
 
 class ClassListAnswers:
@@ -209,3 +209,29 @@ def test_metrics(case):
     for threshold in ("0.5", "0.6", "0.7", "0.8", "0.9"):
         assert abs(100 * values[f"precision@{threshold}"] - case.meta["grounding"][f"precision@{threshold}"]) < 1e-3
     case.check()
+
+
+@pytest.mark.golden("seem", r"visual_sampler.*")
+def test_visual_prompts(case):
+    read = case.inputs
+    case.compare("bezier_curve_xy", shapes.smooth_outline(read["bezier_points"]))
+    case.compare("bezier_curve_single_xy", shapes.smooth_outline(read["bezier_points_single"]))
+    vertices = np.stack([read["stroke_x"], read["stroke_y"]], axis=1)
+    case.compare("stroke_mask", shapes.draw_stroke(vertices, 7, case.outputs["stroke_mask"].shape))
+    for name in ("Point", "Box"):
+        masks = read["gt_masks"] == 1
+        if name == "Box":
+            masks = np.stack([fill_box(mask) for mask in masks])
+        first = np.stack([np.asarray(next_clicks(mask[None] & False, mask[None], mask[None] & False, mask[None] & False)[0]) for mask in masks])
+        case.compare(f"{name}.rand_shape", first)
+        case.compare(f"{name}.gt_masks", masks)
+    tokens = {name for name in case.outputs if name.startswith("tokens.")}
+    random = {name for name in case.outputs if name.startswith(("train.", "Circle.", "Scribble.", "Polygon."))}
+    case.check(skipped=tokens | random)
+
+
+def fill_box(mask):
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = np.zeros_like(mask)
+    box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+    return box
