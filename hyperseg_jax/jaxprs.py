@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,16 +22,24 @@ def equations(jaxpr: Any) -> Iterator[Any]:
             yield from equations(inner)
 
 
-def largest_array(jaxpr: Any) -> tuple[tuple[int, ...], str]:
-    """Returns the shape of the largest array that the equations of a jaxpr compute, and the name stack of its equation: the
-    path of its Flax module. Without equations: an empty shape."""
-    shapes = (
-        (tuple(out.aval.shape), str(equation.source_info.name_stack))
+@dataclasses.dataclass(frozen=True)
+class ComputedArray:
+    """An array that a program computes. module: the name stack of its equation, which is the path of its Flax module."""
+
+    shape: tuple[int, ...] = ()
+    bytes: int = 0
+    module: str = ""
+
+
+def largest_array(jaxpr: Any) -> ComputedArray:
+    """Returns the largest array that the equations of a jaxpr compute."""
+    arrays = (
+        ComputedArray(tuple(out.aval.shape), out.aval.size * out.aval.dtype.itemsize, str(equation.source_info.name_stack))
         for equation in equations(jaxpr)
         for out in equation.outvars
         if hasattr(out.aval, "shape")
     )
-    return max(shapes, key=lambda shape: math.prod(shape[0]), default=((), ""))
+    return max(arrays, key=lambda array: array.bytes, default=ComputedArray())
 
 
 def _find_jaxprs(value: Any) -> list[Any]:

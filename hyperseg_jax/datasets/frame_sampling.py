@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import budget
 
 T = TypeVar("T")
 
@@ -19,6 +20,8 @@ REACH = {"stride": 3, "around": 10, "jump": 9, "references": 9}
 "jump" with the key frame first, followed by its reference frames."""
 JUMPS = ("jump", "references")
 SHORTEST_JUMP = 2
+MOST = 1000
+"""Maximum of frames and reach."""
 REVERSED = 0.3
 """Probability of reversing a clip (InstructSeg)."""
 
@@ -50,9 +53,11 @@ def sample_by_random_jumps(
     """
     jump = min(length, int(rng.integers(SHORTEST_JUMP, max_jump + 1)))
     selected = [int(rng.integers(length))]
+    near, free = np.zeros(length, bool), np.ones(length, bool)
     while len(selected) < min(count, length):
-        near = {t for frame in selected for t in range(max(0, frame - jump), min(length, frame + jump + 1))}
-        selected.append(int(rng.choice(sorted(near.difference(selected)))))
+        last = selected[-1]
+        near[max(0, last - jump) : last + jump + 1], free[last] = True, False
+        selected.append(int(rng.choice(np.flatnonzero(near & free))))
     times = _pad_with_last(np.sort(selected), count)
     return times[::-1] if rng.random() < reverse else times
 
@@ -124,6 +129,8 @@ class Sampling:
         for name, value in (("frames", self.frames), ("reach", self.reach)):
             if value is not None and value < 1:
                 raise UserError(f"{name}={value} is too few; give at least 1")
+            if value is not None and value > MOST:
+                raise UserError(f"{name}={value} is too many; give at most {MOST}")
         if self.has_key_frame and self._reach_or_default < SHORTEST_JUMP:
             raise UserError(f"reach={self.reach} is too few for sampling={self.rule!r}; give at least {SHORTEST_JUMP}")
 
@@ -158,10 +165,11 @@ class Sampling:
         """Samples clips until the key frame shows a target; returns the last clip after MAX_TRIES attempts.
 
         shows: returns whether a frame index shows a target; called once per frame. key: position of the key frame in the clip,
-        self.key_position by default.
+        self.key_position by default. Raises UserError if the record takes longer than limits.seconds.
         """
         position, shown = self.key_position if key is None else key, {}
         for _ in range(MAX_TRIES):
+            budget.check_time(f"sampling a clip of a video of {length} frames")
             times = self.sample_frame_indices(length, rng)
             t = int(times[position])
             if t not in shown:

@@ -109,7 +109,8 @@ class Engine:
         select = _jit_selection(answer, self.feed, request.canvas)
         batch, features = self._encode(request, memory is not None)
         outputs, memory = self.predict(self.params, batch, features, memory)
-        selected = select((outputs, self.feed.put(request.geometries, request.rows)), options.thresholds.segment_thresholds())
+        geometries = self.feed.put(request.geometries, request.rows)
+        selected = select(options.thresholds.segment_thresholds(), (outputs, geometries))
         return {name: self.feed.local_rows(value) for name, value in selected.items()}, memory
 
     def generate(self, request: Request, *, max_new_tokens: int = NEW_TOKENS) -> np.ndarray:
@@ -155,7 +156,7 @@ class AnswerOptions:
 
 @functools.lru_cache(maxsize=64)
 def _jit_selection(answer: Answer, feed: Feed, size: tuple[int, int]) -> Callable[..., Any]:
-    """Returns the jitted function f((outputs [B, T, K, ...], geometries [B, 2, 3]), thresholds) -> selected outputs [B, T, K,
+    """Returns the jitted function f(thresholds, (outputs [B, T, K, ...], geometries [B, 2, 3])) -> selected outputs [B, T, K,
     ...]. These include "finite", whether the mask logits are finite."""
 
     def select_rows(rows: tuple[Any, jax.Array], thresholds: jax.Array) -> Any:
@@ -172,7 +173,8 @@ def _jit_selection(answer: Answer, feed: Feed, size: tuple[int, int]) -> Callabl
         selected = jax.lax.map(select_one, (flat, jnp.repeat(geometries, frames * prompts, axis=0)))
         return jax.tree.map(lambda leaf: leaf.reshape(batch, frames, prompts, *leaf.shape[1:]), selected)
 
-    return jax.jit(feed.map_shards(select_rows))
+    select_shards = feed.map_shards(select_rows)
+    return limit_arrays(jax.jit(lambda thresholds, rows: select_shards(rows, thresholds)))
 
 
 def make_prediction_fn(engine: Engine, options: AnswerOptions, geometry: Geometry) -> PredictionFn:

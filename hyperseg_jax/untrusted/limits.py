@@ -20,9 +20,9 @@ class Limits:
     of one dataset. record_bytes: of one record of a build or prepared dataset, unpacked. values: numbers, texts and lists of
     one record of a build. json_bytes: of one annotation file. depth: nesting depth of JSON. seconds: reading time of one
     record, checked between its images. letters: characters of one text. side: image size in the config of a model folder.
-    tokens: sequence length in the config of a model folder. array: numbers of the largest array for one image that a model
-    folder describes. tasks: of the config of a model folder. outside: whether paths and links in data may leave the dataset's
-    folder.
+    tokens: sequence length in the config of a model folder. array: the largest array for one image that a model folder
+    describes, in numbers of four bytes. tasks: of the config of a model folder. outside: whether paths and links in data may
+    leave the dataset's folder.
     """
 
     pixels: int = 2**26

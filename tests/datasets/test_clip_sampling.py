@@ -16,6 +16,7 @@ from hyperseg_jax.datasets.frame_sampling import (
     sample_with_even_stride,
 )
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import budget, limits
 
 
 def draws(rule, length, count, number=300, **options):
@@ -146,3 +147,17 @@ def test_invalid_sampling_options():
         alone = rule == "references" and n == 1  # a single frame has no reference frames
         sampled = Sampling(count, rule).sample_frame_indices(n, np.random.default_rng(0))
         assert len(sampled) == (1 if alone else count), (rule, n, count)
+
+
+def test_sampling_is_bounded_in_time():
+    for field in ("frames", "reach"):
+        with pytest.raises(UserError, match=f"{field}=1001 is too many; give at most 1000"):
+            Sampling(**{"frames": 3, "rule": "jump", field: 1001})
+    sampling, tries = Sampling(900, "jump", 1000), []
+    with (
+        budget.record_budget(),
+        limits.temporary_limits(seconds=1e-3),
+        pytest.raises(UserError, match="seconds of reading time"),
+    ):
+        sampling.sample_frame_indices_showing(100_000, np.random.default_rng(0), lambda t: tries.append(t))
+    assert len(tries) < 10
