@@ -24,12 +24,19 @@ MAX_ELEMENTS = 2**31 - 1
 BATCHES = ("task", MIXED)
 """Values of data.batches: one task per batch, or all tasks mixed in each batch."""
 
+LONGEST_CYCLE = 1_000_000
+"""Maximum sum of the ratios of all tasks."""
+
 
 def task_cycle(ratios: Mapping[str, int]) -> tuple[str, ...]:
     """Returns the order of tasks in one cycle: {"a": 3, "b": 1} -> ("a", "a", "b", "a")."""
     if not ratios or any(int(r) != r or r < 0 for r in ratios.values()) or not sum(ratios.values()):
         listed = ", ".join(f"{name} {ratio}" for name, ratio in ratios.items())
         raise UserError(f"data.tasks: the ratios are {listed or 'none'}; give whole numbers, at least one above zero")
+    if sum(ratios.values()) > LONGEST_CYCLE:
+        raise UserError(
+            f"data.tasks: the ratios sum to {sum(ratios.values())}; give smaller ones, at most {LONGEST_CYCLE} in total"
+        )
     slots = [((k + 0.5) / ratio, name) for name, ratio in ratios.items() for k in range(ratio)]
     return tuple(name for _, name in sorted(slots))
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
 import json
 import math
 import os
 import pathlib
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +20,7 @@ from rich.console import Console
 from hyperseg_jax import config_fields, datasets, toy
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.data.augment import Augment
-from hyperseg_jax.data.mixture import MIXED, task_cycle
+from hyperseg_jax.data.mixture import MIXED
 from hyperseg_jax.data.processor import Batch, Processor
 from hyperseg_jax.datasets import layouts, record_errors
 from hyperseg_jax.datasets.built import Built
@@ -245,8 +245,10 @@ def make_processor(
     """Returns the processor of a task, or of "mixed" batches, which fits every task with a ratio above 0. tokenizer: None
     suffices if only shapes are needed. sizes: array sizes that override those of the config."""
     if task == MIXED:
-        trained = task_cycle({name: block.ratio for name, block in config.data.tasks.items()})
-        first, *others = (make_processor(config, system, tokenizer, name, **sizes) for name in dict.fromkeys(trained))
+        trained = [name for name, block in config.data.tasks.items() if block.ratio]
+        if not trained:
+            raise UserError("data.tasks: all ratios are 0; give at least one task a ratio above zero")
+        first, *others = (make_processor(config, system, tokenizer, name, **sizes) for name in trained)
         return first.with_common_shape(others)
     fields = config.data.tasks[task].to_dict() | sizes
     sizes = {name: size for name, size in fields.items() if name not in NOT_SIZES}
@@ -335,8 +337,8 @@ def prepare_toy_world(data: ml_collections.ConfigDict, console: Console, *, for_
         toy.World(**{"compositional": 0, **parameters})
     except UserError as error:
         raise UserError(f"data.toy: {error}") from error
-    code = zlib.crc32(json.dumps([toy.VERSION, parameters], sort_keys=True).encode())
-    folder = cache_folder() / f"toy-{code:08x}"
+    code = hashlib.sha256(json.dumps([toy.VERSION, parameters], sort_keys=True).encode()).hexdigest()
+    folder = cache_folder() / f"toy-{code[:16]}"
     if not folder.exists():
         printing.log(console, f"generating the toy dataset in {folder} (once)")
         toy.write_world(folder, **parameters, workers=min(4, os.cpu_count() or 1), log=lambda _: None)

@@ -9,6 +9,10 @@ import numpy as np
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
+from hyperseg_jax.untrusted import budget
+
+MOST_PROMPTS = 4096
+"""Maximum number of class lists per image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +37,8 @@ class ClassLists:
             raise UserError(f"max_classes={self.max_classes} is too few; give at least 1, or none for every class")
         if self.prompts_per_example < 1:
             raise UserError(f"prompts_per_example={self.prompts_per_example} is too few; give at least 1")
+        if self.prompts_per_example > MOST_PROMPTS:
+            raise UserError(f"prompts_per_example={self.prompts_per_example} is too many; give at most {MOST_PROMPTS}")
 
     def build_prompts(
         self,
@@ -47,7 +53,7 @@ class ClassLists:
         """Returns the prompts of one image.
 
         masks: bool [N, H, W]. labels: the class of each mask. ignore: bool [H, W]. crowds: (class, mask) of crowd regions.
-        areas: see Prompt.
+        areas: see Prompt. Raises UserError if the masks of all prompts exceed the limits of a record.
         """
         return tuple(
             self._build_prompt(index, k, masks, labels, ignore, key, crowds, areas) for k in range(self.prompts_per_example)
@@ -74,6 +80,7 @@ class ClassLists:
             chosen = [chosen[i] for i in rng.permutation(len(chosen))]
         new_label = {label: i for i, label in enumerate(chosen)}
         kept = [i for i, label in enumerate(labels) if label in new_label]
+        budget.charge_masks(len(kept), masks.shape[1:], f"image {key or index}")
         dropped = np.array([label not in new_label for label in labels], bool)
         ignore = ignore | masks[dropped].any(0)
         kept_crowds = [(new_label[label], mask) for label, mask in crowds if label in new_label]

@@ -23,6 +23,9 @@ WORDS: dict[Any, str] = {
 }
 """Field types and their description in messages. Lists of one type are allowed as well."""
 
+LONGEST = 10_000
+"""Maximum number of entries of a list."""
+
 
 def check_fields(what: str, make: Callable[..., Any], fields: Mapping[str, Any], *, fixed: Collection[str] = ()) -> None:
     """Raises UserError if `fields` has unknown names, values of the wrong type, or lacks required fields of `make`.
@@ -38,6 +41,10 @@ def check_fields(what: str, make: Callable[..., Any], fields: Mapping[str, Any],
             kind = named[name].annotation
             if not _has_type(value, kind):
                 raise UserError(f"{what}: {name} = {escaped_value(value)}; give {_describe_type(kind)}")
+            if isinstance(value, list | tuple) and len(value) > LONGEST:
+                raise UserError(f"{what}: {name} has {len(value)} entries; give at most {LONGEST}")
+            if isinstance(value, list | tuple) and _fixed_length(kind) is None and len(set(map(repr, value))) < len(value):
+                raise UserError(f"{what}: {name} has an entry twice; give each once")
         elif not any(p.kind is p.VAR_KEYWORD for p in parameters):
             near = difflib.get_close_matches(name, named, 1)
             guess = f" (did you mean {near[0]!r}?)" if near else ""

@@ -74,6 +74,8 @@ TEXTS = ("text", "answer", "group", "key")
 LISTS = ("classes", "answers")
 READ_BY_MODELS = ("text", "answer", "classes", "history")
 """The fields whose texts are tokenized."""
+LONGEST_GROUP = 100
+"""Maximum letters of the tag for grouped scores."""
 EXPRESSIONS = ("referring", "reasoning", "video")
 """The tasks whose text describes an object."""
 
@@ -88,6 +90,9 @@ def _check_prompts(example: Example) -> None:
             if not isinstance(value, str):
                 why = f"field {name!r} of a prompt is {escaped_value(value)}, expected a string"
                 raise Problem("bad record", f"{example.name}: {why}; correct the record")
+            if name == "group" and len(value) > LONGEST_GROUP:
+                why = f"field 'group' of a prompt has {len(value)} letters, and at most {LONGEST_GROUP} are allowed"
+                raise Problem("bad record", f"{example.name}: {why}; give a shorter name")
             if name in READ_BY_MODELS:
                 _check_text(value, f"{example.name}: field {name!r} of a prompt")
         if not all(len(texts) == 2 and all(text.strip() for text in texts) for texts in prompt.history):

@@ -27,7 +27,7 @@ from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.datasets.frame_sampling import ReferenceFrames
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.array_limit import limit_arrays
+from hyperseg_jax.evaluation.array_limit import NUMBER, limit_arrays
 from hyperseg_jax.evaluation.features import FeatureCache
 from hyperseg_jax.evaluation.protocols import EvalProtocol, PredictionFn
 from hyperseg_jax.ops.transforms import Geometry
@@ -313,7 +313,11 @@ class _ExampleBatch:
             frames = protocol.bucket_of_longest_query(0, lambda query: len(query.frames))
             pixels = rows * frames * math.prod(self.processor.geometry(height, width).padded)
             limits.check_limit("frame_pixels", pixels, example.name, f"pixels in {rows} queries of {frames} frames")
-            return common_shape(protocol.bucket_of_longest_query(k, self.processor.bucket) for k in range(protocol.prompts))
+            shape = common_shape(protocol.bucket_of_longest_query(k, self.processor.bucket) for k in range(protocol.prompts))
+            element = jax.tree.leaves(self.processor.for_bucket(shape).spec(1))
+            numbers = sum(leaf.size * leaf.dtype.itemsize for leaf in element) // NUMBER
+            limits.check_limit("array", numbers, example.name, f"numbers of {NUMBER} bytes in a query")
+            return shape
         except BaseException as error:
             self._drop(n, record_errors.error_message(error))
             return None

@@ -18,7 +18,6 @@ from hyperseg_jax.untrusted.bad_file import BadFile
 
 CASES = 6  # number of best and of worst cases
 MAX_SCORE = 1e9
-TILE = 320  # pixels: the longer side of each of the two images of a case
 
 
 class QualitativeExamples:
@@ -105,4 +104,4 @@ def _tile(row: Mapping[str, Any], example: Example) -> np.ndarray:
         masks = [decode_segmentation(mask, frame.shape[0], frame.shape[1], example.name) for mask in row["masks"]]
     answer = f" -> {row['text']}" if row["text"] else ""
     text = f"{row['value']:.3f}  {example.name}  {describe_prompt(prompt)}{answer}"
-    return draw_comparison(frame, prompt, masks, text, longest=TILE, height=44)
+    return draw_comparison(frame, prompt, masks, text, height=44)

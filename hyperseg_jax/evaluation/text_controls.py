@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from hyperseg_jax.data.sources import Task
+from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.evaluation.validation import Evaluation, evaluate
 from hyperseg_jax.metrics.baselines import shuffled_order, text_blind_scores
+from hyperseg_jax.parallel import hosts
 from hyperseg_jax.structs import Example
 from hyperseg_jax.toy.text_controls import read_objects_and_targets
 
@@ -64,7 +67,7 @@ def referring_with_controls(
     evaluation = evaluation or evaluate(engine, tasks, limit=limit, log=log)
     if "ciou" not in evaluation.scores["controls"]:
         raise UserError(f"task {task.name}: none of the requested records can be read, so there is no score; fix them")
-    shuffled = evaluate(engine, tasks, limit=limit, tiles=0, change=lambda _, examples: shuffle_texts(examples))
+    shuffled = evaluate(engine, tasks, limit=limit, tiles=0, change=ShuffledTexts)
     images = read_objects_and_targets(
         *task.controls, limit=limit, on_unreadable=lambda k, reason: unread.append(f"image {k}: {reason}")
     )
@@ -83,10 +86,30 @@ def referring_with_controls(
     )
 
 
-def shuffle_texts(examples: list[Example]) -> list[Example]:
-    """Returns the examples with the texts of all their prompts permuted, so that each prompt gets another one's text."""
-    all_prompts = [prompt for example in examples for prompt in example.prompts]
-    order = shuffled_order([prompt.text for prompt in all_prompts])
-    texts = iter([all_prompts[k].text for k in order])
-    shuffled = [tuple(dataclasses.replace(prompt, text=next(texts)) for prompt in example.prompts) for example in examples]
-    return [dataclasses.replace(example, prompts=prompts) for example, prompts in zip(examples, shuffled, strict=True)]
+class ShuffledTexts(Sequence[Example]):
+    """Those of the first `count` examples that can be read, with the texts of all their prompts permuted, so that each prompt
+    gets another one's text. Only texts are kept in memory; examples are read again when they are used."""
+
+    def __init__(self, examples: Sequence[Example], count: int, on_unreadable: Callable[[int, str], None]) -> None:
+        """Every host reads all examples; process 0 calls on_unreadable(index, reason) for those that cannot be read."""
+        self._examples, self._indices, texts = examples, list[int](), list[list[str]]()
+        for k in range(count):
+            try:
+                texts.append([prompt.text for prompt in examples[k].prompts])
+            except BaseException as error:
+                reason = record_errors.error_message(error)
+                if hosts.is_primary():
+                    on_unreadable(k, reason)
+            else:
+                self._indices.append(k)
+        flat = [text for of_example in texts for text in of_example]
+        shuffled = iter([flat[k] for k in shuffled_order(flat)])
+        self._texts = [[next(shuffled) for _ in of_example] for of_example in texts]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        example = self._examples[self._indices[index]]
+        changed = zip(example.prompts, self._texts[index], strict=True)
+        return dataclasses.replace(example, prompts=tuple(dataclasses.replace(prompt, text=text) for prompt, text in changed))

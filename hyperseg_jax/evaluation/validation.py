@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ def evaluate(
     *,
     limit: int | None = None,
     tiles: int = 12,
-    change: Callable[[str, list[Example]], list[Example]] | None = None,
+    change: Callable[[Sequence[Example], int, Callable[[int, str], None]], Sequence[Example]] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     log: Callable[[str], None] = lambda line: None,
     workers: int = 0,
@@ -55,8 +55,8 @@ def evaluate(
     Raises UserError if no record of a task can be read.
 
     limit: maximum number of examples per task. tiles: number of images for the sheet. change: replaces the examples of a task,
-    for controls such as shuffled expressions. workers: number of processes that decode images, 0 for threads. In multi-host
-    runs (engine.feed), each host scores its own rows, and the sums are added up.
+    f(examples, count, on_unreadable), for controls such as shuffled expressions. workers: number of processes that decode
+    images, 0 for threads. In multi-host runs (engine.feed), each host scores its own rows, and the sums are added up.
     """
     evaluation = Evaluation({}, [])
     for name, task in tasks.items():
@@ -69,7 +69,7 @@ def evaluate(
         add_unread = functools.partial(_add_unread, unread)
         examples: Sequence[Example] = task.val
         if change is not None:
-            examples = change(name, list(_read_readable(task.val, count, add_unread)))
+            examples = change(task.val, count, add_unread)
         total = min(count, len(examples))
         share = min(count, tiles // len(tasks))  # the sheet has tiles of every task, spread over its examples
         for done, finished in run_protocols(
@@ -134,20 +134,6 @@ def _score_example(scorer: Scorer, protocol: EvalProtocol, *, draw: bool) -> lis
         if draw and k == 0:
             tiles.append(draw_comparison(protocol.example.frames[0], prompt, list(predictions_by_frame[0].masks)))
     return tiles
-
-
-def _read_readable(examples: Sequence[Example], count: int, add_unread: Callable[[int, str], None]) -> Iterator[Example]:
-    """Yields those of the first `count` examples that can be read. Every host reads all of them; process 0 calls
-    add_unread(index, reason) for each of the others."""
-    for k in range(count):
-        try:
-            yield examples[k]
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            reason = record_errors.error_message(error)
-            if hosts.is_primary():
-                add_unread(k, reason)
 
 
 def _add_unread(unread: list[str], index: int, reason: str) -> None:

@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from hyperseg_jax.atomic import atomic_file
 from hyperseg_jax.structs import Prediction, Prompt, Segment
 
+TILE = 320
+"""Pixels of the longer side of an image in a comparison."""
 COLOURS = np.array(
     [
         [255, 64, 64],
@@ -94,14 +96,14 @@ def draw_segments(frame: np.ndarray, segments: Prediction | Sequence[Segment], *
 
 
 def draw_comparison(
-    frame: np.ndarray, prompt: Prompt, masks: Sequence[np.ndarray], text: str = "", *, longest: int = 0, height: int = 30
+    frame: np.ndarray, prompt: Prompt, masks: Sequence[np.ndarray], text: str = "", *, longest: int = TILE, height: int = 30
 ) -> np.ndarray:
     """Draws the targets of a prompt beside the predicted masks, with a caption: uint8 [h + height, 2 * w, 3].
 
     masks: each bool [H, W]. text: the caption; the description of the prompt by default. longest: maximum pixels of the longer
-    side; larger frames are subsampled, 0 means no limit.
+    side; larger frames are subsampled.
     """
-    step = max(1, -(-max(frame.shape[:2]) // longest)) if longest else 1
+    step = max(1, -(-max(frame.shape[:2]) // longest))
     small = lambda mask: mask[::step, ::step]
     targets = [small(mask[0]) for mask in prompt.masks] if prompt.masks is not None else []
     tint = prompt.task == "panoptic"

@@ -26,6 +26,7 @@ from hyperseg_jax.training.state import COUNTERS
 from hyperseg_jax.training.tensorboard import Profile, Scalars, ensure_folder
 from hyperseg_jax.untrusted import paths, printing, stores, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import escaped
 
 MAX_LOG_BYTES, MAX_LINE_BYTES = 2**28, 2**16
 MAX_LOSS = 1e39  # a loss is a float32
@@ -195,11 +196,24 @@ class Observers:
     def scores(self, step: int, scores: dict[str, dict[str, float]]) -> None:
         """Writes and logs the validation scores of each task."""
         for task, values in scores.items():
-            self._write_line({"kind": "validation", "step": step, "task": task, **values})
+            self._write_line(self._fit_line({"kind": "validation", "step": step, "task": task}, values))
             for name, value in values.items():
                 self._try_write(self._board.write, f"validation/{task}/{name}", value, step)
-            text = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if isinstance(value, float))
+            text = ", ".join(f"{escaped(name)} {value:.3f}" for name, value in values.items() if isinstance(value, float))
             self.log(f"step {step}  {task}: {text}")
+
+    def _fit_line(self, line: dict[str, Any], values: Mapping[str, float]) -> dict[str, Any]:
+        """Returns a line of metrics.jsonl with those scores that fit; scores of groups ("NAME/GROUP") come last."""
+        length, left_out = len(json.dumps(line)), 0
+        for name in sorted(values, key=lambda name: "/" in name):
+            length += len(json.dumps({name: values[name]})) + 2
+            if length < MAX_LINE_BYTES:
+                line[name] = values[name]
+            else:
+                left_out += 1
+        if left_out:
+            self.log(f"{self._path}: {left_out} scores of groups are left out, because there are too many for a line")
+        return line
 
     def log(self, text: str) -> None:
         """Prints a line above the progress bar."""

@@ -39,6 +39,8 @@ def test_the_cycle_has_exact_ratios():
     assert "".join(task_cycle({"a": 2, "b": 2})) in ("abab", "baba")
     with pytest.raises(ValueError, match="whole numbers"):
         task_cycle({"a": 0.5})
+    with pytest.raises(UserError, match="the ratios sum to 1000001; give smaller ones"):
+        task_cycle({"a": 1_000_000, "b": 1})
 
 
 def test_batches_have_one_task_and_no_record_is_lost():

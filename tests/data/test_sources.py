@@ -53,6 +53,15 @@ def test_lists_of_wrong_length():
     check_fields("augment", Augment, {"crop": [0.5, 1]})
 
 
+def test_lists_of_reader_fields_are_bounded():
+    for value, problem in (
+        (["x"] * 2, "has an entry twice"),
+        ([f"{k}" for k in range(10_001)], "has 10001 entries; give at most"),
+    ):
+        assert problem in assert_refused("labelme", {"folder": "x", "classes": value})
+        assert problem in assert_refused("refcoco", {"json_path": value, "image_root": "x"})
+
+
 def test_options_of_the_toy_world(world):
     message = assert_refused("toy", {"folder": "{root}", "task": "panoptic", "split": "val", "max_class": 3}, str(world))
     assert message.startswith("the toy reader of task 'panoptic' has no field 'max_class' (did you mean 'max_classes'?)")

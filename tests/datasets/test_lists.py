@@ -1,10 +1,13 @@
 """Lists in annotation files: frames, choices and class names that are missing or listed twice, and negative areas."""
 
+import numpy as np
 import pytest
 from damage import edit_json, run_check, sorted_problems
 
 from hyperseg_jax.datasets import layouts
+from hyperseg_jax.datasets.class_prompts import ClassLists
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import budget
 
 INSTANCES = "coco/annotations/instances_val2017.json"
 
@@ -74,3 +77,11 @@ def test_equal_names_are_noted_by_a_check(copy_samples, name):
     assert layouts.find_layout(name).open(root, split)[0].prompts
     found = sorted_problems(run_check(root, name, split))
     assert found and all(kind == "bad record" and message in text for kind, text in found)
+
+
+def test_class_lists_of_an_image_are_bounded():
+    with pytest.raises(UserError, match="prompts_per_example=4097 is too many; give at most 4096"):
+        ClassLists(("cat",), (True,), prompts_per_example=4097)
+    lists, masks = ClassLists(("cat",), (True,), prompts_per_example=4000), np.ones((20, 4, 4), bool)
+    with budget.record_budget(), pytest.raises(UserError, match=r"masks, and the limit is 50000; .*raise limits\.masks"):
+        lists.build_prompts(7, masks, [0] * 20, np.zeros((4, 4), bool))

@@ -4,8 +4,9 @@ import json
 
 import pytest
 from damage import edit_json, run_check, sorted_problems
+from PIL import Image
 
-from hyperseg_jax.datasets import ReasonSeg, RefCoco, layouts
+from hyperseg_jax.datasets import Folder, ReasonSeg, RefCoco, layouts
 from hyperseg_jax.errors import UserError
 
 REFCOCO = "refcoco/refcoco_val.json"
@@ -56,3 +57,18 @@ def test_texts_that_no_model_can_read(copy_samples, text, message):
     with pytest.raises(UserError, match=message) as raised:
         layouts.find_layout("folder").open(folder, layouts.find_layout("folder").splits[-1])[0]
     assert found == str(raised.value)
+
+
+def test_long_names_of_groups_are_reported(tmp_path):
+    """Each group becomes the name of a score, in every log."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg")
+    Image.new("L", (4, 4), 1).save(tmp_path / "a.png")
+    for letters, bad in ((100, False), (101, True)):
+        line = {"image": "a.jpg", "text": "all", "mask": "a.png", "group": "g" * letters}
+        (tmp_path / "captions.jsonl").write_text(json.dumps(line))
+        reader = Folder(tmp_path, task="referring")
+        if bad:
+            with pytest.raises(UserError, match="field 'group' of a prompt has 101 letters, and at most 100 are allowed"):
+                reader[0]
+        else:
+            assert reader[0].prompts[0].group == "g" * letters

@@ -1,6 +1,7 @@
 """Validation scores: every prompt of every example counts, even if an example has more prompts than a batch row holds."""
 
 import dataclasses
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import validation
+from hyperseg_jax.evaluation.text_controls import ShuffledTexts
+from hyperseg_jax.results import drawing
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -52,6 +55,45 @@ def test_every_prompt_is_scored(monkeypatch, room):
     assert scores["count"] == 9 and scores["giou"] == pytest.approx(3 / 9, abs=1e-3)
     assert scores["giou/g0"] == pytest.approx(1, abs=1e-3) and all(scores[f"giou/g{n}"] == 0 for n in range(1, 5))
     assert len(result.tiles) == 3 and done[-1] == (3, 3)
+
+
+def test_queries_that_need_too_much_memory_are_left_out():
+    """The element of a record may be larger than that of the config, since its sizes follow the record."""
+    processor = systems.get("hyperseg").processor(configs.load("tiny"), Tokenizer.toy(), {"length": 320, "prompts": 6})
+    task = Task("referring", None, list(make_examples()), 0, processor)
+    messages = []
+    with limits.temporary_limits(array=10_000):
+        result = validation.evaluate(make_engine(predict_everything), {"referring": task}, log=messages.append)
+    assert result.scores["referring"]["unread"] == 3 and "numbers of 4 bytes in a query, and the limit is 10000" in messages[0]
+
+
+def test_comparisons_of_images_of_any_shape_are_small():
+    """A sheet is as wide as its widest tile, and as high as its highest one."""
+    prompt = Prompt(task="referring", text="a line", masks=np.ones((1, 1, 16, 20_000), bool))
+    frame, masks = np.zeros((16, 20_000, 3), np.uint8), np.ones((1, 16, 20_000), bool)
+    tile = drawing.draw_comparison(frame, prompt, list(masks))
+    assert tile.shape[1] <= 2 * drawing.TILE and tile.shape[0] <= drawing.TILE
+
+
+def test_shuffled_texts_keep_no_images():
+    readable, alive, unread = list(make_examples()), [], []
+
+    class Reader:
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            if index == 1:
+                raise UserError("it is damaged")
+            example = dataclasses.replace(readable[index - (index > 1)])
+            alive.append(weakref.ref(example))
+            return example
+
+    shuffled = ShuffledTexts(Reader(), 4, lambda index, reason: unread.append((index, reason)))
+    assert not any(reference() for reference in alive) and unread == [(1, "it is damaged")]
+    before = [prompt.text for example in readable for prompt in example.prompts]
+    after = [prompt.text for example in shuffled for prompt in example.prompts]
+    assert len(shuffled) == 3 and sorted(after) == sorted(before) and after != before
 
 
 def predict_everything(params, batch, memory):

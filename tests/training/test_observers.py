@@ -190,3 +190,14 @@ def test_a_profile_of_chosen_steps_lands_in_the_tensorboard_folder(tmp_path):
             jnp.arange(3).block_until_ready()
             assert len(list_profiles()) == (step > 4)
     assert list_profiles()[0].relative_to(tmp_path / "tensorboard").parts[:2] == ("plugins", "profile")
+
+
+def test_scores_of_many_groups_fit_a_line(tmp_path):
+    console = recording_console()
+    groups = {f"ciou/group {k}\nerror: made up": 0.5 for k in range(3000)}
+    with make_observer(tmp_path, console) as watch:
+        watch.scores(4, {"referring": {**groups, "ciou": 0.25}})
+    (line,) = read_valid_lines(tmp_path / "metrics.jsonl")
+    assert line["ciou"] == 0.25 and 100 < sum("/" in name for name in line) < 3000
+    printed = console.export_text()
+    assert "scores of groups are left out" in printed and "\nerror: made up" not in printed

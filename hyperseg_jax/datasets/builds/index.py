@@ -14,7 +14,7 @@ from hyperseg_jax.datasets.check_errors import Problem
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import json_text, limits
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import escaped_value, one_line
+from hyperseg_jax.untrusted.printing import escaped, escaped_value, one_line
 
 FORMAT = 1
 INDEX, SETTINGS = "index.json", "build.json"
@@ -84,7 +84,8 @@ def check_settings(store: Store, settings: Mapping[str, Any]) -> None:
     if existing != settings:
         old = existing if isinstance(existing, dict) else {}
         names = [name for name in {**old, **settings} if old.get(name) != settings.get(name)]
-        changes = "; ".join(f"{name} {old.get(name)!r} saved, {settings.get(name)!r} given" for name in names)
+        values = lambda name: f"{escaped_value(old.get(name))} saved, {escaped_value(settings.get(name))} given"
+        changes = "; ".join(f"{escaped(name)} {values(name)}" for name in names)
         raise UserError(f"{store}: contains a build with other settings ({changes[:300]}); give another --out or remove it")
 
 

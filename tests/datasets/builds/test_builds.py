@@ -212,6 +212,10 @@ def test_other_settings_are_named(refs, tmp_path):
     with pytest.raises(UserError, match=r"a: contains a build with other settings \(long_edge None saved, 64 given\)"):
         build_split(refs[0], tmp_path / "a", Plan(refs[1].source, shard_size=2, long_edge=64))
     assert content(tmp_path / "a") == before
+    (tmp_path / "a" / "build.json").write_text('{"x\\nerror: made up": 1}')
+    with pytest.raises(UserError) as raised:
+        build_split(refs[0], tmp_path / "a", refs[1])
+    assert "\n" not in str(raised.value) and r"x\nerror: made up" in str(raised.value)
 
 
 def test_concurrent_builds_are_refused(refs, tmp_path):
