@@ -256,7 +256,7 @@ class SeemDecoder(nn.Module):
         for group in crossing:
             bounds.append((group.name, start, start + group.length))
             start += group.length
-        return SeemPrediction(tuple(stages), *means, tuple(bounds))
+        return SeemPrediction(tuple(stages), means[0], means[1], tuple(bounds))
 
     def encode_example(
         self,

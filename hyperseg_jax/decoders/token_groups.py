@@ -65,7 +65,8 @@ def _block(row: Group, column: Group, table: AttentionTable) -> Bool[jax.Array, 
 
 def join(groups: Sequence[Group]) -> tuple[Float[jax.Array, "B S C"], Float[jax.Array, "B S C"]]:
     """Returns content and positions of the whole sequence."""
-    return tuple(jnp.concatenate([getattr(group, field) for group in groups], axis=1) for field in ("content", "positions"))
+    content, positions = ([getattr(group, field) for group in groups] for field in ("content", "positions"))
+    return jnp.concatenate(content, axis=1), jnp.concatenate(positions, axis=1)
 
 
 def split(sequence: Float[DeviceArray, "B S C"], groups: Sequence[Group]) -> list[Group]:

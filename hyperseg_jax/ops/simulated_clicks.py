@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +49,7 @@ def distance_inside(region: Bool[DeviceArray, "N H W"]) -> Float32[jax.Array, "N
     kernel = np.exp(-np.hypot(offset[:, None], offset) / SMOOTHNESS).astype(np.float32)
     state = (jnp.float32(0), (~region).astype(jnp.float32), jnp.zeros(region.shape, jnp.float32), jnp.bool_(True))
 
-    def grow(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def grow(state: Any) -> Any:
         step, reached, distance, _ = state
         nearest = -SMOOTHNESS * jnp.log(_convolve(reached, kernel))
         new = (nearest > 0) & jnp.isfinite(nearest)

@@ -18,9 +18,10 @@ from hyperseg_jax.tables import flatten, unflatten
 MEAN, STD = np.float32([123.675, 116.28, 103.53]), np.float32([58.395, 57.12, 57.375])
 TEXT_FIELDS = {"tw": "width", "tl": "layers", "th": "heads", "ctx": "context", "proj": "dim_proj"}
 FULL = {
-    "hidden": 512, "conv": 512, "mask": 512, "proj": 512, "heads": 8, "ff": 2048, "dec": 10, "q": 101, "mem": 32, "enc_layers": 6,
-    "tw": 512, "tl": 12, "th": 8, "ctx": 77, "ncls": 133, "focal": {"E": 96, "D": (2, 2, 6, 2), "L": (3,) * 4, "Wn": (3,) * 4},
-}  # fmt: skip
+    **{"hidden": 512, "conv": 512, "mask": 512, "proj": 512, "heads": 8, "ff": 2048, "dec": 10, "q": 101, "mem": 32},
+    **{"enc_layers": 6, "tw": 512, "tl": 12, "th": 8, "ctx": 77, "ncls": 133},
+    "focal": {"E": 96, "D": (2, 2, 6, 2), "L": (3,) * 4, "Wn": (3,) * 4},
+}
 
 
 def config_from_case(case: Any) -> ml_collections.ConfigDict:

@@ -129,9 +129,10 @@ def weight_table(config: ml_collections.ConfigDict) -> Table:
     """Returns the weight table of the released state dicts (full_manifest of each model)."""
     model = build_model(config)
     rows = _backbone_table(model.backbone).with_prefix("backbone/", "backbone.")
-    decoder = model.pixel_decoder
-    is_fpn = isinstance(decoder, fpn_pixel_decoder.FPNPixelDecoder)
-    pixels = fpn_pixel_decoder.table(decoder) if is_fpn else pixel_decoder.table(decoder)
+    if isinstance(model.pixel_decoder, fpn_pixel_decoder.FPNPixelDecoder):
+        pixels = fpn_pixel_decoder.table(model.pixel_decoder)
+    else:
+        pixels = pixel_decoder.table(model.pixel_decoder)
     rows += pixels.with_prefix("pixel_decoder/", f"{HEAD}pixel_decoder.")
     text = clip_text.table(model.text_encoder).with_prefix("text_encoder/", "lang_encoder.")
     text += Table([Row("text_projection", "lang_proj", Identity()), Row("log_scale", "logit_scale", Identity())])
