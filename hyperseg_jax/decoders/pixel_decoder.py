@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,7 @@ class ConvNorm(nn.Module):
     kernel_size: int
     groups: int
     precision: Precision
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[DeviceArray, "B H W C"]) -> Float[jax.Array, "B H W {self.features}"]:
@@ -37,6 +40,7 @@ class ConvNorm(nn.Module):
             self.features,
             self.kernel_size,
             padding=self.kernel_size // 2,
+            use_bias=self.use_bias,
             precision=self.precision,
             kernel_init=init,
             name="conv",
@@ -70,6 +74,7 @@ class DeformablePixelDecoder(nn.Module):
     """Refines a pyramid of four levels to (mask features at the finest stride, three maps, coarse to fine).
 
     Padding is not masked: it is treated as part of the image, as in the published system.
+    merge: how the finest level joins. psalm: its convolutions have biases and the lateral one a ReLU; detectron2: neither.
     Corresponds to MSDeformAttnPixelDecoder.forward_features.
     Parts: projections_i (coarse to fine), level_embed, layers_i, lateral, output, mask_features.
     """
@@ -81,6 +86,7 @@ class DeformablePixelDecoder(nn.Module):
     num_layers: int = 6
     num_points: int = 4
     group_norm_groups: int = 32
+    merge: Literal["psalm", "detectron2"] = "psalm"
     remat: str = "none"
     precision: Precision = Precision()
 
@@ -110,9 +116,11 @@ class DeformablePixelDecoder(nn.Module):
             flat = x[:, start : start + height * width]
             maps.append(rearrange(flat, "b (h w) c -> b h w c", h=height))
             start += height * width
-        lateral = nn.relu(ConvNorm(self.conv_dim, 1, groups, p, name="lateral")(finest))
+        psalm = self.merge == "psalm"
+        lateral = ConvNorm(self.conv_dim, 1, groups, p, psalm, name="lateral")(finest)
+        lateral = nn.relu(lateral) if psalm else lateral
         merged = lateral + resize_bilinear(maps[-1], (lateral.shape[1], lateral.shape[2]))
-        merged = nn.relu(ConvNorm(self.conv_dim, 3, groups, p, name="output")(merged))
+        merged = nn.relu(ConvNorm(self.conv_dim, 3, groups, p, psalm, name="output")(merged))
         features = Conv(
             self.mask_dim,
             1,
@@ -132,9 +140,15 @@ def table(decoder: DeformablePixelDecoder, num_levels: int = 3) -> Table:
         rows += deformable_attention_table(f"{path}/attention", f"{name}.self_attn")
         rows += norm_table(f"{path}/norm1", f"{name}.norm1") + norm_table(f"{path}/norm2", f"{name}.norm2")
         rows += feed_forward_table(f"{path}/mlp", f"{name}.linear1", f"{name}.linear2")
-    rows += _conv_norm_table("lateral", "adapter_1") + _conv_norm_table("output", "layer_1")
+    merge_table = _conv_norm_table if decoder.merge == "psalm" else named_conv_norm_table
+    rows += merge_table("lateral", "adapter_1") + merge_table("output", "layer_1")
     return rows + conv_table("mask_features", "mask_features")
 
 
 def _conv_norm_table(path: str, name: str) -> Table:
     return conv_table(f"{path}/conv", f"{name}.0") + norm_table(f"{path}/norm", f"{name}.1")
+
+
+def named_conv_norm_table(path: str, name: str) -> Table:
+    """Returns the weight table of a ConvNorm without bias that PyTorch stores as detectron2's Conv2d with a norm."""
+    return conv_table(f"{path}/conv", name, use_bias=False) + norm_table(f"{path}/norm", f"{name}.norm")

@@ -1,5 +1,9 @@
-"""Image encoders: pixels to features.
+"""Encoders: pixels or text to features.
 
-swin    Swin Transformer; a feature pyramid for masks
-siglip  SigLIP vision transformer; features for the language model
+swin       Swin Transformer; a feature pyramid for masks
+focal      FocalNet; a feature pyramid of focal modulation
+davit      DaViT; a feature pyramid of window attention and channel attention
+sam_vit    SAM's vision transformer, with a neck that makes a feature pyramid
+siglip     SigLIP vision transformer; features for the language model
+clip_text  CLIP's text transformer; features of tokens, and one vector per text
 """

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 
 from hyperseg_jax import axes
-from hyperseg_jax.layers.conv import Conv, conv_table
+from hyperseg_jax.layers.conv import Conv, conv_table, pad_to_multiple
 from hyperseg_jax.layers.linear import Linear, linear_table
 from hyperseg_jax.layers.mlp import FeedForward, feed_forward_table
 from hyperseg_jax.layers.norms import LayerNorm, norm_table
@@ -30,12 +30,6 @@ from hyperseg_jax.structs import DeviceArray, Pyramid
 from hyperseg_jax.tables import Table
 
 SCANNED_DEPTH = 4  # an even stage of at least this depth is one scanned stack of pairs
-
-
-def pad_to_multiple(x: Float[DeviceArray, "B H W C"], multiple: int) -> Float[jax.Array, "B _ _ C"]:
-    """Pads zeros to the right and bottom, so that H and W are multiples."""
-    h, w = x.shape[1:3]
-    return jnp.pad(x, ((0, 0), (0, -h % multiple), (0, -w % multiple), (0, 0)))
 
 
 class SwinBlock(nn.Module):

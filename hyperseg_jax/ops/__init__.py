@@ -1,13 +1,14 @@
 """Functions without parameters.
 
 On the device (JAX; float32 inside, under any precision policy):
-    attention        scaled dot-product attention
-    fused_attention  attention kernels of TPUs and GPUs
-    deformable       multi-scale deformable sampling, with a custom backward pass
-    patches          bilinear sampling from tables of 2x2 patches
-    sampling         bilinear sampling and resizing with PyTorch's conventions
-    positions        fixed sine position embeddings of feature maps
-    matching         optimal assignment of queries to targets
+    attention         scaled dot-product attention
+    fused_attention   attention kernels of TPUs and GPUs
+    deformable        multi-scale deformable sampling, with a custom backward pass
+    patches           bilinear sampling from tables of 2x2 patches
+    sampling          bilinear sampling and resizing with PyTorch's conventions
+    positions         fixed sine position embeddings of feature maps
+    simulated_clicks  the next click of a simulated user
+    matching          optimal assignment of queries to targets
 
 On the host (NumPy):
     transforms    resizes images and masks to the input sizes of the encoders

@@ -20,6 +20,15 @@ def resize_bilinear(x: Float[DeviceArray, "B H W C"], size: tuple[int, int]) -> 
     return _resize_axis(_resize_axis(x, 1, size[0]), 2, size[1])
 
 
+def resize_nearest(x: Shaped[DeviceArray, "B H W C"], size: tuple[int, int]) -> Shaped[jax.Array, "B H2 W2 C"]:
+    """Resizes a feature map to (H2, W2) by nearest neighbour, as torch.nn.functional.interpolate(mode="nearest") does."""
+    for axis, target in zip((1, 2), size, strict=True):
+        scale = np.float32(x.shape[axis]) / np.float32(target)
+        index = np.minimum((np.arange(target, dtype=np.float32) * scale).astype(np.int32), x.shape[axis] - 1)
+        x = jnp.take(x, index, axis=axis, indices_are_sorted=True)
+    return x
+
+
 def _resize_axis(x: DeviceArray, axis: int, target: int) -> jax.Array:
     source = x.shape[axis]
     if source == target:

@@ -5,6 +5,8 @@ triggers a recompilation."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,9 @@ from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.untrusted import limits
 
+Filter = Literal["bilinear", "bicubic"]
+STRIDE = 4
+"""Pixels of the padded image per mask logit, where the last filter is bicubic."""
 STEP = 128
 """The sides of a canvas are multiples of this many pixels."""
 
@@ -46,13 +51,17 @@ class MaskResize:
     inside: Bool[jax.Array, "H W"]
 
 
-def make_mask_resize(geometry: Int[DeviceArray, "2 3"], source: tuple[int, int], size: tuple[int, int]) -> MaskResize:
+def make_mask_resize(
+    geometry: Int[DeviceArray, "2 3"], source: tuple[int, int], size: tuple[int, int], last: Filter = "bilinear"
+) -> MaskResize:
     """Returns the resize matrices of an image. source: (h, w) of the logits. size: (H, W) of the canvas.
 
     The published code resizes logits to the padded size, crops the padding, and resizes the result to the image. Both steps
-    are one matrix per side here. Bilinear as in PyTorch (align_corners False, no antialias).
+    are one matrix per side here. The first is bilinear as in PyTorch (align_corners False, no antialias). last: the filter of
+    the second; "bicubic" has antialias, and the padded size must be STRIDE times that of the logits.
     """
-    rows, columns = (_weights(geometry[axis], source[axis], size[axis]) for axis in (0, 1))
+    weights = _weights if last == "bilinear" else _bicubic_weights
+    rows, columns = (weights(geometry[axis], source[axis], size[axis]) for axis in (0, 1))
     inside_axis = [jnp.arange(size[axis]) < geometry[axis, 0] for axis in (0, 1)]
     return MaskResize(rows, columns, inside_axis[0][:, None] & inside_axis[1])
 
@@ -75,6 +84,28 @@ def _weights(side: Int[DeviceArray, " 3"], source: int, target: int) -> jax.Arra
         for cell, cell_weight in _neighbours(position, source, padded):
             weights += jnp.where(cells == cell[:, None], (weight * cell_weight)[:, None], 0.0)
     return jnp.where((pixel < original)[:, None], weights, 0.0)
+
+
+def _bicubic_weights(side: Int[DeviceArray, " 3"], source: int, target: int) -> jax.Array:
+    """Returns the weights of one side for a bicubic second step with antialias, float32 [target, source]: Keys' filter with
+    a = -0.5, widened if it reduces the size, and normalized at the border (torch's interpolate with antialias=True)."""
+    original, filled, _ = side
+    pixel, position = jnp.arange(target)[:, None], jnp.arange(STRIDE * source)
+    scale = filled.astype(jnp.float32) / original
+    wide, center = jnp.maximum(scale, 1.0), scale * (pixel + 0.5)
+    first = jnp.maximum((center - 2 * wide + 0.5).astype(jnp.int32), 0)
+    last = jnp.minimum((center + 2 * wide + 0.5).astype(jnp.int32), filled)
+    distance = jnp.abs((position + 0.5 - center) / wide)
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weights = jnp.where(distance < 1, near, jnp.where(distance < 2, far, 0.0))
+    weights = jnp.where((position >= first) & (position < last), weights, 0.0)
+    weights = weights / jnp.maximum(weights.sum(1, keepdims=True), 1e-6)
+    cells = jnp.zeros((STRIDE * source, source), jnp.float32)
+    for cell, weight in _neighbours(position, source, STRIDE * source):
+        cells += jnp.where(jnp.arange(source) == cell[:, None], weight[:, None], 0.0)
+    resized = jnp.einsum("tp,ps->ts", weights, cells, precision="highest")
+    return jnp.where(pixel < original, resized, 0.0)
 
 
 def _neighbours(position: jax.Array, source: Side, target: Side) -> list[tuple[jax.Array, jax.Array]]:

@@ -13,8 +13,10 @@ from hyperseg_jax.tables.operators import (
     Identity,
     Operator,
     PaddedRows,
+    Squeeze,
     Stack,
     Transpose,
+    TransposedConvKernel,
     ZeroBias,
 )
 from hyperseg_jax.tables.table import Piece, Row, Table, flatten, unflatten
@@ -33,9 +35,11 @@ __all__ = [
     "Row",
     "Rule",
     "SourceCheckpoint",
+    "Squeeze",
     "Stack",
     "Table",
     "Transpose",
+    "TransposedConvKernel",
     "ZeroBias",
     "find_first_rule",
     "flatten",

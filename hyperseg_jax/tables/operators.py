@@ -57,6 +57,28 @@ class ConvKernel:
 
 
 @dataclasses.dataclass(frozen=True)
+class TransposedConvKernel:
+    """ConvTranspose2d.weight [in, out, h, w] <-> kernel [h, w, in, out]."""
+
+    def to_flax(self, tensors: Arrays) -> Arrays:
+        return (tensors[0].transpose(2, 3, 0, 1),)
+
+    def to_torch(self, leaves: Arrays) -> Arrays:
+        return (leaves[0].transpose(2, 3, 0, 1),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Squeeze:
+    """A tensor [1, ...] <-> the array [...]."""
+
+    def to_flax(self, tensors: Arrays) -> Arrays:
+        return (tensors[0][0],)
+
+    def to_torch(self, leaves: Arrays) -> Arrays:
+        return (leaves[0][None],)
+
+
+@dataclasses.dataclass(frozen=True)
 class FusedQKV:
     """One fused tensor [3C, ...] <-> query, key and value (parts = 2: key and value); transpose: True for a Linear.weight."""
 

@@ -89,6 +89,9 @@ class GoldenCase:
         entry = self.meta.get("fp32_vs_fp64", {}).get(name)
         if entry is not None:
             return entry.get("max_abs")
+        measured = self.meta.get("fp32_vs_fp64_max_abs")
+        if measured is not None:
+            return measured.get(name) if isinstance(measured, dict) else measured
         tolerance = self.meta.get("tolerance", {})
         floors = tolerance.get("fp32_vs_fp64_max_abs", tolerance.get("fp32_vs_fp64_abs"))
         if name.startswith(("step0/", "step1/")):  # the rule of train_4_steps: the floor holds from step 2 on
