@@ -28,8 +28,8 @@ LONGEST_CYCLE = 1_000_000
 """Maximum sum of the ratios of all tasks."""
 
 
-def task_cycle(ratios: Mapping[str, int]) -> tuple[str, ...]:
-    """Returns the order of tasks in one cycle: {"a": 3, "b": 1} -> ("a", "a", "b", "a")."""
+def check_ratios(ratios: Mapping[str, int]) -> None:
+    """Raises UserError if the ratios are not whole numbers, are all zero, or sum to more than LONGEST_CYCLE."""
     if not ratios or any(int(r) != r or r < 0 for r in ratios.values()) or not sum(ratios.values()):
         listed = ", ".join(f"{name} {ratio}" for name, ratio in ratios.items())
         raise UserError(f"data.tasks: the ratios are {listed or 'none'}; give whole numbers, at least one above zero")
@@ -37,6 +37,11 @@ def task_cycle(ratios: Mapping[str, int]) -> tuple[str, ...]:
         raise UserError(
             f"data.tasks: the ratios sum to {sum(ratios.values())}; give smaller ones, at most {LONGEST_CYCLE} in total"
         )
+
+
+def task_cycle(ratios: Mapping[str, int]) -> tuple[str, ...]:
+    """Returns the order of tasks in one cycle: {"a": 3, "b": 1} -> ("a", "a", "b", "a"). Raises UserError, see check_ratios."""
+    check_ratios(ratios)
     slots = [((k + 0.5) / ratio, name) for name, ratio in ratios.items() for k in range(ratio)]
     return tuple(name for _, name in sorted(slots))
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from hyperseg_jax import config_fields, datasets, toy
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.data.augment import Augment
-from hyperseg_jax.data.mixture import MIXED
+from hyperseg_jax.data.mixture import MIXED, check_ratios
 from hyperseg_jax.data.processor import Batch, Processor
 from hyperseg_jax.datasets import layouts, record_errors
 from hyperseg_jax.datasets.built import Built
@@ -245,9 +245,9 @@ def make_processor(
     """Returns the processor of a task, or of "mixed" batches, which fits every task with a ratio above 0. tokenizer: None
     suffices if only shapes are needed. sizes: array sizes that override those of the config."""
     if task == MIXED:
-        trained = [name for name, block in config.data.tasks.items() if block.ratio]
-        if not trained:
-            raise UserError("data.tasks: all ratios are 0; give at least one task a ratio above zero")
+        ratios = {name: block.ratio for name, block in config.data.tasks.items()}
+        check_ratios(ratios)
+        trained = [name for name, ratio in ratios.items() if ratio]
         first, *others = (make_processor(config, system, tokenizer, name, **sizes) for name in trained)
         return first.with_common_shape(others)
     fields = config.data.tasks[task].to_dict() | sizes
