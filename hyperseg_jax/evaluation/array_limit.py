@@ -19,7 +19,8 @@ NUMBER = 4
 
 def limit_arrays(function: Any) -> Callable[..., Any]:
     """Wraps a jitted f(params, batch, ...): the first call with new shapes raises UserError if one of its arrays, divided by
-    the rows of the batch, has more numbers of four bytes than the limit `array`, and than the largest parameter."""
+    the rows of the batch, has more numbers of four bytes than the limit `array`, and than the largest parameter. params: any
+    arrays without rows, such as thresholds."""
     accepted: set[Any] = set()
 
     @functools.wraps(function)
