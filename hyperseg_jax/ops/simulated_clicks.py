@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int32
 
 from hyperseg_jax.structs import DeviceArray
 
@@ -17,29 +18,44 @@ GOOD_ENOUGH = 0.925
 """IoU from which the user does not click any more."""
 
 
-def next_clicks(
+@flax.struct.dataclass
+class Clicks:
+    """A click for each of N objects. positive: on a missing part; else on a part that is too much. wanted: False where the
+    prediction is good enough."""
+
+    row: Int32[jax.Array, "*B N"]
+    column: Int32[jax.Array, "*B N"]
+    positive: Bool[jax.Array, "*B N"]
+    wanted: Bool[jax.Array, "*B N"]
+
+
+def choose_clicks(
     predicted: Bool[DeviceArray, "N H W"],
     targets: Bool[DeviceArray, "N H W"],
     positive: Bool[DeviceArray, "N H W"],
     negative: Bool[DeviceArray, "N H W"],
-) -> tuple[Bool[jax.Array, "N H W"], Bool[jax.Array, "N H W"]]:
-    """Returns the pixels marked so far, and a square of 3 x 3 pixels more for each object.
-
-    It is in the middle of the pixels that are missing from the prediction, or of those that are too much (negative), of
-    whichever there are more; pixels that are marked already do not count. positive, negative: pixels marked so far.
-    """
+) -> Clicks:
+    """Returns the next click for each object: in the middle of the pixels that are missing from the prediction, or of those
+    that are too much (negative), of whichever there are more; pixels that are marked already do not count. positive, negative:
+    pixels marked so far."""
     missing = targets & ~predicted & ~positive & ~negative
     surplus = predicted & ~targets & ~positive & ~negative
     is_positive = missing.sum((1, 2)) > surplus.sum((1, 2))
     wrong = jnp.where(is_positive[:, None, None], missing, surplus)
     depth = distance_inside(jnp.pad(wrong, ((0, 0), (1, 1), (1, 1))))[:, 1:-1, 1:-1]
-    deepest = jnp.argmax(depth.reshape(len(depth), -1), axis=1)
-    row, column = jnp.divmod(deepest, wrong.shape[2])
-    near = lambda size, center: jnp.abs(jnp.arange(size) - center[:, None]) <= 1
-    square = near(wrong.shape[1], row)[:, :, None] & near(wrong.shape[2], column)[:, None, :]
+    row, column = jnp.divmod(jnp.argmax(depth.reshape(len(depth), -1), axis=1), wrong.shape[2])
     overlap, union = (predicted & targets).sum((1, 2)), (predicted | targets).sum((1, 2))
-    square &= (overlap < GOOD_ENOUGH * union)[:, None, None]
-    chosen = is_positive[:, None, None]
+    return Clicks(row.astype(jnp.int32), column.astype(jnp.int32), is_positive, overlap < GOOD_ENOUGH * union)
+
+
+def add_squares(
+    clicks: Clicks, positive: Bool[DeviceArray, "N H W"], negative: Bool[DeviceArray, "N H W"]
+) -> tuple[Bool[jax.Array, "N H W"], Bool[jax.Array, "N H W"]]:
+    """Returns the marked pixels with a square of 3 x 3 pixels more for each wanted click."""
+    near = lambda size, center: jnp.abs(jnp.arange(size) - center[:, None]) <= 1
+    square = near(positive.shape[1], clicks.row)[:, :, None] & near(positive.shape[2], clicks.column)[:, None, :]
+    square &= clicks.wanted[:, None, None]
+    chosen = clicks.positive[:, None, None]
     return positive | (square & chosen), negative | (square & ~chosen)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 
 from hyperseg_jax.decoders.marks import MarkedPoints
+from hyperseg_jax.ops.simulated_clicks import add_squares, choose_clicks
 from hyperseg_jax.results.mask_resize import make_mask_resize, resize_masks
 from hyperseg_jax.systems.seem import model as seem
 from hyperseg_jax.tables import flatten, unflatten
@@ -110,6 +111,11 @@ def marked_pixels(positive: np.ndarray, negative: np.ndarray, size: tuple[int, i
     prompt, y, x, sign = np.concatenate([row.astype(np.int32) for row in rows], axis=1)
     points = np.stack([x / np.float32(size[1]), y / np.float32(size[0])], axis=-1)
     return (MarkedPoints(points.astype(np.float32)[None], prompt[None], sign.astype(bool)[None]),) * 4
+
+
+def next_clicks(*masks: Any) -> tuple[Any, Any]:
+    """Returns the pixels marked so far, and those of the next clicks. masks: those of choose_clicks."""
+    return add_squares(choose_clicks(*masks), *masks[2:])
 
 
 def resize(logits: Any, filled: tuple[int, int], original: tuple[int, int], last: str = "bicubic") -> np.ndarray:

@@ -3,10 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from seem_model import CaseModel, marked_pixels, normalize_image, resize
+from seem_model import CaseModel, marked_pixels, next_clicks, normalize_image, resize
 
 from hyperseg_jax.decoders import seem
-from hyperseg_jax.ops.simulated_clicks import next_clicks
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.results import answers, selection
 from hyperseg_jax.results.answers import Thresholds

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from seem_model import CaseModel, marked_pixels, normalize_image, resize
+from seem_model import CaseModel, marked_pixels, next_clicks, normalize_image, resize
 
 from hyperseg_jax.decoders import seem
 from hyperseg_jax.ops.sampling import resize_bilinear
-from hyperseg_jax.ops.simulated_clicks import distance_inside, next_clicks
+from hyperseg_jax.ops.simulated_clicks import distance_inside
 from hyperseg_jax.systems.seem import model, scores
 
 

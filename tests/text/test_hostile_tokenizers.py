@@ -6,7 +6,8 @@ import time
 
 import fuzz
 import pytest
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+import real_vocabulary
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from hyperseg_jax import atomic
@@ -16,7 +17,6 @@ from hyperseg_jax.untrusted import limits
 
 TOY = json.loads(TOY_FILE.read_text())
 END = "<|endoftext|>"
-CLIP = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def make_vocab(tokens):
@@ -50,19 +50,7 @@ def make_llama():
 def make_clip():
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = make_vocab([*alphabet, *(f"{letter}</w>" for letter in alphabet), "th", "the</w>", "<|startoftext|>", END])
-    merges = [("t", "h"), ("th", "e</w>")]
-    backend = Backend(models.BPE(vocab, merges, unk_token=END, continuing_subword_prefix="", end_of_word_suffix="</w>"))
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(CLIP), "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    backend.decoder = decoders.ByteLevel()
-    end = (END, vocab[END])
-    backend.post_processor = processors.RobertaProcessing(end, ("<|startoftext|>", vocab["<|startoftext|>"]))
-    backend.add_special_tokens(["<|startoftext|>", END])
-    return backend
+    return real_vocabulary.clip_backend(vocab, [("t", "h"), ("th", "e</w>")])
 
 
 def make_bart():

@@ -5,9 +5,7 @@ markers      placeholders in prompts for images, queries, classes and regions
 templates    prompt templates with markers, and their token ids
 rounds       the token ids and labels of questions and answers
 tokenizer    loads the tokenizer of a config
-pixels       normalization of pixels
 sizes        what their processors have in common
-targets      target masks as arrays of a fixed size
 lengths      cuts batches to shorter sequences
 text_loss    the loss of supervised text
 writer       generates the answer to a question

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from hyperseg_jax.data.processor import Batch, Shape
+from hyperseg_jax.data.targets import TargetArrays
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.transforms import Geometry, fit_to_square
 from hyperseg_jax.structs import IGNORED, Source
-from hyperseg_jax.systems.psalm.targets import TargetArrays
 
 
 class SizedProcessor(abc.ABC):

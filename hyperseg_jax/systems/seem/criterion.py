@@ -29,9 +29,9 @@ for phrases of the same text; kinds of scores: "sentence" and "name". MARKS: row
 
 @flax.struct.dataclass
 class PromptVectors:
-    """What the embeddings of queries are compared with. classes: the last one is "background"."""
+    """What the embeddings of queries are compared with; None without such prompts."""
 
-    classes: Float[DeviceArray, "*B K E"]
+    classes: Float[DeviceArray, "*B K E"] | None
     phrases: Float[DeviceArray, "B N E"] | None
     log_scale: Float[DeviceArray, ""]
 
@@ -53,9 +53,10 @@ def build_criteria(config: ml_collections.ConfigDict) -> dict[str, MaskCriterion
 
 
 def predictions_of(
-    prediction: SeemPrediction, vectors: PromptVectors, features: Float[DeviceArray, "B h w D"]
+    prediction: SeemPrediction, vectors: PromptVectors, features: Float[DeviceArray, "B h w D"] | None
 ) -> dict[str, MaskPrediction]:
-    """Returns the predictions of the queries of each kind at all stages, with their scores. features: those of the decoder."""
+    """Returns the predictions of the queries of each kind at all stages, with their scores. features: those that the
+    mask embeddings are multiplied with; None: the losses read the mask logits."""
 
     def collect(group: str, scores: Callable[[SeemStage], dict[str, jax.Array]]) -> MaskPrediction:
         *stages, last = [prediction.part(group, k) for k in range(len(prediction.stages))]
@@ -92,6 +93,7 @@ def by_prompt(prediction: MaskPrediction, num_prompts: int) -> MaskPrediction:
 
 def object_scores(stage: SeemStage, vectors: PromptVectors) -> dict[str, jax.Array]:
     """Returns the logits of classes."""
+    assert vectors.classes is not None
     return {"class": class_logits(stage.class_embedding, vectors.classes, vectors.log_scale)}
 
 
