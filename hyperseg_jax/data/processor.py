@@ -26,12 +26,14 @@ class Encoding:
 
     function: f(parameters, arrays of the part, features) -> features of the part, a pytree. needs: the parts whose features
     the function may use, if the batch has them. without_memory: whether the features are only valid without memory of earlier
-    frames.
+    frames. of_images: False for features that do not depend on an image, such as class lists; they stay cached for further
+    batches.
     """
 
     function: Callable[[Any, Batch, Mapping[str, Any]], Any]
     needs: tuple[str, ...] = ()
     without_memory: bool = False
+    of_images: bool = True
 
 
 class Processor(Protocol):

@@ -222,20 +222,23 @@ class SeemDecoder(nn.Module):
         prompts: SeemPrompts,
         *,
         objects: bool = True,
+        variant: str | None = None,
         attention_masks: tuple[Bool[DeviceArray, "B Q _"], ...] | None = None,
     ) -> SeemPrediction:
         """Predicts masks and embeddings.
 
         levels: coarse to fine. objects: whether the queries without a prompt are run; in v0 and v1 the others do not depend on
-        them. attention_masks: the cross-attention mask of each layer (True = blocked) instead of the predicted ones.
+        them. variant: that of the decoder by default. attention_masks: the cross-attention mask of each layer (True =
+        blocked) instead of the predicted ones.
         """
-        table = TABLES[self.variant]
+        variant = variant or self.variant
+        table = TABLES[variant]
         levels = self._embed_levels(levels)
         keys = tuple(rearrange(level + self._sine(level), "b h w c -> b (h w) c") for level in levels)
         values = tuple(rearrange(level, "b h w c -> b (h w) c") for level in levels)
         marks = None if prompts.marked is None else self._sample(levels, prompts.marked)
-        means = [None, None] if prompts.marked is None else [self._mean(mask_features, prompts, sign) for sign in (True, False)]
-        crossing, tokens = self._queries(mask_features.shape[0], prompts, objects), self._tokens(prompts)
+        mean = lambda sign: None if prompts.marked is None else self._mean(mask_features, prompts, sign, variant)
+        crossing, tokens = self._queries(mask_features.shape[0], prompts, objects, variant), self._tokens(prompts)
         stages = []
         for i, layer in enumerate(self.layers):
             stage, level = self._predict(crossing, mask_features), i % len(levels)
@@ -256,7 +259,7 @@ class SeemDecoder(nn.Module):
         for group in crossing:
             bounds.append((group.name, start, start + group.length))
             start += group.length
-        return SeemPrediction(tuple(stages), means[0], means[1], tuple(bounds))
+        return SeemPrediction(tuple(stages), mean(True), mean(False), tuple(bounds))
 
     def encode_example(
         self,
@@ -267,7 +270,7 @@ class SeemDecoder(nn.Module):
         """Returns the mean feature and the tokens by level of the marked pixels of an image, to find them in other images."""
         assert prompts.marked is not None
         tokens = self._sample(self._embed_levels(levels), prompts.marked)
-        return self._mean(mask_features, prompts, True), tokens
+        return self._mean(mask_features, prompts, True, self.variant), tokens
 
     def _sample(
         self, levels: tuple[Float[DeviceArray, "B _ _ C"], ...], marked: tuple[MarkedPoints, ...]
@@ -281,16 +284,18 @@ class SeemDecoder(nn.Module):
     def _sine(self, level: Float[DeviceArray, "B h w C"]) -> Float[jax.Array, "h w C"]:
         return self.precision.cast(jnp.asarray(sine_positions(level.shape[1], level.shape[2], level.shape[3])))
 
-    def _mean(self, features: Float[DeviceArray, "B h w D"], prompts: SeemPrompts, positive: bool) -> Float[jax.Array, "B N D"]:
+    def _mean(
+        self, features: Float[DeviceArray, "B h w D"], prompts: SeemPrompts, positive: bool, variant: str
+    ) -> Float[jax.Array, "B N D"]:
         assert prompts.marked is not None
-        empty = -1.0 if self.variant.startswith("v1") else 0.0
+        empty = -1.0 if variant.startswith("v1") else 0.0
         return mean_features(features, prompts.marked[0], prompts.num_prompts, positive=positive, empty=empty)
 
-    def _queries(self, batch: int, prompts: SeemPrompts, objects: bool) -> list[Group]:
+    def _queries(self, batch: int, prompts: SeemPrompts, objects: bool, variant: str) -> list[Group]:
         """Returns the groups that attend to the image: copies of the object queries for each kind of prompt, and the memory."""
         rows = lambda table: jnp.broadcast_to(table, (batch, *table.shape))
         everything = rows(self.query_features), rows(self.query_positions)
-        if self.variant == "demo":
+        if variant == "demo":
             return [Group(OBJECT, *everything)]
         groups = [Group(OBJECT, *everything)] if objects else []
         if prompts.text is not None:

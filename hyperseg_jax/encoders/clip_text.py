@@ -19,9 +19,6 @@ from hyperseg_jax.layers.token_tables import Embedding
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.tables import Identity, Row, Table
 
-END_ID = 49407
-"""The end token of CLIP's vocabulary, which also fills texts up to the context length."""
-
 
 class ClipTextLayer(nn.Module):
     """A pre-norm block with causal attention. Parts: norm1, attention, norm2, mlp."""
@@ -45,10 +42,12 @@ class ClipText(nn.Module):
     """Encodes texts of `context` tokens to one feature per token, after the final norm; defaults are SEEM's encoder.
 
     Attention is causal, so tokens after the end token do not change those before it; padding is not masked, as published.
-    epsilon: of the norms (SEEM 1e-12, transformers 1e-5). Parts: tokens, positions, layers (stacked), norm.
+    epsilon: of the norms (SEEM 1e-12, transformers 1e-5). end_id: the end token, which also fills texts up to a common length.
+    Parts: tokens, positions, layers (stacked), norm.
     """
 
     vocab_size: int = 49408
+    end_id: int = 49407
     context: int = 77
     hidden_size: int = 512
     num_layers: int = 12
@@ -72,9 +71,9 @@ class ClipText(nn.Module):
         return LayerNorm(self.epsilon, p, name="norm")(x)
 
 
-def select_end(hidden: Float[DeviceArray, "B L D"], ids: Int[DeviceArray, "B L"]) -> Float[jax.Array, "B D"]:
+def select_end(hidden: Float[DeviceArray, "B L D"], ids: Int[DeviceArray, "B L"], end_id: int) -> Float[jax.Array, "B D"]:
     """Returns the features at the first end token of each text, which stand for the text."""
-    first = jnp.argmax(ids == END_ID, axis=1)
+    first = jnp.argmax(ids == end_id, axis=1)
     return jnp.take_along_axis(hidden, first[:, None, None], axis=1)[:, 0]
 
 

@@ -166,7 +166,9 @@ def _jit_selection(answer: Answer, feed: Feed, size: tuple[int, int]) -> Callabl
         def select_one(row: tuple[Any, jax.Array]) -> Any:
             outputs, geometry = row
             masks = outputs["mask_logits"]
-            selected = answer.select(outputs, make_mask_resize(geometry, masks.shape[-2:], size), thresholds)
+            selected = answer.select(
+                outputs, make_mask_resize(geometry, masks.shape[-2:], size, answer.last_filter), thresholds
+            )
             return {**selected, "finite": jnp.isfinite(masks).all()}
 
         flat = jax.tree.map(lambda leaf: leaf.reshape(batch * frames * prompts, *leaf.shape[3:]), outputs)

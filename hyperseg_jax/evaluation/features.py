@@ -30,10 +30,16 @@ class FeatureCache:
         self._params: list[Any] = []
 
     def clear(self) -> None:
-        """Drops all features and frees their device memory."""
+        """Drops the features of images and frees their device memory."""
+        for name, encoding in self._encodings.items():
+            if encoding.of_images:
+                self._cached[name].clear()
+
+    def _clear_all(self, leaves: list[Any]) -> None:
+        """Drops all features. leaves: the arrays of the new parameters."""
         for cached in self._cached.values():
             cached.clear()
-        self._params = []
+        self._params = leaves
 
     def features(
         self, params: Any, parts: Mapping[str, Batch], put: Callable[[Batch], Any], *, memory: bool = False
@@ -45,8 +51,7 @@ class FeatureCache:
         """
         leaves = jax.tree.leaves(params)  # compares arrays by identity, because the dictionary may be updated in place
         if len(leaves) != len(self._params) or any(new is not old for new, old in zip(leaves, self._params, strict=True)):
-            self.clear()
-            self._params = leaves
+            self._clear_all(leaves)
         if self._encodings and (unknown := parts.keys() - self._encodings.keys()):
             raise ValueError(f"the processor returns the part {min(unknown)!r}, which the system does not encode")
         names = [name for name in self._encodings if name in parts and not (memory and self._encodings[name].without_memory)]

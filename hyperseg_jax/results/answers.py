@@ -10,7 +10,7 @@ import numpy as np
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.transforms import Geometry
-from hyperseg_jax.results.mask_resize import MaskResize
+from hyperseg_jax.results.mask_resize import Filter, MaskResize
 from hyperseg_jax.results.selection import Selected
 from hyperseg_jax.structs import Prediction, Prompt
 
@@ -40,10 +40,12 @@ class Answer:
 
     select(outputs of one prompt on one frame, resize, thresholds.segment_thresholds()) -> arrays, on the device.
     predict(these arrays, prompt, geometry, thresholds) -> Prediction, on the host.
+    last_filter: the filter by which masks are resized to the image (mask_resize.make_mask_resize).
     """
 
     select: Callable[[Mapping[str, jax.Array], MaskResize, jax.Array], Selected]
     predict: Callable[[Arrays, Prompt, Geometry, Thresholds], Prediction]
+    last_filter: Filter = "bilinear"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from hyperseg_jax.systems.seem import criterion, inputs, objective, texts
 from hyperseg_jax.systems.seem import model as seem_model
 from hyperseg_jax.systems.seem.criterion import MARKS, OBJECTS, PHRASES
 from hyperseg_jax.systems.seem.objective import Rounds
-from hyperseg_jax.systems.seem.rounds import Choices, Marks, masks_of_prompts, round_prompts
+from hyperseg_jax.systems.seem.rounds import Choices, Marks, answer_marks, round_prompts
 from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.text.tokenizer import Tokenizer
 
@@ -296,7 +296,7 @@ def test_training_step(case, tmp_path):
     prompts_of = round_prompts(marks, choices, 0, np.zeros((images, prompts, 24, 32), np.float32), False)
     image = run.apply("encode_image", pictures)
     first = run.apply("decode", image, prompts_of, objects=False)
-    rounds_masks = masks_of_prompts(first)
+    rounds_masks, _ = answer_marks(first)
     case.compare("round0.prev_mask", rounds_masks)
     case.compare("final.pred_smaskembs", prediction.part(seem.MARK_QUERY).mask_embedding)
     case.compare("final.pred_gtexts", prediction.part(seem.TEXT_QUERY).class_embedding)

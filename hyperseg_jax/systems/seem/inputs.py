@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.decoders.marks import MarkedPoints
-from hyperseg_jax.encoders.clip_text import END_ID, select_end
+from hyperseg_jax.encoders.clip_text import select_end
 from hyperseg_jax.losses.targets import MaskTargets
 from hyperseg_jax.ops.pixels import normalize_for_masks
 from hyperseg_jax.structs import DeviceArray
@@ -47,12 +47,12 @@ def encode_phrases(
     model: Seem, params: Any, ids: Int[DeviceArray, "B N L"], present: Bool[DeviceArray, "B N"]
 ) -> tuple[Float[jax.Array, "B NL E"], Bool[jax.Array, "B NL"], Float[jax.Array, "B N E"]]:
     """Returns the tokens of all phrases of an image, which of them are no padding, and a vector for each phrase."""
-    batch, count, length = ids.shape
+    (batch, count, length), end = ids.shape, model.text_encoder.end_id
     flat = ids.reshape(batch * count, length)
     tokens: Any = model.apply({"params": params}, flat, method="encode_text")
-    ends = jnp.argmax(flat == END_ID, axis=1)
+    ends = jnp.argmax(flat == end, axis=1)
     valid = (jnp.arange(length) <= ends[:, None]).reshape(batch, count, length) & present[..., None]
-    vectors = select_end(tokens, flat).reshape(batch, count, -1)
+    vectors = select_end(tokens, flat, end).reshape(batch, count, -1)
     return tokens.reshape(batch, count * length, -1), valid.reshape(batch, -1), vectors
 
 

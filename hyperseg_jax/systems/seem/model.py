@@ -69,11 +69,14 @@ class Seem(nn.Module):
 
     def text_vectors(self, ids: Int[DeviceArray, "N L"]) -> Float[jax.Array, "N E"]:
         """Returns a vector for each text: that of its end token."""
-        return clip_text.select_end(self.encode_text(ids), ids)
+        return clip_text.select_end(self.encode_text(ids), ids, self.text_encoder.end_id)
 
-    def decode(self, image: SeemImage, prompts: SeemPrompts, *, objects: bool = True) -> SeemPrediction:
-        """Answers prompts about an encoded image. objects: whether the queries without a prompt are run."""
-        return self.decoder(image.mask_features, image.levels, prompts, objects=objects)
+    def decode(
+        self, image: SeemImage, prompts: SeemPrompts, *, objects: bool = True, variant: str | None = None
+    ) -> SeemPrediction:
+        """Answers prompts about an encoded image. objects: whether the queries without a prompt are run. variant: another
+        attention table than that of the decoder."""
+        return self.decoder(image.mask_features, image.levels, prompts, objects=objects, variant=variant)
 
 
 def average_templates(vectors: Float[DeviceArray, "K T E"]) -> Float[jax.Array, "K E"]:

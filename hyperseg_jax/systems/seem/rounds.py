@@ -83,12 +83,15 @@ def round_prompts(
     )
 
 
-def masks_of_prompts(prediction: SeemPrediction) -> Float[jax.Array, "B N h w"]:
-    """Returns the mask logits that answer each visual prompt: those of the best of its own queries."""
+def answer_marks(prediction: SeemPrediction) -> tuple[Float[jax.Array, "B N h w"], Float[jax.Array, "B N"]]:
+    """Returns the mask logits that answer each visual prompt, those of the best of its queries, and how well they match: the
+    mean mask logit of the marked pixels. Without queries of their own, as in demo, prompts are answered by the objects."""
     assert prediction.marked_mean is not None
-    part, prompts = prediction.part(seem.MARK_QUERY), prediction.marked_mean.shape[1]
+    names = [name for name, *_ in prediction.groups]
+    part = prediction.part(seem.MARK_QUERY if seem.MARK_QUERY in names else seem.OBJECT)
+    prompts = prediction.marked_mean.shape[1]
     logits = mark_logits(part.mask_embedding, prediction.marked_mean, per_prompt=part.mask_embedding.shape[1] // prompts)
-    return choose_masks(logits, part.mask_logits)[0]
+    return choose_masks(logits, part.mask_logits)[0], logits.max(1)
 
 
 def simulate_rounds(
@@ -114,7 +117,7 @@ def simulate_rounds(
 
     def play(number: jax.Array, state: tuple[Marks, jax.Array]) -> tuple[Marks, jax.Array]:
         marks, previous = state
-        previous = masks_of_prompts(decode(round_prompts(marks, choices, number, previous, number > 0)))
+        previous, _ = answer_marks(decode(round_prompts(marks, choices, number, previous, number > 0)))
         resized = resize_bilinear(rearrange(previous, "b n h w -> b h w n").astype(jnp.float32), (height, width))
         predicted = rearrange(resized, "b h w n -> (b n) h w") > 0
         rows = lambda masks: rearrange(masks, "b n h w -> (b n) h w")

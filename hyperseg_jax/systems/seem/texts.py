@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.text.tokenizer import TOY_FILE, Tokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 STEP = 8
@@ -28,7 +28,7 @@ def load_tokenizer(config: ml_collections.ConfigDict, path: str | os.PathLike[st
         if "{root}" in name and not root:
             raise UserError(f"data.root is empty, and data.tokenizer = {name!r} is below it; give --config.data.root=FOLDER")
         path = name.replace("{root}", root)
-    loaded = Tokenizer.toy() if path == "toy" else Tokenizer.load(path, eos=END, added=(START,))
+    loaded = Tokenizer.load(TOY_FILE if path == "toy" else path, eos=END, added=(START,))
     text = config.model.text_encoder
     loaded.check_fits(text.vocab_size, "model.text_encoder.vocab_size")
     if loaded.eos_id != text.end_id:

@@ -1,0 +1,118 @@
+"""SEEM inference: encodes images and class lists once, and answers prompts with the decoder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from hyperseg_jax.data.processor import Batch, Encoding
+from hyperseg_jax.decoders import seem
+from hyperseg_jax.decoders.seem import SeemPrompts
+from hyperseg_jax.systems.seem import inputs
+from hyperseg_jax.systems.seem.model import Seem, SeemImage
+from hyperseg_jax.systems.seem.rounds import answer_marks, fixed_choices, round_prompts
+from hyperseg_jax.systems.seem.scores import NEVER, choose_masks, class_logits, phrase_logits
+from hyperseg_jax.systems.system import Predict
+
+COMPOSED = {"v1": "v1_marks_with_text", "v0": "demo"}
+"""The attention table of regions with a text, where it differs from that of the model."""
+
+
+def make_encodings(model: Seem, config: ml_collections.ConfigDict) -> dict[str, Encoding]:
+    """Returns the Encoding of images and of class lists."""
+
+    def encode_image(params: Any, part: Batch, _: Mapping[str, Any]) -> SeemImage:
+        images = inputs.normalize_images(part["images"][:, 0], part["filled"])
+        encoded: SeemImage = model.apply({"params": params}, images, method="encode_image")  # type: ignore[assignment]
+        return encoded
+
+    def encode_classes(params: Any, part: Batch, _: Mapping[str, Any]) -> jax.Array:
+        return inputs.class_vectors(model, params, part["class_ids"], part["class_list"])
+
+    return {"image": Encoding(encode_image), "classes": Encoding(encode_classes, of_images=False)}
+
+
+def make_predict(model: Seem, config: ml_collections.ConfigDict) -> Predict:
+    """Returns the Predict function, for batches with one class list, one prompt with regions, or several phrases per element.
+
+    Outputs: mask_logits; class for class lists, expression for phrases, region for regions; class_valid and region_valid.
+    features: see make_encodings. memory: the mask logits of the last round about the same regions.
+    """
+    encodings = make_encodings(model, config)
+
+    def predict_batch(
+        params: Any, batch: Batch, features: Mapping[str, Any], memory: jax.Array | None = None
+    ) -> tuple[dict[str, jax.Array], jax.Array | None]:
+        encode = lambda name: features[name] if name in features else encodings[name].function(params, batch, {})
+        apply: Any = lambda image, prompts, **options: model.apply(
+            {"params": params}, image, prompts, method="decode", **options
+        )
+        image: SeemImage = encode("image")
+        outputs: dict[str, jax.Array] = {}
+        if batch["class_valid"].shape[1]:
+            part = apply(image, SeemPrompts()).part(seem.OBJECT)
+            logits = class_logits(part.class_embedding, encode("classes"), params["log_scale"])
+            outputs = {"mask_logits": part.mask_logits, "class": logits, "class_valid": batch["class_valid"]}
+            return _by_prompt(outputs), None
+        prompts = SeemPrompts()
+        if batch["phrase_ids"].shape[1]:
+            tokens, valid, vectors = inputs.encode_phrases(model, params, batch["phrase_ids"], batch["phrase_present"])
+            prompts = SeemPrompts(text=tokens, text_valid=valid)
+        if not batch["region_present"].shape[1]:
+            variant = model.decoder.variant
+            prediction = apply(image, prompts, objects=variant == "demo")
+            part = prediction.part(seem.OBJECT if variant == "demo" else seem.TEXT_QUERY)
+            scores = phrase_logits(part.class_embedding, vectors, params["log_scale"])
+            masks, _ = choose_masks(scores, part.mask_logits)
+            by_phrase = {"mask_logits": masks, "expression": scores.max(1)}
+            return {name: value[:, None, :, None] for name, value in by_phrase.items()}, None
+        masks, scores = _answer_regions(model, apply, image, batch, prompts, memory)
+        valid = batch["region_present"]
+        own = jnp.where(jnp.eye(valid.shape[1], dtype=bool), scores[:, None], NEVER)
+        return _by_prompt({"mask_logits": masks, "region": own, "region_valid": valid}), masks
+
+    return predict_batch
+
+
+def _answer_regions(
+    model: Seem, apply: Any, image: SeemImage, batch: Batch, text: SeemPrompts, memory: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the mask logits [B, R, h, w] and the score [B, R] of each region."""
+    present, variant = batch["region_present"], model.decoder.variant
+    rows, count = present.shape
+    marks = inputs.marks_of(batch)
+    previous = None if memory is None else _with_room(memory, count)
+    if text.text is not None:
+        variant = COMPOSED.get(variant, variant)
+    if variant.startswith("v1"):
+        nothing = jnp.zeros((rows, count, *image.mask_features.shape[1:3]))
+        choices = fixed_choices(model.decoder, present)
+        prompts = round_prompts(marks, choices, 0, nothing if previous is None else previous, previous is not None)
+        prompts = prompts.replace(text=text.text, text_valid=text.text_valid)  # type: ignore[attr-defined]
+        return answer_marks(apply(image, prompts, objects=False, variant=variant))
+    # These attention tables have one visual prompt, so each region is a row.
+    alone = lambda tree: jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), tree)
+    number = jnp.tile(jnp.arange(count), rows)[:, None]
+    only_own = lambda points: points.replace(prompt=jnp.where(points.prompt == number, 0, -1))
+    prompts = SeemPrompts(
+        text=alone(text.text),
+        text_valid=alone(text.text_valid),
+        marked=tuple(map(only_own, alone(marks.points))),
+        previous=None if previous is None else previous.reshape(rows * count, 1, *previous.shape[2:]),
+    )
+    masks, scores = answer_marks(apply(alone(image), prompts, objects=variant == "demo", variant=variant))
+    return masks.reshape(rows, count, *masks.shape[2:]), scores.reshape(rows, count)
+
+
+def _with_room(memory: jax.Array, regions: int) -> jax.Array:
+    """Returns the memory with zeros for new regions."""
+    return jnp.pad(memory, ((0, 0), (0, max(regions - memory.shape[1], 0)), (0, 0), (0, 0)))[:, :regions]
+
+
+def _by_prompt(outputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns outputs [B, ...] as [B, 1, 1, ...]: of one frame and one prompt."""
+    return {name: value[:, None, None] for name, value in outputs.items()}

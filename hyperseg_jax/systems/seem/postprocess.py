@@ -1,0 +1,61 @@
+"""Converts the outputs of a prompt to SEEM's answers; defines its answer kinds and thresholds."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import jax
+
+from hyperseg_jax.results import answers, selection
+from hyperseg_jax.results.answers import Answer, Answers, Thresholds
+from hyperseg_jax.results.mask_resize import MaskResize
+from hyperseg_jax.results.selection import Selected
+
+Outputs = Mapping[str, jax.Array]
+"""Of one prompt: mask_logits [Q, h, w], and class [Q, C] with class_valid [C], or expression [1] of the one best query, or
+region [R, R] with region_valid [R]."""
+INSTANCES = 100
+"""Maximum instances per image, as published."""
+
+
+def _select_expression(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
+    return selection.select_expression(outputs["mask_logits"], outputs["expression"], resize, enabled=True, soft=soft)
+
+
+def _select_regions(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
+    return selection.select_regions(outputs["mask_logits"], outputs["region"], resize, valid=outputs["region_valid"], soft=soft)
+
+
+def _select_panoptic(outputs: Outputs, resize: MaskResize, thresholds: jax.Array) -> Selected:
+    segment, overlap = thresholds
+    return selection.select_panoptic(
+        outputs["mask_logits"],
+        outputs["class"],
+        resize,
+        valid=outputs["class_valid"],
+        object_threshold=segment,
+        overlap_threshold=overlap,
+    )
+
+
+def _select_instances(outputs: Outputs, resize: MaskResize, _: jax.Array) -> Selected:
+    valid = outputs["class_valid"]
+    return selection.select_instances(outputs["mask_logits"], outputs["class"], resize, valid=valid, limit=INSTANCES)
+
+
+def _select_semantic(outputs: Outputs, resize: MaskResize, _: jax.Array) -> Selected:
+    return selection.select_semantic(outputs["mask_logits"], outputs["class"], resize, valid=outputs["class_valid"])
+
+
+KINDS = {
+    "expression": Answer(_select_expression, answers.predict_expression, "bicubic"),
+    "soft_expression": Answer(functools.partial(_select_expression, soft=True), answers.predict_expression, "bicubic"),
+    "regions": Answer(_select_regions, answers.predict_regions),
+    "soft_regions": Answer(functools.partial(_select_regions, soft=True), answers.predict_regions),
+    "panoptic": Answer(_select_panoptic, answers.predict_panoptic, "bicubic"),
+    "instances": Answer(_select_instances, answers.predict_instances, "bicubic"),
+    "semantic": Answer(_select_semantic, answers.predict_semantic, "bicubic"),
+}
+# The authors' demo accepts segments from 0.4; their scores are measured with 0.8. A phrase always has a mask.
+ANSWERS = Answers(KINDS, default=Thresholds(None, 0.4, 0.8), published=Thresholds(None, 0.8, 0.8))
