@@ -31,7 +31,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "depths": (1, 256),
     "num_layers": (1, 256),
     "num_levels": (1, 16),
-    "num_heads": (1, 1024),
+    **dict.fromkeys(("num_heads", "num_groups", "heads"), (1, 1024)),
     "head_dim": (1, 4096),
     "num_queries": (1, 4096),
     "vocab_size": (1, 2**22),
@@ -39,6 +39,8 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "group_norm_groups": (1, 4096),
     "mlp_ratio": (1 / 64, 64),
     "feature_layer": (-256, 256),
+    "global_layers": (0, 255),
+    "end_id": (0, 2**22),
     "rotary_fraction": (0, 1),
     "rotary_theta": (1e-6, 1e12),
     "epsilon": (0, 1),
@@ -55,6 +57,11 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("targets", "planes", "classes", "regions"), (0, 2**14)),
     **dict.fromkeys(("references", "reference_frames"), (0, 64)),
     "expression": (1, 2**12),
+    **dict.fromkeys(("phrases", "points", "excluded", "class_length"), (0, 2**12)),
+    **dict.fromkeys(("rounds", "num_memories"), (0, 1000)),
+    **dict.fromkeys(
+        ("context", "levels", "windows", "kernels", "neck_hidden", "neck_features", "hidden_sizes", "class_dim"), (1, 2**14)
+    ),
     **dict.fromkeys(("masks", "answers", "drawn_on"), (0, 1)),
     # training
     "seed": (0, 2**32 - 1),
@@ -90,7 +97,7 @@ LENGTHS = {
     "betas": (2, 2),
     "profile": (2, 2),
     "depths": (4, 4),
-    "num_heads": (4, 4),
+    **dict.fromkeys(("num_heads", "num_groups", "levels", "windows", "kernels", "neck_features", "hidden_sizes"), (4, 4)),
     "buckets": (1, 100),
     "param_groups": (1, 1000),
 }

@@ -103,7 +103,7 @@ class SamVit(nn.Module):
     patch_size: int = 16
     hidden_size: int = 768
     num_layers: int = 12
-    num_heads: int = 12
+    heads: int = 12
     window: int = 14
     global_layers: tuple[int, ...] = (2, 5, 8, 11)
     mlp_ratio: float = 4.0
@@ -128,7 +128,7 @@ class SamVit(nn.Module):
         x = axes.constrain(x, "batch", "height", "width", "act_embed")
         for i, (window, count) in enumerate(self.runs):
             blocks = stack_blocks(SamBlock, count, self.remat)
-            x, _ = blocks(self.num_heads, self.mlp_ratio, window, p, name=f"runs_{i}")(x)
+            x, _ = blocks(self.heads, self.mlp_ratio, window, p, name=f"runs_{i}")(x)
         return x
 
 

@@ -238,7 +238,7 @@ def _trace_state(config: ml_collections.ConfigDict, system: systems.System[Any],
     """Returns the shapes and shardings of the train state."""
     optimizer = config.optimizer
     groups = param_groups.groups_from_config(optimizer.param_groups)
-    rate = param_groups.schedule(optimizer.learning_rate, optimizer.warmup_steps, config.train.steps, optimizer.final_rate)
+    rate = param_groups.schedule_from_config(config)
     try:
         return trace_initial_state(config, system, system.build(config), groups, rate, mesh)
     except (TypeError, ValueError, ArithmeticError) as error:  # JAX raises these for shapes and types that do not fit

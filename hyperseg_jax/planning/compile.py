@@ -79,7 +79,7 @@ def compile_step(config: ml_collections.ConfigDict, task: str, devices: Sequence
     )
     checks.check_batch_size(config, placed)
     rules = param_groups.groups_from_config(config.optimizer.param_groups)
-    rate = param_groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps)
+    rate = param_groups.schedule_from_config(config)
     initial = trace_initial_state(config, system, model, rules, rate, placed)
     batch = sources.make_processor(config, system, None, task).spec(config.train.batch_size)
     batch = placement.add_shardings(batch, placed.batch)

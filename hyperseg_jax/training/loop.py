@@ -78,12 +78,7 @@ def train(
         score_names.check_best_field(config.train.best, tasks)
         model = system.build(config)
         groups = param_groups.groups_from_config(config.optimizer.param_groups)
-        learning_rate = param_groups.schedule(
-            config.optimizer.learning_rate,
-            config.optimizer.warmup_steps,
-            config.train.steps,
-            config.optimizer.final_rate,
-        )
+        learning_rate = param_groups.schedule_from_config(config)
         curriculum = config.data.curriculum
         mixture = Mixture(
             tasks,

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import ml_collections
 import optax
 
 from hyperseg_jax.datasets.reader_fields import check_fields
@@ -67,6 +68,20 @@ def schedule(learning_rate: float, warmup_steps: int, steps: int, final: float =
     """Returns linear warm-up, then cosine decay to `final` times the peak. Warm-up is limited to half of the run."""
     warmup = min(warmup_steps, steps // 2)
     return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(1, steps), learning_rate * final)
+
+
+def schedule_from_config(config: ml_collections.ConfigDict) -> optax.Schedule:
+    """Returns the learning rate of a run. With config.optimizer.drops, the rate is constant after warm-up, and falls to a tenth
+    at each of these shares of the steps; otherwise it is a cosine, see `schedule`."""
+    c, steps = config.optimizer, config.train.steps
+    drops = c.get("drops", ())
+    if not drops:
+        return schedule(c.learning_rate, c.warmup_steps, steps, c.final_rate)
+    warmup = min(c.warmup_steps, steps // 2)
+    constant = optax.piecewise_constant_schedule(c.learning_rate, {int(share * steps) - warmup: 0.1 for share in drops})
+    if not warmup:
+        return constant
+    return optax.join_schedules([optax.linear_schedule(0.0, c.learning_rate, warmup), constant], [warmup])
 
 
 def optimizer(

@@ -1,6 +1,7 @@
 """Our tables against every tensor of the full-size checkpoint: names and shapes, by part."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -85,3 +86,27 @@ def test_full_size_names_and_shapes(manifest, part):
     params = unflatten({path: np.broadcast_to(np.zeros((), np.int8), leaf.shape) for path, leaf in leaves.items()})
     exported = table.with_prefix(name=prefix).to_torch(params)
     assert {name: tensor.shape for name, tensor in exported.items()} == expected
+
+
+SEEM = re.compile(r"full_manifest_(\w+)_(v0|v1|demo)\.json")
+SEEM_MANIFESTS = [
+    *find_files("seem", "full_manifest_davitd3_v1.json"),
+    *find_files("seem", "full_manifest_davitd5_v1.json"),
+    *find_files("seem", "full_manifest_focall_demo.json"),
+    *find_files("seem", "full_manifest_focall_v0.json"),
+    *find_files("seem", "full_manifest_focall_v1.json"),
+    *find_files("seem", "full_manifest_focalt_demo.json"),
+    *find_files("seem", "full_manifest_focalt_v0.json"),
+    *find_files("seem", "full_manifest_focalt_v1.json"),
+    *find_files("seem", "full_manifest_samvitb_v1.json"),
+    *find_files("seem", "full_manifest_samvitl_v1.json"),
+]
+
+
+@pytest.mark.parametrize("manifest", SEEM_MANIFESTS, ids=lambda path: path.stem)
+def test_an_export_of_seem_has_every_published_name(manifest):
+    kind, variant = SEEM.fullmatch(manifest.name).groups()
+    rows = json.loads(manifest.read_text())["tensors"]
+    config = configs.load(f"seem_{kind}", [f"model.mask_decoder.variant={variant}"])
+    lines = [line.split("\t") for line in conversion_lines(config)]
+    assert {name: json.loads(shape) for name, shape, *_ in lines} == {row["name"]: list(row["shape"]) for row in rows}

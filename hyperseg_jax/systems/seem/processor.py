@@ -20,14 +20,13 @@ from hyperseg_jax.ops.pixels import GREY
 from hyperseg_jax.ops.transforms import Geometry, fit_to_square, resize_and_pad
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems.seem import marks, shapes
+from hyperseg_jax.systems.seem.derived_prompts import NAME, derive_prompts
 from hyperseg_jax.systems.seem.texts import pad_ids, padded_length, text_ids
 from hyperseg_jax.text.class_templates import BACKGROUND, SETS, clean_class_name
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 PHRASES = ("referring", "reasoning", "video")
 """Tasks whose text is a phrase."""
-NAME = "name"
-"""Prompt.group of phrases that are class names."""
 STEPS = (16, 64, 256, 512)
 """Capacities of marked pixels in prediction."""
 
@@ -37,7 +36,7 @@ class SeemProcessor:
     """Processes the examples of one task to static array sizes; smaller examples are padded and masked.
 
     An example may have one class list (panoptic), several phrases (referring) and one prompt with regions; all are answered in
-    one pass.
+    one pass. In training, an example that has only a class list also gets phrases and regions, if the task has room for them.
 
     image_size: side of the padded square. context: the longest text in tokens. templates: a key of class_templates.SETS.
     prompts: prompts per element. classes: classes with the background; 0 without class lists. class_length, length: tokens of a
@@ -85,6 +84,10 @@ class SeemProcessor:
         prompts = example.prompts[: self.prompts]
         with naming_example(example):
             lists, phrases, regions = _sort_prompts(prompts)
+            if train and lists and not phrases and not regions:
+                rng = rng or np.random.default_rng(0)
+                derived = derive_prompts(lists[0], self.phrases, self.regions, self.templates, rng)
+                _, phrases, regions = _sort_prompts(derived)
             arrays = self._class_arrays(lists[0] if lists else None, geometry, train, rng)
             arrays |= self._phrase_arrays(phrases, geometry, train)
             arrays |= self._region_arrays(regions[0] if regions else None, example, geometry, train, rng)
@@ -227,13 +230,15 @@ class SeemProcessor:
         joined = Prompt("referring", masks=np.concatenate(masks) if masks and arrays.targets else None)
         made, _ = arrays.make(joined, geometry, train)
         targets = {name: made[name] for name in ("segments", "planes", "valid", "labels")}
+        same = [texts.index(text) for text in texts]
+        present = np.zeros(self.phrases, bool)
+        present[: len(same)] = [k == n for n, k in enumerate(same)] if arrays.targets else True
         if arrays.targets:  # a phrase without an object has no target; the others move to their phrase
             targets = _move_targets(targets, of_mask)
-            same = [texts.index(text) for text in texts]
             targets["labels"][: len(same)] = same
         return {
             "phrase_ids": pad_ids(texts, self.phrases, self.length, self.tokenizer.eos_id),
-            "phrase_present": np.arange(self.phrases) < len(prompts),
+            "phrase_present": present,
             "is_sentence": np.asarray(not prompts or prompts[0].group != NAME),
             **{f"phrase_{name}": value for name, value in targets.items()},
         }

@@ -1,0 +1,184 @@
+"""SEEM with Focal-T at its published size (arXiv 2304.06718): 165 million parameters, of which the decoder's 40 million train.
+
+The recipe is the authors' (configs/seem/focalt_unicl_lang_v1.yaml of their code, commit 7b2e76d, and the command of their
+README); "ours" marks where it departs from theirs, and why. model.mask_decoder.variant is "v1", "v0" or "demo". All have the
+same tensors, so choose the one that the checkpoint was trained with ("demo" runs those of "v0").
+"""
+
+import ml_collections
+
+from hyperseg_jax.untrusted import limits
+
+EXAMPLES = 50 * 118_287
+"""50 epochs of COCO's train2017."""
+
+
+def get_config() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.system = "seem"
+    c.seed = 0
+    c.init_from = ""  # initial weights: a workdir or a model folder
+    c.init_optional = ()
+    c.init_ignored = ()
+
+    c.model = {
+        # ours: bfloat16 compute; theirs: float16 with automatic mixed precision
+        "precision": {"params": "float32", "compute": "bfloat16", "output": "float32", "matmul": "default"},
+        "num_classes": 133,
+        "mask_encoder": {
+            "kind": "focal_dw",
+            "hidden_size": 96,
+            "depths": (2, 2, 6, 2),
+            "levels": (3, 3, 3, 3),
+            "windows": (3, 3, 3, 3),
+            "remat": "marked",
+        },
+        "pixel_decoder": {
+            "kind": "fpn",
+            "conv_dim": 512,
+            "mask_dim": 512,
+            "num_heads": 8,
+            "feedforward_dim": 2048,
+            "num_layers": 6,
+            "group_norm_groups": 32,
+            "remat": "marked",
+        },
+        "text_encoder": {
+            "vocab_size": 49408,
+            "end_id": 49407,
+            "context": 77,
+            "hidden_size": 512,
+            "num_layers": 12,
+            "num_heads": 8,
+            "epsilon": 1e-12,
+        },
+        "mask_decoder": {
+            "hidden_size": 512,
+            "mask_dim": 512,
+            "class_dim": 512,
+            "num_heads": 8,
+            "feedforward_dim": 2048,
+            "num_layers": 9,
+            "num_queries": 101,
+            "num_memories": 32,
+            "variant": "v1",
+        },
+    }
+
+    c.loss = {
+        "points": "shared",  # ours: among the masks of a row, several times faster; theirs: "per_mask"
+        "num_points": 12544,
+        "oversample": 3.0,
+        "importance": 0.75,
+        "background": 0.1,
+        "rounds": 5,
+        "objects": {"mask": 5.0, "dice": 5.0, "class": 2.0},
+        "phrases": {"mask": 1.0, "dice": 1.0, "sentence": 0.8, "name": 0.2},
+        "marks": {"mask": 1.0, "dice": 1.0, "mark": 0.4},
+    }
+
+    coco, notes = "{root}/coco", "{root}/coco/annotations"
+    refcoco = {"image_root": f"{coco}/train2014", "group_by_image": True, "prompts_per_example": 3}
+    marks = {"max_regions": 5}
+    c.data = {
+        "root": "datasets",
+        "tokenizer": "{root}/clip",  # a folder with the tokenizer.json of CLIP
+        "class_templates": "all",  # the sentences of class names: "all" 81 of CLIP, or "name"
+        "image_size": 1024,
+        "horizontal_flip": 0.5,
+        "workers": 8,
+        "augment": {"panoptic": {"scale": (0.1, 2.0)}, "referring": {"scale": (0.1, 2.0)}},
+        "length_buckets": (),
+        "batches": "task",
+        "max_unreadable_share": 0.01,
+        "curriculum": {"task": "", "share": 0.0},
+        # ours: sentences are a task of their own, since each record has one kind of labels; theirs replace the class names of
+        # the images that have sentences, about a tenth of all
+        "tasks": {
+            "panoptic": {
+                "reader": "coco_panoptic",
+                "ratio": 9,
+                "classes": 134,
+                "class_length": 32,
+                "targets": 100,
+                "planes": 1,  # its segments do not overlap
+                "phrases": 16,
+                "length": 32,
+                "regions": 10,
+                "points": 512,
+                "train": {
+                    "json_path": f"{notes}/panoptic_train2017.json",
+                    "image_root": f"{coco}/train2017",
+                    "png_root": f"{notes}/panoptic_train2017",
+                },
+                "val": {
+                    "json_path": f"{notes}/panoptic_val2017.json",
+                    "image_root": f"{coco}/val2017",
+                    "png_root": f"{notes}/panoptic_val2017",
+                },
+            },
+            "referring": {
+                "reader": "refcoco",
+                "ratio": 1,
+                "prompts": 3,
+                "phrases": 3,
+                "length": 77,
+                "train": {"json_path": "{root}/refcoco/refcocog_train.json", "sentences": "each", **refcoco},
+                "val": {"json_path": "{root}/refcoco/refcocog_val.json", **refcoco},
+            },
+            "region": {
+                "reader": "interactive",
+                "ratio": 0,  # only for validation
+                "regions": 32,
+                "train": {
+                    "json_path": "{root}/interactive/coco_interactive_train.json",
+                    "image_root": f"{coco}/train2017",
+                    **marks,
+                },
+                "val": {
+                    "json_path": "{root}/interactive/coco_interactive_val.json",
+                    "image_root": f"{coco}/val2017",
+                    **marks,
+                },
+            },
+        },
+    }
+
+    batch = 16
+    c.optimizer = {
+        "learning_rate": 1e-4,
+        "warmup_steps": 0,
+        "final_rate": 0.0,
+        "drops": (0.88889, 0.96296),  # a tenth of the rate from these shares of the steps
+        "betas": (0.9, 0.999),
+        "clip_norm": 5.0,
+        "accumulate": 1,
+        "param_groups": (
+            {"pattern": r"(backbone|pixel_decoder|text_encoder)/.*|text_projection|log_scale", "rate": 0.0, "decay": 0.0},
+            {
+                "pattern": r".*(norm/scale|norm/bias|_features|_positions|level_embed|mark_signs)",
+                "rate": 1.0,
+                "decay": 0.0,
+            },
+            {"pattern": r".*", "rate": 1.0, "decay": 0.05},
+        ),
+    }
+    c.train = {
+        "steps": EXAMPLES // batch,
+        "batch_size": batch,
+        "preset": "auto",
+        "mesh": {"data": 0, "fsdp": 0, "tensor": 0, "space": 0},
+        "frozen_type": "bfloat16",
+        "average": 0.0,
+        "fail_on_recompilation": False,
+        "profile": (0, 0),
+        "log_every": 20,
+        "save_every": 5000,
+        "eval_every": 20000,
+        "eval_examples": 500,
+        "keep": 2,
+        "best": "",
+    }
+    c.hosts = {"start": 300, "barrier": 600, "heartbeat": 100, "watchdog": 1800}
+    c.limits = limits.default_block()
+    return c

@@ -1,0 +1,36 @@
+"""SEEM with SAM's ViT-B at its published size; see seem_focalt."""
+
+import pathlib
+import runpy
+
+import ml_collections
+
+BASE = runpy.run_path(str(pathlib.Path(__file__).with_name("seem_focalt.py")))
+
+
+def get_config() -> ml_collections.ConfigDict:
+    c = BASE["get_config"]()
+    c.model.mask_encoder = {
+        "kind": "sam_vit",
+        "patch_size": 16,
+        "hidden_size": 768,
+        "num_layers": 12,
+        "heads": 12,
+        "window": 14,
+        "global_layers": (2, 5, 8, 11),
+        "neck_hidden": 384,
+        "neck_features": (128, 256, 512, 1024),
+        "remat": "marked",
+    }
+    c.model.pixel_decoder = {
+        "kind": "deformable",
+        "conv_dim": 512,
+        "mask_dim": 512,
+        "num_heads": 8,
+        "feedforward_dim": 1024,
+        "num_layers": 6,
+        "num_points": 4,
+        "group_norm_groups": 32,
+        "remat": "marked",
+    }
+    return c
