@@ -18,7 +18,6 @@ def get_config() -> ml_collections.ConfigDict:
         "heads": 12,
         "window": 14,
         "global_layers": (2, 5, 8, 11),
-        "neck_hidden": 384,
         "neck_features": (128, 256, 512, 1024),
         "remat": "marked",
     }

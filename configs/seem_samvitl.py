@@ -10,7 +10,5 @@ BASE = runpy.run_path(str(pathlib.Path(__file__).with_name("seem_samvitb.py")))
 
 def get_config() -> ml_collections.ConfigDict:
     c = BASE["get_config"]()
-    c.model.mask_encoder.update(
-        {"hidden_size": 1024, "num_layers": 24, "heads": 16, "global_layers": (5, 11, 17, 23), "neck_hidden": 512}
-    )
+    c.model.mask_encoder.update({"hidden_size": 1024, "num_layers": 24, "heads": 16, "global_layers": (5, 11, 17, 23)})
     return c

@@ -59,9 +59,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "expression": (1, 2**12),
     **dict.fromkeys(("phrases", "points", "excluded", "class_length"), (0, 2**12)),
     **dict.fromkeys(("rounds", "num_memories"), (0, 1000)),
-    **dict.fromkeys(
-        ("context", "levels", "windows", "kernels", "neck_hidden", "neck_features", "hidden_sizes", "class_dim"), (1, 2**14)
-    ),
+    **dict.fromkeys(("context", "levels", "windows", "kernels", "neck_features", "hidden_sizes", "class_dim"), (1, 2**14)),
     **dict.fromkeys(("masks", "answers", "drawn_on"), (0, 1)),
     # training
     "seed": (0, 2**32 - 1),

@@ -135,10 +135,9 @@ class SamVit(nn.Module):
 class PyramidNeck(nn.Module):
     """Makes maps of strides 4, 8, 16, 32 from one of stride 16, each with its own convolutions. GroupNorms have one group.
 
-    hidden: channels inside the branches of strides 4 and 8. Parts: level_i, each with its layers in order.
+    Parts: finest_*, fine_*, coarse_* and coarsest_*, the layers of each map in order.
     """
 
-    hidden: int = 256
     features: tuple[int, int, int, int] = (128, 256, 512, 1024)
     precision: Precision = Precision()
 
@@ -149,10 +148,11 @@ class PyramidNeck(nn.Module):
         conv = lambda name, features, size, y: Conv(features, size, size, precision=p, name=name)(y)
         gelu = lambda y: jax.nn.gelu(y, approximate=False)
 
-        y = gelu(norm("finest_norm0", UpConv(self.hidden, precision=p, name="finest_up0")(x)))
-        y = norm("finest_norm1", UpConv(self.features[0], precision=p, name="finest_up1")(y))
+        hidden = max(2 * self.features[0], width // 2)
+        y = gelu(norm("finest_norm0", UpConv(hidden, precision=p, name="finest_up0")(x)))
+        y = norm("finest_norm1", UpConv(hidden // 2, precision=p, name="finest_up1")(y))
         finest = gelu(norm("finest_norm2", conv("finest_conv", self.features[0], 1, y)))
-        y = norm("fine_norm0", UpConv(self.hidden, precision=p, name="fine_up")(x))
+        y = norm("fine_norm0", UpConv(max(self.features[1], width // 2), precision=p, name="fine_up")(x))
         fine = gelu(norm("fine_norm1", conv("fine_conv", self.features[1], 1, y)))
         coarse = gelu(norm("coarse_norm", conv("coarse_conv", self.features[2], 1, x)))
         y = norm("coarsest_norm0", conv("coarsest_down", 2 * width, 2, x))

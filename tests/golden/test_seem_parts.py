@@ -51,7 +51,7 @@ def test_sam_vit(case):
     c = case.config
     names = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "window_size")
     vit = sam_vit.SamVit(*(c[name] for name in names), tuple(c["global_attn_indexes"]), c["mlp_ratio"])
-    neck = sam_vit.PyramidNeck(c["out_chans"], tuple(c["neck_out_dims"]))
+    neck = sam_vit.PyramidNeck(tuple(c["neck_out_dims"]))
     table = sam_vit.table(vit).with_prefix("vit/") + sam_vit.neck_table().with_prefix("neck/", "neck.")
     compare_pyramid(case, sam_vit.SamPyramid(vit, neck), table)
 

@@ -105,7 +105,7 @@ def _build_backbone(fields: dict[str, Any], image_size: int, p: Precision) -> fo
     if kind == "davit":
         return davit.DaViT(**fields, precision=p)
     if kind == "sam_vit":
-        neck = sam_vit.PyramidNeck(fields.pop("neck_hidden"), tuple(fields.pop("neck_features")), p)
+        neck = sam_vit.PyramidNeck(tuple(fields.pop("neck_features")), p)
         return sam_vit.SamPyramid(sam_vit.SamVit(image_size, **fields, precision=p), neck)
     raise UserError(f"model.mask_encoder.kind = {kind!r}: use focal, focal_dw, davit or sam_vit")
 
