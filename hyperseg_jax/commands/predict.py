@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser._negative_number_matcher = re.compile(r"-[\d.][\d.,eE+-]*$")
     parser.add_argument("image", type=pathlib.Path, help="an image, a video file, or a folder of frames")
     parser.add_argument("text", nargs="?", help='what to segment: "the red ring left of the square"')
+    parser.add_argument("--text", dest="text_option", metavar="TEXT", help="the same as an option, to combine with regions")
     parser.add_argument("--model", default="tiny", help="a workdir, a model folder, or a shipped model (tiny)")
     parser.add_argument(
         "--reasoning", action="store_true", help='the text is a question that requires reasoning: "what could one sit on?"'
@@ -61,14 +62,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
+    if parsed.text_option is not None:
+        if parsed.text is not None:
+            raise UserError("the text is given twice; give it once")
+        parsed.text = parsed.text_option
     _check_options(parsed)
     from hyperseg_jax.data.video_files import image_files, is_video, read_frames
     from hyperseg_jax.predictors.model import load, read_image
 
     console, absent = Console(stderr=True), (None if parsed.always else ...)
     has_frames = is_video(parsed.image)
-    if has_frames and parsed.text is None:
-        raise UserError(f"{parsed.image} is a video; give a text")
+    if has_frames and (parsed.text is None or parsed.point or parsed.box or parsed.scribble):
+        raise UserError(f"{parsed.image} is a video; give a text alone")
     # Reads the first frame before the model, so that invalid input fails without the slow loading of the model.
     frames = read_frames(parsed.image) if has_frames else iter([read_image(parsed.image)])
     frame = next(frames)
@@ -87,14 +92,15 @@ def run(parsed: argparse.Namespace) -> None:
             report |= {"text": parsed.text, "frames": rows}
             summary = f"{len(rows)} frames, {parsed.text!r} found in {sum(bool(row['segments']) for row in rows)}"
         else:
-            if parsed.text is not None:
+            if regions:
+                predicted = model.segment_regions(frame, regions, labels=labels, text=parsed.text or "")
+                report |= {"text": parsed.text} if parsed.text else {}
+            elif parsed.text is not None:
                 predicted = model.segment(frame, parsed.text, no_target_threshold=absent, reasoning=parsed.reasoning)
                 report["text"] = parsed.text
-            elif parsed.classes is not None:
+            else:
                 predicted = model.segment_classes(frame, _split_names(parsed.classes), stuff=_split_names(parsed.stuff))
                 report["classes"] = _split_names(parsed.classes) + _split_names(parsed.stuff)
-            else:
-                predicted = model.segment_regions(frame, regions, labels=labels)
             report["segments"] = _write_images(out, next(names)[1], frame, predicted)
             summary = "; ".join(f"{s.label} ({s.mask.mean():.1%} of the image, score {s.score:.2f})" for s in predicted)
         (out / "result.json").write_text(strict_json.dumps_finite(report))
@@ -104,8 +110,12 @@ def run(parsed: argparse.Namespace) -> None:
 def _check_options(parsed: argparse.Namespace) -> None:
     """Raises UserError for invalid combinations of options, before any file is read."""
     has_regions = bool(parsed.point or parsed.box or parsed.scribble)
-    if sum((parsed.text is not None, parsed.classes is not None, has_regions)) != 1:
-        raise UserError("give exactly one kind of prompt: a text, or --classes, or --point / --box / --scribble")
+    if (parsed.text is not None or has_regions) == (parsed.classes is not None):
+        raise UserError(
+            "give one kind of prompt: a text, or --classes, or --point / --box / --scribble, which may have a --text"
+        )
+    if has_regions and parsed.reasoning:
+        raise UserError("--reasoning is for a text alone; remove it, or --point / --box / --scribble")
     if parsed.text is not None and not parsed.text.strip():
         raise UserError("the prompt is empty; say what to segment")
     if parsed.stuff is not None and parsed.classes is None:

@@ -1,4 +1,5 @@
 """The Python API for trained models.
 
 model           Model: segments images and videos by text, classes or visual prompts, and answers questions; load()
+session         Session: interactive segmentation of one image, with undo
 """

@@ -20,6 +20,7 @@ from hyperseg_jax.datasets.regions import has_positive_mark
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.engine import NEW_TOKENS, TEXT, AnswerOptions, Engine, Request, make_prediction_fn
 from hyperseg_jax.ops.transforms import Geometry
+from hyperseg_jax.predictors.session import Session
 from hyperseg_jax.results.mask_resize import canvas_size, check_canvas, geometry_array
 from hyperseg_jax.structs import Example, Prediction, Prompt, Region
 from hyperseg_jax.systems import system as systems
@@ -99,14 +100,47 @@ class Model:
         return self._predict(example, self._replace_thresholds("panoptic", segment=threshold, overlap=overlap))[0]
 
     def segment_regions(
-        self, image: ImageLike, regions: Sequence[np.ndarray | Region], *, labels: Sequence[str] = ()
+        self, image: ImageLike, regions: Sequence[np.ndarray | Region], *, labels: Sequence[str] = (), text: str = ""
     ) -> Prediction:
-        """Segments the object marked by each region: a Region (points, boxes, scribbles, mask) or a rough bool mask [H, W]."""
-        frame = read_image(image)
-        prompt = _region_prompt("region", frame, regions)
+        """Segments the object marked by each region: a Region (points, boxes, scribbles, mask) or a rough bool mask [H, W].
+
+        text: also says what to segment; for systems that compose prompts (System.composes).
+        """
         names = _region_names(regions, labels)
-        predicted, _ = self._predict(_image_example(frame, prompt), self._replace_thresholds("regions"))
+        predicted, _ = self.answer_round(read_image(image), regions, text=text)
         return dataclasses.replace(predicted, names=names)
+
+    def session(self, image: ImageLike, *, classes: Sequence[str] = ()) -> Session:
+        """Starts interactive segmentation of an image. classes: names of which each mask gets the most probable one."""
+        return Session(self, read_image(image), tuple(map(_check_text, classes)))
+
+    def answer_round(
+        self,
+        frame: np.ndarray,
+        regions: Sequence[np.ndarray | Region],
+        *,
+        text: str = "",
+        classes: Sequence[str] = (),
+        example: np.ndarray | None = None,
+        memory: Any = None,
+    ) -> tuple[Prediction, Any]:
+        """Answers one round about an image, uint8 [H, W, 3]; `session` is easier. Returns the prediction and the memory for the
+        next round. regions: all so far; without any, the text is segmented. example: the image that they are drawn on, if it is
+        another one. memory: that of the last round."""
+        if not regions:
+            predicted, _ = self._predict(
+                _image_example(frame, Prompt("referring", text)), self._replace_thresholds("expression")
+            )
+            return _name_masks(predicted, text), None
+        if (text or classes) and not self._system.composes:
+            what = "a text with regions" if text else "class names of regions"
+            raise UserError(f"the system {self._system.name} does not support {what}; give exactly one kind of prompt")
+        prompt = _region_prompt("region", frame if example is None else example, regions)
+        prompt = dataclasses.replace(prompt, text=text, classes=tuple(classes))
+        asked = dataclasses.replace(_image_example(frame, prompt), drawn_on=example)
+        predicted, new_memory = self._predict(asked, self._replace_thresholds("regions"), memory)
+        named = predicted if classes else dataclasses.replace(predicted, names=_region_names(regions, ()))
+        return named, new_memory if self.engine.interactive else None
 
     def segment_rounds(
         self, image: ImageLike, rounds: Iterable[Sequence[np.ndarray | Region]], *, labels: Sequence[str] = ()
@@ -119,9 +153,8 @@ class Model:
         """
         frame, memory = read_image(image), None
         for regions in rounds:
-            prompt, names = _region_prompt("region", frame, regions), _region_names(regions, labels)
-            predicted, new_memory = self._predict(_image_example(frame, prompt), self._replace_thresholds("regions"), memory)
-            memory = new_memory if self.engine.interactive else None
+            names = _region_names(regions, labels)
+            predicted, memory = self.answer_round(frame, regions, memory=memory)
             yield dataclasses.replace(predicted, names=names)
 
     def segment_video(

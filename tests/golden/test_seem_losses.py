@@ -296,7 +296,7 @@ def test_training_step(case, tmp_path):
     prompts_of = round_prompts(marks, choices, 0, np.zeros((images, prompts, 24, 32), np.float32), False)
     image = run.apply("encode_image", pictures)
     first = run.apply("decode", image, prompts_of, objects=False)
-    rounds_masks, _ = answer_marks(first)
+    rounds_masks = answer_marks(first).mask_logits
     case.compare("round0.prev_mask", rounds_masks)
     case.compare("final.pred_smaskembs", prediction.part(seem.MARK_QUERY).mask_embedding)
     case.compare("final.pred_gtexts", prediction.part(seem.TEXT_QUERY).class_embedding)

@@ -35,4 +35,5 @@ SYSTEM = System(
     extra_names=(),
     hf_config=checkpoints.hf_config,
     interactive=True,
+    composes=True,
 )

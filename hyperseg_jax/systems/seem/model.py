@@ -78,6 +78,12 @@ class Seem(nn.Module):
         attention table than that of the decoder."""
         return self.decoder(image.mask_features, image.levels, prompts, objects=objects, variant=variant)
 
+    def encode_example(
+        self, image: SeemImage, prompts: SeemPrompts
+    ) -> tuple[Float[jax.Array, "B N D"], tuple[Float[jax.Array, "B P C"], ...]]:
+        """Returns the mean feature and the tokens of marked pixels, to find what they mark in other images."""
+        return self.decoder.encode_example(image.mask_features, image.levels, prompts)
+
 
 def average_templates(vectors: Float[DeviceArray, "K T E"]) -> Float[jax.Array, "K E"]:
     """Returns class vectors of unit length: the mean over the unit vectors of all templates."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 
+from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.results import answers, selection
-from hyperseg_jax.results.answers import Answer, Answers, Thresholds
+from hyperseg_jax.results.answers import Answer, Answers, Arrays, Thresholds
 from hyperseg_jax.results.mask_resize import MaskResize
 from hyperseg_jax.results.selection import Selected
+from hyperseg_jax.structs import Prediction, Prompt
 
 Outputs = Mapping[str, jax.Array]
 """Of one prompt: mask_logits [Q, h, w], and class [Q, C] with class_valid [C], or expression [1] of the one best query, or
@@ -24,7 +28,13 @@ def _select_expression(outputs: Outputs, resize: MaskResize, _: jax.Array, *, so
 
 
 def _select_regions(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
-    return selection.select_regions(outputs["mask_logits"], outputs["region"], resize, valid=outputs["region_valid"], soft=soft)
+    chosen = selection.select_regions(
+        outputs["mask_logits"], outputs["region"], resize, valid=outputs["region_valid"], soft=soft
+    )
+    if "class" in outputs:  # without the background
+        known = jnp.arange(outputs["class"].shape[1]) < outputs["class_valid"].sum() - 1
+        chosen |= {"label": jnp.argmax(jnp.where(known, outputs["class"], -jnp.inf), axis=1)}
+    return chosen
 
 
 def _select_panoptic(outputs: Outputs, resize: MaskResize, thresholds: jax.Array) -> Selected:
@@ -48,11 +58,20 @@ def _select_semantic(outputs: Outputs, resize: MaskResize, _: jax.Array) -> Sele
     return selection.select_semantic(outputs["mask_logits"], outputs["class"], resize, valid=outputs["class_valid"])
 
 
+def _predict_regions(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+    """Returns one mask for each region, named by its class if the prompt has a class list."""
+    predicted = answers.predict_regions(selected, prompt, geometry, thresholds)
+    if not prompt.classes:
+        return predicted
+    labels = tuple(selected["label"][: len(prompt.regions)].tolist())
+    return dataclasses.replace(predicted, labels=labels, names=tuple(prompt.classes[label] for label in labels))
+
+
 KINDS = {
     "expression": Answer(_select_expression, answers.predict_expression, "bicubic"),
     "soft_expression": Answer(functools.partial(_select_expression, soft=True), answers.predict_expression, "bicubic"),
-    "regions": Answer(_select_regions, answers.predict_regions),
-    "soft_regions": Answer(functools.partial(_select_regions, soft=True), answers.predict_regions),
+    "regions": Answer(_select_regions, _predict_regions),
+    "soft_regions": Answer(functools.partial(_select_regions, soft=True), _predict_regions),
     "panoptic": Answer(_select_panoptic, answers.predict_panoptic, "bicubic"),
     "instances": Answer(_select_instances, answers.predict_instances, "bicubic"),
     "semantic": Answer(_select_semantic, answers.predict_semantic, "bicubic"),

@@ -42,10 +42,22 @@ class SeemProcessor:
     prompts: prompts per element. classes: classes with the background; 0 without class lists. class_length, length: tokens of a
     class and of a phrase. targets: segments of a class list. planes: number of their segment maps; 0: one for each. phrases,
     regions: phrases and regions per element. points, excluded: capacities of marked and of excluded pixels. trained: 1 if the
-    elements have targets, and one sentence for each class.
+    elements have targets, and one sentence for each class. drawn_on: 1 if the regions were drawn on another image.
     """
 
-    COUNTS = ("prompts", "classes", "class_length", "length", "targets", "phrases", "regions", "points", "excluded", "trained")
+    COUNTS = (
+        "prompts",
+        "classes",
+        "class_length",
+        "length",
+        "targets",
+        "phrases",
+        "regions",
+        "points",
+        "excluded",
+        "trained",
+        "drawn_on",
+    )
 
     tokenizer: Tokenizer
     image_size: int
@@ -62,6 +74,7 @@ class SeemProcessor:
     points: int = 512
     excluded: int = 0
     trained: int = 0
+    drawn_on: int = 0
 
     @property
     def frames(self) -> int:
@@ -75,7 +88,8 @@ class SeemProcessor:
         is_sentence bool []; marked_points, marked_prompt, marked_positive: see marks.mark_arrays; region_present bool [R]; bad
         bool [], False.
         Targets of each kind ("", "phrase_", "region_"): segments, planes, valid, labels, see TargetArrays. In training with
-        regions also drawn uint8 [R, S, S / 8], the packed pixels that are marked.
+        regions also drawn uint8 [R, S, S / 8], the packed pixels that are marked. With drawn_on also example_images and
+        example_filled, the image that the regions were drawn on.
 
         rng: draws the sentence of each class name, the shape of each visual prompt, and its pixels.
         """
@@ -91,9 +105,14 @@ class SeemProcessor:
             arrays = self._class_arrays(lists[0] if lists else None, geometry, train, rng)
             arrays |= self._phrase_arrays(phrases, geometry, train)
             arrays |= self._region_arrays(regions[0] if regions else None, example, geometry, train, rng)
+        images = {"": example.frames[0]}
+        if self.drawn_on:
+            images["example_"] = example.frames[0] if example.drawn_on is None else example.drawn_on
+        for prefix, image in images.items():
+            placed = fit_to_square(image.shape[0], image.shape[1], self.image_size, 1.0 if prefix else fill)
+            arrays[f"{prefix}images"] = resize_and_pad(image, placed, GREY)[None]
+            arrays[f"{prefix}filled"] = np.asarray(placed.filled, np.int32)
         return {
-            "images": resize_and_pad(example.frames[0], geometry, GREY)[None],
-            "filled": np.asarray(geometry.filled, np.int32),
             **arrays,
             "bad": np.asarray(False),
         }
@@ -102,7 +121,8 @@ class SeemProcessor:
         """Returns sizes that fit an example in prediction and evaluation, which have no targets."""
         with naming_example(example):
             lists, phrases, regions = _sort_prompts(example.prompts[: self.prompts])
-            shape = {"trained": 0, "classes": 0, "class_length": 0, "phrases": 0, "length": 0, "regions": 0, "excluded": 0}
+            shape = {"drawn_on": int(example.drawn_on is not None)}
+            shape |= {"trained": 0, "classes": 0, "class_length": 0, "phrases": 0, "length": 0, "regions": 0, "excluded": 0}
             if lists:
                 texts = self._class_texts(lists[0].classes, None)
                 shape["classes"], shape["class_length"] = len(texts), padded_length([*itertools.chain(*texts)], self.context)
@@ -111,7 +131,7 @@ class SeemProcessor:
             if regions:
                 (prompt,) = regions
                 shape["regions"] = 1 << max(len(prompt.regions) - 1, 0).bit_length()
-                positive, negative = self._draw(prompt, example, self.geometry(*example.frames.shape[1:3]))
+                positive, negative = self._draw(prompt, example)
                 capacity = lambda masks: next((step for step in STEPS if step >= masks.sum()), STEPS[-1])
                 shape["points"] = capacity(positive)
                 shape["excluded"] = capacity(negative) if negative.any() else 0
@@ -150,6 +170,8 @@ class SeemProcessor:
             spec[f"{prefix}segments"] = array(arrays.map_type, *arrays.map_shape)
             spec[f"{prefix}planes"] = spec[f"{prefix}labels"] = array(np.int32, arrays.targets)
             spec[f"{prefix}valid"] = array(bool, arrays.targets)
+        if self.drawn_on:
+            spec |= {"example_images": spec["images"], "example_filled": spec["filled"]}
         if self.regions and self.trained:
             spec["drawn"] = array(np.uint8, self.regions, self.image_size, self.image_size // 8)
         return spec
@@ -162,8 +184,10 @@ class SeemProcessor:
         return fit_to_square(height, width, self.image_size)
 
     def parts(self, batch: Batch) -> Mapping[str, Batch]:
-        """Returns the image, and the class list."""
+        """Returns the image, the image that regions were drawn on, and the class list."""
         parts = {"image": {name: batch[name] for name in ("images", "filled")}}
+        if self.drawn_on:
+            parts["example"] = {name: batch[name] for name in ("example_images", "example_filled")}
         if batch["class_ids"].shape[1]:
             parts["classes"] = {name: batch[name] for name in ("class_ids", "class_list")}
         return parts
@@ -243,9 +267,10 @@ class SeemProcessor:
             **{f"phrase_{name}": value for name, value in targets.items()},
         }
 
-    def _draw(self, prompt: Prompt, example: Example, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-        shape = cast(tuple[int, int], example.frames.shape[1:3])
-        return marks.draw_marks(prompt.regions, shape, geometry)
+    def _draw(self, prompt: Prompt, example: Example) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the pixels that each region marks and excludes in the image that they are drawn on."""
+        image = example.frames[0] if example.drawn_on is None else example.drawn_on
+        return marks.draw_marks(prompt.regions, image.shape[:2], self.geometry(*image.shape[:2]))
 
     def _region_arrays(
         self, prompt: Prompt | None, example: Example, geometry: Geometry, train: bool, rng: np.random.Generator | None
@@ -263,7 +288,7 @@ class SeemProcessor:
                 positive[n] = shapes.draw_random_shape(mask, rng or np.random.default_rng(0))
                 targets["valid"][n] = positive[n].any()
         elif prompt is not None:
-            positive[:count], negative[:count] = self._draw(prompt, example, geometry)
+            positive[:count], negative[:count] = self._draw(prompt, example)
         capacity = (self.points, self.excluded) if self.regions else (0, 0)
         result = marks.mark_arrays(positive, negative, capacity, rng)
         result |= {"region_present": np.arange(self.regions) < count}
@@ -273,9 +298,9 @@ class SeemProcessor:
 
 
 def _sort_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
-    """Returns the prompts with class lists, with phrases and with regions. A prompt with regions and a text is of both kinds.
-    Raises UserError for other tasks, or several class lists or prompts with regions."""
-    lists = [prompt for prompt in prompts if prompt.task == "panoptic"]
+    """Returns the prompts with class lists, with phrases and with regions; a prompt with regions may also have a text, or
+    classes to name what it marks. Raises UserError for other tasks, or several class lists or prompts with regions."""
+    lists = [prompt for prompt in prompts if prompt.task == "panoptic" or (prompt.task == "region" and prompt.classes)]
     regions = [prompt for prompt in prompts if prompt.task == "region"]
     phrases = [prompt for prompt in prompts if prompt.task in PHRASES or (prompt.task == "region" and prompt.text)]
     for prompt in prompts:

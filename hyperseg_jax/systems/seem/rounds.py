@@ -83,15 +83,27 @@ def round_prompts(
     )
 
 
-def answer_marks(prediction: SeemPrediction) -> tuple[Float[jax.Array, "B N h w"], Float[jax.Array, "B N"]]:
-    """Returns the mask logits that answer each visual prompt, those of the best of its queries, and how well they match: the
-    mean mask logit of the marked pixels. Without queries of their own, as in demo, prompts are answered by the objects."""
-    assert prediction.marked_mean is not None
+@flax.struct.dataclass
+class MarkAnswers:
+    """The answers to visual prompts: mask logits, how well they match (the mean mask logit of the marked pixels), and class
+    embeddings."""
+
+    mask_logits: Float[jax.Array, "B N h w"]
+    scores: Float[jax.Array, "B N"]
+    class_embedding: Float[jax.Array, "B N E"]
+
+
+def answer_marks(prediction: SeemPrediction, means: Float[DeviceArray, "B N D"] | None = None) -> MarkAnswers:
+    """Returns the answer to each visual prompt, by the best of its queries. Without queries of their own, as in demo, prompts
+    are answered by the objects. means: the mean features of the prompts, by default those of the prediction."""
+    means = prediction.marked_mean if means is None else means
+    assert means is not None
     names = [name for name, *_ in prediction.groups]
     part = prediction.part(seem.MARK_QUERY if seem.MARK_QUERY in names else seem.OBJECT)
-    prompts = prediction.marked_mean.shape[1]
-    logits = mark_logits(part.mask_embedding, prediction.marked_mean, per_prompt=part.mask_embedding.shape[1] // prompts)
-    return choose_masks(logits, part.mask_logits)[0], logits.max(1)
+    prompts = means.shape[1]
+    logits = mark_logits(part.mask_embedding, means, per_prompt=part.mask_embedding.shape[1] // prompts)
+    masks, best = choose_masks(logits, part.mask_logits)
+    return MarkAnswers(masks, logits.max(1), jnp.take_along_axis(part.class_embedding, best[..., None], axis=1))
 
 
 def simulate_rounds(
@@ -117,7 +129,7 @@ def simulate_rounds(
 
     def play(number: jax.Array, state: tuple[Marks, jax.Array]) -> tuple[Marks, jax.Array]:
         marks, previous = state
-        previous, _ = answer_marks(decode(round_prompts(marks, choices, number, previous, number > 0)))
+        previous = answer_marks(decode(round_prompts(marks, choices, number, previous, number > 0))).mask_logits
         resized = resize_bilinear(rearrange(previous, "b n h w -> b h w n").astype(jnp.float32), (height, width))
         predicted = rearrange(resized, "b h w n -> (b n) h w") > 0
         rows = lambda masks: rearrange(masks, "b n h w -> (b n) h w")

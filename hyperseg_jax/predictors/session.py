@@ -1,0 +1,131 @@
+"""Interactive segmentation of one image: marks and texts are added one after another, and can be taken back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Prediction, Region
+
+if TYPE_CHECKING:
+    from hyperseg_jax.predictors.model import ImageLike, Model
+
+Coordinates = Shaped[np.ndarray, "N 2"] | Sequence[Sequence[float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Round:
+    """What was added until a round, and the answer to it. memory: that of the model."""
+
+    regions: tuple[Region, ...] = ()
+    text: str = ""
+    example: np.ndarray | None = None
+    prediction: Prediction | None = None
+    memory: Any = None
+
+
+class Session:
+    """Segments objects of one image interactively; the image is encoded once. Create it with Model.session.
+
+    Each method adds something and returns the Prediction for all objects so far: one mask for each object, in the order in
+    which they were begun. `target` is the index of an object, the newest by default; the index after the last one begins
+    another object. prediction: the newest Prediction; None before the first. Raises UserError for marks outside of the image,
+    and for prompts that the model does not support.
+    """
+
+    def __init__(self, model: Model, image: np.ndarray, classes: Sequence[str] = ()) -> None:
+        """classes: names of which each mask gets the most probable one; () without names."""
+        self._model, self._image, self._classes = model, image, tuple(classes)
+        self._rounds = [_Round()]
+
+    @property
+    def prediction(self) -> Prediction | None:
+        return self._rounds[-1].prediction
+
+    def add_points(
+        self,
+        points: Shaped[np.ndarray, "N 2"] | Sequence[Sequence[float]],
+        positive: bool | Sequence[bool] = True,
+        *,
+        target: int | None = None,
+    ) -> Prediction:
+        """Adds clicks at points (x, y) in pixels. positive: whether they are on the object, for all or for each."""
+        xy = np.asarray(points, np.float64).reshape(-1, 2)
+        signs = np.broadcast_to(np.asarray(positive, np.float64), (len(xy),))
+        return self._add_marks(Region("point", points=np.column_stack([xy, signs])), target)
+
+    def add_box(self, left: float, top: float, right: float, bottom: float, *, target: int | None = None) -> Prediction:
+        """Adds a box around the object, in pixels."""
+        return self._add_marks(Region.from_box(left, top, right, bottom), target)
+
+    def add_scribble(self, corners: Coordinates, *, target: int | None = None) -> Prediction:
+        """Adds a polyline on the object. corners: its vertices (x, y) in pixels."""
+        return self._add_marks(Region.from_scribble(corners), target)
+
+    def add_mask(self, mask: Bool[np.ndarray, "H W"], *, target: int | None = None) -> Prediction:
+        """Adds a rough mask of the object."""
+        return self._add_marks(Region.from_mask(mask), target)
+
+    def add_text(self, text: str) -> Prediction:
+        """Adds a phrase. Without marks, it is segmented; with marks, it helps to find what they mark."""
+        if not text.strip(" ."):
+            raise UserError("the prompt is empty; say what to segment")
+        return self._answer(dataclasses.replace(self._rounds[-1], text=text.strip()))
+
+    def add_example(self, image: ImageLike, region: Region | Bool[np.ndarray, "H W"]) -> Prediction:
+        """Finds in this image what a region marks in another one. Earlier marks are replaced."""
+        from hyperseg_jax.predictors.model import read_image
+
+        one = region if isinstance(region, Region) else Region.from_mask(region)
+        return self._answer(_Round(regions=(one,), example=read_image(image), text=self._rounds[-1].text))
+
+    def undo(self) -> Prediction | None:
+        """Takes back what was added last; returns the Prediction before it."""
+        if len(self._rounds) == 1:
+            raise UserError("there is nothing to undo; add a prompt first")
+        self._rounds.pop()
+        return self.prediction
+
+    def reset(self) -> None:
+        """Takes back everything."""
+        self._rounds = [_Round()]
+
+    def _add_marks(self, marks: Region, target: int | None) -> Prediction:
+        last = self._rounds[-1]
+        if last.example is not None:
+            raise UserError("the marks are those of an example image; call reset() before marking this image")
+        index = max(len(last.regions) - 1, 0) if target is None else target
+        if not 0 <= index <= len(last.regions):
+            raise UserError(f"target = {index}: give the index of an object, or {len(last.regions)} for another one")
+        regions = list(last.regions)
+        regions[index : index + 1] = [_join(regions[index], marks) if index < len(regions) else marks]
+        return self._answer(dataclasses.replace(last, regions=tuple(regions)))
+
+    def _answer(self, request: _Round) -> Prediction:
+        prediction, memory = self._model.answer_round(
+            self._image,
+            request.regions,
+            text=request.text,
+            classes=self._classes,
+            example=request.example,
+            memory=self._rounds[-1].memory if request.example is None else None,
+        )
+        self._rounds.append(dataclasses.replace(request, prediction=prediction, memory=memory))
+        return prediction
+
+
+def _join(old: Region, new: Region) -> Region:
+    """Returns a region with the marks of both."""
+    masks = [region.mask for region in (old, new) if region.mask is not None]
+    return Region(
+        new.kind,
+        points=np.concatenate([old.points, new.points]),
+        boxes=np.concatenate([old.boxes, new.boxes]),
+        scribbles=(*old.scribbles, *new.scribbles),
+        mask=np.any(masks, axis=0) if masks else None,
+    )
