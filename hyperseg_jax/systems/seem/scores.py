@@ -23,9 +23,10 @@ def normalize(x: Float[DeviceArray, "*B C"]) -> Float[jax.Array, "*B C"]:
 def class_logits(
     embeddings: Float[DeviceArray, "B Q C"], vectors: Float[DeviceArray, "*B K C"], log_scale: Float[DeviceArray, ""]
 ) -> Float[jax.Array, "B Q K"]:
-    """Returns the scaled cosines of class embeddings and class vectors of unit length."""
+    """Returns the scaled cosines of class embeddings and class vectors of unit length: of one list, or of one for each row."""
     scale = jnp.exp(jnp.asarray(log_scale, jnp.float32))
-    return scale * jnp.einsum("bqc,...kc->bqk", normalize(embeddings), vectors, precision="highest")
+    product = "bqc,kc->bqk" if vectors.ndim == 2 else "bqc,bkc->bqk"
+    return scale * jnp.einsum(product, normalize(embeddings), vectors, precision="highest")
 
 
 LARGEST_SCALE = 100.0

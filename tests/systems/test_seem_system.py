@@ -1,0 +1,271 @@
+"""SEEM: its arrays, losses, cached features, prompts of all kinds, and interactive sessions."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+from sample_inputs import random_params
+from seem_config import small_config
+
+from hyperseg_jax.data import sources
+from hyperseg_jax.decoders.marks import MarkedPoints
+from hyperseg_jax.decoders.seem import TABLES, SeemPrediction, SeemStage
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.predictors.model import Model
+from hyperseg_jax.structs import Example, Prompt, Region
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.systems.seem import marks, rounds
+from hyperseg_jax.text.class_templates import TEMPLATES
+
+SYSTEM = systems.get("seem")
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 255, (40, 60, 3), np.uint8)
+CLASSES = ("ring", "star-merged", "square")
+
+
+def make_points(masks):
+    arrays = marks.mark_arrays(masks[0], np.zeros_like(masks[0]), (8, 0), None)
+    return MarkedPoints(*(arrays[f"marked_{name}"][:1] for name in ("points", "prompt", "positive")))
+
+
+def small_decoder():
+    return SYSTEM.build(small_config()).decoder
+
+
+def everywhere(prompts):
+    """Answers every visual prompt with a mask of all pixels."""
+    count = prompts.num_prompts * rounds.QUERIES_PER_PROMPT
+    stage = SeemStage(*(jnp.ones((1, count, *shape)) for shape in ((4,), (16, 16), (4,), (4,))))
+    return SeemPrediction((stage,), jnp.ones((1, prompts.num_prompts, 4)), None, (("mark_query", 0, count),))
+
+
+def make_model(**fields):
+    config = small_config(**fields)
+    return Model(config, SYSTEM.tokenizer(config), random_params(SYSTEM.shapes(config), seed=3, spread=0.3))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def tasks(world):
+    config = small_config(data__root=str(world))
+    return sources.build_tasks(config, SYSTEM, console=Console(quiet=True))
+
+
+def stack(*rows):
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+
+@pytest.mark.parametrize("name", ["panoptic", "referring", "region"])
+def test_elements_have_the_declared_arrays(tasks, name):
+    task = tasks[name]
+    element = task.prepare(task.train[0], np.random.default_rng(0))
+    for made in (element, task.blank()):
+        spec = task.train_processor.spec(1)
+        assert {key: (leaf.shape, leaf.dtype) for key, leaf in made.items()} == {
+            key: (leaf.shape[1:], leaf.dtype) for key, leaf in spec.items()
+        }
+    asked = dataclasses.replace(task.val[0].prompts[0], masks=None, labels=())
+    example = dataclasses.replace(task.val[0], prompts=(asked,))
+    processor = task.processor.for_bucket(task.processor.bucket(example))
+    made, spec = processor(example, train=False), processor.spec(1)
+    assert {key: leaf.shape for key, leaf in made.items()} == {key: leaf.shape[1:] for key, leaf in spec.items()}
+
+
+@pytest.fixture(scope="module")
+def loss(model):
+    """f(*rows, divisors) -> (total, metrics) of elements, jitted; and f(*rows) -> their counts."""
+    config = small_config(loss__rounds=0)
+    module = SYSTEM.build(config)
+    counts_of, loss_of = jax.jit(SYSTEM.counts(module, config)), jax.jit(SYSTEM.loss(module, config))
+    counts = lambda *rows: counts_of(stack(*rows))
+
+    def run(*rows, divisors=None):
+        return loss_of(model.params, stack(*rows), jax.random.key(0), counts(*rows) if divisors is None else divisors)
+
+    return run, counts
+
+
+def assert_close(one, other, rtol=2e-5):
+    for ours, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=1e-6)
+
+
+def elements(tasks, name):
+    task = tasks[name]
+    rows = [task.prepare(task.train[k], np.random.default_rng(k)) for k in range(2)]
+    return (*rows, task.blank())
+
+
+@pytest.mark.parametrize("name", ["panoptic", "referring", "region"])
+def test_unreadable_records_have_no_effect_and_slices_add_up(tasks, loss, name):
+    run, counts = loss
+    one, other, blank = elements(tasks, name)
+    twice = run(one, one)
+    assert float(twice[0]) > 0
+    assert_close(run(one, blank), twice)
+    nothing = run(blank, blank)
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(nothing))
+    divisors = counts(one, other)
+    parts = [run(row, blank, divisors=divisors) for row in (one, other)]
+    assert_close(jax.tree.map(lambda *values: sum(values), *parts), run(one, other))
+
+
+def test_a_class_list_adds_names_and_marks_in_training(tasks):
+    """Each object may be marked and named, in one pass with the class list."""
+    task = tasks["panoptic"]
+    processor = dataclasses.replace(task.train_processor, phrases=6, length=16, regions=4)
+    element = processor(task.train[0], train=True, rng=np.random.default_rng(0))
+    segments = int(task.train_processor(task.train[0], train=True, rng=np.random.default_rng(0))["valid"].sum())
+    assert element["valid"].sum() == segments > 1
+    assert element["region_present"].sum() == min(4, segments)
+    assert not element["is_sentence"] and element["phrase_present"].sum() >= 1
+    masks = element["region_segments"][element["region_planes"], 0] == np.arange(1, 5)[:, None, None]
+    drawn = np.unpackbits(element["drawn"], axis=-1).astype(bool)
+    assert (drawn & masks)[element["region_valid"]].any((1, 2)).all()
+    assert element["phrase_valid"].sum() >= element["phrase_present"].sum()
+
+
+def test_rows_may_have_different_class_lists(model):
+    one, other = (Example("it", IMAGE[None], (Prompt("panoptic", classes=names),)) for names in (CLASSES, CLASSES[::-1]))
+    processor = model._processor.for_bucket(model._processor.bucket(one))
+    batch = stack(processor(one, train=False), processor(other, train=False))
+    encode = SYSTEM.encode(SYSTEM.build(model.config), model.config)["classes"].function
+    both = jax.jit(encode)(model.params, batch, {})
+    alone = jax.jit(encode)(model.params, stack(processor(one, train=False)), {})
+    np.testing.assert_allclose(both[0], alone[0], atol=1e-5)
+    np.testing.assert_allclose(both[1, :3], both[0, 2::-1], atol=1e-5)
+    assert np.abs(both[0, 0] - both[0, 1]).max() > 1e-2
+
+
+def test_class_vectors_stay_cached_for_further_images(model):
+    model.engine.feature_cache.clear()
+    model.segment_classes(IMAGE, CLASSES)
+    cached = model.engine.feature_cache._cached
+    assert len(cached["classes"]) >= 1 and len(cached["image"]) == 1
+    model.engine.feature_cache.clear()
+    assert len(cached["classes"]) >= 1 and not cached["image"]
+
+
+def test_class_names_are_put_in_all_published_sentences():
+    processor = make_processor(templates="all")
+    prompt = Prompt("panoptic", classes=CLASSES)
+    texts = processor._class_texts(prompt.classes, None)
+    assert [len(of_class) for of_class in texts] == [len(TEMPLATES)] * 4 == [81] * 4
+    decode = lambda ids: processor.tokenizer.decode(ids).strip()
+    assert decode(texts[1][1]) == "a photo of a star."
+    assert decode(texts[3][0]) == "background."
+
+
+def make_processor(**fields):
+    config = small_config()
+    return dataclasses.replace(SYSTEM.processor(config, SYSTEM.tokenizer(config), {}), **fields)
+
+
+def two_boxes():
+    return [Region.from_box(5, 5, 25, 30), Region.from_box(30, 8, 55, 35)]
+
+
+@pytest.mark.parametrize("variant", ["v1", "v0", "demo"])
+def test_answers_of_all_kinds(variant):
+    model = make_model(model__mask_decoder__variant=variant)
+    assert variant in TABLES
+    predicted = model.segment_regions(IMAGE, two_boxes())
+    assert predicted.masks.shape == (2, 40, 60) and len(set(predicted.scores)) == 2
+    composed = model.segment_regions(IMAGE, two_boxes(), text="the red ring")
+    assert composed.scores != predicted.scores
+    (phrase,) = model.segment(IMAGE, "the red ring")
+    assert phrase.mask.shape == (40, 60)
+    again = model.segment_regions(IMAGE, two_boxes())
+    assert again.scores == predicted.scores  # choices are fixed in prediction
+    one = model.segment_regions(IMAGE, two_boxes()[:1])
+    if variant != "v1":  # there, the number of regions changes the chosen queries
+        np.testing.assert_allclose(one.scores[0], predicted.scores[0], rtol=1e-4)
+
+
+def test_a_second_round_remembers_the_first(model):
+    rounds = [two_boxes(), two_boxes()]
+    first, second = model.segment_rounds(IMAGE, rounds)
+    assert first.scores != second.scores
+
+
+def test_a_session(model):
+    session = model.session(IMAGE, classes=CLASSES)
+    assert session.prediction is None
+    first = session.add_points([[10, 10]])
+    second = session.add_points([[40, 20]], positive=False)
+    assert len(first) == len(second) == 1 and first.scores != second.scores
+    assert set(first.names) <= set(CLASSES)
+    third = session.add_box(30, 8, 55, 35, target=1)
+    assert len(third) == 2
+    assert session.undo() is second and session.prediction is second
+    again = session.add_box(30, 8, 55, 35, target=1)
+    assert again.scores == third.scores
+    with pytest.raises(UserError, match="target = 5"):
+        session.add_points([[1, 1]], target=5)
+    with pytest.raises(UserError, match="not inside an image"):
+        session.add_points([[100, 1]])
+    session.reset()
+    assert session.prediction is None
+    with pytest.raises(UserError, match="nothing to undo"):
+        session.undo()
+    session.add_text("the red ring")
+    example = session.add_example(IMAGE[:, ::-1].copy(), Region.from_box(5, 5, 25, 30))
+    assert len(example) == 1
+    with pytest.raises(UserError, match="example image"):
+        session.add_points([[10, 10]])
+
+
+def test_an_example_image_changes_the_answer(model):
+    box, other = Region.from_box(5, 5, 25, 30), RNG.integers(0, 255, (50, 50, 3), np.uint8)
+    answers = [model.session(IMAGE).add_example(image, box) for image in (IMAGE, other)]
+    assert answers[0].scores != answers[1].scores
+
+
+def test_marks_keep_thin_lines_and_small_clicks():
+    processor = make_processor()
+    big = (400, 600)
+    geometry = processor.geometry(*big)
+    line = Region.from_scribble([[10, 10], [590, 390]])
+    click = Region("point", points=np.array([[300.0, 200.0, 1], [10.0, 10.0, 0]]))
+    positive, negative = marks.draw_marks([line, click], big, geometry)
+    assert positive[0].sum() > 20
+    assert positive[1].sum() == 9 and negative[1].sum() == 4 and not negative[0].any()
+
+
+def test_pixels_are_shared_between_prompts():
+    masks = np.zeros((2, 32, 32), bool)
+    masks[0, :20] = masks[1, 30:, :4] = True
+    for rng in (None, np.random.default_rng(0)):
+        prompt, row, column = marks.sample_pixels(masks, 16, rng)
+        assert len(prompt) <= 16 and masks[prompt, row, column].all()
+        assert 4 <= (prompt == 1).sum() <= 8
+
+
+def test_simulated_rounds_click_until_the_mask_is_good():
+    """A prediction that covers all pixels gets negative clicks; a perfect one gets none."""
+    size, target = (16, 16), np.zeros((1, 2, 16, 16), bool)
+    target[0, 0, :8] = target[0, 1] = True
+    shown = np.zeros((1, 2, 16, 16), bool)
+    shown[:, :, 0, 0] = True
+    points = tuple(make_points(shown) for _ in range(4))
+    decoder = small_decoder()
+    choices = rounds.random_choices(decoder, jax.random.key(0), 3, jnp.ones((1, 2), bool))
+    state, previous = rounds.simulate_rounds(
+        everywhere, rounds.Marks(points, jnp.asarray(shown), jnp.zeros_like(shown)), jnp.asarray(target), choices, 2, size
+    )
+    assert (previous > 0).all()
+    counts = np.asarray(state.negative.sum((2, 3)))[0]
+    assert counts[0] > 0 and counts[1] == 0
+    clicked = np.asarray(state.points[0].prompt) >= 0
+    assert clicked.sum() == 2 + counts[0]  # no pixel twice
+    _, nothing = rounds.simulate_rounds(
+        everywhere, rounds.Marks(points, jnp.asarray(shown), jnp.zeros_like(shown)), jnp.asarray(target), choices, 0, size
+    )
+    assert not np.asarray(nothing).any()
