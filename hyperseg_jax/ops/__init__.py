@@ -6,7 +6,6 @@ On the device (JAX; float32 inside, under any precision policy):
     deformable        multi-scale deformable sampling, with a custom backward pass
     patches           bilinear sampling from tables of 2x2 patches
     sampling          bilinear sampling and resizing with PyTorch's conventions
-    pixels            normalization of pixels
     positions         fixed sine position embeddings of feature maps
     simulated_clicks  the next click of a simulated user
     matching          optimal assignment of queries to targets

@@ -1,8 +1,9 @@
 """Complete systems.
 
 system        the interface of a system, and the registry
+pixels        normalization of pixels
 psalm/        what the descendants of PSALM share: HyperSeg and InstructSeg
 hyperseg/     HyperSeg: its model, prompts, preprocessing, losses and postprocessing
 instructseg/  InstructSeg: its model, prompts, preprocessing, losses and postprocessing
-seem/         SEEM: its model and scores (not registered yet)
+seem/         SEEM: its model, prompts, preprocessing, losses and postprocessing
 """

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from hyperseg_jax.ops.pixels import GREY, normalize_for_llm, normalize_for_masks
 from hyperseg_jax.ops.transforms import fit_to_square, resize_and_pad, stretch_mask_to_square, stretch_to_square
+from hyperseg_jax.systems.pixels import GREY, normalize_for_llm, normalize_for_masks
 
 
 @pytest.mark.golden("hyperseg", r"preprocess.*")

@@ -9,10 +9,10 @@ from golden_case import find_files
 from hyperseg_jax import config as configs
 from hyperseg_jax.datasets import masks
 from hyperseg_jax.datasets.frame_sampling import Sampling
-from hyperseg_jax.ops.pixels import GREY, normalize_for_llm, normalize_for_masks
 from hyperseg_jax.ops.transforms import fit_to_square, resize_and_pad, resize_and_pad_map, stretch_to_square
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.systems.instructseg.prompts import normalize_prompt, tokenize_prompt
+from hyperseg_jax.systems.pixels import GREY, normalize_for_llm, normalize_for_masks
 from hyperseg_jax.text.expressions import join_sentences
 from hyperseg_jax.training.param_groups import schedule
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.ops.pixels import normalize_for_llm
 from hyperseg_jax.structs import Example, Layout, Prompt, Source
 from hyperseg_jax.systems.hyperseg import model as wiring
 from hyperseg_jax.systems.hyperseg import processor
+from hyperseg_jax.systems.pixels import normalize_for_llm
 
 FRAME = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
 

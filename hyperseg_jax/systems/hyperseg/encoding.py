@@ -17,9 +17,9 @@ import ml_collections
 import numpy as np
 
 from hyperseg_jax.data.processor import Batch, Encoding
-from hyperseg_jax.ops.pixels import normalize_for_llm, normalize_for_masks
 from hyperseg_jax.structs import Layout, Source
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, Prefix
+from hyperseg_jax.systems.pixels import normalize_for_llm, normalize_for_masks
 from hyperseg_jax.systems.psalm.trunk import ImageFeatures
 
 

@@ -12,9 +12,9 @@ from jaxtyping import PRNGKeyArray
 
 from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.layers.remat import remat_scan_body
-from hyperseg_jax.ops.pixels import normalize_for_llm, normalize_for_masks
 from hyperseg_jax.structs import Layout
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
+from hyperseg_jax.systems.pixels import normalize_for_llm, normalize_for_masks
 
 
 def run_frames(

@@ -17,10 +17,10 @@ from hyperseg_jax.losses.criterion import MaskCriterion
 from hyperseg_jax.losses.scores import BalancedScores, ClassScores, ScoreLoss
 from hyperseg_jax.losses.targets import MaskTargets, TargetCounts
 from hyperseg_jax.losses.text import count_tokens
-from hyperseg_jax.ops.pixels import normalize_for_llm
 from hyperseg_jax.structs import IGNORED, DeviceArray, Layout
 from hyperseg_jax.systems.hyperseg.frames import run_frames
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
+from hyperseg_jax.systems.pixels import normalize_for_llm
 from hyperseg_jax.systems.psalm.text_loss import text_loss
 from hyperseg_jax.systems.system import Loss
 

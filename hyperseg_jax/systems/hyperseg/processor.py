@@ -15,7 +15,6 @@ from hyperseg_jax.data.targets import check_count
 from hyperseg_jax.datasets.record_errors import naming_example
 from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.ops.pixels import GREY
 from hyperseg_jax.ops.transforms import (
     Geometry,
     fit_to_square,
@@ -26,6 +25,7 @@ from hyperseg_jax.ops.transforms import (
 from hyperseg_jax.structs import Example, Layout, Prompt, Region, Source
 from hyperseg_jax.systems.hyperseg import encoding
 from hyperseg_jax.systems.hyperseg.prompts import normalize_prompt, tokenize_prompt
+from hyperseg_jax.systems.pixels import GREY
 from hyperseg_jax.systems.psalm.markers import TokenCounts, expand_to_runs
 from hyperseg_jax.systems.psalm.sizes import SizedProcessor, check_text_only
 from hyperseg_jax.text.layout import choose_bucket, expand_runs, expanded_length, pack_layouts, packed_length

@@ -13,9 +13,9 @@ import jax
 import ml_collections
 
 from hyperseg_jax.data.processor import Batch, Encoding
-from hyperseg_jax.ops.pixels import normalize_for_llm, normalize_for_masks
 from hyperseg_jax.systems.instructseg.inputs import slot_name
 from hyperseg_jax.systems.instructseg.model import InstructSeg
+from hyperseg_jax.systems.pixels import normalize_for_llm, normalize_for_masks
 from hyperseg_jax.systems.psalm.trunk import ImageFeatures
 
 

@@ -17,10 +17,10 @@ from hyperseg_jax.losses.criterion import MaskCriterion
 from hyperseg_jax.losses.scores import BalancedScores
 from hyperseg_jax.losses.targets import MaskTargets, TargetCounts
 from hyperseg_jax.losses.text import count_tokens
-from hyperseg_jax.ops.pixels import normalize_for_llm, normalize_for_masks
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.systems.instructseg.inputs import layout_of, prompts_of
 from hyperseg_jax.systems.instructseg.model import InstructSeg
+from hyperseg_jax.systems.pixels import normalize_for_llm, normalize_for_masks
 from hyperseg_jax.systems.psalm.text_loss import text_loss
 from hyperseg_jax.systems.system import Loss
 

@@ -14,11 +14,11 @@ from hyperseg_jax.data.processor import Batch, Shape
 from hyperseg_jax.data.targets import check_count
 from hyperseg_jax.datasets.record_errors import naming_example
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.ops.pixels import GREY
 from hyperseg_jax.ops.transforms import Geometry, fit_to_square, resize_and_pad, stretch_to_square
 from hyperseg_jax.structs import IGNORED, Example, Layout, Prompt, Source
 from hyperseg_jax.systems.instructseg.inputs import slot_name
 from hyperseg_jax.systems.instructseg.prompts import normalize_prompt, tokenize_prompt
+from hyperseg_jax.systems.pixels import GREY
 from hyperseg_jax.systems.psalm.markers import PromptTokens, TokenCounts, expand_to_runs
 from hyperseg_jax.systems.psalm.sizes import SizedProcessor, check_text_only
 from hyperseg_jax.text.layout import choose_bucket, expand_runs, expanded_length, pack_layouts, packed_length

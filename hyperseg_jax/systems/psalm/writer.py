@@ -12,8 +12,8 @@ from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.llms.cache import KeyValues
 from hyperseg_jax.llms.generate import Writer
-from hyperseg_jax.ops.pixels import normalize_for_llm
 from hyperseg_jax.structs import Layout
+from hyperseg_jax.systems.pixels import normalize_for_llm
 from hyperseg_jax.systems.psalm.trunk import Trunk
 
 State = tuple[KeyValues, jax.Array]

@@ -12,8 +12,8 @@ from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.decoders.marks import MarkedPoints
 from hyperseg_jax.encoders.clip_text import select_end
 from hyperseg_jax.losses.targets import MaskTargets
-from hyperseg_jax.ops.pixels import normalize_for_masks
 from hyperseg_jax.structs import DeviceArray
+from hyperseg_jax.systems.pixels import normalize_for_masks
 from hyperseg_jax.systems.seem.criterion import MARKS, OBJECTS, PHRASES, Targets
 from hyperseg_jax.systems.seem.model import Seem, average_templates
 from hyperseg_jax.systems.seem.rounds import Marks

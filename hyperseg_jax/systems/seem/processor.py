@@ -16,9 +16,9 @@ from hyperseg_jax.data.processor import Batch, Shape
 from hyperseg_jax.data.targets import TargetArrays, check_count
 from hyperseg_jax.datasets.record_errors import naming_example
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.ops.pixels import GREY
 from hyperseg_jax.ops.transforms import Geometry, fit_to_square, resize_and_pad
 from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.systems.pixels import GREY
 from hyperseg_jax.systems.seem import marks, shapes
 from hyperseg_jax.systems.seem.derived_prompts import NAME, derive_prompts
 from hyperseg_jax.systems.seem.texts import pad_ids, padded_length, text_ids
