@@ -23,10 +23,10 @@ class Clicks:
     """A click for each of N objects. positive: on a missing part; else on a part that is too much. wanted: False where the
     prediction is good enough."""
 
-    row: Int32[jax.Array, "*B N"]
-    column: Int32[jax.Array, "*B N"]
-    positive: Bool[jax.Array, "*B N"]
-    wanted: Bool[jax.Array, "*B N"]
+    row: Int32[DeviceArray, "*B N"]
+    column: Int32[DeviceArray, "*B N"]
+    positive: Bool[DeviceArray, "*B N"]
+    wanted: Bool[DeviceArray, "*B N"]
 
 
 def choose_clicks(

@@ -6,6 +6,8 @@ import pytest
 from seem_model import CaseModel, marked_pixels, next_clicks, normalize_image, resize
 
 from hyperseg_jax.decoders import seem
+from hyperseg_jax.decoders.marks import MarkedPoints, mean_features, sample_tokens
+from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.results import answers, selection
 from hyperseg_jax.results.answers import Thresholds
@@ -209,9 +211,32 @@ def test_visual_prompts(case):
         )
         case.compare(f"{name}.rand_shape", first)
         case.compare(f"{name}.gt_masks", masks)
-    tokens = {name for name in case.outputs if name.startswith("tokens.")}
+    compare_tokens(case)
     random = {name for name in case.outputs if name.startswith(("train.", "Circle.", "Scribble.", "Polygon."))}
-    case.check(skipped=tokens | random)
+    case.check(skipped=random)
+
+
+def compare_tokens(case):
+    """Compares the tokens and mean features of the first prompt of each shape, with the recorded pixels."""
+    read, prompts = case.inputs, len(case.inputs["tokens.pos_masks"])
+    weight = lambda name: jnp.asarray(case.weights[f"sem_seg_head.predictor.{name}"])
+
+    def points(draw):
+        rows = [read[f"tokens.draw.points.{2 * draw + sign}"] for sign in (0, 1)]
+        both = np.concatenate(rows, axis=1)
+        positive = np.arange(both.shape[1]) < rows[0].shape[1]
+        return MarkedPoints(both[[2, 1]].T[None].astype(np.float32), both[0][None].astype(np.int32), positive[None])
+
+    features = np.moveaxis(read["mask_features"], 1, -1)
+    for name, positive in (("pos", True), ("neg", False)):
+        mean = mean_features(features, points(0), prompts, positive=positive, empty=-1.0)
+        case.compare(f"tokens.spatial_query_{name}", np.moveaxis(np.asarray(mean), 1, 0))
+    for i in range(3):
+        level = np.moveaxis(read[f"ms{i}"], 1, -1) + weight("level_embed.weight")[i]
+        marked = points(1 + i)
+        tokens = sample_tokens(level, marked, weight(f"mask_sptial_embed.{i}"), weight("pn_indicator.weight"), Precision())
+        case.compare(f"tokens.level{i}", np.moveaxis(np.asarray(tokens), 1, 0))
+        case.compare(f"tokens.level{i}.padding", marked.prompt < 0)
 
 
 def fill_box(mask):
