@@ -5,7 +5,7 @@ table        rows of (Flax paths, PyTorch names, operator), applied both ways an
 checkpoints  public source checkpoints, parts for transformers and adapters for PEFT
 """
 
-from hyperseg_jax.tables.checkpoints import Adapters, Part, PublishedField, Rule, SourceCheckpoint, find_first_rule
+from hyperseg_jax.tables.checkpoints import Adapters, FileName, Part, PublishedField, Rule, SourceCheckpoint, find_first_rule
 from hyperseg_jax.tables.operators import (
     Constant,
     ConvKernel,
@@ -25,6 +25,7 @@ __all__ = [
     "Adapters",
     "Constant",
     "ConvKernel",
+    "FileName",
     "FusedQKV",
     "Identity",
     "Operator",

@@ -37,6 +37,20 @@ class PublishedField:
 
 
 @dataclasses.dataclass(frozen=True)
+class FileName:
+    """What the name of a checkpoint's file says about a config field that its tensors do not show.
+
+    pattern: a regex for the file name. field: as in "model.PART.FIELD". values: the values that fit; () if the name has had
+    several meanings. advice: what the user can do then.
+    """
+
+    pattern: str
+    field: str
+    values: tuple[str, ...]
+    advice: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class SourceCheckpoint:
     """A kind of public checkpoint from which weights of a system are imported.
 
@@ -45,7 +59,8 @@ class SourceCheckpoint:
     replacement) from its tensor names to names of the weight table; the first full match is used. ignored: its tensors that the
     system does not use. initialized: names of the weight table that it does not contain; these parameters are initialized
     randomly. rows: {table name: count}; a larger tensor is truncated to its first rows. sizes: {config field: (table name,
-    axis)}; config fields that are set from the shapes of its tensors.
+    axis)}; config fields that are set from the shapes of its tensors. file_names: what the names of its files say; the first
+    match counts.
     """
 
     name: str
@@ -56,6 +71,7 @@ class SourceCheckpoint:
     initialized: tuple[Rule, ...] = ()
     rows: tuple[tuple[str, int], ...] = ()
     sizes: tuple[tuple[str, tuple[str, int]], ...] = ()
+    file_names: tuple[FileName, ...] = ()
 
     def is_in(self, names: Iterable[str]) -> bool:
         """Returns whether these tensor names are those of a checkpoint of this kind."""

@@ -7,6 +7,7 @@ Model folders:
 Import and export:
     fetch               downloads a checkpoint and returns its local path
     importing           converts public checkpoints to a model folder, one tensor at a time
+    file_names          what file names say about config fields
     report              the report of an import
     exporting           converts a model folder to PyTorch
     peft_adapter        reads and writes LoRA adapters in the PEFT format

@@ -27,6 +27,7 @@ from hyperseg_jax.untrusted.paths import model_file_path
 from hyperseg_jax.untrusted.printing import escaped, escaped_value, listed
 from hyperseg_jax.weights import model_folder, peft_adapter
 from hyperseg_jax.weights.exporting import DEPARTURES
+from hyperseg_jax.weights.file_names import check_file_name
 from hyperseg_jax.weights.report import ImportReport
 from hyperseg_jax.weights.safetensors_writer import (
     FLOATS,
@@ -96,6 +97,8 @@ def import_weights(
             if kind == next_kind:
                 raise UserError(f"{file.path} and {next_file.path}: both are {kind.name}; give one of them")
         report = ImportReport(out, {kind.name: str(file.path) for kind, file in files})
+        for kind, file in files:
+            report.unshown |= check_file_name(kind, file.path, config)
         tensors = _assign_sources(system, files, report)
         _update_sizes(config, files, tensors, report)
         _restore_departures(config, system, [file.path for _, file in files], report)

@@ -6,21 +6,34 @@ from typing import Any
 
 import ml_collections
 
-from hyperseg_jax.tables import Rule, SourceCheckpoint
+from hyperseg_jax.tables import FileName, Rule, SourceCheckpoint
 
+VARIANT = "model.mask_decoder.variant"
+TWO_MEANINGS = (
+    "files of this name have been published with weights of v0 and of v1, whose tensors have the same names and shapes; rename "
+    f"it to focall_v0.pt or focall_v1.pt, and give --config.{VARIANT}"
+)
 SEEM = SourceCheckpoint(
     "SEEM",
     mark=r"sem_seg_head\.predictor\.pn_indicator\.weight",
     file="seem_focalt_v1.pt, or the *.pt of another released model",
+    file_names=(
+        FileName(r"seem_focall_v1\.pt", VARIANT, (), TWO_MEANINGS),
+        FileName(r".*_v0\b.*", VARIANT, ("v0", "demo")),
+        FileName(r".*_v1\b.*", VARIANT, ("v1",)),
+    ),
 )
 XDECODER = SourceCheckpoint(
     "X-Decoder",
     mark=r"sem_seg_head\.predictor\.caping_embed",
     file="xdecoder_focalt_last.pt, or that of Focal-L",
-    ignored=(Rule(r"sem_seg_head\.predictor\.(caping_embed|pos_embed_caping\..*|.*caption.*)", "SEEM writes no captions"),),
+    ignored=(
+        Rule(r"sem_seg_head\.predictor\.(caping_embed|pos_embed_caping\.weight|self_attn_mask)", "SEEM writes no captions"),
+        Rule(r"sem_seg_head\.predictor\.bbox_embed\..*", "SEEM predicts no boxes"),
+    ),
     initialized=(
         Rule(
-            r"sem_seg_head\.predictor\.(spatial_featured|spatial_embed|pn_indicator|mask_sptial_embed)\..*",
+            r"sem_seg_head\.predictor\.((spatial_featured|spatial_embed|pn_indicator)\.weight|mask_sptial_embed\.\d)",
             "X-Decoder has no visual prompts; theirs are randomly initialized",
         ),
     ),

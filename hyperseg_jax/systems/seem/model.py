@@ -96,12 +96,17 @@ def build_model(config: ml_collections.ConfigDict) -> Seem:
     backbone or pixel decoder is unknown."""
     m, p = config.model, Precision(**config.model.precision)
     return Seem(
-        _build_backbone(dict(m.mask_encoder), config.data.image_size, p),
+        _build_backbone(_with_tuples(m.mask_encoder), config.data.image_size, p),
         _build_pixel_decoder(dict(m.pixel_decoder), p),
         clip_text.ClipText(**m.text_encoder, precision=p),
         seem.SeemDecoder(**m.mask_decoder, precision=p),
         p,
     )
+
+
+def _with_tuples(block: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the fields of a block; configs that were read from a file have lists instead of tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in block.items()}
 
 
 def _build_backbone(fields: dict[str, Any], image_size: int, p: Precision) -> focal.FocalNet | davit.DaViT | sam_vit.SamPyramid:
@@ -111,7 +116,7 @@ def _build_backbone(fields: dict[str, Any], image_size: int, p: Precision) -> fo
     if kind == "davit":
         return davit.DaViT(**fields, precision=p)
     if kind == "sam_vit":
-        neck = sam_vit.PyramidNeck(tuple(fields.pop("neck_features")), p)
+        neck = sam_vit.PyramidNeck(fields.pop("neck_features"), p)
         return sam_vit.SamPyramid(sam_vit.SamVit(image_size, **fields, precision=p), neck)
     raise UserError(f"model.mask_encoder.kind = {kind!r}: use focal, focal_dw, davit or sam_vit")
 

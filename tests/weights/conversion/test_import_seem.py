@@ -1,0 +1,89 @@
+"""Import and export of SEEM: released models, whose variants only the file name or the user knows, and the X-Decoder parent."""
+
+import numpy as np
+import pytest
+import torch
+from published_tensors import assert_equal, read_all
+from real_vocabulary import CLIP_END
+from seem_config import small_config
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.predictors.model import Model
+from hyperseg_jax.text.tokenizer import TOY_FILE, Tokenizer
+from hyperseg_jax.weights.exporting import export_weights
+from hyperseg_jax.weights.importing import import_weights
+
+PREDICTOR = "sem_seg_head.predictor."
+NEW = ("spatial_featured.weight", "spatial_embed.weight", "pn_indicator.weight", *(f"mask_sptial_embed.{i}" for i in range(3)))
+
+
+@pytest.fixture
+def save(tmp_path):
+    """save(tensors, name) -> a file of torch.save with this name."""
+
+    def write(tensors, name):
+        torch.save({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}, tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+def convert(path, out, config=None):
+    return import_weights([path], config or small_config(), out, tokenizer=TOY_FILE)
+
+
+def test_torch_to_ours_to_torch_is_bit_exact(random_tensors, save, tmp_path):
+    tensors = random_tensors(small_config())
+    report = convert(save(tensors, "seem_focalt_v1.pt"), tmp_path / "ours")
+    assert list(report.sources) == ["SEEM"] and not report.initialized
+    assert not export_weights(tmp_path / "ours", tmp_path / "back").extras
+    assert_equal(read_all(tmp_path / "back"), tensors)
+
+
+@pytest.mark.parametrize(
+    "name, variant, message",
+    [
+        ("seem_focalt_v0.pt", "v1", "is v0 or demo, but the config has v1; give --config.model.mask_decoder.variant=v0"),
+        ("seem_focalt_v1.pt", "v0", "is v1, but the config has v0"),
+        ("seem_focall_v1.pt", "v1", "published with weights of v0 and of v1"),
+        ("seem_focall_v1.pt", "v0", "published with weights of v0 and of v1"),
+    ],
+)
+def test_a_variant_that_the_file_name_contradicts_is_refused(random_tensors, save, tmp_path, name, variant, message):
+    config = small_config(model__mask_decoder__variant=variant)
+    with pytest.raises(UserError, match=message):
+        convert(save(random_tensors(config), name), tmp_path / "ours", config)
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize(
+    "name, variant", [("seem_focalt_v0.pt", "v0"), ("seem_focalt_v0.pt", "demo"), ("focall_v1.pt", "v1"), ("mine.pt", "v0")]
+)
+def test_the_report_names_the_variant(random_tensors, save, tmp_path, name, variant):
+    config = small_config(model__mask_decoder__variant=variant)
+    report = convert(save(random_tensors(config), name), tmp_path / "ours", config)
+    assert report.unshown == {"model.mask_decoder.variant": variant}
+    assert Model.load(tmp_path / "ours").config.model.mask_decoder.variant == variant
+
+
+def test_xdecoder_starts_a_training(random_tensors, save, tmp_path):
+    tensors = random_tensors(small_config())
+    for name in NEW:
+        tensors.pop(PREDICTOR + name)
+    tensors.pop("dilation_kernel")
+    tensors |= {
+        f"{PREDICTOR}caping_embed": np.zeros((16, 16), np.float32),
+        f"{PREDICTOR}self_attn_mask": np.zeros((1, 9, 9), bool),
+    }
+    tensors[f"{PREDICTOR}pos_embed_caping.weight"] = np.zeros((7, 16), np.float32)
+    report = convert(save(tensors, "xdecoder_focalt_last.pt"), tmp_path / "ours")
+    assert list(report.sources) == ["X-Decoder"]
+    assert sum(map(len, report.initialized.values())) == len(NEW)
+    assert sum(map(len, report.ignored.values())) == 3
+
+
+def test_another_end_token_is_refused(random_tensors, save, tmp_path):
+    config = small_config(model__text_encoder__end_id=5)
+    assert Tokenizer.toy().eos == CLIP_END
+    with pytest.raises(UserError, match=r"end token has the id 0, but model.text_encoder.end_id = 5"):
+        convert(save(random_tensors(config), "seem_focalt_v1.pt"), tmp_path / "ours", config)
