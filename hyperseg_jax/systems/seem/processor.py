@@ -40,9 +40,10 @@ class SeemProcessor:
 
     image_size: side of the padded square. context: the longest text in tokens. templates: a key of class_templates.SETS.
     prompts: prompts per element. classes: classes with the background; 0 without class lists. class_length, length: tokens of a
-    class and of a phrase. targets: segments of a class list. planes: number of their segment maps; 0: one for each. phrases,
-    regions: phrases and regions per element. points, excluded: capacities of marked and of excluded pixels. trained: 1 if the
-    elements have targets, and one sentence for each class. drawn_on: 1 if the regions were drawn on another image.
+    class and of a phrase. targets: segments of a class list. planes: segment maps of each kind of prompt; 0: one for each of
+    its targets. phrases, regions: phrases and regions per element. points, excluded: capacities of marked and of excluded
+    pixels. trained: 1 if the elements have targets, and one sentence for each class. drawn_on: 1 if the regions were drawn on
+    another image.
     """
 
     COUNTS = (
@@ -199,7 +200,7 @@ class SeemProcessor:
             int(element["class_valid"].any()) + int(element["phrase_present"].sum()) + int(element["region_present"].any())
         )
         return {
-            "prompts": (prompts, self.prompts),
+            "prompts": (prompts, bool(self.classes) + self.phrases + bool(self.regions)),
             "targets": (used, sum(element[f"{prefix}valid"].size for prefix in prefixes)),
             "pixels": (int(np.prod(element["filled"])), self.image_size**2),
         }
@@ -208,7 +209,7 @@ class SeemProcessor:
         """The arrays of the targets of a kind of prompts."""
         counts = {"": self.targets if self.classes else 0, "phrase_": self.phrases, "region_": self.regions}
         count = counts[prefix] if self.trained else 0
-        return TargetArrays(count, self.planes if not prefix else 0, 1, self.image_size)
+        return TargetArrays(count, self.planes, 1, self.image_size)
 
     def _sentences(self) -> int:
         return 1 if self.trained else len(SETS[self.templates])

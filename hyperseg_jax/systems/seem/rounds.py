@@ -129,8 +129,9 @@ def simulate_rounds(
 
     def play(number: jax.Array, state: tuple[Marks, jax.Array]) -> tuple[Marks, jax.Array]:
         marks, previous = state
-        previous = answer_marks(decode(round_prompts(marks, choices, number, previous, number > 0))).mask_logits
-        resized = resize_bilinear(rearrange(previous, "b n h w -> b h w n").astype(jnp.float32), (height, width))
+        answers = answer_marks(decode(round_prompts(marks, choices, number, previous, number > 0)))
+        previous = answers.mask_logits.astype(jnp.float32)
+        resized = resize_bilinear(rearrange(previous, "b n h w -> b h w n"), (height, width))
         predicted = rearrange(resized, "b h w n -> (b n) h w") > 0
         rows = lambda masks: rearrange(masks, "b n h w -> (b n) h w")
         shown = rows(marks.positive), rows(marks.negative)
