@@ -123,7 +123,7 @@ class SamVit(nn.Module):
             raise ValueError(f"SAM's encoder expects images of {self.image_size} x {self.image_size}, got {image.shape}")
         p = self.precision
         x = Conv(self.hidden_size, self.patch_size, self.patch_size, precision=p, name="patches")(image)
-        init = axes.named(nn.initializers.zeros, "patch", "patch", "embed")
+        init = axes.named(nn.initializers.zeros, "patch", None, "embed")
         x = x + p.cast(self.param("positions", init, x.shape[1:], p.params))
         x = axes.constrain(x, "batch", "height", "width", "act_embed")
         for i, (window, count) in enumerate(self.runs):
