@@ -35,13 +35,13 @@ class ClipTextLayer(nn.Module):
         x = x + MultiHeadAttention(self.num_heads, precision=p, name="attention")(y, y, y, jnp.asarray(causal))
         y = LayerNorm(self.epsilon, p, name="norm2")(x)
         x = x + FeedForward(4 * x.shape[-1], "quick_gelu", precision=p, name="mlp")(y)
-        return axes.constrain(x, "batch", "tokens", "act_embed"), None
+        return x, None
 
 
 class ClipText(nn.Module):
     """Encodes texts of `context` tokens to one feature per token, after the final norm; defaults are SEEM's encoder.
 
-    Attention is causal, so tokens after the end token do not change those before it; padding is not masked, as published.
+    The number of texts need not be divisible by the devices: they may be those of a class list. Attention is causal, so tokens after the end token do not change those before it; padding is not masked, as published.
     epsilon: of the norms (SEEM 1e-12, transformers 1e-5). end_id: the end token, which also fills texts up to a common length.
     Parts: tokens, positions, layers (stacked), norm.
     """
@@ -65,7 +65,7 @@ class ClipText(nn.Module):
         x = Embedding(self.vocab_size, self.hidden_size, p, name="tokens")(ids)
         init = axes.named(nn.initializers.normal(0.02), "patch", "embed")
         positions = self.param("positions", init, (self.context, self.hidden_size), p.params)
-        x = axes.constrain(x + p.cast(positions)[: ids.shape[1]], "batch", "tokens", "act_embed")
+        x = x + p.cast(positions)[: ids.shape[1]]
         layers = stack_blocks(ClipTextLayer, self.num_layers, self.remat)
         x, _ = layers(self.num_heads, self.epsilon, p, name="layers")(x)
         return LayerNorm(self.epsilon, p, name="norm")(x)

@@ -18,6 +18,9 @@ from hyperseg_jax.systems.seem.criterion import MARKS, OBJECTS, PHRASES, Targets
 from hyperseg_jax.systems.seem.model import Seem, average_templates
 from hyperseg_jax.systems.seem.rounds import Marks
 
+TEXTS = 256
+"""Number of sentences that are encoded at once."""
+
 
 def normalize_images(images: UInt8[DeviceArray, "B H W 3"], filled: Int[DeviceArray, "B 2"]) -> Float[jax.Array, "B H W 3"]:
     """Normalizes pixels; the padding outside of `filled` (height, width) is 0, as published."""
@@ -35,7 +38,7 @@ def class_vectors(
 
     def encode(of_row: Int[DeviceArray, "K T L"]) -> jax.Array:
         one_class = lambda texts: model.apply({"params": params}, texts, method="text_vectors")
-        return average_templates(jax.lax.map(one_class, of_row))
+        return average_templates(jax.lax.map(one_class, of_row, batch_size=max(1, TEXTS // of_row.shape[1])))
 
     def encode_once() -> jax.Array:
         return jnp.broadcast_to(encode(ids[0]), (ids.shape[0], ids.shape[1], model.decoder.class_dim))
