@@ -41,7 +41,8 @@ class ClipTextLayer(nn.Module):
 class ClipText(nn.Module):
     """Encodes texts of `context` tokens to one feature per token, after the final norm; defaults are SEEM's encoder.
 
-    The number of texts need not be divisible by the devices: they may be those of a class list. Attention is causal, so tokens after the end token do not change those before it; padding is not masked, as published.
+    Attention is causal, so tokens after the end token do not change those before it; padding is not masked, as published. Texts
+    are not split over devices: those of a class list have any number.
     epsilon: of the norms (SEEM 1e-12, transformers 1e-5). end_id: the end token, which also fills texts up to a common length.
     Parts: tokens, positions, layers (stacked), norm.
     """
