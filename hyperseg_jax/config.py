@@ -124,7 +124,7 @@ def _execute_file(name: str) -> ml_collections.ConfigDict:
 
 
 def _apply_override(config: ml_collections.ConfigDict, text: str) -> None:
-    """Sets one field in place, given as "train.steps=10". One text may stand for a tuple of texts, such as a single path. Raises
+    """Sets one field in place, given as "train.steps=10". A text may stand for a tuple of texts, such as one path. Raises
     UserError if the field does not exist or has another type."""
     key, equals, value = text.partition("=")
     if not equals:

@@ -203,7 +203,7 @@ def test_only_readers_that_sample_clips_are_checked(monkeypatch, reader, train, 
     del config.data.tasks.video.train
     config.data.tasks.video.update({"reader": reader, "train": train})
     if checked:
-        with pytest.raises(UserError, match="frames = 5, sampling = 'references', or sizes of the task for a single frame$"):
+        with pytest.raises(UserError, match=r"frames = 5, sampling = 'references', or sizes of the task for a single frame$"):
             sources.make_processor(config, SYSTEM, TOKENIZER, "video")
     else:
         assert sources.make_processor(config, SYSTEM, TOKENIZER, "video").frames == 5
