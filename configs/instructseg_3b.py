@@ -63,8 +63,8 @@ def _tasks() -> dict:
             "length": 1280,
             "expression": 128,
             "answers": 0,
-            # ours: polygons are filled at the size of the image, then resized (theirs are resized first): masks of a record are
-            # then the same in training and scoring
+            # ours: polygons are filled at the size of the image, then resized like any mask (theirs are resized first). As in
+            # their code, "coco" fills them by the rule of pycocotools, and the scores use that of OpenCV
             "train": {
                 "json_path": tuple(f"{root}/refcoco/{name}_train.json" for name in ("refcoco", "refcoco+", "refcocog")),
                 "polygons": "coco",
@@ -78,10 +78,14 @@ def _tasks() -> dict:
             "length": 2048,
             "masks": 0,
             "train": {
+                # ours: all records with an image; theirs is llava_v1_5_mix665k_onlyMM_filtered.json, whose filter is not
+                # published
                 "json_path": f"{root}/llava/llava_v1_5_mix665k.json",
                 "image_root": f"{root}/llava/images",
                 "prompts_per_example": 1,
-                "rounds_per_prompt": 8,  # ours: longer conversations are split; theirs are cut at 2048 ids and lose their end
+                # ours: longer conversations are split, and eight rounds of more than 2048 ids are skipped as unreadable;
+                # theirs are cut at 2048 ids and lose their end
+                "rounds_per_prompt": 8,
             },
         },
         # ours: without the 60 training videos of DAVIS, which the authors add in a format of their own; they are few

@@ -124,7 +124,8 @@ def _execute_file(name: str) -> ml_collections.ConfigDict:
 
 
 def _apply_override(config: ml_collections.ConfigDict, text: str) -> None:
-    """Sets one field in place, given as "train.steps=10". Raises UserError if it does not exist or has another type."""
+    """Sets one field in place, given as "train.steps=10". A text may stand for a tuple of texts, such as one path. Raises
+    UserError if the field does not exist or has another type."""
     key, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--config.{escaped(text)}: give a value, as in --config.{escaped(text)}=1")
@@ -143,6 +144,8 @@ def _apply_override(config: ml_collections.ConfigDict, text: str) -> None:
         if depth < len(parents):
             node = node[part]
     parsed, current = _parse_value(key, value), node[leaf]
+    if isinstance(parsed, str) and parsed[:1] not in ("(", "[") and _is_tuple_of_texts(current):
+        parsed = (parsed,)
     if problem := next(config_fields.name_problems(f"--config.{key}", parsed), ""):
         raise UserError(problem)
     if isinstance(current, ml_collections.ConfigDict):
@@ -166,6 +169,10 @@ def _parse_value(key: str, text: str) -> Any:
         return text
     except (MemoryError, RecursionError) as error:
         raise UserError(f"--config.{key}={escaped(text)}: is nested too deeply; give a plain value") from error
+
+
+def _is_tuple_of_texts(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(isinstance(element, str) for element in value)
 
 
 def _check_block_override(key: str, value: Any, current: ml_collections.ConfigDict) -> None:

@@ -23,6 +23,8 @@ BUILT = "built"
 """Given in place of a benchmark name, stands for the output of `hyperseg data build`."""
 SAMPLING_OPTIONS = ("max_classes", "frames", "sampling", "reach")
 """Reader options that sample prompts or frames. They are set when a build is read, not when it is written."""
+RANDOM = "random"
+"""Value of reader options that draw anew for each element, such as `sentences` of ReVOS. A build cannot draw."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -204,6 +206,8 @@ def _parse_option(text: str) -> tuple[str, Any]:
         raise UserError(f"--option {text}: give NAME=VALUE, as in prompts_per_example=4")
     if name in SAMPLING_OPTIONS:
         raise UserError(f"--option {text}: set {name} when the build is read, not when it is written (docs/data.md)")
+    if value == RANDOM:
+        raise UserError(f"--option {text}: a build would keep one draw forever; use the reader of the benchmark (docs/data.md)")
     try:
         return name, json.loads(value)
     except (ValueError, RecursionError):

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     many.add_argument("--benchmarks", help="comma-separated, such as refcoco,reasonseg,coco_panoptic (docs/metrics.md)")
     many.add_argument(
         "--config",
-        help=f"sizes, tokenizer, mesh: a config file, or a shipped config: {', '.join(configs.shipped_names())}",
+        help=f"sizes, mesh: a config file, or a shipped config: {', '.join(configs.shipped_names())}",
     )
     many.add_argument("--checkpoint", help="a workdir, a model folder, or a shipped model, matching the config")
     many.add_argument(
@@ -130,7 +130,7 @@ def _evaluate_own_tasks(parsed: argparse.Namespace) -> None:
     sources.check_untrusted_paths(config, where, parsed.data_root or "")
     with config.unlocked():
         config.data.root = parsed.data_root
-        config.data.tokenizer = str(folder)  # the config is untrusted and might name any file
+        config.data.tokenizer = str(folder.resolve())  # the config is untrusted and might name any file
     with model_folder.naming_config(folder):
         tasks = sources.build_tasks(
             config, systems.get(config.system), console=console, names=requested, for_training=False, split=parsed.split

@@ -26,6 +26,7 @@ from hyperseg_jax.metrics.published import REPORTED_RESULTS, find_reported_resul
 from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.results.server import coco_panoptic
 from hyperseg_jax.systems import system as systems
+from hyperseg_jax.tables import flatten
 from hyperseg_jax.training import resume
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.limits import set_block
@@ -41,6 +42,9 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
     """Evaluates a checkpoint on the requested benchmarks and prints a table of scores; --out also writes result files."""
     config = configs.load(parsed.config, parsed.overrides)
     set_block(config.get("limits", {}), parsed.limits)
+    if parsed.data_root:
+        with config.unlocked():
+            config.data.root = parsed.data_root
     chosen = benchmarks.find_benchmarks(parsed.benchmarks)
     hosts.connect(
         hosts.Timeouts(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
@@ -55,7 +59,8 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
             for name in chosen:
                 _check_submission_paths(parsed.out / name)
         folder = model_folder.find_model_folder(parsed.checkpoint)
-        root = parsed.data_root or config.data.root
+        config = config_for_checkpoint(config, system, folder)
+        root = config.data.root
         if not root:
             if not_toy := [name for name, line in chosen.items() if line.reader != "toy"]:
                 raise UserError(f"--benchmarks {', '.join(not_toy)}: give --data-root, the root folder of their files")
@@ -131,6 +136,21 @@ def _write_submission(
             raise
         reason = escaped(first_line(error))
         raise UserError(f"{state_file}: contains an invalid prediction ({reason}); remove the file to start over") from error
+
+
+def config_for_checkpoint(
+    config: ml_collections.ConfigDict, system: systems.System, folder: pathlib.Path
+) -> ml_collections.ConfigDict:
+    """Returns the config with the tokenizer of a model folder, and with its sizes that differ between public checkpoints of the
+    system (SourceCheckpoint.sizes), such as the number of token embeddings."""
+    config = config.copy_and_resolve_references()
+    saved, given = (flatten(each.to_dict()) for each in (model_folder.read_config(folder), config))
+    paths = {field: field.replace(".", "/") for kind in system.source_checkpoints for field, _ in kind.sizes}
+    sizes = {field: saved[path] for field, path in paths.items() if path in saved and path in given}
+    with config.unlocked(), config.ignore_type():
+        config.data.tokenizer = str(folder.resolve())
+        config.update_from_flattened_dict(sizes)
+    return config
 
 
 def load_engine(

@@ -265,17 +265,26 @@ def make_processor(
 
 def _check_clips(where: str, fields: Mapping[str, Any], frames: int) -> None:
     """Raises UserError if the training clips of a task with reference frames are not a frame followed by its reference frames.
-    fields: of the task. frames: the length of a clip. Readers without sampling, such as registered ones, are not checked."""
-    train, make = fields.get("train"), READERS.get(fields.get("reader", ""))
-    parameters = {} if make is None else inspect.signature(make).parameters
-    if train is None or not ("sampling" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())):
+    fields: of the task. frames: the length of a clip. Readers of images, and registered ones without sampling, are not
+    checked."""
+    train = fields.get("train")
+    if train is None or not _has_sampling(fields.get("reader", ""), train):
         return
     given, wanted = (train.get("frames"), train.get("sampling", "stride")), (frames, "references")
     if given != wanted:
         raise UserError(
             f"{where}: frames = {given[0]}, sampling = {escaped_value(given[1])}, but a clip is a frame and its references; "
-            f"give frames = {wanted[0]}, sampling = {wanted[1]!r}, or remove `references` from the task"
+            f"give frames = {wanted[0]}, sampling = {wanted[1]!r}, or sizes of the task for a single frame"
         )
+
+
+def _has_sampling(reader: str, fields: Mapping[str, Any]) -> bool:
+    """Returns whether a reader has the field `sampling`, so that it samples clips. fields: its fields in the config."""
+    if reader == "toy":
+        return fields.get("task") == "video"
+    layout = layouts.LAYOUTS.get(str(fields.get("name"))) if reader == "benchmark" else None
+    make = layout.reader if layout else READERS.get(reader)
+    return make is not None and "sampling" in inspect.signature(make).parameters
 
 
 def make_augmentation(config: ml_collections.ConfigDict, task: str) -> Augment:

@@ -75,7 +75,7 @@ class System(Generic[Model]):
     and metrics of its parts sum to those of the whole batch.
     answers: converts the outputs of one prompt on one frame to Predictions.
     weight_table(config) -> Table from the parameters to the published names.
-    source_checkpoints: the kinds of public checkpoints that its weights are imported from.
+    source_checkpoints: the kinds of public checkpoints that its weights are imported from; its own is the first.
     extra_names: names of the table that the authors' code does not have, with the reason.
     published_fields: fields of config.model that change the results but no weight, with the value of the authors' code.
     untrained: names of the table that no loss trains and no prediction uses, with the reason. They are kept so that an export

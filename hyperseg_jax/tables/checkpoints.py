@@ -27,8 +27,8 @@ def find_first_rule(rules: Iterable[Rule], name: str) -> Rule | None:
 class PublishedField:
     """A config field that changes the results but no weight, and of which the authors' code implements one value only.
 
-    field: as in "model.text_fusion.form". value: the one that the authors' code implements. meaning: what it does with weights
-    that were trained with another value, for the report.
+    field: its name in the config, with dots. value: the one that the authors' code implements. meaning: what that code does
+    with weights that were trained with another value, for the report.
     """
 
     field: str

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hyperseg_jax import config as configs
+from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten
 
 FREE_DATA_FIELDS = ("root", "workers", "tokenizer", "buckets", "length_buckets", "max_unreadable_share")
@@ -29,11 +30,16 @@ def state_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
 
 def function_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """Describes the differing fields of `model` that change what the weights compute; "" if there are none. saved: config of a
-    model folder, from an untrusted file. given: the config that the model is run with."""
+    model folder, from an untrusted file. given: the config that the model is run with.
+
+    A published field that a config lacks has the published value. Any other field that one of them lacks is not compared: it
+    has the default of its module, as the newer fields in a config of an earlier version."""
     ignored = {FREE_MODEL_FIELD, *TRAINING_MODEL_FIELDS}
+    published = {row.field.replace(".", "/"): row.value for row in systems.get(given["system"]).published_fields}
     fields = (flatten({name: config.get(name) for name in ("system", "model")}) for config in (saved, given))
-    before, now = ({path: value for path, value in each.items() if not ignored & set(path.split("/"))} for each in fields)
-    return configs.describe_differences(before, now)
+    before, now = (published | each for each in fields)
+    compared = {path for path in before.keys() & now.keys() if not ignored & set(path.split("/"))}
+    return configs.describe_differences(*({path: each[path] for path in compared} for each in (before, now)))
 
 
 def run_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:

@@ -34,8 +34,8 @@ WRITTEN = (
     "state_dict.pth",
     "adapter_config.json",
 )
-DEPARTURES = "hyperseg_jax"
-"""Field of an exported config.json: {config field: value} of the departures from the authors' code. An import restores them."""
+PUBLISHED_FIELDS = "hyperseg_jax"
+"""Field of an exported config.json: {config field: value} of System.published_fields. An import restores them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +152,9 @@ def export_weights(
                 settings = system.part(part).config_json(config) if part else system.hf_config(config)
                 types = {kind.name for _, kind in described.values() if kind.kind not in "iub"}
                 settings["torch_dtype"] = types.pop() if len(types) == 1 else "float32"
-                settings |= {DEPARTURES: {field: value for field, (value, _) in departures.items()}} if departures else {}
+                fields = {row.field: row.value for row in (() if part else system.published_fields)}
+                fields |= {field: value for field, (value, _) in departures.items()}
+                settings |= {PUBLISHED_FIELDS: fields} if fields else {}
                 (temporary / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
                 if part is None or system.part(part).reads_text:
                     _save_tokenizer(system.tokenizer(config, folder), settings, temporary)

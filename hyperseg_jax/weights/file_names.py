@@ -13,16 +13,17 @@ from hyperseg_jax.tables import SourceCheckpoint
 from hyperseg_jax.untrusted.printing import escaped
 
 
-def check_file_name(kind: SourceCheckpoint, path: pathlib.Path, config: ml_collections.ConfigDict) -> dict[str, str]:
-    """Returns {config field: value} of the fields that the tensors do not show. Raises UserError if the name of the file says
+def check_file_name(kind: SourceCheckpoint, path: pathlib.Path, config: ml_collections.ConfigDict) -> list[str]:
+    """Returns a line about each config field that the tensors do not show. Raises UserError if the name of the file says
     something else, or has had several meanings."""
     values = {
         name.field: str(functools.reduce(lambda block, key: block[key], name.field.split("."), config))
         for name in kind.file_names
     }
     name = next((name for name in kind.file_names if re.fullmatch(name.pattern, path.name)), None)
+    lines = [f"{field} = {value}, which the tensors do not show" for field, value in values.items()]
     if name is None:
-        return values
+        return lines
     where = escaped(str(path))
     if not name.values:
         raise UserError(f"{where}: {name.advice}")
@@ -31,4 +32,4 @@ def check_file_name(kind: SourceCheckpoint, path: pathlib.Path, config: ml_colle
             f"{where}: by its name, its {name.field} is {' or '.join(name.values)}, but the config has {values[name.field]}; "
             f"give --config.{name.field}={name.values[0]}, or rename the file"
         )
-    return values
+    return lines

@@ -26,7 +26,7 @@ from hyperseg_jax.untrusted.bad_file import naming_path
 from hyperseg_jax.untrusted.paths import model_file_path
 from hyperseg_jax.untrusted.printing import escaped, escaped_value, listed
 from hyperseg_jax.weights import model_folder, peft_adapter
-from hyperseg_jax.weights.exporting import DEPARTURES
+from hyperseg_jax.weights.exporting import PUBLISHED_FIELDS
 from hyperseg_jax.weights.file_names import check_file_name
 from hyperseg_jax.weights.report import ImportReport
 from hyperseg_jax.weights.safetensors_writer import (
@@ -98,10 +98,10 @@ def import_weights(
                 raise UserError(f"{file.path} and {next_file.path}: both are {kind.name}; give one of them")
         report = ImportReport(out, {kind.name: str(file.path) for kind, file in files})
         for kind, file in files:
-            report.unshown |= check_file_name(kind, file.path, config)
+            report.notes += check_file_name(kind, file.path, config)
         tensors = _assign_sources(system, files, report)
         _update_sizes(config, files, tensors, report)
-        _restore_departures(config, system, [file.path for _, file in files], report)
+        _restore_published_fields(config, system, files, report)
         text = _load_tokenizer(system, tokenizer, [file.path for _, file in files], config)
         model = system.build(config)
         init = lambda key: flatten(system.init_plain(model, config, key))
@@ -202,26 +202,41 @@ def _update_sizes(
                 _set_field(config, field, tensors[name].shape[axis], report)
 
 
-def _restore_departures(
-    config: ml_collections.ConfigDict, system: systems.System, paths: Sequence[pathlib.Path], report: ImportReport
+def _restore_published_fields(
+    config: ml_collections.ConfigDict,
+    system: systems.System,
+    files: Sequence[tuple[SourceCheckpoint, TensorFile]],
+    report: ImportReport,
 ) -> None:
-    """Sets the published fields (System.published_fields) that the config.json of an export of this package names."""
-    for path in (folder for folder in paths if (folder / "config.json").is_file()):
+    """Sets the published fields (System.published_fields) to the values that the config.json of an export of this package has.
+    If the system's own checkpoint comes without them, other values of the config are kept, and added to the report."""
+    known = {row.field: type(row.value) for row in system.published_fields}
+    has_own, restored = False, set()
+    for kind, file in files:
+        is_own = kind == system.source_checkpoints[0]
+        has_own |= is_own
+        path = file.path.parent if is_own and not file.path.is_dir() else file.path
+        if not (path / "config.json").is_file():
+            continue
         with naming_path(path):
-            recorded = strict_json.read(model_file_path(path, "config.json")).get(DEPARTURES)
-        known = {row.field: type(row.value) for row in system.published_fields}
+            recorded = strict_json.read(model_file_path(path, "config.json")).get(PUBLISHED_FIELDS)
         for field, value in recorded.items() if isinstance(recorded, Mapping) else ():
             if type(value) is not known.get(field):
+                _refuse_other_system(system, file)
                 raise UserError(
-                    f"{path}/config.json: {DEPARTURES}: {escaped(field)} = {escaped_value(value)} is no departure of "
-                    f"{system.name}; use the unmodified folder of an export"
+                    f"{path}/config.json: {PUBLISHED_FIELDS}: {escaped(field)} = {escaped_value(value)} is no field that an "
+                    f"export of {system.name} records; use the unmodified folder of an export"
                 )
+            restored.add(field)
             _set_field(config, field, value, report)
             try:
                 configs.check_fields(config, "")
                 system.shapes(config)
             except UserError as error:
                 raise UserError(f"{path}/config.json: {error}; use the unmodified folder of an export") from error
+    for field, (value, meaning) in system.departures(config).items():
+        if has_own and field not in restored:
+            report.notes.append(f"{field} = {value} is from the config, as the checkpoint records none; {meaning}")
 
 
 def _set_field(config: ml_collections.ConfigDict, field: str, value: Any, report: ImportReport) -> None:

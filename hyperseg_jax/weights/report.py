@@ -21,7 +21,7 @@ class ImportReport:
 
     out: the model folder. sources: {checkpoint kind: path}. loaded: {parameter path: {"shape", "dtype"}}. ignored: {reason:
     tensor names}. initialized: {reason: paths of initialized parameters}. config: {field: [before, after]} of
-    fields that were set to match the checkpoint. unshown: {field: value} of the config that the tensors do not show.
+    fields that were set to match the checkpoint. notes: other remarks, one line each.
     """
 
     out: pathlib.Path
@@ -30,7 +30,7 @@ class ImportReport:
     ignored: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     initialized: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     config: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
-    unshown: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     def add_ignored(self, kind: str, name: str, reason: str) -> None:
         """Adds a tensor that was not used. kind: the kind of checkpoint."""
@@ -63,6 +63,6 @@ class ImportReport:
                 table.add_row(title, reason, str(len(names)))
         for field, (before, after) in self.config.items():
             table.add_row("config", f"{field}: {before} -> {after}, to match the checkpoint")
-        for field, value in self.unshown.items():
-            table.add_row("config", f"{field} = {value}, which the tensors do not show")
+        for note in self.notes:
+            table.add_row("note", escape_markup(note))
         return table

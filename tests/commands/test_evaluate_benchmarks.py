@@ -8,10 +8,14 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
+from sample_inputs import random_params
 
 from hyperseg_jax.commands.main import main
 from hyperseg_jax.evaluation import benchmark_run, engine
 from hyperseg_jax.parallel import hosts
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.weights import model_folder
 
 MICRO = pathlib.Path(__file__).parents[1] / "micro_config.py"
 ALL = """import runpy
@@ -97,6 +101,47 @@ def test_another_model_of_equal_shapes_is_refused(run_evaluate, capsys):
     assert "is a model of another config" in message and "model.mask_decoder.num_heads: 2 saved, 4 given" in message
     more = [f"--config.model.{field}" for field in ("precision.compute=bfloat16", "llm.embedding_std=0.5")]
     assert run_evaluate("toy_referring", "--limit", "1", *more)["toy_referring"]["count"] == 1
+
+
+def write_tokenizer(folder, *, swapped=False, more=0):
+    """Writes the toy tokenizer, with the ids of its letters and words in reverse order, or with more tokens."""
+    content = json.loads(Tokenizer.toy().to_json())
+    vocabulary, added = content["model"]["vocab"], {token["id"] for token in content["added_tokens"]}
+    words = [word for word, number in vocabulary.items() if number not in added]
+    if swapped:
+        vocabulary |= dict(zip(words, [vocabulary[word] for word in reversed(words)], strict=True))
+    first = Tokenizer.toy().vocab_size
+    content["added_tokens"] += [content["added_tokens"][0] | {"id": first + k, "content": f"<{k}>"} for k in range(more)]
+    folder.mkdir(exist_ok=True)
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("name", ["other", "{root}/phi-2"])
+def test_the_tokenizer_of_the_checkpoint_is_used(run_evaluate, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_tokenizer(tmp_path / "other", swapped=True)
+    ids = []
+
+    def raise_killed(engine, line, task, **settings):
+        ids.append(task.processor(task.val[0], train=False)["layout"]["text_ids"])
+        raise KilledError
+
+    monkeypatch.setattr(benchmark_run, "run", raise_killed)
+    for more in ([], [f"--config.data.tokenizer={name}"]):
+        with pytest.raises(SystemExit):
+            run_evaluate("toy_referring", *more)
+    np.testing.assert_array_equal(*ids)
+
+
+def test_the_vocabulary_of_the_checkpoint_is_used(micro, run_evaluate, tmp_path):
+    """It differs between the public checkpoints of one model; an import takes it from them."""
+    rows = Tokenizer.toy().vocab_size + 8
+    config = micro(model__llm__vocab_size=rows, model__head_vocab_size=rows + 1, data__root="")
+    params = random_params(systems.get("hyperseg").shapes(config), seed=1)
+    model_folder.save_model(tmp_path / "larger", config, Tokenizer.toy(), params)
+    write_tokenizer(tmp_path / "larger", more=8)
+    larger = ["--checkpoint", str(tmp_path / "larger")]
+    assert run_evaluate("toy_referring", *larger, "--limit", "1")["toy_referring"]["count"] == 1
 
 
 ON_NOTHING = ["evaluate", "--config", "tiny", "--checkpoint", "tiny", "--benchmarks", "toy_video", "--data-root"]

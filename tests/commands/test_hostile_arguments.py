@@ -61,6 +61,15 @@ OVERRIDES = {
 }
 
 
+def test_one_text_stands_for_a_tuple_of_texts():
+    field = "data.tasks.referring.train.json_path"
+    block = configs.load("instructseg_3b", [f"{field}={{root}}/x.json"]).data.tasks.referring.train
+    assert block.json_path == ("{root}/x.json",)
+    for text in ("(a,b)", "[a]", "3"):
+        with pytest.raises(UserError, match="the field takes tuple, not"):
+            configs.load("instructseg_3b", [f"{field}={text}"])
+
+
 @pytest.mark.parametrize("text", OVERRIDES)
 def test_invalid_overrides_are_refused(tmp_path, text):
     code, messages = run_command("train", "--config", "tiny", "--workdir", str(tmp_path / "w"), f"--config.{text}")

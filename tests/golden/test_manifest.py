@@ -17,12 +17,10 @@ from hyperseg_jax.structs import Pyramid, TokenStream
 from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.weights.exporting import conversion_lines
 
-
-def manifests(system):
-    return find_files(system, "full_manifest.json")
-
-
-MANIFESTS = manifests("hyperseg")
+MANIFESTS = {
+    "hyperseg": find_files("hyperseg", "full_manifest.json"),
+    "instructseg": find_files("instructseg", "full_manifest.json"),
+}
 CONFIGS = {"hyperseg_3b_released": "hyperseg", "hyperseg_3b": "hyperseg", "instructseg_3b": "instructseg"}
 
 
@@ -62,7 +60,7 @@ def published_parts():
 
 @pytest.mark.parametrize(
     "config, manifest",
-    [(config, path) for config, system in CONFIGS.items() for path in manifests(system)],
+    [(config, path) for config, system in CONFIGS.items() for path in MANIFESTS[system]],
     ids=lambda value: value if isinstance(value, str) else value.parent.parent.name,
 )
 def test_an_export_has_every_published_name(manifest, config):
@@ -75,7 +73,7 @@ def test_an_export_has_every_published_name(manifest, config):
     assert (len(lines) > len(rows)) == (config == "hyperseg_3b")
 
 
-@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.parent.parent.name)
+@pytest.mark.parametrize("manifest", MANIFESTS["hyperseg"], ids=lambda path: path.parent.parent.name)
 @pytest.mark.parametrize("part", sorted(published_parts()))
 def test_full_size_names_and_shapes(manifest, part):
     prefix, owned, module, table, inputs = published_parts()[part]

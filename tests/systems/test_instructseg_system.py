@@ -183,6 +183,32 @@ def test_training_clips_that_do_not_fit_the_task_are_refused(fields):
     assert sources.make_processor(config, SYSTEM, TOKENIZER, "video").frames == 1
 
 
+BENCHMARK = {"split": "train", "root": "{root}"}
+
+
+@pytest.mark.parametrize(
+    "reader, train, checked",
+    [
+        ("words", {"frames": 2, "sampling": "mine"}, False),
+        ("benchmark", {"name": "refcoco", **BENCHMARK}, False),
+        ("benchmark", {"name": "revos", **BENCHMARK}, True),
+        ("toy", {"folder": "{root}", "split": "train", "task": "referring"}, False),
+        ("refcoco", {"json_path": "a.json", "image_root": "b"}, False),
+    ],
+)
+def test_only_readers_that_sample_clips_are_checked(monkeypatch, reader, train, checked):
+    """A registered reader may take any fields; images are their own references."""
+    monkeypatch.setitem(sources.READERS, "words", lambda **fields: [])
+    config = small_config().unlock()
+    del config.data.tasks.video.train
+    config.data.tasks.video.update({"reader": reader, "train": train})
+    if checked:
+        with pytest.raises(UserError, match=r"frames = 5, sampling = 'references', or sizes of the task for a single frame$"):
+            sources.make_processor(config, SYSTEM, TOKENIZER, "video")
+    else:
+        assert sources.make_processor(config, SYSTEM, TOKENIZER, "video").frames == 5
+
+
 def test_prompts_in_one_sequence_predict_as_alone(config, params):
     """Also with padded expressions, and with features that were encoded before."""
     predict = jax.jit(SYSTEM.predict(SYSTEM.build(config), config))

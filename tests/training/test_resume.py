@@ -1,6 +1,9 @@
 """A run is resumed only with the config that its position in the data and its losses depend on, unless changes are accepted."""
 
+import functools
+
 import pytest
+from instructseg_config import small_config
 from rich.console import Console
 
 from hyperseg_jax.errors import UserError
@@ -49,6 +52,43 @@ def test_changed_fields(micro, name):
     changes = resume.state_changes(saved, given), resume.run_changes(saved, given)
     assert [bool(text) for text in changes] == [name in STATE, name in REFUSED]
     assert name in FREE or field in "".join(changes)
+
+
+TRAINING = {
+    "precision__compute": "bfloat16",
+    "lora__dropout": 0.5,
+    "mask_encoder__drop_path": 0.3,
+    "query_std": 0.25,
+    "llm__embedding_std": 0.25,
+    "llm__remat": "marked",
+}
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_what_only_changes_training_is_no_other_model(micro, name):
+    saved, given = micro().to_dict(), micro().to_dict()
+    *blocks, field = name.split("__")
+    for config, value in ((saved, None), (given, TRAINING[name])):
+        functools.reduce(lambda block, part: block[part], blocks, config["model"])[field] = value
+    assert not resume.function_changes(saved, given)
+
+
+def test_every_field_of_training_is_tried():
+    fields = {part for name in TRAINING for part in name.split("__")}
+    assert fields >= {*resume.TRAINING_MODEL_FIELDS, resume.FREE_MODEL_FIELD}
+
+
+def test_a_missing_field_has_its_published_value_or_is_not_compared():
+    """A config of an earlier version lacks newer fields."""
+    saved, given = small_config().to_dict(), small_config().to_dict()
+    del saved["model"]["text_fusion"]["form"], saved["model"]["fusion_size"]
+    assert not resume.function_changes(saved, given) and not resume.function_changes(given, saved)
+    given["model"]["text_fusion"]["form"] = "multi_granularity"
+    message = "model.text_fusion.form: 'published' saved, 'multi_granularity' given"
+    assert resume.function_changes(saved, given) == message
+    assert "'multi_granularity' saved" in resume.function_changes(given, saved)
+    saved["model"]["fusion_size"], given["model"]["text_fusion"]["form"] = 8, "published"
+    assert resume.function_changes(saved, given) == "model.fusion_size: 8 saved, 16 given"
 
 
 def test_the_number_of_steps_counts_with_a_curriculum(micro):

@@ -361,6 +361,7 @@ def test_the_command(samples, tmp_path, capsys):
     assert [built[k].prompts[0].text for k in range(len(built))] == [e.prompts[0].text for e in joined]
     for arguments, message in (
         (("--option", "max_classes=3"), "set max_classes when the build is read"),
+        (("--option", "sentences=random"), "--option sentences=random: a build would keep one draw forever; use the reader"),
         (("--option", "colour=3"), "--option: the reader of refcoco has no field 'colour'; its fields are split, sentences"),
         (("--split", "none"), "--split none: refcoco has no such split; use one of train"),
         (("--long-edge", 0), "--long-edge 0: give at least 1"),

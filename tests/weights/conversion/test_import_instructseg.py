@@ -1,5 +1,6 @@
 """Import and export of InstructSeg: its own checkpoint, the parents that training starts from, and adapters of PEFT."""
 
+import io
 import json
 import pickle
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from instructseg_config import small_config
 from published_tensors import assert_equal, read_all, split_parents
+from rich.console import Console
 
 from hyperseg_jax.commands.main import main
 from hyperseg_jax.errors import UserError
@@ -16,6 +18,7 @@ from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.weights import model_folder
 from hyperseg_jax.weights.exporting import export_weights
 from hyperseg_jax.weights.importing import import_weights
+from hyperseg_jax.weights.report import ImportReport
 
 
 def full_config(**fields):
@@ -58,6 +61,30 @@ def test_an_export_of_another_fusion_says_so_and_is_restored(departed, tmp_path,
     report = import_weights([tmp_path / "out"], full_config(), tmp_path / "back")
     assert report.config == {"model.text_fusion.form": ["published", "multi_granularity"]}
     assert model_folder.read_config(tmp_path / "back").model.text_fusion.form == "multi_granularity"
+    import_weights([tmp_path / "out" / "model.safetensors"], full_config(), tmp_path / "file")
+    assert model_folder.read_config(tmp_path / "file").model.text_fusion.form == "multi_granularity"
+
+
+def test_an_export_of_the_published_fusion_stays_published(random_tensors, random_params, checkpoint, tmp_path, capsys):
+    """A checkpoint that records no form keeps that of the config, which the report says."""
+    own, other = full_config(), full_config(model__text_fusion__form="multi_granularity")
+    model_folder.save_model(tmp_path / "own", own, Tokenizer.toy(), random_params(own))
+    export_weights(tmp_path / "own", tmp_path / "out")
+    report = import_weights([tmp_path / "out"], other, tmp_path / "back")
+    assert report.config == {"model.text_fusion.form": ["multi_granularity", "published"]} and not report.notes
+    assert model_folder.read_config(tmp_path / "back").model.text_fusion.form == "published"
+
+    released = checkpoint(random_tensors(own))
+    (note,) = import_weights([released], other, tmp_path / "released").notes
+    assert note.startswith("model.text_fusion.form = multi_granularity is from the config, as the checkpoint records none; the")
+    assert json.loads((tmp_path / "released" / "import_report.json").read_text())["notes"] == [note]
+    assert not import_weights([released], own, tmp_path / "released").notes
+
+
+def test_a_note_is_printed(tmp_path):
+    console = Console(file=io.StringIO(), width=200)
+    console.print(ImportReport(tmp_path, {}, notes=["model.x = 1 is [from] the config"]).table())
+    assert "model.x = 1 is [from] the config" in console.file.getvalue()
 
 
 def test_strict_authors_refuses_another_fusion(departed, random_params, tmp_path):
@@ -66,14 +93,15 @@ def test_strict_authors_refuses_another_fusion(departed, random_params, tmp_path
     assert not (tmp_path / "out").exists()
     model_folder.save_model(tmp_path / "own", full_config(), Tokenizer.toy(), random_params(full_config()))
     assert not export_weights(tmp_path / "own", tmp_path / "out", strict_authors=True).departures
-    assert "hyperseg_jax" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    recorded = json.loads((tmp_path / "out" / "config.json").read_text())["hyperseg_jax"]
+    assert recorded == {"model.text_fusion.form": "published"}
 
 
 @pytest.mark.parametrize(
     "recorded, message",
     [
-        ({"data.root": "/"}, "data.root = '/' is no departure of instructseg"),
-        ({"model.text_fusion.form": 3}, "model.text_fusion.form = 3 is no departure"),
+        ({"data.root": "/"}, "data.root = '/' is no field that an export of instructseg records"),
+        ({"model.text_fusion.form": 3}, "model.text_fusion.form = 3 is no field that"),
         ({"model.text_fusion.form": "other"}, "use one of published, multi_granularity"),
     ],
 )
@@ -113,6 +141,25 @@ def test_a_checkpoint_of_the_other_system_is_named(random_tensors, checkpoint, m
     ):
         with pytest.raises(UserError, match=f"^[^\n]*{name}: is {message}; give a config of [a-z]*$"):
             import_weights([checkpoint(random_tensors(given), name)], config, tmp_path / "ours")
+
+
+def test_an_export_of_another_system_is_named(departed, micro, tmp_path):
+    export_weights(departed, tmp_path / "out")
+    for source in (tmp_path / "out", tmp_path / "out" / "model.safetensors"):
+        with pytest.raises(
+            UserError, match=r"^[^\n]*: is InstructSeg-3B, a checkpoint of the system instructseg, .* a config of"
+        ):
+            import_weights([source], micro(), tmp_path / "ours")
+
+
+def test_a_checkpoint_that_only_another_system_knows_is_named(checkpoint, tmp_path):
+    """Its tensors are those of no checkpoint of the config's system."""
+    folder = checkpoint({"mgvp_layers.norm.weight": np.ones(1, np.float32)})
+    message = (
+        "is HyperSeg-3B, a checkpoint of the system hyperseg, and the config is of instructseg; give a config of hyperseg$"
+    )
+    with pytest.raises(UserError, match=message):
+        import_weights([folder], full_config(), tmp_path / "ours")
 
 
 def test_adapters_of_peft_both_ways(random_tensors, random_params, checkpoint, tmp_path):

@@ -62,7 +62,7 @@ def test_a_variant_that_the_file_name_contradicts_is_refused(random_tensors, sav
 def test_the_report_names_the_variant(random_tensors, save, tmp_path, name, variant):
     config = small_config(model__mask_decoder__variant=variant)
     report = convert(save(random_tensors(config), name), tmp_path / "ours", config)
-    assert report.unshown == {"model.mask_decoder.variant": variant}
+    assert report.notes == [f"model.mask_decoder.variant = {variant}, which the tensors do not show"]
     assert Model.load(tmp_path / "ours").config.model.mask_decoder.variant == variant
 
 
