@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import pathlib
 import shlex
 
@@ -111,6 +112,36 @@ def test_linked_folders_are_not_written(run_sweep, tmp_path, name):
     (tmp_path / "s" / name).symlink_to(tmp_path / "away")
     code, _, messages = run_sweep("--grid rate=1")
     assert code == 2 and f"s: {name} is a link that leaves s; " in messages and not any((tmp_path / "away").iterdir())
+
+
+@pytest.mark.parametrize("folder", ["s", "s/trials", "runs"])
+@pytest.mark.parametrize("right_name", [True, False])
+def test_planted_links_are_not_restored(run_sweep, tmp_path, folder, right_name):
+    """A temporary folder of a killed run, from someone else, with a link of the name of a trial or folder."""
+    options = "--grid rate=1" + (" --workdirs runs" if folder == "runs" else "")
+    name = "ray"
+    if folder != "s":
+        name = run_sweep(f"{options} --dry-run")[1].split("--workdir ")[1].split()[0].rpartition("/")[2]
+    (tmp_path / "away").mkdir()
+    before = tmp_path / folder / f".{name if right_name else 'a'}.hyperseg-{'0' * 8}-aaaaaaaa" / "before"
+    before.mkdir(parents=True)
+    (before / name).symlink_to(tmp_path / "away")
+    for path in (before / name, before, before.parent):
+        os.utime(path, (1e9, 1e9), follow_symlinks=False)
+    assert run_sweep(options)[0] == 0
+    assert not any((tmp_path / "away").iterdir()) and not (tmp_path / folder / name).is_symlink()
+
+
+def test_a_restored_folder_is_checked_for_links(run_sweep, tmp_path):
+    name = run_sweep("--grid rate=1 --dry-run")[1].split("--workdir ")[1].split()[0].rpartition("/")[2]
+    (tmp_path / "away").mkdir()
+    before = tmp_path / "s" / f".trials.hyperseg-{'0' * 8}-aaaaaaaa" / "before"
+    (before / "trials").mkdir(parents=True)
+    (before / "trials" / name).symlink_to(tmp_path / "away")
+    for path in (before / "trials" / name, before / "trials", before, before.parent):
+        os.utime(path, (1e9, 1e9), follow_symlinks=False)
+    code, _, messages = run_sweep("--grid rate=1")
+    assert code == 2 and f"{name} is a link that leaves s/trials; " in messages and not any((tmp_path / "away").iterdir())
 
 
 @pytest.mark.parametrize("absolute", [True, False])

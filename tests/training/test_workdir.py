@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from typing import ClassVar
 
 import fsspec
@@ -288,6 +289,21 @@ def test_a_finished_run_without_its_checkpoints_is_kept(tmp_path, micro):
                 refused.enter_context(pytest.raises(UserError, match=r"contains a run with another config .model\.num_queries"))
             workdir.open(config, TOKENIZER)
             (tmp_path / "model").mkdir()
+
+
+def test_a_model_that_a_killed_run_was_replacing_is_kept(tmp_path, micro):
+    """It is restored before the workdir is checked."""
+    (tmp_path / "config.json").write_text(micro(model__num_queries=5).to_json())
+    before = tmp_path / f".model.hyperseg-{'0' * 8}-aaaaaaaa" / "before"
+    (before / "model").mkdir(parents=True)
+    for path in (before / "model", before, before.parent):
+        os.utime(path, (1e9, 1e9))
+    with (
+        Workdir(tmp_path) as workdir,
+        pytest.raises(UserError, match=r"contains a run with another config .model\.num_queries"),
+    ):
+        workdir.open(micro(), TOKENIZER)
+    assert (tmp_path / "model").is_dir()
 
 
 def test_a_run_started_after_the_check_is_detected_with_the_lock(tmp_path, micro):
