@@ -238,8 +238,9 @@ def _remove_if_stale(part: pathlib.Path) -> None:
 
 
 def _old_content(part: pathlib.Path) -> pathlib.Path | None:
-    """Returns the old content in a temporary folder, which exists if a writer was killed between two renames. A temporary folder
-    may be from someone else: its old content must be a single file or folder, not a link, of the name that it stands for."""
+    """Returns the old content in a temporary folder, which exists if a writer was killed between two renames. The temporary
+    folder may be from someone else: its old content must be a single file or folder, no link, of the name that it stands
+    for."""
     before, match = part / "before", _PART.match(part.name)
     entries = list(before.iterdir()) if before.is_dir() and not before.is_symlink() else []
     if match is None or len(entries) != 1 or entries[0].name[:_NAME] != match[1]:

@@ -135,7 +135,7 @@ def test_links_in_leftovers_are_not_followed(tmp_path):
 
 @pytest.mark.parametrize("planted", ["link", "other name", "two", "pipe", "right"])
 def test_only_the_replaced_folder_is_restored(tmp_path, planted):
-    """A temporary folder of someone else may have any content. Only a file or folder of the name that it stands for comes back."""
+    """A temporary folder of someone else may have any content. Only what has the name that it stands for is restored."""
     run, victim = tmp_path / "run", tmp_path / "victim"
     before = run / f".model.hyperseg-{'0' * 8}-aaaaaaaa" / "before"
     before.mkdir(parents=True)
@@ -161,7 +161,7 @@ def test_a_folder_that_was_being_replaced_is_restored_before_it_is_checked(tmp_p
     (before / "out" / "thesis.tex").touch()
     for path in (before / "out" / "thesis.tex", before / "out", before, before.parent):
         os.utime(path, (1e9, 1e9))
-    with pytest.raises(UserError, match="contains thesis.tex, which would be deleted"):
+    with pytest.raises(UserError, match=r"contains thesis\.tex, which would be deleted"):
         check_replaceable(tmp_path / "out", ("*.json",))
 
 

@@ -57,7 +57,7 @@ class RefCocoRefs(PerImage):
         for name, value, known in (("sentences", sentences, SENTENCES), ("polygons", polygons, masks.POLYGON_RULES)):
             if value not in known:
                 raise UserError(f"{name}={value!r} is unknown; choose one of {', '.join(known)}")
-        self._path = pathlib.Path(refs_path)
+        self._path = files.as_path(refs_path)
         self.name = f"{self._path.name}:{split}"
         self._polygons = polygons
         self._images = files.existing_folder(image_root)

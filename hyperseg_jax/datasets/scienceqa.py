@@ -26,7 +26,7 @@ class ScienceQa(PerImage):
     def __init__(self, folder: str | os.PathLike, split: str, *, hints: bool = True):
         """folder: contains problems.json, pid_splits.json and images. split: "train", "val", "test", "minitest", ...
         hints: whether prompts include the hint."""
-        root = pathlib.Path(folder)
+        root = files.as_path(folder)
         self._file = files.Json(files.join_inside(root, "problems.json", str(root)), dict)
         self._images, self._hints = files.subpath(root, "images"), hints
         splits = files.Json(files.join_inside(root, "pid_splits.json", str(root)), dict)
