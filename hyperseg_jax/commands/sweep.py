@@ -102,7 +102,7 @@ def run(parsed: argparse.Namespace) -> None:
     _open_sweep_folder(parsed.out, base, trials=sweep.trials)
     start()
     rows = results.collect_rows(sweep.trials, metric)
-    results.save_results(rows, metric, parsed.out)
+    results.save_results(rows, metric, parsed.out, log)
     Console().print(results.results_table(rows, metric))
     written = [parsed.out / name for name in ("results.json", "results.png") if (parsed.out / name).exists()]
     log(f"wrote {' and '.join(map(str, written))}")

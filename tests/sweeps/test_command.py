@@ -12,6 +12,8 @@ from PIL import Image
 from hyperseg_jax import renamed_fields
 from hyperseg_jax.commands import sweep
 from hyperseg_jax.commands.main import main
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.sweeps import results
 from hyperseg_jax.sweeps.trials import Trial
 
 MICRO = pathlib.Path(__file__).parents[1] / "micro_config.py"
@@ -61,6 +63,18 @@ def test_outputs_of_a_sweep(run_sweep):
     assert code == 0 and "6 of 6 trials are already done" in messages and "best (min)" in output
     result = json.loads(pathlib.Path("s/results.json").read_text())["trials"]
     assert [trial["last"] for trial in result] == sorted(trial["last"] for trial in result)
+
+
+def test_a_failed_plot_does_not_end_a_sweep(run_sweep, monkeypatch):
+    """It is drawn after hours of training, and the scores are more important."""
+
+    def fail(*args, **options):
+        raise UserError("odd values")
+
+    monkeypatch.setattr(results, "saved_panels", fail)
+    code, output, messages = run_sweep("--grid rate=1")
+    assert code == 0 and "odd values" in messages and "30.0000" not in output and "10.0000" in output
+    assert pathlib.Path("s/results.json").is_file()
 
 
 def test_a_dry_run_only_prints_the_commands(run_sweep):
