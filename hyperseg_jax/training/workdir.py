@@ -146,8 +146,8 @@ class Workdir:
                 saved = stores.read_contents(path, LARGEST)
             else:
                 saved = strict_json.read_bytes(paths.check_link(pathlib.Path(path)), LARGEST)
-            same = json.loads(saved) == json.loads(content)
-        except (BadFile, OSError, ValueError, RecursionError) as error:
+            same = strict_json.parse_any(saved, "its content") == json.loads(content)
+        except (BadFile, OSError) as error:
             reason = failure_reason(error)
             raise UserError(f"{path}: not readable ({reason}); remove it if data.tokenizer is that of the run") from error
         if not same:

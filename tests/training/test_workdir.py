@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import time
 from typing import ClassVar
 
 import fsspec
@@ -250,6 +251,21 @@ def test_the_config_of_a_workdir_is_validated(micro, tmp_path, content):
     with pytest.raises(UserError, match=r"run/config\.json: not readable|run: contains a run with another config") as error:
         Workdir(tmp_path / "run").check(micro())
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["many", "twice", "[" * 100_000, "{", "[]", "pipe"])
+def test_the_tokenizer_of_a_workdir_is_validated(micro, tmp_path, content):
+    """With the limits for all small JSON files."""
+    path = tmp_path / "run" / "tokenizer.json"
+    write_workdir(path.parent)
+    (path.parent / "config.json").write_text(micro().to_json())
+    text = {"many": "[" + "[]," * 6_000_000 + "[]]", "twice": '{"added_tokens": 1, ' + TOKENIZER.to_json().lstrip()[1:]}
+    fuzz.write_content(path, text.get(content, content))
+    words = "run: was trained with another tokenizer" if content == "[]" else r"run/tokenizer\.json: not readable"
+    began = time.process_time()
+    with pytest.raises(UserError, match=words) as error:
+        Workdir(tmp_path / "run").check(micro(), TOKENIZER)
+    assert "\n" not in str(error.value) and time.process_time() < began + 2
 
 
 def test_a_config_without_checkpoints_is_replaced(tmp_path, micro):
