@@ -41,7 +41,7 @@ class VqaV2(PerImage):
         if annotations_path:
             self._answers_path = str(annotations_path)
             self._annotations = files.list_field(files.Json(annotations_path, dict).content, "annotations", self._answers_path)
-            self._answers = IdIndex(self._annotations, "question_id", f"{self._answers_path} annotations")
+            self._answers = IdIndex(self._annotations, "question_id", f"{self._answers_path} annotations", strict=False)
         self._group_prompts(len(self._questions), self._image_id, prompts_per_example)
 
     def _location(self, n: int) -> str:
