@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,8 @@ from hyperseg_jax.untrusted.printing import escaped
 DAY = 24 * 3600
 """Age in seconds at which a temporary folder counts as stale when file locks cannot tell whether its writer is alive."""
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-_PART = re.compile(r"\..*\.hyperseg-([0-9a-f]{8})-[a-z0-9_]{8}$", re.DOTALL)
+_PART = re.compile(r"\.(.*)\.hyperseg-[0-9a-f]{8}-[a-z0-9_]{8}$", re.DOTALL)
+_NAME = 40  # letters of the written name in the name of its temporary folder
 _swept: set[pathlib.Path] = set()
 
 
@@ -52,11 +54,13 @@ def check_replaceable(folder: pathlib.Path, outputs: Iterable[str], sources: Ite
     """Raises UserError if replacing `folder` would delete anything but earlier outputs.
 
     outputs: glob patterns of the names that an earlier run may have written, folders with a slash at the end. sources: inputs
-    that must not lie in `folder` or be the folder itself.
+    that must not lie in `folder` or be the folder itself. A folder that a killed process was replacing is restored before.
     """
+    target = pathlib.Path(os.path.realpath(folder))  # unlike resolve(), realpath accepts cycles of links
+    for parent in (folder.parent, target.parent):
+        clean(parent)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; give a new folder")
-    target = pathlib.Path(os.path.realpath(folder))  # unlike resolve(), realpath accepts cycles of links
     for source in sources:
         real_source = pathlib.Path(os.path.realpath(source))
         if target == real_source or target in real_source.parents:
@@ -130,9 +134,7 @@ def _temporary_folder(path: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathli
     An flock on the hidden folder marks it as in use; the system releases the lock when the process ends in any way. Also
     removes stale hidden folders next to `path`, once per process.
     """
-    if (parent := path.parent.absolute()) not in _swept:
-        _swept.add(parent)
-        remove_stale(parent)
+    clean(parent := path.parent.absolute())
     try:
         part, handle = _create_locked_folder(parent, path.name)
     except OSError as error:
@@ -153,7 +155,7 @@ def _temporary_folder(path: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathli
 def _create_locked_folder(parent: pathlib.Path, name: str) -> tuple[pathlib.Path, int]:
     """Creates a hidden folder for the content of `name`. Returns it and the file descriptor that holds its lock."""
     while True:
-        part = pathlib.Path(tempfile.mkdtemp(prefix=f".{name[:40]}.hyperseg-{_HOST}-", dir=parent))
+        part = pathlib.Path(tempfile.mkdtemp(prefix=f".{name[:_NAME]}.hyperseg-{_HOST}-", dir=parent))
         try:
             handle = os.open(part, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:  # another process removed it as stale before it was locked
@@ -190,14 +192,27 @@ def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
                 stack += path.iterdir()
 
 
-def remove_stale(folder: pathlib.Path) -> None:
+def clean(folder: pathlib.Path) -> None:
+    """Calls `remove_stale` once per process. Must be called before paths in `folder` are checked, since it may restore some."""
+    if (folder := folder.absolute()) not in _swept:
+        _swept.add(folder)
+        remove_stale(folder)
+
+
+def restore(path: pathlib.Path) -> None:
+    """Restores a folder that does not exist because a process was killed while it replaced the folder. Ignores errors."""
+    if not os.path.lexists(path):
+        remove_stale(path.parent, path.name)
+
+
+def remove_stale(folder: pathlib.Path, name: str | None = None) -> None:
     """Removes the temporary folders of killed processes in `folder`: of this machine if they are not locked, of other machines
-    after a day. Ignores errors."""
-    with contextlib.suppress(OSError):
-        for name in os.listdir(folder):
-            if _PART.match(name):
+    after a day. Ignores errors. name: only removes those of this file or folder."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: a null character in the path
+        for entry in os.listdir(folder):
+            if (match := _PART.match(entry)) and (name is None or match[1] == name[:_NAME]):
                 with contextlib.suppress(OSError):  # a stale folder does no harm
-                    _remove_if_stale(folder / name)
+                    _remove_if_stale(folder / entry)
 
 
 def _remove_if_stale(part: pathlib.Path) -> None:
@@ -215,10 +230,20 @@ def _remove_if_stale(part: pathlib.Path) -> None:
             lock_is_reliable = False
         if not lock_is_reliable and time.time() - max(os.lstat(path).st_mtime for path in _walk(part)) < DAY:
             return
-        before = part / "before"  # not empty if a writer was killed between two renames; the old content is restored
-        for saved in () if before.is_symlink() else before.glob("*"):
-            if not os.path.lexists(part.parent / saved.name):
-                saved.replace(part.parent / saved.name)
+        if (saved := _old_content(part)) and not os.path.lexists(part.parent / saved.name):
+            saved.replace(part.parent / saved.name)
         remove_tree(part)
     finally:
         os.close(handle)
+
+
+def _old_content(part: pathlib.Path) -> pathlib.Path | None:
+    """Returns the old content in a temporary folder, which exists if a writer was killed between two renames. The temporary
+    folder may be from someone else: its old content must be a single file or folder, no link, of the name that it stands
+    for."""
+    before, match = part / "before", _PART.match(part.name)
+    entries = list(before.iterdir()) if before.is_dir() and not before.is_symlink() else []
+    if match is None or len(entries) != 1 or entries[0].name[:_NAME] != match[1]:
+        return None
+    kind = os.lstat(entries[0]).st_mode
+    return entries[0] if stat.S_ISREG(kind) or stat.S_ISDIR(kind) else None

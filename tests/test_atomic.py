@@ -133,6 +133,38 @@ def test_links_in_leftovers_are_not_followed(tmp_path):
     assert (victim / "key").read_text() == "mine" and not list((tmp_path / "run").iterdir())
 
 
+@pytest.mark.parametrize("planted", ["link", "other name", "two", "pipe", "right"])
+def test_only_the_replaced_folder_is_restored(tmp_path, planted):
+    """A temporary folder of someone else may have any content. Only what has the name that it stands for is restored."""
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    before = run / f".model.hyperseg-{'0' * 8}-aaaaaaaa" / "before"
+    before.mkdir(parents=True)
+    victim.mkdir()
+    if planted == "link":
+        (before / "model").symlink_to(victim)
+    elif planted == "pipe":
+        os.mkfifo(before / "model")
+    else:
+        (before / ("trials" if planted == "other name" else "model")).mkdir()
+    if planted == "two":
+        (before / "model2").symlink_to(victim)
+    for path in (*before.iterdir(), before, before.parent):
+        os.utime(path, (1e9, 1e9), follow_symlinks=False)
+    remove_stale(run)
+    assert os.listdir(run) == (["model"] if planted == "right" else [])
+
+
+def test_a_folder_that_was_being_replaced_is_restored_before_it_is_checked(tmp_path):
+    """Else a folder that is not an earlier output would be replaced, and its content lost."""
+    before = tmp_path / f".out.hyperseg-{'0' * 8}-aaaaaaaa" / "before"
+    (before / "out").mkdir(parents=True)
+    (before / "out" / "thesis.tex").touch()
+    for path in (before / "out" / "thesis.tex", before / "out", before, before.parent):
+        os.utime(path, (1e9, 1e9))
+    with pytest.raises(UserError, match=r"contains thesis\.tex, which would be deleted"):
+        check_replaceable(tmp_path / "out", ("*.json",))
+
+
 def test_leftovers_of_other_machines_are_kept_for_a_day(tmp_path):
     names = [f".model.hyperseg-{'0' * 8}-aaaaaaa{k}" for k in range(2)]
     for name in names:

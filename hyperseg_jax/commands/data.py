@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted.printing import escape_markup, log
+from hyperseg_jax.untrusted.printing import escape_markup, escaped, log
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -109,7 +109,7 @@ def _choose_splits(requested: Sequence[str] | None, available: Sequence[str], na
     """
     for split in requested or ():
         if split not in available:
-            raise UserError(f"--split {split}: {name} has no such split; use one of {', '.join(available)}")
+            raise UserError(f"--split {split}: {name} has no such split; use one of {', '.join(map(escaped, available))}")
     return requested or available
 
 

@@ -13,7 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from hyperseg_jax import config as configs
-from hyperseg_jax.atomic import write_text
+from hyperseg_jax.atomic import clean, write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import paths, printing, strict_json
 from hyperseg_jax.untrusted.bad_file import naming_path
@@ -95,6 +95,7 @@ def run(parsed: argparse.Namespace) -> None:
 def check_output_paths(out: pathlib.Path, folders: Iterable[str], files: Iterable[str]) -> None:
     """Raises UserError if one of these files or folders cannot be written into the folder --out, because something else has its
     name or it is a link out of --out. Called before the evaluation, which may take hours."""
+    clean(out)
     for name in folders:
         with naming_path(out):
             paths.join_inside(out, name)

@@ -22,7 +22,7 @@ from hyperseg_jax.commands.script import script
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.renamed_fields import FLAGS
 from hyperseg_jax.untrusted import limits, stores
-from hyperseg_jax.untrusted.printing import escaped, printable
+from hyperseg_jax.untrusted.printing import escaped, message
 
 VERBS = {
     "quickstart": "segment images, fine-tune, and write an HTML report, in minutes on a CPU",
@@ -120,9 +120,8 @@ def _check_numbers(parsed: argparse.Namespace) -> None:
     for name, value in vars(parsed).items():
         if type(value) not in (int, float) or 0 <= value <= LARGEST:
             continue
-        fix = (
-            "give zero or more" if value < 0 else f"give at most {LARGEST}" if math.isfinite(value) else "give a finite number"
-        )
+        is_finite = type(value) is int or math.isfinite(value)  # isfinite fails for integers beyond the largest float
+        fix = "give zero or more" if value < 0 else f"give at most {LARGEST}" if is_finite else "give a finite number"
         raise UserError(f"--{name.replace('_', '-')} {escaped(str(value))}: {fix}")
 
 
@@ -165,4 +164,4 @@ def _parse_limits(parsed: argparse.Namespace, settings: Sequence[str]) -> Mappin
 
 
 def _print_error(text: str) -> None:
-    Console(stderr=True).print("[bold red]error:[/] " + escape(printable(text)), highlight=False, soft_wrap=True)
+    Console(stderr=True).print("[bold red]error:[/] " + escape(message(text)), highlight=False, soft_wrap=True)

@@ -20,7 +20,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import draw_segments, save_image
 from hyperseg_jax.structs import Prediction, Region
 from hyperseg_jax.untrusted import strict_json
-from hyperseg_jax.untrusted.printing import log
+from hyperseg_jax.untrusted.printing import log, one_line
 
 WRITTEN = ("result.json", "*_mask.png", "*_mask[0-9]*.png", "*_overlay.png")
 """Patterns of the files in a results folder."""
@@ -104,7 +104,8 @@ def run(parsed: argparse.Namespace) -> None:
             report["segments"] = _write_images(out, next(names)[1], frame, predicted)
             summary = "; ".join(f"{s.label} ({s.mask.mean():.1%} of the image, score {s.score:.2f})" for s in predicted)
         (out / "result.json").write_text(strict_json.dumps_finite(report))
-    log(console, f"found: {summary or 'no matching object'}\nwrote {parsed.out}/")
+    log(console, f"found: {summary or 'no matching object'}")
+    log(console, f"wrote {parsed.out}/")
 
 
 def _check_options(parsed: argparse.Namespace) -> None:
@@ -138,7 +139,7 @@ def _output_stems(image: pathlib.Path, frames: list[pathlib.Path]) -> Iterator[t
     names = [(path.name, path.name if has_duplicates else path.stem) for path in files]
     for path, (_, stem) in zip(files, names, strict=True):
         if len(os.fsencode(stem)) > LONGEST_STEM:
-            raise UserError(f"{path}: the file name is too long; shorten it to {LONGEST_STEM} bytes")
+            raise UserError(f"{one_line(path)}: the file name is too long; shorten it to {LONGEST_STEM} bytes")
     return iter(names)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from hyperseg_jax import failures
 from hyperseg_jax.errors import Terminated
+from hyperseg_jax.untrusted.printing import message
 
 
 class _Stdout(io.FileIO):
@@ -96,7 +97,7 @@ def script() -> Iterator[None]:
 
 
 def _print_error(text: str) -> None:
-    print(f"error: {text}", file=sys.stderr)
+    print(f"error: {message(text)}", file=sys.stderr)
 
 
 def _open_streams() -> _Stdout:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from hyperseg_jax import config as configs
 from hyperseg_jax import renamed_fields
-from hyperseg_jax.atomic import write_text
+from hyperseg_jax.atomic import clean, write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.sweeps import devices, grids, results
 from hyperseg_jax.sweeps.backends import launchers, local
@@ -102,7 +102,7 @@ def run(parsed: argparse.Namespace) -> None:
     _open_sweep_folder(parsed.out, base, trials=sweep.trials)
     start()
     rows = results.collect_rows(sweep.trials, metric)
-    results.save_results(rows, metric, parsed.out)
+    results.save_results(rows, metric, parsed.out, log)
     Console().print(results.results_table(rows, metric))
     written = [parsed.out / name for name in ("results.json", "results.png") if (parsed.out / name).exists()]
     log(f"wrote {' and '.join(map(str, written))}")
@@ -254,6 +254,7 @@ def _check_workdirs(sweep: _Sweep) -> None:
     workdirs = sweep.parsed.workdirs
     if not workdirs or stores.is_url(workdirs):
         return
+    clean(pathlib.Path(workdirs))
     with naming_path(f"--workdirs {workdirs}"):
         for trial in sweep.trials:
             paths.join_inside(workdirs, trial.name)
@@ -263,8 +264,12 @@ def _open_sweep_folder(out: pathlib.Path, base: ml_collections.ConfigDict, trial
     """Creates the sweep folder and writes sweep.json with the config. Raises UserError if the folder contains a sweep of
     another config, or a link out of the folder in place of an output folder."""
     with naming_path(out):
-        for name in (RAY, TRIALS, *(f"{TRIALS}/{trial.name}" for trial in trials)):
+        clean(out)
+        for name in (RAY, TRIALS):
             paths.join_inside(out, name)
+        clean(out / TRIALS)
+        for trial in trials:
+            paths.join_inside(out / TRIALS, trial.name)
     path, config = out / "sweep.json", json.loads(json.dumps(base.to_dict()))
     if path.exists():
         try:

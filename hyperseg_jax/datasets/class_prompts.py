@@ -70,11 +70,12 @@ class ClassLists:
         crowds: Sequence[tuple[int, np.ndarray]],
         areas: Sequence[float],
     ) -> Prompt:
+        budget.check_time(f"image {key or index}")
         chosen = list(range(len(self.names)))
         if self.max_classes is not None:
             rng = np.random.default_rng([self.seed, index, k])
-            positives = list(dict.fromkeys(labels))
-            negatives = [label for label in chosen if label not in positives]
+            present = dict.fromkeys(labels)
+            positives, negatives = list(present), [label for label in chosen if label not in present]
             positives, negatives = ([group[i] for i in rng.permutation(len(group))] for group in (positives, negatives))
             chosen = (positives + negatives)[: self.max_classes]
             chosen = [chosen[i] for i in rng.permutation(len(chosen))]

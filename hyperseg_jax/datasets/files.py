@@ -32,6 +32,11 @@ def join_inside(root: str | os.PathLike, name: object, where: str) -> pathlib.Pa
         raise Problem("bad record", f"{where}: {error}") from error
 
 
+def as_path(path: str | os.PathLike) -> pathlib.Path:
+    """Converts a path. A path of `join_inside` is returned as it is, so that it will be checked again."""
+    return path if isinstance(path, pathlib.Path) else pathlib.Path(path)
+
+
 def subpath(root: str | os.PathLike, *names: str) -> pathlib.Path:
     """Returns a path with fixed names below a configured folder. Raises UserError if a link leads out of that folder."""
     return join_inside(root, "/".join(names), str(root))
@@ -60,7 +65,7 @@ class Json:
 
     def __init__(self, path: str | os.PathLike, kind: type):
         """kind: list or dict, the expected content. Raises UserError if the file does not exist."""
-        self.path = pathlib.Path(path)
+        self.path = as_path(path)
         self._kind = kind
         if not self.path.is_file():
             raise Problem("missing file", f"{self.path}: no such file; check the path of the annotations")
@@ -376,7 +381,7 @@ def read_image_size(path: pathlib.Path) -> tuple[int, int]:
 def existing_folder(path: str | os.PathLike) -> pathlib.Path:
     """Returns the path of an existing folder. Raises UserError if it does not exist."""
     stores.check_local(os.fspath(path))
-    path = pathlib.Path(path)
+    path = as_path(path)
     if not path.is_dir():
         raise Problem("missing file", f"{path}: no such folder; check the path of the images")
     return path

@@ -10,7 +10,6 @@ import csv
 import io
 import itertools
 import os
-import pathlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -36,7 +35,7 @@ class MmBench:
 
     def __init__(self, table_path: str | os.PathLike, *, hints: bool = True):
         """table_path: such as mmbench_dev_en.tsv; test tables have no answers. hints: whether prompts include the hint."""
-        self._path = pathlib.Path(table_path)
+        self._path = files.as_path(table_path)
         self._hints = hints
         files.check_regular(self._path, "table")
         limits.check_limit("json_bytes", self._path.stat().st_size, str(self._path), "bytes")

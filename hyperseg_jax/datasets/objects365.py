@@ -13,6 +13,7 @@ from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.coco_records import CocoRecords
 from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.datasets.visual_prompts import box_regions
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
 
 
@@ -24,10 +25,16 @@ class Objects365(PerImage):
         self._records = CocoRecords(json_path)
         self._images = files.existing_folder(image_root)
         self.name = self._records.path.name
-        self._items = []
+        self._items, errors = list[tuple[int | str, int]](), dict[int, UserError]()
         for image_id, indices in self._records.annotations.items():
-            self._items += [(image_id, k) for k in indices if not self._records.is_crowd(k)]
-        self._group_prompts(len(self._items), lambda n: self._items[n][0], prompts_per_example)
+            for k in indices:
+                try:
+                    if self._records.is_crowd(k):
+                        continue
+                except UserError as error:
+                    errors[len(self._items)] = error.with_traceback(None)
+                self._items.append((image_id, k))
+        self._group_prompts(len(self._items), lambda n: self._items[n][0], prompts_per_example, errors)
 
     def _image_path_and_size(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         image = self._records.image(self._items[n][0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import pathlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 
 import numpy as np
 
@@ -24,18 +24,26 @@ class PerImage(abc.ABC):
     needs_image_size = False
     """Whether prompts depend on the image size and the annotations do not declare it."""
 
-    def _group_prompts(self, count: int, image_of: Callable[[int], Hashable], prompts_per_example: int) -> None:
+    def _group_prompts(
+        self,
+        count: int,
+        image_of: Callable[[int], Hashable],
+        prompts_per_example: int,
+        errors: Mapping[int, UserError] | None = None,
+    ) -> None:
         """Groups prompts 0 to count - 1 into examples with up to prompts_per_example prompts of one image.
 
         image_of: returns an image key for prompt n. If it raises UserError, the prompt becomes a separate example, which raises
-        again when it is read, so that one bad record does not hide others.
+        again when it is read, so that one bad record does not hide others. errors: of damaged prompts, which become separate
+        examples that raise them.
         """
+        self._errors = dict(errors or {})
         if prompts_per_example < 1:
             raise UserError(f"prompts_per_example={prompts_per_example} is too few; give at least 1")
         by_image: dict[Hashable, list[int]] = {}
         for n in range(count):
             image: Hashable = ("prompt", n)
-            if prompts_per_example > 1:
+            if prompts_per_example > 1 and n not in self._errors:
                 with contextlib.suppress(UserError):
                     image = image_of(n)
             by_image.setdefault(image, []).append(n)
@@ -67,6 +75,8 @@ class PerImage(abc.ABC):
     @guard_record
     def __getitem__(self, index: int) -> Example:
         group = self._groups[index]
+        if error := self._errors.get(group[0]):
+            raise error.with_traceback(None)
         pixels = self._read_pixels(group[0])
         height, width = pixels.shape[:2]
         prompts = tuple(self._build_prompt(n, (height, width)) for n in group)

@@ -19,6 +19,7 @@ from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget
+from hyperseg_jax.untrusted.printing import escaped_value
 
 IGNORE_RULES = ("official", "released")
 SENTENCES = ("first", "each")
@@ -66,13 +67,16 @@ class ReasonSeg:
         image_path = files.join_inside(self._folder, path.with_suffix(".jpg").name, str(path))
         pixels = files.read_image(image_path)
         target, ignored = self._paint_shapes(record, pixels.shape[:2], str(path))
+        answer = self._answers.get(image_path.name, "")
+        if isinstance(answer, UserError):
+            raise answer.with_traceback(None)
         text = texts[sentence].strip()
         if not text:
             report_problem("bad record", f"{path}: field 'text' has an empty sentence; write or remove it")
         prompt = Prompt(
             task="reasoning",
             text=text,
-            answer=self._answers.get(image_path.name, ""),
+            answer=answer,
             masks=target[None, None] if target.any() else np.zeros((0, 1, *target.shape), bool),
             ignore=ignored[None] if ignored.any() else None,
             group=files.text_field(record, "group", str(path), ""),
@@ -109,11 +113,18 @@ def _count_texts(path: pathlib.Path) -> int:
     return 1
 
 
-def _read_explanations(explanations: files.Json) -> dict[str, str]:
-    """Returns the explanation of each image. All sentences of an image share one target, so the explanation applies to each."""
-    answers = {}
+def _read_explanations(explanations: files.Json) -> dict[str, str | UserError]:
+    """Returns the explanation of each image, or the error of a damaged or second one. All sentences of an image share one
+    target, so the explanation applies to each."""
+    answers: dict[str, str | UserError] = {}
     for k, record in enumerate(explanations.content):
         where = f"{explanations.path}#{k}"
-        image, outputs = (files.text_field(record, name, where) for name in ("image", "outputs"))
-        answers[image] = outputs.strip()
+        image = files.text_field(record, "image", where)
+        try:
+            if image in answers:
+                why = f"{escaped_value(image)} has two explanations"
+                raise Problem("bad record", f"{where}: {why}; remove one of them")
+            answers[image] = files.text_field(record, "outputs", where).strip()
+        except UserError as error:
+            answers[image] = error.with_traceback(None)
     return answers

@@ -62,7 +62,7 @@ class RefDavis(ReferringVideos):
         """
         if unknown := sorted(set(views) - set(VIEWS)):
             raise UserError(f"views: {unknown[0]!r} is unknown; choose from {', '.join(VIEWS)}")
-        davis, texts = files.existing_folder(root), pathlib.Path(text_root)
+        davis, texts = files.existing_folder(root), files.as_path(text_root)
         folders = VideoFolders(files.subpath(davis, "JPEGImages", resolution), files.subpath(davis, annotations, resolution))
         videos = folders.videos() if split is None else read_split(files.subpath(davis, "ImageSets", "2017", f"{split}.txt"))
         by_video: dict[str, list[Expression]] = {video: [] for video in videos}

@@ -11,10 +11,11 @@ import os
 from typing import Any
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import Problem, report_problem
+from hyperseg_jax.datasets.check_errors import Problem
 from hyperseg_jax.datasets.frame_sampling import Sampling
 from hyperseg_jax.datasets.referring_video import Expression, ReferringVideos
 from hyperseg_jax.datasets.video_folders import VideoFolders, object_number
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted.printing import escaped_value
 
 
@@ -44,18 +45,23 @@ class RefYouTubeVos(ReferringVideos):
         meta = files.Json(meta_path, dict)
         expressions: dict[str, list[Expression]] = {}
         names: dict[str, list[str]] = {}
+        errors: dict[str, list[UserError]] = {}
         for video, record in files.dict_field(meta.content, "videos", str(meta.path)).items():
             where = f"{meta.path} {video}"
+            expressions[video], errors[video] = [], []
             try:
                 names[video], rows = (
                     files.frames_field(record, "frames", where),
                     files.dict_field(record, "expressions", where),
                 )
-                expressions[video] = [
-                    _parse_expression(key, rows[key], mask_root is not None, f"{where} {key}") for key in rows
-                ]
-            except Problem as problem:
-                report_problem(problem.kind, str(problem))
+            except UserError as error:
+                errors[video].append(error.with_traceback(None))
+                continue
+            for key, row in rows.items():
+                try:
+                    expressions[video].append(_parse_expression(key, row, mask_root is not None, f"{where} {key}"))
+                except UserError as error:
+                    errors[video].append(error.with_traceback(None))
         super().__init__(
             VideoFolders(frame_root, mask_root),
             expressions,
@@ -65,17 +71,17 @@ class RefYouTubeVos(ReferringVideos):
             sampling=Sampling(frames, sampling, reach),
             per_example=prompts_per_example if group_by_video else None,
             seed=seed,
+            errors=errors,
         )
 
 
 def _parse_expression(key: str, record: Any, has_masks: bool, where: str) -> Expression:
-    """Builds the Expression of a record. Reports a problem if obj_id is not a number."""
+    """Builds the Expression of a record. Raises UserError if obj_id is not a number."""
     text = files.text_field(record, "exp", where)
     if not has_masks:
         return Expression(key, (text,), None)
     value = files.field(record, "obj_id", where)
     number = object_number(str(value))
     if number is None:
-        message = f"{where}: obj_id {escaped_value(value)} is not an object number from 1 to 254; correct it"
-        report_problem("bad record", message)
+        raise Problem("bad record", f"{where}: obj_id {escaped_value(value)} is not an object number from 1 to 254; correct it")
     return Expression(key, (text,), number)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.coco_records import CocoRecords
 from hyperseg_jax.datasets.id_index import IdIndex
 from hyperseg_jax.datasets.per_image import PerImage
@@ -57,58 +57,64 @@ class RefCocoRefs(PerImage):
         for name, value, known in (("sentences", sentences, SENTENCES), ("polygons", polygons, masks.POLYGON_RULES)):
             if value not in known:
                 raise UserError(f"{name}={value!r} is unknown; choose one of {', '.join(known)}")
-        self._path = pathlib.Path(refs_path)
+        self._path = files.as_path(refs_path)
         self.name = f"{self._path.name}:{split}"
         self._polygons = polygons
         self._images = files.existing_folder(image_root)
         self._records = CocoRecords(instances_path)
         annotations = self._records.file.content["annotations"]
-        self._annotation_index = IdIndex(annotations, "id", f"{self._records.path} annotations")
+        self._annotation_index = IdIndex(annotations, "id", f"{self._records.path} annotations", strict=False)
         self._refs = self._select_refs_of_split(_read_refs(self._path), split)
         self._ref_ids = IdIndex(self._refs, "ref_id", self._ref_location, strict=False).duplicates_only()
         selected = [range(len(ref["sentences"])) if sentences == "each" else (-1,) for ref in self._refs]
         self._items = [(n, sentence) for n, indices in enumerate(selected) for sentence in indices]
-        self._group_prompts(len(self._items), lambda n: self._refs[self._items[n][0]]["image_id"], prompts_per_example)
+        errors = {k: self._refs[n]["error"] for k, (n, _) in enumerate(self._items) if "error" in self._refs[n]}
+        image_of = lambda n: self._refs[self._items[n][0]]["image_id"]
+        self._group_prompts(len(self._items), image_of, prompts_per_example, errors)
 
     def _select_refs_of_split(self, refs: list, split: str) -> list[dict[str, Any]]:
-        """Returns the needed fields of the refs of a split. Refs without an image in the instances file are reported."""
+        """Returns the needed fields of the refs of a split. A damaged ref has the field "error" and an empty sentence; without
+        the name of its split, it may be of any one."""
         result, splits, file_size, list_bytes = [], set(), self._path.stat().st_size, 0
         for k, ref in enumerate(refs):
             where = f"{self._path}#{k}"
-            splits.add(files.text_field(ref, "split", where))
-            if ref["split"] != split:
-                continue
-            image_id = files.id_field(ref, "image_id", where)
-            if not self._records.has_image(image_id):
-                why = f"image_id {image_id} is not in {self._records.path}"
-                report_problem("bad record", f"{where}: {why}; use both files from the same release")
-                continue
-            ann_ids = files.field(ref, "ann_id", where)
-            ann_ids = ann_ids if isinstance(ann_ids, list) else [ann_ids]
-            limits.check_limit("masks", len(ann_ids), where, "masks")
-            list_bytes += SENTENCE * len(files.list_field(ref, "sentences", where)) + NUMBER * len(ann_ids)
+            try:
+                splits.add(files.text_field(ref, "split", where))
+                if ref["split"] != split:
+                    continue
+                ann_ids = files.field(ref, "ann_id", where)
+                ann_ids = ann_ids if isinstance(ann_ids, list) else [ann_ids]
+                limits.check_limit("masks", len(ann_ids), where, "masks")
+                list_bytes += SENTENCE * len(files.list_field(ref, "sentences", where)) + NUMBER * len(ann_ids)
+                fields = self._parse_ref(ref, ann_ids, where) if list_bytes <= file_size else {}
+            except UserError as error:
+                fields = {"sentences": [""], "error": error.with_traceback(None)}
             if list_bytes > file_size:  # refs of a pickle can share one list
                 why = f"its lists and those before it need at least {list_bytes} bytes, but the file has {file_size}"
                 raise UserError(f"{where}: {why}; download it again")
-            ann_ids = files.id_list_field({"ann_id": ann_ids}, "ann_id", where)
-            sentences = [files.field(row, "sent", f"{where} sentences") for row in ref["sentences"]]
-            if not sentences or not all(isinstance(text, str) and text.strip() for text in sentences):
-                report_problem("bad record", f"{where}: field 'sentences' is empty or has an empty sentence; remove the record")
-                continue
-            result.append(
-                {
-                    "where": where,
-                    "image_id": image_id,
-                    "sentences": [text.strip() for text in sentences],
-                    "ann_ids": ann_ids,
-                    **({"ref_id": files.id_field(ref, "ref_id", where)} if "ref_id" in ref else {}),
-                    "number": k,
-                }
-            )
+            result.append({**fields, "where": where, "number": k})
+        if result and not splits:
+            raise result[0]["error"]
         if split not in splits:
             available = escaped(", ".join(sorted(map(str, splits))) or "none")
             raise UserError(f"{self._path}: no split {split!r}; available splits: {available}")
         return result
+
+    def _parse_ref(self, ref: dict[str, Any], ann_ids: list[Any], where: str) -> dict[str, Any]:
+        """Returns the needed fields of a ref. Raises UserError if it is damaged, or its image is not in the instances file."""
+        image_id = files.id_field(ref, "image_id", where)
+        if not self._records.has_image(image_id):
+            why = f"image_id {image_id} is not in {self._records.path}"
+            raise Problem("bad record", f"{where}: {why}; use both files from the same release")
+        sentences = [files.field(row, "sent", f"{where} sentences") for row in ref["sentences"]]
+        if not sentences or not all(isinstance(text, str) and text.strip() for text in sentences):
+            raise Problem("bad record", f"{where}: field 'sentences' is empty or has an empty sentence; remove the record")
+        return {
+            "image_id": image_id,
+            "sentences": [text.strip() for text in sentences],
+            "ann_ids": files.id_list_field({"ann_id": ann_ids}, "ann_id", where),
+            **({"ref_id": files.id_field(ref, "ref_id", where)} if "ref_id" in ref else {}),
+        }
 
     def _ref_location(self, number: int) -> str:
         return self._refs[number]["where"]

@@ -8,7 +8,6 @@ one half only, so that a model has to use the text.
 from __future__ import annotations
 
 import os
-import pathlib
 
 import numpy as np
 
@@ -35,7 +34,7 @@ class ReferringFrames:
         """part: "even", "odd" or "all" frames of each video. beside: whether to create pairs. seed: seed of the pairs."""
         if part not in PARTS:
             raise UserError(f"part={part!r} is unknown; choose one of {', '.join(PARTS)}")
-        root = pathlib.Path(folder)
+        root = files.as_path(folder)
         self._file = files.Json(files.join_inside(root, "expressions.json", str(root)), dict)
         self._folders = VideoFolders(*(files.subpath(root, name, resolution) for name in ("JPEGImages", "Annotations")))
         self.videos = tuple(sorted(self._file.content))

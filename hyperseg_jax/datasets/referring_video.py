@@ -46,11 +46,13 @@ class ReferringVideos(VideoReader):
         per_example: int | None = None,
         together: bool = False,
         seed: int = 0,
+        errors: Mapping[str, Sequence[UserError]] | None = None,
     ):
         """where: the file with the expressions, for messages. names: the frame names of each video; None uses all frames in its
         folder. sentences: one of SENTENCES; "joined" is one prompt per object. per_example: maximum number of prompts of one
         video per example; None means 1. together: an example has one prompt per object, all of the same group, and the
-        remaining objects of its first frame. sampling: a key frame shows a target.
+        remaining objects of its first frame. sampling: a key frame shows a target. errors: of damaged expressions of each
+        video, which are raised when they are read.
         """
         if sentences not in SENTENCES:
             raise UserError(f"sentences={sentences!r} is unknown; choose one of {', '.join(SENTENCES)}")
@@ -59,16 +61,19 @@ class ReferringVideos(VideoReader):
         self._folders, self._names, self._where = folders, names, where
         self._sampling, self._seed = sampling, seed
         self._together = together
-        self._items = []
+        self._items: list[tuple[str, Sequence[Expression] | UserError]] = []
         for video, of_video in expressions.items():
             queries = _join_by_object(of_video) if sentences == "joined" else list(of_video)
             groups = group_expressions(queries) if together else files.split_evenly(queries, per_example or 1)
             self._items += [(video, group) for group in groups]
+            self._items += [(video, error) for error in (errors or {}).get(video, ())]
 
     @guard_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """Returns the expressions of an example with their video, or a clip sampled with rng."""
         name, expressions = self._items[index]
+        if isinstance(expressions, UserError):
+            raise expressions.with_traceback(None)
         video = self._folders.open(name, self._folders.frame_names(name) if self._names is None else self._names[name])
         times = self._sample_frame_indices(video, expressions, rng)
         prompts = tuple(self._build_prompt(name, video, expression, times) for expression in expressions)

@@ -67,8 +67,8 @@ class ReVos(VideoReader):
         for video, record in files.dict_field(self._meta.content, "videos", str(self._meta.path)).items():
             try:
                 expressions = files.dict_field(record, "expressions", f"{self._meta.path} {video}")
-            except Problem as problem:
-                report_problem(problem.kind, str(problem))
+            except Problem:  # raised again when it is read
+                self._items.append((video, []))
                 continue
             keys = [key for key, expression in expressions.items() if not self._random or _has_objects(expression)]
             if keys:
@@ -79,10 +79,11 @@ class ReVos(VideoReader):
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """Returns expressions with their video, or a clip sampled with rng."""
         video, keys = self._items[index]
-        if self._random:
-            keys = [keys[rng.integers(len(keys))]]
         where = f"{self._meta.path} {video}"
         record = self._meta.content["videos"][video]
+        files.dict_field(record, "expressions", where)
+        if self._random:
+            keys = [keys[rng.integers(len(keys))]]
         size = files.declared_image_size(record, where)
         names = files.frames_field(record, "frames", where)
         expressions = {key: files.dict_field(record["expressions"], key, where) for key in keys}

@@ -26,7 +26,7 @@ class ScienceQa(PerImage):
     def __init__(self, folder: str | os.PathLike, split: str, *, hints: bool = True):
         """folder: contains problems.json, pid_splits.json and images. split: "train", "val", "test", "minitest", ...
         hints: whether prompts include the hint."""
-        root = pathlib.Path(folder)
+        root = files.as_path(folder)
         self._file = files.Json(files.join_inside(root, "problems.json", str(root)), dict)
         self._images, self._hints = files.subpath(root, "images"), hints
         splits = files.Json(files.join_inside(root, "pid_splits.json", str(root)), dict)
@@ -35,12 +35,20 @@ class ScienceQa(PerImage):
                 f"{splits.path}: no split {split!r}; available splits: {escaped(', '.join(splits.content) or 'none')}"
             )
         self.name = f"scienceqa:{split}"
-        keys = files.text_list_field(splits.content, split, str(splits.path))
-        self._ids = IdIndex([{"id": key} for key in keys], "id", f"{splits.path} {split}").duplicates_only()
-        rows = {key: self._question_record(key) for key in keys}
-        self._keys = [key for key in keys if not isinstance(rows[key], dict) or rows[key].get("image")]
+        keys = files.list_field(splits.content, split, str(splits.path))
+        self._ids = IdIndex([{"id": key} for key in keys], "id", f"{splits.path} {split}", strict=False).duplicates_only()
+        self._keys, errors = list[str](), dict[int, UserError]()
+        for k, key in enumerate(keys):
+            try:
+                row = self._question_record(files.text_field({f"{split}[{k}]": key}, f"{split}[{k}]", str(splits.path)))
+            except UserError as error:
+                errors[len(self._keys)] = error.with_traceback(None)
+                self._keys.append("")
+            else:
+                if not isinstance(row, dict) or row.get("image"):
+                    self._keys.append(key)
         self.text_only = len(keys) - len(self._keys)
-        self._group_prompts(len(self._keys), self._keys.__getitem__, 1)
+        self._group_prompts(len(self._keys), self._keys.__getitem__, 1, errors)
 
     def _question_record(self, key: str) -> Any:
         return files.field(self._file.content, key, str(self._file.path))

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Container
+from typing import Any
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.check_errors import Problem
 from hyperseg_jax.datasets.id_index import IdIndex
 from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.datasets.visual_prompts import box_regions
@@ -32,24 +34,30 @@ class VisualGenome(PerImage):
             raise UserError(f"{self._root / 'densecap_splits.json'}: no split {split!r}; available splits: {available}")
         image_ids = set(files.id_list_field(splits, split, str(self._root / "densecap_splits.json")))
         data = self._open_json("image_data.json", list)
-        self._data, self._size_index = data, IdIndex(data.content, "image_id", str(data.path))
+        self._data, self._size_index = data, IdIndex(data.content, "image_id", str(data.path), strict=False)
         self.name = f"visual_genome:{split}"
-        self._items = []
+        self._items, errors = list[tuple[int, int]](), dict[int, UserError]()
         for k, record in enumerate(self._file.content):
-            image_id = files.id_field(record, "id", f"{self._file.path}#{k}")
-            if image_id not in image_ids:
-                continue
-            if image_id not in self._size_index:
-                report_problem(
-                    "bad record",
-                    f"{self._file.path}#{k}: image {image_id} is not in {data.path}; use both files from the same release",
-                )
-                continue
-            self._items += [(k, r) for r in range(len(files.list_field(record, "regions", f"{self._file.path}#{k}")))]
-        self._image_index = IdIndex(self._file.content, "id", str(self._file.path)).duplicates_only()
-        regions = [self._file.content[k]["regions"][r] for k, r in self._items]
+            try:
+                count = self._count_regions(record, image_ids, f"{self._file.path}#{k}")
+            except UserError as error:
+                errors[len(self._items)] = error.with_traceback(None)
+                count = 1
+            self._items += [(k, r) for r in range(count)]
+        self._image_index = IdIndex(self._file.content, "id", str(self._file.path), strict=False).duplicates_only()
+        regions = [None if n in errors else self._file.content[k]["regions"][r] for n, (k, r) in enumerate(self._items)]
         self._region_ids = IdIndex(regions, "region_id", self._location, strict=False).duplicates_only()
-        self._group_prompts(len(self._items), lambda n: self._items[n][0], prompts_per_example)
+        self._group_prompts(len(self._items), lambda n: self._items[n][0], prompts_per_example, errors)
+
+    def _count_regions(self, record: Any, image_ids: Container[int | str], where: str) -> int:
+        """Returns the number of regions of an image that belong to the split. An image without an id may be of any split."""
+        image_id = files.id_field(record, "id", where)
+        if image_id not in image_ids:
+            return 0
+        if image_id not in self._size_index:
+            why = f"image {image_id} is not in {self._data.path}"
+            raise Problem("bad record", f"{where}: {why}; use both files from the same release")
+        return len(files.list_field(record, "regions", where))
 
     def _open_json(self, name: str, kind: type) -> files.Json:
         return files.Json(files.join_inside(self._root, name, str(self._root)), kind)

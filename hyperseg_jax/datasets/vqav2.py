@@ -7,13 +7,15 @@ import os
 import pathlib
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import note_problem, report_problem
+from hyperseg_jax.datasets.check_errors import Problem, note_problem, report_problem
 from hyperseg_jax.datasets.id_index import IdIndex
 from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.structs import Prompt
 
 MIN_ANSWERS = 2
 """Minimum number of answers that VQA accuracy can compare."""
+MAX_ANSWERS = 1000
+"""Maximum number of answers of a question."""
 
 
 class VqaV2(PerImage):
@@ -39,7 +41,7 @@ class VqaV2(PerImage):
         if annotations_path:
             self._answers_path = str(annotations_path)
             self._annotations = files.list_field(files.Json(annotations_path, dict).content, "annotations", self._answers_path)
-            self._answers = IdIndex(self._annotations, "question_id", f"{self._answers_path} annotations")
+            self._answers = IdIndex(self._annotations, "question_id", f"{self._answers_path} annotations", strict=False)
         self._group_prompts(len(self._questions), self._image_id, prompts_per_example)
 
     def _location(self, n: int) -> str:
@@ -63,6 +65,11 @@ class VqaV2(PerImage):
             report_problem("bad record", f"{where}: question_id {key} has no answer; use both files of the same split")
         answer_where = where if self._answers is None else f"{self._answers_path} question_id {key}"
         answers = files.list_field(annotation, "answers", answer_where) if "answers" in annotation else []
+        if len(answers) > MAX_ANSWERS:
+            raise Problem(
+                "bad record",
+                f"{answer_where}: has {len(answers)} answers, and at most {MAX_ANSWERS} are supported; remove some",
+            )
         if annotation and len(answers) < MIN_ANSWERS:
             message = (
                 f"{answer_where}: has {len(answers)} answers, and the accuracy needs {MIN_ANSWERS}; download the file again"

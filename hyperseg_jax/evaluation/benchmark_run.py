@@ -55,6 +55,7 @@ class PartialResults:
         qualitative.check_rows(state["cases"], done, examples)
         if submission:
             submissions.check_rows(submission, state["rows"], done, examples)
+            submissions.compare_rows(state["rows"], done, examples)
         elif state["rows"]:
             raise BadFile("it has answers for a server, but the benchmark has no server")
         self.merge(state)

@@ -22,7 +22,8 @@ from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import escaped_value
 
 Row = dict[str, Any]
-
+COMPARED = 12
+"""Maximum number of examples whose questions are compared with those of a partial evaluation."""
 
 NUMBERED = {"coco_panoptic": "image_id", "youtube_vis": "video id", "vqa": "question_id", "mmbench": "index"}
 """Formats with integer ids of questions -> name of the id field in their files."""
@@ -94,6 +95,19 @@ def check_rows(submission: str, rows: list[Any], done: int, examples: Any) -> No
             raise BadFile(f"{where} has masks without labels or scores, or labels or scores without masks")
         if counts and any(label >= len(examples.category_ids) for label in row["labels"]):
             raise BadFile(f"{where} has a label that is not a class")
+
+
+def compare_rows(rows: Sequence[Any], done: int, examples: Sequence[Example]) -> None:
+    """Raises BadFile if checked rows are not answers to the questions of the first `done` examples. Reads and compares COMPARED
+    examples, since reading all may take hours; the answers themselves cannot be compared."""
+    questions: dict[int, list[tuple[Any, ...]]] = {}
+    for index, _, row in sorted(rows, key=lambda entry: entry[:2]):
+        questions.setdefault(index, []).append((row["key"], row["question"], row["frames"], row["height"], row["width"]))
+    for index in sorted({round(k) for k in np.linspace(0, done - 1, COMPARED)}):
+        example = examples[index]
+        size, names = example.frames.shape[1:3], list(example.frame_names)
+        if questions[index] != [(prompt.key, prompt.text, names, *size) for prompt in example.prompts]:
+            raise BadFile(f"its answers to example {index} are to other questions, or of other frames or another size")
 
 
 def _is_row(row: Any) -> bool:

@@ -167,7 +167,8 @@ def accuracy(answer: str, truths: Sequence[str], rules: str = "official") -> flo
         truths = [remove_punctuation(truth) for truth in truths]
     normalized = normalize_answer(answer)
     hits = [truth == normalized for truth in truths]
-    return sum(min((sum(hits) - hit) / 3, 1) for hit in hits) / len(hits)
+    total = sum(hits)
+    return sum(min((total - hit) / 3, 1) for hit in hits) / len(hits)
 
 
 class VqaScores(Sums):

@@ -26,7 +26,7 @@ from hyperseg_jax import failures
 from hyperseg_jax.errors import HostLost, UserError
 from hyperseg_jax.parallel.failure_watch import FailureWatch
 from hyperseg_jax.parallel.startup_barrier import startup_barrier
-from hyperseg_jax.untrusted.printing import escaped, first_line, printable
+from hyperseg_jax.untrusted.printing import escaped, first_line, message
 
 CHUNK = 2**20
 """Maximum length of a text in one message of the coordination service, in characters."""
@@ -222,7 +222,7 @@ def exit_on_error() -> Iterator[None]:
         if _client() is None:
             raise
         failure = failures.describe(error)
-        code, line = failure.code, printable(failure.line or first_line(error))
+        code, line = failure.code, message(failure.line or first_line(error))
         hint = ""
         if failures.is_from_device(error) and code == 1:  # a lost connection
             line = f"{type(error).__name__}: {escaped(first_line(error))}"

@@ -10,9 +10,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from hyperseg_jax.atomic import atomic_file
 from hyperseg_jax.structs import Prediction, Prompt, Segment
+from hyperseg_jax.untrusted.printing import printable
 
 TILE = 320
 """Pixels of the longer side of an image in a comparison."""
+LINE = 14
+"""Pixels between two lines of a caption."""
 COLOURS = np.array(
     [
         [255, 64, 64],
@@ -57,19 +60,21 @@ def draw_masks(frame: np.ndarray, masks: Sequence[np.ndarray], *, scale: int = 1
 
 
 def add_caption(tile: np.ndarray, text: str, *, height: int = 30) -> np.ndarray:
-    """Adds wrapped text below a tile. uint8 [H, W, 3] -> [H + height, W, 3]."""
+    """Adds wrapped text below a tile, cut to what fits. uint8 [H, W, 3] -> [H + height, W, 3]."""
     canvas = Image.new("RGB", (tile.shape[1], tile.shape[0] + height), "white")
     canvas.paste(Image.fromarray(tile), (0, 0))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
-    words, lines = text.split(), [""]
-    for word in words:
+    most, lines = height // LINE, [""]
+    for word in printable(text[: most * tile.shape[1]]).split():  # a letter has at least one pixel
         longer = f"{lines[-1]} {word}".strip()
         if draw.textlength(longer, font) > tile.shape[1] - 6 and lines[-1]:
+            if len(lines) == most:
+                break
             lines.append(word)
         else:
             lines[-1] = longer
-    for k, line in enumerate(lines[: height // 14]):
-        draw.text((3, tile.shape[0] + 1 + 14 * k), line, fill="black", font=font)
+    for k, line in enumerate(lines[:most]):
+        draw.text((3, tile.shape[0] + 1 + LINE * k), line, fill="black", font=font)
     return np.asarray(canvas)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.table import Column, Table
@@ -72,8 +72,8 @@ def results_table(rows: Sequence[Row], metric: Metric) -> Table:
     return result
 
 
-def save_results(rows: Sequence[Row], metric: Metric, out: pathlib.Path) -> None:
-    """Writes results.json and, if there are scores, results.png."""
+def save_results(rows: Sequence[Row], metric: Metric, out: pathlib.Path, log: Callable[[str], None]) -> None:
+    """Writes results.json and, if there are scores, results.png. log: receives a line if the plot cannot be drawn."""
     entries: list[dict[str, Any]] = []
     for row in rows:
         best = row.best(metric)
@@ -91,7 +91,10 @@ def save_results(rows: Sequence[Row], metric: Metric, out: pathlib.Path) -> None
         )
     write_text(out / "results.json", strict_json.dumps_finite({"metric": str(metric), "mode": metric.mode, "trials": entries}))
     if any(row.scores for row in rows):
-        plot_scores(rows, metric, out / "results.png")
+        try:
+            plot_scores(rows, metric, out / "results.png")
+        except UserError as error:
+            log(str(error))
 
 
 def plot_scores(rows: Sequence[Row], metric: Metric, image: pathlib.Path) -> None:

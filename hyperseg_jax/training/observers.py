@@ -23,7 +23,7 @@ from hyperseg_jax.training.flops import utilization
 from hyperseg_jax.training.means import RunningMeans
 from hyperseg_jax.training.plots import plot_losses
 from hyperseg_jax.training.state import COUNTERS
-from hyperseg_jax.training.tensorboard import Profile, Scalars, ensure_folder
+from hyperseg_jax.training.tensorboard import Profile, Scalars, ensure_folder, remove_stale_profiles
 from hyperseg_jax.untrusted import paths, printing, stores, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import escaped
@@ -56,6 +56,7 @@ class Observers:
         self._on_metrics, self._headlines = on_metrics, headlines
         self._path = workdir / "metrics.jsonl"
         messages = [_truncate_metrics(self._path, start), ensure_folder(workdir / "tensorboard")]
+        remove_stale_profiles(workdir / "tensorboard")
         self._file = self._path.open("a", buffering=1)
         self._board = Scalars(workdir / "tensorboard", start)
         self._write_error = ""
@@ -227,6 +228,10 @@ class Observers:
             plot_losses(read_valid_lines(self._path), self._plot, self._headlines)
         except UserError as error:
             self.log(str(error))
+        except Exception as error:  # the log and matplotlib may have surprises, and the run is complete without a plot
+            if isinstance(error, OSError):
+                raise
+            self.log(f"{self._plot}: was not drawn ({escaped(f'{type(error).__name__}: {error}')}); training is not affected")
 
     def _write_line(self, line: dict[str, Any]) -> None:
         self._try_write(self._file.write, json.dumps(line) + "\n")

@@ -39,7 +39,9 @@ def saved_panels(image: pathlib.Path, rows: int, columns: int, size: tuple[float
             figure.tight_layout()
             with atomic_file(image) as part:
                 figure.savefig(part, dpi=110, format="png")
-        except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, MemoryError) as error:
+        except Exception as error:  # matplotlib raises many types
+            if isinstance(error, OSError):
+                raise
             raise UserError(
                 f"{image}: cannot be drawn ({escaped(first_line(error))}); look for odd values in the log"
             ) from error
@@ -97,7 +99,8 @@ def _collect_curves(
         if len(by_task) > MAX_TASKS:
             removed = max(by_task)
             del by_task[removed]
-            last.pop(removed, None)
+            if by_task is validation:
+                last.pop(removed, None)
     return train, {
         task: {name: curves[name] for name in headlines if name in last[task]} for task, curves in validation.items()
     }

@@ -12,7 +12,7 @@ import time
 
 import jax
 
-from hyperseg_jax.atomic import atomic_folder, remove_tree
+from hyperseg_jax.atomic import atomic_folder, remove_stale, remove_tree
 from hyperseg_jax.untrusted import paths
 from hyperseg_jax.untrusted.bad_file import BadFile
 
@@ -70,6 +70,14 @@ class Profile:
             for file in self._part.glob("plugins/profile/*/*"):
                 file.rename(self._part / file.name)
             remove_tree(self._part / "plugins")
+
+
+def remove_stale_profiles(folder: pathlib.Path) -> None:
+    """Removes the profiles that killed processes were writing, unless links lead to them."""
+    profiles = folder / "plugins" / "profile"
+    with contextlib.suppress(BadFile):
+        paths.join_inside(folder, "plugins/profile")
+        remove_stale(profiles)
 
 
 def ensure_folder(folder: pathlib.Path) -> str:

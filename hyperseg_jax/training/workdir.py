@@ -14,7 +14,7 @@ import ml_collections
 from etils import epath
 
 from hyperseg_jax import renamed_fields
-from hyperseg_jax.atomic import scratch_folder, write_text
+from hyperseg_jax.atomic import clean, scratch_folder, write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.lock import Lock
 from hyperseg_jax.parallel import hosts
@@ -146,8 +146,8 @@ class Workdir:
                 saved = stores.read_contents(path, LARGEST)
             else:
                 saved = strict_json.read_bytes(paths.check_link(pathlib.Path(path)), LARGEST)
-            same = json.loads(saved) == json.loads(content)
-        except (BadFile, OSError, ValueError, RecursionError) as error:
+            same = strict_json.parse_any(saved, "its content") == json.loads(content)
+        except (BadFile, OSError) as error:
             reason = failure_reason(error)
             raise UserError(f"{path}: not readable ({reason}); remove it if data.tokenizer is that of the run") from error
         if not same:
@@ -170,6 +170,8 @@ class Workdir:
 
     def _open(self, files: Mapping[str, str]) -> None:
         self._lock.acquire()
+        if not self.remote:
+            clean(self.local)
         self._check(files)  # another run may have started and ended since the first check
         try:
             self.local.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import itertools
 import os
 import pathlib
 import stat
+from typing import Any
 
 from hyperseg_jax.untrusted import limits
 from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, BadFile
@@ -22,12 +23,37 @@ ASSETS = pathlib.Path(__file__).parents[1] / "assets"
 """The folder of shipped models in the installed package. It is trusted; some installers create links for its files."""
 
 
+class _InsidePath(pathlib.PosixPath):
+    """A path that `join_inside` returned. It is checked again when it is used, since a folder may be replaced in the meantime.
+
+    joined: its root and name.
+    """
+
+    joined: tuple[str | os.PathLike, str] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make_inside_path, (os.fspath(self), self.joined)
+
+
+def _make_inside_path(path: str | os.PathLike, joined: tuple[str | os.PathLike, str] | None) -> _InsidePath:
+    result = _InsidePath(path)
+    result.joined = joined
+    return result
+
+
+def _check_again(path: str | os.PathLike) -> None:
+    if isinstance(path, _InsidePath) and path.joined:
+        join_inside(*path.joined)
+
+
 def join_inside(root: str | os.PathLike, name: object) -> pathlib.Path:
     """Returns root/name for a `name` from an untrusted file or listing.
 
     root is trusted and may be a link. Raises BadFile if the name is not a valid file name, or, unless limits.outside is set, if
-    it leaves root through an absolute path, "..", or a link.
+    it leaves root through an absolute path, "..", or a link. When the path is used as another root, or opened, it is checked
+    again.
     """
+    _check_again(root)
     if not isinstance(name, str | os.PathLike):
         raise BadFile(f"{escaped_value(name)} is not a file name", "correct it")
     text = os.fspath(name)
@@ -37,7 +63,7 @@ def join_inside(root: str | os.PathLike, name: object) -> pathlib.Path:
         encoded = b"\0"
     if not text.strip() or b"\0" in encoded or len(encoded) > LONGEST or max(map(len, encoded.split(b"/"))) > 255:
         raise BadFile(f"{escaped_value(text)} is not a file name", "correct it")
-    path = pathlib.Path(root) / text
+    path = _make_inside_path(os.path.join(root, text), (root, text))
     if limits.current().outside:
         return path
     base = "" if os.path.isabs(root) else os.getcwd()
@@ -74,7 +100,8 @@ def _is_inside(folder: str, path: str) -> bool:
 
 
 def _resolve(path: str) -> str:
-    """Resolves all links in an absolute path. The resolved folder is cached, since many files share it."""
+    """Resolves all links in an absolute path. The resolved folder is cached, since many files share it, as long as the path
+    leads to the same folder."""
     folder, name = os.path.split(path)
     if name in ("", ".", ".."):
         return os.path.realpath(path)
@@ -92,8 +119,15 @@ def _resolve_folder(folder: str) -> str:
         return os.path.realpath(folder)
 
 
-@functools.lru_cache(maxsize=4096)
 def _resolve_existing(folder: str) -> str:
+    status = os.stat(folder)
+    real = _resolve_once(folder, status.st_dev, status.st_ino)
+    return real if os.path.samestat(os.lstat(real), status) else os.path.realpath(folder, strict=True)
+
+
+@functools.lru_cache(maxsize=4096)
+def _resolve_once(folder: str, device: int, number: int) -> str:
+    """Resolves a path to the folder with this number on this device."""
     return os.path.realpath(folder, strict=True)
 
 
@@ -109,7 +143,9 @@ def check_link(path: pathlib.Path) -> pathlib.Path:
 
 
 def open_file(path: pathlib.Path) -> io.BufferedReader:
-    """Opens a file for reading. Raises BadFile and OSError as `check_regular`."""
+    """Opens a file for reading. Raises BadFile and OSError as `check_regular`, and as `join_inside` if it returned the path and
+    a folder of it has been replaced."""
+    _check_again(path)
     check_regular(path)  # before opening, since opening a device may have side effects
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import reprlib
 from collections.abc import Sequence
 
@@ -20,6 +21,12 @@ _values.maxstring = _values.maxother = 60
 def printable(text: str) -> str:
     """Escapes all characters that are not printable, except newlines and tabs."""
     return "".join(sign if sign in "\n\t" or sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def message(text: str) -> str:
+    """Formats the message of an error or log for the terminal. Newlines in names are escaped; lines of a list that are indented
+    by two spaces stay lines."""
+    return re.sub(r"\n(?!  )", r"\\n", printable(text))
 
 
 def is_name(value: object) -> bool:
@@ -62,5 +69,5 @@ def escape_markup(text: str) -> str:
 
 
 def log(console: Console, text: str) -> None:
-    """Prints a text without markup or highlighting."""
-    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+    """Prints a message without markup or highlighting."""
+    console.print(message(text), highlight=False, markup=False, soft_wrap=True)

@@ -67,13 +67,15 @@ class JoinedTensors:
         for file in files:
             for name in file.tensors:
                 if name in self._file_of:
-                    raise BadFile(f"{escaped(name)} is in both {self._file_of[name].path.name} and {file.path.name}")
+                    raise BadFile(
+                        f"{escaped(name)} is in both {escaped(self._file_of[name].path.name)} and {escaped(file.path.name)}"
+                    )
                 if index is not None and index.get(name) != file.path:
-                    raise BadFile(f"{file.path.name} has {escaped(name)}, which its index does not list there")
+                    raise BadFile(f"{escaped(file.path.name)} has {escaped(name)}, which its index does not list there")
                 self._file_of[name] = file
         for name, shard in (index or {}).items():
             if name not in self._file_of:
-                raise BadFile(f"{shard.name} lacks {escaped(name)}, which its index lists there")
+                raise BadFile(f"{escaped(shard.name)} lacks {escaped(name)}, which its index lists there")
         self.tensors = {name: file.tensors[name] for name, file in self._file_of.items()}
         self.ignored = tuple(name for file in files for name in file.ignored)
 

@@ -132,14 +132,15 @@ def export_weights(
         if strict_authors and extras:
             listed = "\n  ".join(f"{name}: {reason}" for name, reason in extras.items())
             raise UserError(
-                f"{folder}: the authors' code has no name for\n  {listed}\n"
-                "remove --strict-authors, or train a model without these parameters"
+                f"{folder}: the authors' code lacks names of parameters; remove --strict-authors, or train a model without "
+                f"them:\n  {listed}"
             )
         departures = {} if part else system.departures(config)
         if strict_authors and departures:
             listed = "\n  ".join(f"{field} = {value!r}: {meaning}" for field, (value, meaning) in departures.items())
             raise UserError(
-                f"{folder}: the authors' code has no\n  {listed}\nremove --strict-authors, or train a model with their value"
+                f"{folder}: the authors' code lacks settings of the model; remove --strict-authors, or train a model with "
+                f"their values:\n  {listed}"
             )
         described = {name: info for row in table for name, info in _describe_row(row, params, dtype)}
         pieces = [piece for row in table for piece in row.pieces()]

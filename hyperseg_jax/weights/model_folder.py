@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from hyperseg_jax import config as configs
 from hyperseg_jax import renamed_fields
-from hyperseg_jax.atomic import atomic_folder
+from hyperseg_jax.atomic import atomic_folder, restore
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten, unflatten
@@ -39,8 +39,11 @@ _FIELD = re.compile(r"(system|model|loss|data)(\.[\w-]+)*(:| )", re.ASCII)
 
 
 def find_model_folder(name: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns the model folder of a workdir (model/ in it), of a model folder, or of a shipped model by name ("tiny")."""
+    """Returns the model folder of a workdir (model/ in it), of a model folder, or of a shipped model by name ("tiny"). A folder
+    that a killed process was replacing is restored before."""
     path = pathlib.Path(name)
+    for replaced in (path / "model", path):
+        restore(replaced)
     for candidate in (path / "model", path, paths.ASSETS / str(name)):
         if os.path.isfile(candidate / "model.safetensors"):  # returns False for invalid file names, where pathlib raises
             if candidate == path / "model":

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pathlib
 import zipfile
 
@@ -175,6 +176,24 @@ def test_linked_folders_are_not_written(name, tmp_path, capsys):
         main([*command, "--out", str(tmp_path / "out")])
     messages = capsys.readouterr().err.replace("\n", " ")
     assert ended.value.code == 2 and f"out: {name} is a link that leaves" in messages and not any((tmp_path / "away").iterdir())
+
+
+@pytest.mark.parametrize("name", ["partial", "toy_video"])
+def test_a_restored_folder_is_checked_before_scoring(name, tmp_path, capsys):
+    """A temporary folder of a killed run, from someone else: its link is not restored, and its folders are checked."""
+    out = tmp_path / "out"
+    (tmp_path / "away").mkdir()
+    linked = out / f".a.hyperseg-{'0' * 8}-aaaaaaaa" / "before" / name
+    folder = out / f".toy_video.png.hyperseg-{'0' * 8}-aaaaaaaa" / "before" / "toy_video.png"
+    for path in (linked.parent, folder):
+        path.mkdir(parents=True)
+    linked.symlink_to(tmp_path / "away")
+    for path in (linked, linked.parent, linked.parents[1], folder, folder.parent, folder.parents[1]):
+        os.utime(path, (1e9, 1e9), follow_symlinks=False)
+    with pytest.raises(SystemExit) as ended:
+        main([*ON_NOTHING, str(tmp_path), "--out", str(out)])
+    assert ended.value.code == 2 and "toy_video.png is a folder, but a file is written there" in capsys.readouterr().err
+    assert os.listdir(out) == ["toy_video.png"]
 
 
 @pytest.mark.slow

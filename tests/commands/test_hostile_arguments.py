@@ -2,10 +2,12 @@
 
 import contextlib
 import io
+import pathlib
 
 import fuzz
 import hypothesis.strategies as st
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from hyperseg_jax import config as configs
@@ -113,6 +115,8 @@ NUMBERS = [
     ("data toy --out o", "--clips", "-1", "give zero or more"),
     ("data check refcoco --root .", "--show", "-1", "give zero or more"),
     ("data build refcoco --root . --out o", "--workers", "9" * 30, "give at most 2147483647"),
+    ("data build refcoco --root . --out o", "--workers", "9" * 400, "give at most 2147483647"),
+    ("data build refcoco --root . --out o", "--workers", "-" + "9" * 400, "give zero or more"),
     ("data build refcoco --root . --out o", "--shard-size", "-1", "give zero or more"),
     ("data build refcoco --root . --out o", "--long-edge", "-1", "give zero or more"),
     ("evaluate --model tiny", "--limit", "-1", "give zero or more"),
@@ -138,7 +142,7 @@ NUMBERS = [
 @pytest.mark.parametrize(("command", "option", "text", "fix"), NUMBERS)
 def test_numbers_that_no_option_takes(tmp_path, monkeypatch, command, option, text, fix):
     monkeypatch.chdir(tmp_path)
-    value = str(float(text)) if option == "--asha-factor" else text
+    value = printing.escaped(str(float(text)) if option == "--asha-factor" else text)
     assert run_command(*command.split(), f"{option}={text}") == (2, f"error: {option} {value}: {fix}\n")
     assert not list(tmp_path.iterdir())
 
@@ -236,6 +240,25 @@ def test_panics_become_bad_files_and_stops_do_not():
         raise KeyboardInterrupt
 
 
+NAMES = {
+    "a split of a build": ("data check built --root R --split nope", "R/val\nerror: fake/build.json"),
+    "a frame": ("predict R red --out R/o", "R/" + "x" * 100 + "\nerror: fake" + "y" * 130 + ".png"),
+    "an input": ("predict R/a\nerror:fake red --out o", ""),
+    "an argument": ("predict R red --out o --a\nb", ""),
+}
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_names_in_messages_add_no_lines(tmp_path, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    command, file = NAMES[case]
+    if file:
+        pathlib.Path(file).parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(file) if file.endswith(".png") else pathlib.Path(file).write_text("{}")
+    code, output = run_command(*command.split(" "))
+    assert code == 2 and output.count("\n") == 1 and output.startswith("error: ") and "\\n" in output, output
+
+
 def test_names_are_printed_without_markup():
     console = Console(file=io.StringIO(), width=200)
     for text in ("[red]a[/] [/b]", "\x1b[31m", "\ud800", "a\nb", "\u202e"):
@@ -243,7 +266,7 @@ def test_names_are_printed_without_markup():
         console.print(printing.escape_markup(text))
     messages = console.file.getvalue().split("\n")
     assert messages[:2] == ["[red]a[/] [/b]"] * 2 and messages[2:4] == [r"\x1b[31m"] * 2 and messages[4:6] == [r"\ud800"] * 2
-    assert messages[6:9] == ["a", "b", r"a\nb"] and messages[9] == r"\u202e"
+    assert messages[6:8] == [r"a\nb"] * 2 and messages[8] == r"\u202e"
 
 
 def check_override(key, value):

@@ -58,6 +58,33 @@ def test_linked_folders_are_reported(linked_folders, name):
         layout.open(root, layout.splits[-1])[0]
 
 
+@pytest.fixture(scope="module")
+def readers_of_replaced_folders(samples, tmp_path_factory):
+    """{benchmark: reader}: readers that have read a record before folders with images were replaced by links to other ones."""
+    folder = tmp_path_factory.mktemp("replaced")
+    shutil.copytree(samples, folder / "data")
+    readers = {}
+    for name in {*layouts.LAYOUTS} - {"mmbench"}:
+        layout = layouts.find_layout(name)
+        readers[name] = layout.open(folder / "data" / ROOTS.get(name, "."), layout.splits[-1])
+        assert len(readers[name][0].frames)
+    for parent in {path.parent for path in (folder / "data").rglob("*") if path.suffix in (".jpg", ".png")}:
+        if parent.parent != folder / "data" / "yours":
+            away = folder / "away" / parent.relative_to(folder / "data")
+            away.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(parent, away)
+            parent.symlink_to(away)
+    return readers
+
+
+@pytest.mark.parametrize("name", sorted({*layouts.LAYOUTS} - {"mmbench", "labelme"}))  # these have no folders
+def test_folders_replaced_by_links_are_reported(readers_of_replaced_folders, name):
+    with pytest.raises(UserError, match=r"is a link that leaves .*; copy the file there, or, .* --limits outside=True"):
+        readers_of_replaced_folders[name][0]
+    with limits.temporary_limits(outside=True):
+        readers_of_replaced_folders[name][0]
+
+
 def test_given_folders_may_be_links(copy_samples, tmp_path):
     root = copy_samples("coco", "VOCdevkit")
     (tmp_path / "given").symlink_to(root)

@@ -6,6 +6,7 @@ import pytest
 from damage import edit_json, run_check, sorted_problems
 
 from hyperseg_jax.datasets import layouts
+from hyperseg_jax.errors import UserError
 
 ANSWERS = "vqav2/v2_mscoco_val2014_annotations.json"
 
@@ -25,6 +26,15 @@ def test_questions_with_too_few_answers(copy_samples, count):
     assert [kind for kind, _ in messages] == ["bad record"]
     assert f"question_id 0: has {count or 0} answers, and the accuracy needs 2" in messages[0][1]
     assert len(layouts.find_layout("vqav2").open(root, "val2014")[0].prompts[0].answers) == (count or 0)
+
+
+def test_questions_with_too_many_answers(copy_samples):
+    root = copy_samples("coco", "vqav2")
+    edit_json(root / ANSWERS, lambda content: content["annotations"][0].update(answers=[{"answer": "a"}] * 1001))
+    reader = layouts.find_layout("vqav2").open(root, "val2014")
+    with pytest.raises(UserError, match="question_id 0: has 1001 answers, and at most 1000 are supported; remove some"):
+        reader[0]
+    assert reader[1].prompts
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -14,6 +14,7 @@ from hyperseg_jax.data.augment import Augment
 from hyperseg_jax.data.mixture import Mixture
 from hyperseg_jax.datasets import PascalVocObjects, record_errors
 from hyperseg_jax.datasets.builds import images, records
+from hyperseg_jax.datasets.class_prompts import ClassLists
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget, limits
@@ -53,6 +54,18 @@ def test_points_of_voc_objects(tmp_path):
     assert len(reader[0].prompts[0].regions) == OBJECTS
     with expect_timeout("a.png"):
         reader[0]
+
+
+def test_class_lists_of_many_labels():
+    """The negative classes are chosen in linear time, and the clock is read before each list."""
+    labels = list(range(16_000))
+    lists = ClassLists(tuple(map(str, range(160_000))), (True,) * 160_000, max_classes=8)
+    start = time.process_time()
+    assert len(lists.build_prompts(0, np.zeros((len(labels), 1, 1), bool), labels, np.zeros((1, 1), bool))[0].classes) == 8
+    assert time.process_time() < start + 5
+    lists = ClassLists(("a", "b"), (True, True), max_classes=1, prompts_per_example=OBJECTS)
+    with expect_timeout("image 7"):
+        lists.build_prompts(7, np.zeros((0, 1, 1), bool), [], np.zeros((1, 1), bool))
 
 
 def test_masks_of_a_build():

@@ -191,7 +191,7 @@ MASK = run_lengths.encode(np.ones((SIDE, SIDE), bool))
 CASE = {"value": 1.0, "index": 0, "prompt": 0, "text": "", "masks": [MASK]}
 ROW = {
     "key": "a/0",
-    "question": "",
+    "question": "the rows",
     "text": "",
     "labels": [],
     "scores": [],
@@ -245,8 +245,14 @@ def run_with_state(saved, messages):
                 {"frames": ["0", "../1"]},
                 {"frames": ["0", "0"]},
                 {"key": "a"},
+                {"key": "other/7"},
+                {"question": "the columns"},
+                {"frames": ["x", "y"]},
+                {"frames": ["0"], "masks": [[MASK]]},
+                {"height": 1, "width": SIDE**2, "masks": [[{**MASK, "size": [1, SIDE**2]}]] * 2},
             )
         ),
+        {"rows": [[0, 0, ROW], [0, 1, ROW | {"key": "a/1"}]], "scores": {"clips": {"options": {}, "sums": {"": [2.0] * 3}}}},
         *({"rows": value} for value in ([], [[1, 0, ROW]], [[0, 1, ROW]], [[0, 0, ROW]] * 2)),
         *({"rows": [[0, 0, ROW], [index, k, ROW | {"key": "b/0"}]]} for index, k in ((0, 1), (0, 2), (1, 0))),
         {"scores": {}},
@@ -283,6 +289,17 @@ def test_evaluation_resumes_from_a_state(tmp_path):
     saved.write_text(json.dumps({"asked": {**ASKED, "rules": "a\x1bb"}, **STATE}))
     with pytest.raises(UserError, match=r"is from an evaluation with rules = 'a\\x1bb', not 'official'"):
         run_with_state(saved, messages)
+
+
+def test_answers_must_be_to_all_prompts(tmp_path):
+    """A partial evaluation that lacks a prompt of an example would give a submission without its answer."""
+    video, saved, messages = make_video("a", 2), tmp_path / "clips.json", []
+    video = dataclasses.replace(video, prompts=(video.prompts[0], dataclasses.replace(video.prompts[0], key="a/1")))
+    saved.write_text(json.dumps({"asked": ASKED, **STATE}))
+    task = make_task([video, make_video("b", 1)])
+    result = benchmark_run.run(make_engine(predict), BENCHMARK, task, state_file=saved, batch_size=2, log=messages.append)
+    assert [row["key"] for *_, row in result.rows] == ["a/0", "a/1", "b/0"] and not result.resumed
+    assert "its answers to example 0 are to other questions" in messages[0]
 
 
 def test_states_with_nan_prediction_scores_resume(tmp_path):

@@ -1,5 +1,7 @@
 """Scores of text answers: published normalization, yes/no and choices."""
 
+import time
+
 import pytest
 
 from hyperseg_jax.metrics import ExactScores, MultipleChoiceScores, PopeScores, VqaScores
@@ -42,6 +44,12 @@ def test_vqa_accuracy_leaves_one_out():
     """If k of ten people agree, k of the ten leave-one-out sets contain k - 1 of them, the others k."""
     for k, expected in [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)]:
         assert accuracy("Two", ["2"] * k + ["x"] * (10 - k)) == pytest.approx(expected)
+
+
+def test_vqa_accuracy_of_many_truths():
+    start = time.process_time()
+    assert accuracy("dog", ["dog"] * 50_000, "released") == 1
+    assert time.process_time() < start + 3
 
 
 def test_vqa_rules_differ_for_unnormalized_answers():

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import pathlib
 import shlex
 
@@ -11,6 +12,8 @@ from PIL import Image
 from hyperseg_jax import renamed_fields
 from hyperseg_jax.commands import sweep
 from hyperseg_jax.commands.main import main
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.sweeps import results
 from hyperseg_jax.sweeps.trials import Trial
 
 MICRO = pathlib.Path(__file__).parents[1] / "micro_config.py"
@@ -62,6 +65,18 @@ def test_outputs_of_a_sweep(run_sweep):
     assert [trial["last"] for trial in result] == sorted(trial["last"] for trial in result)
 
 
+def test_a_failed_plot_does_not_end_a_sweep(run_sweep, monkeypatch):
+    """It is drawn after hours of training, and the scores are more important."""
+
+    def fail(*args, **options):
+        raise UserError("odd values")
+
+    monkeypatch.setattr(results, "saved_panels", fail)
+    code, output, messages = run_sweep("--grid rate=1")
+    assert code == 0 and "odd values" in messages and "30.0000" not in output and "10.0000" in output
+    assert pathlib.Path("s/results.json").is_file()
+
+
 def test_a_dry_run_only_prints_the_commands(run_sweep):
     code, output, _ = run_sweep("--grid rate=1,3 --chain --grid 'name=a b' --dry-run")
     assert code == 0 and not pathlib.Path("s").exists()
@@ -111,6 +126,36 @@ def test_linked_folders_are_not_written(run_sweep, tmp_path, name):
     (tmp_path / "s" / name).symlink_to(tmp_path / "away")
     code, _, messages = run_sweep("--grid rate=1")
     assert code == 2 and f"s: {name} is a link that leaves s; " in messages and not any((tmp_path / "away").iterdir())
+
+
+@pytest.mark.parametrize("folder", ["s", "s/trials", "runs"])
+@pytest.mark.parametrize("right_name", [True, False])
+def test_planted_links_are_not_restored(run_sweep, tmp_path, folder, right_name):
+    """A temporary folder of a killed run, from someone else, with a link of the name of a trial or folder."""
+    options = "--grid rate=1" + (" --workdirs runs" if folder == "runs" else "")
+    name = "ray"
+    if folder != "s":
+        name = run_sweep(f"{options} --dry-run")[1].split("--workdir ")[1].split()[0].rpartition("/")[2]
+    (tmp_path / "away").mkdir()
+    before = tmp_path / folder / f".{name if right_name else 'a'}.hyperseg-{'0' * 8}-aaaaaaaa" / "before"
+    before.mkdir(parents=True)
+    (before / name).symlink_to(tmp_path / "away")
+    for path in (before / name, before, before.parent):
+        os.utime(path, (1e9, 1e9), follow_symlinks=False)
+    assert run_sweep(options)[0] == 0
+    assert not any((tmp_path / "away").iterdir()) and not (tmp_path / folder / name).is_symlink()
+
+
+def test_a_restored_folder_is_checked_for_links(run_sweep, tmp_path):
+    name = run_sweep("--grid rate=1 --dry-run")[1].split("--workdir ")[1].split()[0].rpartition("/")[2]
+    (tmp_path / "away").mkdir()
+    before = tmp_path / "s" / f".trials.hyperseg-{'0' * 8}-aaaaaaaa" / "before"
+    (before / "trials").mkdir(parents=True)
+    (before / "trials" / name).symlink_to(tmp_path / "away")
+    for path in (before / "trials" / name, before / "trials", before, before.parent):
+        os.utime(path, (1e9, 1e9), follow_symlinks=False)
+    code, _, messages = run_sweep("--grid rate=1")
+    assert code == 2 and f"{name} is a link that leaves s/trials; " in messages and not any((tmp_path / "away").iterdir())
 
 
 @pytest.mark.parametrize("absolute", [True, False])

@@ -99,6 +99,25 @@ def test_names_without_glyphs_give_no_warnings(tmp_path, recwarn, task):
     assert (tmp_path / "loss.png").is_file() and [str(warning.message) for warning in recwarn] == []
 
 
+def test_many_tasks_are_plotted(tmp_path):
+    """A task that is dropped from the training curves keeps its validation scores."""
+    lines = [{"kind": "validation", "step": 1, "task": "zz", "ciou": 0.5}]
+    lines += [{"kind": "train", "step": 1, "task": name, "loss": 1.0} for name in (*map("t{:03}".format, range(50)), "zz")]
+    train, validation = plots._collect_curves(lines, ("ciou",))
+    assert len(train) == 50 and "zz" not in train and list(validation) == ["zz"]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "cannot be drawn" not in resume_run(tmp_path)[0] and (tmp_path / "loss.png").is_file()
+
+
+def test_a_failed_plot_does_not_end_a_run(tmp_path, monkeypatch):
+    def fail(*args):
+        raise KeyError("a bug\nof the plot")
+
+    monkeypatch.setattr(observers, "plot_losses", fail)
+    output, lines = resume_run(tmp_path)
+    assert "loss.png: was not drawn (KeyError: 'a bug\\nof the plot')" in output and lines
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -297,6 +316,22 @@ def test_a_profile_is_written_to_a_new_folder(tmp_path, monkeypatch):
             watch.profile(step)
     assert not list(other.iterdir())
     assert [path.read_text() for path in profiles.glob("*/host.xplane.pb")] == ["a profile"]
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_profile_of_a_killed_run_is_removed(tmp_path, linked):
+    """Also if the next start of the run records no profile."""
+    profiles = tmp_path / "run" / "tensorboard" / "plugins" / "profile"
+    profiles.parent.mkdir(parents=True)
+    if linked:
+        (tmp_path / "other").mkdir()
+        profiles.symlink_to(tmp_path / "other")
+    part = profiles / f".2026.hyperseg-{'0' * 8}-aaaaaaaa"
+    (part / "new").mkdir(parents=True)
+    for path in (part / "new", part):
+        os.utime(path, (1e9, 1e9))
+    resume_run(tmp_path / "run")
+    assert part.exists() == linked
 
 
 def test_folders_with_the_names_of_logs_are_moved_aside(small_system, micro, tmp_path):

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import time
 from typing import ClassVar
 
 import fsspec
@@ -251,6 +253,21 @@ def test_the_config_of_a_workdir_is_validated(micro, tmp_path, content):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("content", ["many", "twice", "[" * 100_000, "{", "[]", "pipe"])
+def test_the_tokenizer_of_a_workdir_is_validated(micro, tmp_path, content):
+    """With the limits for all small JSON files."""
+    path = tmp_path / "run" / "tokenizer.json"
+    write_workdir(path.parent)
+    (path.parent / "config.json").write_text(micro().to_json())
+    text = {"many": "[" + "[]," * 6_000_000 + "[]]", "twice": '{"added_tokens": 1, ' + TOKENIZER.to_json().lstrip()[1:]}
+    fuzz.write_content(path, text.get(content, content))
+    words = "run: was trained with another tokenizer" if content == "[]" else r"run/tokenizer\.json: not readable"
+    began = time.process_time()
+    with pytest.raises(UserError, match=words) as error:
+        Workdir(tmp_path / "run").check(micro(), TOKENIZER)
+    assert "\n" not in str(error.value) and time.process_time() < began + 2
+
+
 def test_a_config_without_checkpoints_is_replaced(tmp_path, micro):
     """A run that failed before its first save leaves one; the corrected command may use the same workdir."""
     (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)
@@ -288,6 +305,21 @@ def test_a_finished_run_without_its_checkpoints_is_kept(tmp_path, micro):
                 refused.enter_context(pytest.raises(UserError, match=r"contains a run with another config .model\.num_queries"))
             workdir.open(config, TOKENIZER)
             (tmp_path / "model").mkdir()
+
+
+def test_a_model_that_a_killed_run_was_replacing_is_kept(tmp_path, micro):
+    """It is restored before the workdir is checked."""
+    (tmp_path / "config.json").write_text(micro(model__num_queries=5).to_json())
+    before = tmp_path / f".model.hyperseg-{'0' * 8}-aaaaaaaa" / "before"
+    (before / "model").mkdir(parents=True)
+    for path in (before / "model", before, before.parent):
+        os.utime(path, (1e9, 1e9))
+    with (
+        Workdir(tmp_path) as workdir,
+        pytest.raises(UserError, match=r"contains a run with another config .model\.num_queries"),
+    ):
+        workdir.open(micro(), TOKENIZER)
+    assert (tmp_path / "model").is_dir()
 
 
 def test_a_run_started_after_the_check_is_detected_with_the_lock(tmp_path, micro):

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import pickle
 
 import pytest
 
@@ -52,6 +53,30 @@ def test_folders_are_resolved_once(data_folder, monkeypatch):
         BadFile, match=r"deep/out\.jpg is a link that leaves .*; copy the file there, or.*--limits outside=True"
     ):
         paths.join_inside(data_folder, "deep/out.jpg")
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_folder_replaced_by_a_link_is_not_followed(data_folder, tmp_path, moved):
+    """Neither by a new name in it, nor by a path or a root that was checked before, also in another process."""
+    root = paths.join_inside(data_folder, "deep")
+    for name in ("a.jpg", "b.jpg"):
+        (root / name).write_bytes(b"x")
+        checked = paths.join_inside(root, name)
+        assert paths.read_file(checked, 10) == b"x"
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away" / "b.jpg").write_bytes(b"secret")
+    os.rename(data_folder / "deep", tmp_path / "away" / "deep" if moved else data_folder / "old")
+    (data_folder / "deep").symlink_to(tmp_path / "away" / "deep" if moved else tmp_path / "away")
+    root, checked = pickle.loads(pickle.dumps((root, checked)))
+    for read in (
+        lambda: paths.join_inside(data_folder, "deep/b.jpg"),
+        lambda: paths.join_inside(root, "b.jpg"),
+        lambda: paths.read_file(checked, 10),
+    ):
+        with pytest.raises(BadFile, match=r"(deep|b\.jpg) is a link that leaves "):
+            read()
+    with limits.temporary_limits(outside=True):
+        assert paths.read_file(checked, 10) == (b"x" if moved else b"secret")
 
 
 def test_relative_folders_use_the_current_working_folder(data_folder, monkeypatch):

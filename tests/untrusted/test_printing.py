@@ -3,13 +3,20 @@
 import time
 
 from hyperseg_jax.datasets.check_errors import Problem
-from hyperseg_jax.untrusted.printing import escaped, escaped_value, one_line
+from hyperseg_jax.untrusted.printing import escaped, escaped_value, listed, message, one_line
 
 
 def test_messages_are_printable_and_short():
     messages = str(Problem("bad record", "a\x1b[31m\n\ud800\u202e" + "x" * 10_000 + "; mend it"))
     assert messages.isprintable() and messages.startswith("a\\x1b[31m\\n\\ud800\\u202e") and messages.endswith("; mend it")
     assert len(messages) < 1500 and one_line("caf\u00e9 \U0001f600 \u4e2d [red]") == "caf\u00e9 \U0001f600 \u4e2d [red]"
+
+
+def test_names_cannot_add_lines_to_a_message():
+    """Only lines of a list stay lines, which are indented."""
+    listed_names = listed(["a\nerror: fake", "b"])
+    assert message("x.json: bad\nerror: fake\r\n\nerror") == "x.json: bad\\nerror: fake\\r\\n\\nerror"
+    assert message(f"x: bad:{listed_names}") == "x: bad:\n  a\\nerror: fake\n  b"
 
 
 def test_short_names_and_paths_are_not_truncated(tmp_path):

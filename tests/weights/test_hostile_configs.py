@@ -251,6 +251,18 @@ def test_a_model_linked_outside_its_workdir(tmp_path):
     assert model_folder.find_model_folder(tmp_path / "mine") == tmp_path / "mine"
 
 
+@pytest.mark.parametrize("name", ["run", "run/model"])
+def test_a_model_is_found_after_a_kill_while_it_was_replaced(tmp_path, name):
+    folder = tmp_path / name
+    before = folder.parent / f".{folder.name}.hyperseg-{'0' * 8}-aaaaaaaa" / "before"
+    shutil.copytree(model_folder.find_model_folder("tiny"), before / folder.name)
+    (before.parent.parent / f".other.hyperseg-{'0' * 8}-aaaaaaaa").mkdir()
+    for path in (*before.glob("*/*"), *before.iterdir(), before, *folder.parent.iterdir()):
+        os.utime(path, (1e9, 1e9))
+    assert model_folder.find_model_folder(tmp_path / "run") == folder and not before.parent.exists()
+    assert len(list(folder.parent.iterdir())) == 2  # temporary folders of other outputs are kept
+
+
 def test_limits_come_from_the_user_only(folder):
     (folder / "config.json").write_text(json.dumps({**SHIPPED, "limits": {"side": 10**9, "outside": True}}))
     config = model_folder.read_config(folder)

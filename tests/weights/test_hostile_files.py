@@ -287,6 +287,16 @@ def test_duplicate_names_in_two_files(folder):
     assert_refused(folder, "w is in both pytorch_model-1.bin and pytorch_model-2.bin", opens=open_checkpoint)
 
 
+def test_names_of_shards_are_escaped(folder):
+    name = "a\nerror fake\x1b[31m.safetensors"
+    safetensors.torch.save_file({"w": torch.ones(2), "x": torch.ones(2)}, folder / name)
+    for weight_map in ({"w": name}, {"w": name, "x": name, "y": name}):
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(UserError, match=r"a\\nerror fake") as error:
+            open_checkpoint(folder)
+        assert str(error.value).isprintable()
+
+
 def test_an_index_linked_outside_the_folder(folder):
     (folder / "model.safetensors.index.json").symlink_to("/etc/passwd")
     assert_refused(folder, "model.safetensors.index.json is a link out", opens=open_checkpoint)
