@@ -207,9 +207,7 @@ def _parse_option(text: str) -> tuple[str, Any]:
     if name in SAMPLING_OPTIONS:
         raise UserError(f"--option {text}: set {name} when the build is read, not when it is written (docs/data.md)")
     if value == RANDOM:
-        raise UserError(
-            f"--option {text}: a build would keep one draw forever; use the reader of the benchmark (docs/data.md)"
-        )
+        raise UserError(f"--option {text}: a build would keep one draw forever; use the reader of the benchmark (docs/data.md)")
     try:
         return name, json.loads(value)
     except (ValueError, RecursionError):
