@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from real_vocabulary import write_phi2
+from real_vocabulary import write_clip, write_phi2
 from rich.console import Console
 from run_check import run_check
 
@@ -24,16 +24,18 @@ from hyperseg_jax.toy.samples import write_samples
 
 LARGE = ("hyperseg_3b", "hyperseg_3b_full", "hyperseg_3b_lora", "hyperseg_3b_released", "instructseg_3b")
 CHECKOUT = pathlib.Path(__file__).parents[2]
-SMALL = ("own_data", "davis_small", "instructseg_tiny", "tiny", "tiny_lora")
+SEEM = ("seem_davitd3", "seem_davitd5", "seem_focall", "seem_focalt", "seem_samvitb", "seem_samvitl")
+SMALL = ("own_data", "davis_small", "instructseg_tiny", "seem_tiny", "tiny", "tiny_lora")
 
 
 @pytest.fixture(scope="session")
 def samples_root(shared):
-    """Samples of all datasets, and Phi-2's tokenizer, as docs/pods.md lays them out."""
+    """Samples of all datasets, and the tokenizers of Phi-2 and CLIP, as docs/pods.md lays them out."""
 
     def write(folder):
         write_samples(folder)
         write_phi2(folder / "phi-2")
+        write_clip(folder / "clip")
 
     return shared("datasets", write)
 
@@ -55,7 +57,7 @@ def data_root(samples_root, world, tmp_path):
     """f(config name): a folder with data as the config expects it."""
 
     def make(name):
-        if name in LARGE:
+        if name in LARGE + SEEM:
             return samples_root
         if name == "own_data":
             return samples_root / "yours" / "folder"
@@ -77,7 +79,7 @@ def load(name, root):
 
 
 def test_every_shipped_config_is_checked():
-    assert sorted(LARGE + SMALL) == configs.shipped_names()
+    assert sorted(LARGE + SEEM + SMALL) == configs.shipped_names()
 
 
 @pytest.mark.parametrize(
@@ -96,6 +98,15 @@ def test_shipped_configs_pass_on_samples(name, data_root):
             assert "while they are saved, of the frozen parameters 0.41; without the worker processes" in output
     else:
         output = run_check(load(name, data_root(name)))
+    assert "ready: no step was run" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SEEM)
+def test_configs_of_seem_pass_on_samples(name, data_root):
+    """With CLIP's vocabulary, and all classes and sentences."""
+    output = run_check(load(name, data_root(name)), topology="v5e:4x4")
+    assert "trained parameters 0.01" in output  # 40 million on 16 chips
     assert "ready: no step was run" in output
 
 
