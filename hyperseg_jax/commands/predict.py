@@ -112,17 +112,15 @@ def _check_options(parsed: argparse.Namespace) -> None:
     """Raises UserError for invalid combinations of options, before any file is read."""
     has_regions = bool(parsed.point or parsed.box or parsed.scribble)
     if (parsed.text is not None or has_regions) == (parsed.classes is not None):
-        raise UserError(
-            "give one kind of prompt: a text, or --classes, or --point / --box / --scribble, which may have a --text"
-        )
-    if has_regions and parsed.reasoning:
-        raise UserError("--reasoning is for a text alone; remove it, or --point / --box / --scribble")
+        raise UserError("give a text, or --classes, or --point / --box / --scribble, which may have a --text as well")
     if parsed.text is not None and not parsed.text.strip():
         raise UserError("the prompt is empty; say what to segment")
     if parsed.stuff is not None and parsed.classes is None:
         raise UserError("--stuff requires --classes; give the thing classes")
     if parsed.reasoning and parsed.text is None:
         raise UserError("--reasoning requires a text; give the question")
+    if parsed.reasoning and has_regions:
+        raise UserError("--reasoning is for a text alone; remove it, or --point / --box / --scribble")
     if not parsed.image.exists():
         raise UserError(f"{parsed.image}: no such file or folder; give an image, a video, or a folder of frames")
 
