@@ -127,7 +127,7 @@ class Model:
         """Answers one round about an image, uint8 [H, W, 3]; `session` is easier. Returns the prediction and the memory for the
         next round. regions: all so far; without any, the text is segmented. example: the image that they are drawn on, if it is
         another one. memory: that of the last round."""
-        if not regions:
+        if text and not regions:
             predicted, _ = self._predict(
                 _image_example(frame, Prompt("referring", text)), self._replace_thresholds("expression")
             )
