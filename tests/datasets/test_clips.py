@@ -289,7 +289,7 @@ def test_unknown_objects_are_named(copy):
     content["videos"]["train-0"]["expressions"]["1"]["obj_id"] = "the cat"
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"meta_expressions\.json train-0 1: obj_id 'the cat' is not an object number"):
-        ref_youtube(home)
+        list(map(ref_youtube(home).__getitem__, range(1, len(ref_youtube(home)))))
     content["videos"]["train-0"]["expressions"]["1"]["obj_id"] = 1
     path.write_text(json.dumps(content))
     for options in ({}, {"frames": 2}):

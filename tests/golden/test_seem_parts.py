@@ -92,7 +92,7 @@ def test_deformable_pixel_decoder(case):
 def test_text_encoder(case):
     c = case.config
     ids = jnp.asarray(case.inputs["input_ids"])
-    text = clip_text.ClipText(c["vocab"], c["context"], c["width"], c["layers"], c["heads"])
+    text = clip_text.ClipText(c["vocab"], c["vocab"] - 1, c["context"], c["width"], c["layers"], c["heads"])
     names = {"lang_encoder": (abstract_params(text, ids), clip_text.table(text), f"{LANGUAGE}lang_encoder.")}
     weights = {name: value for name, value in case.weights.items() if ".lang_encoder.lang_encoder." in name}
     params = import_params(weights, **names)["lang_encoder"]
