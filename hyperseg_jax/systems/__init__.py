@@ -1,7 +1,9 @@
 """Complete systems.
 
 system        the interface of a system, and the registry
+class_lists   selects the answers to class lists
 pixels        normalization of pixels
+tokenizer_path  where the tokenizer of a config is
 psalm/        what the descendants of PSALM share: HyperSeg and InstructSeg
 hyperseg/     HyperSeg: its model, prompts, preprocessing, losses and postprocessing
 instructseg/  InstructSeg: its model, prompts, preprocessing, losses and postprocessing

@@ -11,13 +11,14 @@ from hyperseg_jax.results import answers, selection
 from hyperseg_jax.results.answers import Answer, Answers, Thresholds
 from hyperseg_jax.results.mask_resize import MaskResize
 from hyperseg_jax.results.selection import Selected
+from hyperseg_jax.systems import class_lists
 
 # Outputs of one prompt on one frame: mask_logits [Q, h, w], expression [Q], class [Q, C], region [Q, R], embedding [Q, D]; and
 # of the prompt: asked [] (it uses an expression), class_valid [C], region_valid [R].
 Outputs = Mapping[str, jax.Array]
 
-INSTANCES, CANDIDATES = 100, 20
-"""Maximum instances per image, as in Mask2Former, and maximum tracking candidates per frame."""
+CANDIDATES = 20
+"""Maximum tracking candidates per frame."""
 
 
 def _select_expression(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
@@ -31,30 +32,9 @@ def _select_regions(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft:
     return selection.select_regions(outputs["mask_logits"], outputs["region"], resize, valid=outputs["region_valid"], soft=soft)
 
 
-def _select_panoptic(outputs: Outputs, resize: MaskResize, thresholds: jax.Array) -> Selected:
-    segment, overlap = thresholds
-    return selection.select_panoptic(
-        outputs["mask_logits"],
-        outputs["class"],
-        resize,
-        valid=outputs["class_valid"],
-        object_threshold=segment,
-        overlap_threshold=overlap,
-    )
-
-
-def _select_instances(outputs: Outputs, resize: MaskResize, _: jax.Array) -> Selected:
-    valid = outputs["class_valid"]
-    return selection.select_instances(outputs["mask_logits"], outputs["class"], resize, valid=valid, limit=INSTANCES)
-
-
 def _select_candidates(outputs: Outputs, resize: MaskResize, _: jax.Array) -> Selected:
     masks, logits, embeddings = (outputs[name] for name in ("mask_logits", "class", "embedding"))
     return selection.select_candidates(masks, logits, embeddings, resize, valid=outputs["class_valid"], limit=CANDIDATES)
-
-
-def _select_semantic(outputs: Outputs, resize: MaskResize, _: jax.Array) -> Selected:
-    return selection.select_semantic(outputs["mask_logits"], outputs["class"], resize, valid=outputs["class_valid"])
 
 
 KINDS = {
@@ -62,10 +42,10 @@ KINDS = {
     "soft_expression": Answer(functools.partial(_select_expression, soft=True), answers.predict_expression),
     "regions": Answer(_select_regions, answers.predict_regions),
     "soft_regions": Answer(functools.partial(_select_regions, soft=True), answers.predict_regions),
-    "panoptic": Answer(_select_panoptic, answers.predict_panoptic),
-    "instances": Answer(_select_instances, answers.predict_instances),
+    "panoptic": Answer(class_lists.select_panoptic, answers.predict_panoptic),
+    "instances": Answer(class_lists.select_instances, answers.predict_instances),
     "candidates": Answer(_select_candidates, answers.predict_candidates),
-    "semantic": Answer(_select_semantic, answers.predict_semantic),
+    "semantic": Answer(class_lists.select_semantic, answers.predict_semantic),
 }
 # The release always predicts a mask for an expression; the published thresholds of class lists are PSALM's.
 ANSWERS = Answers(KINDS, default=Thresholds(0.5, 0.5, 0.8), published=Thresholds(None, 0.8, 0.8))

@@ -6,8 +6,8 @@ import os
 
 import ml_collections
 
-from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems.psalm.templates import END, SEG
+from hyperseg_jax.systems.tokenizer_path import tokenizer_path
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 
@@ -17,11 +17,6 @@ def load_tokenizer(config: ml_collections.ConfigDict, path: str | os.PathLike[st
 
     Raises UserError if the language model has no embedding for some of its ids.
     """
-    if path is None:
-        name, root = str(config.data.tokenizer), config.data.get("root", "")
-        if "{root}" in name and not root:
-            raise UserError(f"data.root is empty, and data.tokenizer = {name!r} is below it; give --config.data.root=FOLDER")
-        path = name.replace("{root}", root)
-    loaded = Tokenizer.toy() if path == "toy" else Tokenizer.load(path, eos=END, added=(SEG,))
+    loaded = Tokenizer.load(tokenizer_path(config, path), eos=END, added=(SEG,))
     loaded.check_fits(config.model.llm.vocab_size, "model.llm.vocab_size")
     return loaded

@@ -15,12 +15,11 @@ from hyperseg_jax.results.answers import Answer, Answers, Arrays, Thresholds
 from hyperseg_jax.results.mask_resize import MaskResize
 from hyperseg_jax.results.selection import Selected
 from hyperseg_jax.structs import Prediction, Prompt
+from hyperseg_jax.systems import class_lists
 
 Outputs = Mapping[str, jax.Array]
 """Of one prompt: mask_logits [Q, h, w], and class [Q, C] with class_valid [C], or expression [1] of the one best query, or
 region [R, R] with region_valid [R]."""
-INSTANCES = 100
-"""Maximum instances per image, as published."""
 
 
 def _select_expression(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
@@ -37,27 +36,6 @@ def _select_regions(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft:
     return chosen
 
 
-def _select_panoptic(outputs: Outputs, resize: MaskResize, thresholds: jax.Array) -> Selected:
-    segment, overlap = thresholds
-    return selection.select_panoptic(
-        outputs["mask_logits"],
-        outputs["class"],
-        resize,
-        valid=outputs["class_valid"],
-        object_threshold=segment,
-        overlap_threshold=overlap,
-    )
-
-
-def _select_instances(outputs: Outputs, resize: MaskResize, _: jax.Array) -> Selected:
-    valid = outputs["class_valid"]
-    return selection.select_instances(outputs["mask_logits"], outputs["class"], resize, valid=valid, limit=INSTANCES)
-
-
-def _select_semantic(outputs: Outputs, resize: MaskResize, _: jax.Array) -> Selected:
-    return selection.select_semantic(outputs["mask_logits"], outputs["class"], resize, valid=outputs["class_valid"])
-
-
 def _predict_regions(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
     """Returns one mask for each region, named by its class if the prompt has a class list."""
     predicted = answers.predict_regions(selected, prompt, geometry, thresholds)
@@ -72,9 +50,9 @@ KINDS = {
     "soft_expression": Answer(functools.partial(_select_expression, soft=True), answers.predict_expression, "bicubic"),
     "regions": Answer(_select_regions, _predict_regions),
     "soft_regions": Answer(functools.partial(_select_regions, soft=True), _predict_regions),
-    "panoptic": Answer(_select_panoptic, answers.predict_panoptic, "bicubic"),
-    "instances": Answer(_select_instances, answers.predict_instances, "bicubic"),
-    "semantic": Answer(_select_semantic, answers.predict_semantic, "bicubic"),
+    "panoptic": Answer(class_lists.select_panoptic, answers.predict_panoptic, "bicubic"),
+    "instances": Answer(class_lists.select_instances, answers.predict_instances, "bicubic"),
+    "semantic": Answer(class_lists.select_semantic, answers.predict_semantic, "bicubic"),
 }
 # The authors' demo accepts segments from 0.4; their scores are measured with 0.8. A phrase always has a mask.
 ANSWERS = Answers(KINDS, default=Thresholds(None, 0.4, 0.8), published=Thresholds(None, 0.8, 0.8))

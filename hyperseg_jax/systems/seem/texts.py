@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Int32
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.text.tokenizer import TOY_FILE, Tokenizer
+from hyperseg_jax.systems.tokenizer_path import tokenizer_path
+from hyperseg_jax.text.tokenizer import Tokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 STEP = 8
@@ -23,17 +24,13 @@ def load_tokenizer(config: ml_collections.ConfigDict, path: str | os.PathLike[st
 
     Raises UserError if the text encoder has no embedding for some of its ids, or reads another end token.
     """
-    if path is None:
-        name, root = str(config.data.tokenizer), config.data.get("root", "")
-        if "{root}" in name and not root:
-            raise UserError(f"data.root is empty, and data.tokenizer = {name!r} is below it; give --config.data.root=FOLDER")
-        path = name.replace("{root}", root)
-    loaded = Tokenizer.load(TOY_FILE if path == "toy" else path, eos=END, added=(START,))
+    file = tokenizer_path(config, path)
+    loaded = Tokenizer.load(file, eos=END, added=(START,))
     text = config.model.text_encoder
     loaded.check_fits(text.vocab_size, "model.text_encoder.vocab_size")
     if loaded.eos_id != text.end_id:
         raise UserError(
-            f"{path}: the end token has the id {loaded.eos_id}, but model.text_encoder.end_id = {text.end_id}; "
+            f"{file}: the end token has the id {loaded.eos_id}, but model.text_encoder.end_id = {text.end_id}; "
             "give the tokenizer that the model was trained with"
         )
     return loaded
