@@ -168,7 +168,7 @@ def get_config() -> ml_collections.ConfigDict:
         "batch_size": batch,
         "preset": "auto",
         "mesh": {"data": 0, "fsdp": 0, "tensor": 0, "space": 0},
-        "frozen_type": "bfloat16",
+        "frozen_type": "",  # the released weights are float32, and the scale of the scores is one of them
         "average": 0.0,
         "fail_on_recompilation": False,
         "profile": (0, 0),
