@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 import pytest
@@ -73,3 +74,17 @@ def test_a_non_finite_batch_changes_nothing():
 def test_schedule_warms_up_and_falls():
     rate = param_groups.schedule(1e-3, 10, 100, final=0.1)
     assert float(rate(0)) == 0 and float(rate(10)) == pytest.approx(1e-3) and float(rate(100)) == pytest.approx(1e-4)
+
+
+def test_the_rate_drops_at_shares_of_the_run():
+    config = ml_collections.ConfigDict({"train": {"steps": 1000}, "optimizer": {"learning_rate": 1e-2, "final_rate": 0.0}})
+    config.optimizer.update({"warmup_steps": 0, "drops": (0.5, 0.8)})
+    for warmup in (0, 100):
+        config.optimizer.warmup_steps = warmup
+        rate = param_groups.schedule_from_config(config)
+        np.testing.assert_allclose(
+            [rate(k) for k in (warmup, 499, 501, 799, 801, 999)], [1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4], rtol=1e-5
+        )
+    assert rate(0) == 0 and 0 < rate(50) < 1e-2
+    config.optimizer.drops = ()
+    assert 0 < param_groups.schedule_from_config(config)(700) < 5e-3
