@@ -33,7 +33,8 @@ def class_vectors(
 ) -> Float[jax.Array, "B K E"]:
     """Returns the vectors of the classes of each row, each the mean over its T templates.
 
-    lists: rows with equal numbers have equal ids. If all rows have one list, as usual, it is encoded once.
+    lists: rows with equal numbers have the same names. If all rows have, as usual, the list is encoded once: in training with
+    the random sentences of the first row, as the authors draw them once for a batch.
     """
 
     def encode(of_row: Int[DeviceArray, "K T L"]) -> jax.Array:

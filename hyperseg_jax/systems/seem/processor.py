@@ -113,10 +113,7 @@ class SeemProcessor:
             placed = fit_to_square(image.shape[0], image.shape[1], self.image_size, 1.0 if prefix else fill)
             arrays[f"{prefix}images"] = resize_and_pad(image, placed, GREY)[None]
             arrays[f"{prefix}filled"] = np.asarray(placed.filled, np.int32)
-        return {
-            **arrays,
-            "bad": np.asarray(False),
-        }
+        return {**arrays, "bad": np.asarray(False)}
 
     def bucket(self, example: Example) -> Shape:
         """Returns sizes that fit an example in prediction and evaluation, which have no targets."""
@@ -270,6 +267,8 @@ class SeemProcessor:
 
     def _draw(self, prompt: Prompt, example: Example) -> tuple[np.ndarray, np.ndarray]:
         """Returns the pixels that each region marks and excludes in the image that they are drawn on."""
+        if len(prompt.regions) > STEPS[-1]:
+            raise UserError(f"{len(prompt.regions)} regions in one prompt; give at most {STEPS[-1]}, so that each has a pixel")
         image = example.frames[0] if example.drawn_on is None else example.drawn_on
         return marks.draw_marks(prompt.regions, image.shape[:2], self.geometry(*image.shape[:2]))
 
