@@ -251,14 +251,14 @@ def test_pixels_are_shared_between_prompts():
 def test_simulated_rounds_click_until_the_mask_is_good():
     """A prediction that covers all pixels gets negative clicks; a perfect one gets none."""
     size, target = (16, 16), np.zeros((1, 2, 16, 16), bool)
-    target[0, 0, :8] = target[0, 1] = True
+    target[0, 0, :, :12] = target[0, 1] = True  # four columns too many, in which the later clicks overlap
     shown = np.zeros((1, 2, 16, 16), bool)
     shown[:, :, 0, 0] = True
     points = tuple(make_points(shown) for _ in range(4))
     decoder = small_decoder()
-    choices = rounds.random_choices(decoder, jax.random.key(0), 3, jnp.ones((1, 2), bool))
+    choices = rounds.random_choices(decoder, jax.random.key(0), 9, jnp.ones((1, 2), bool))
     state, previous = rounds.simulate_rounds(
-        everywhere, rounds.Marks(points, jnp.asarray(shown), jnp.zeros_like(shown)), jnp.asarray(target), choices, 2, size
+        everywhere, rounds.Marks(points, jnp.asarray(shown), jnp.zeros_like(shown)), jnp.asarray(target), choices, 8, size
     )
     assert (previous > 0).all()
     counts = np.asarray(state.negative.sum((2, 3)))[0]
