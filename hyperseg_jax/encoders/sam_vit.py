@@ -1,8 +1,9 @@
-"""SAM's image encoder: a vision transformer with window attention and a few global layers (Kirillov et al. 2023), and the neck
-that makes a feature pyramid of it (SEEM's SAM-ViT backbones)."""
+"""SAM's image encoder: a vision transformer with window attention and a few global layers (Kirillov et al. 2023), SAM's neck,
+and the neck that makes a feature pyramid of it (SEEM's SAM-ViT backbones)."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import flax.linen as nn
@@ -132,6 +133,30 @@ class SamVit(nn.Module):
         return x
 
 
+class SamNeck(nn.Module):
+    """Reduces the channels of the map. Corresponds to SamVisionNeck. Parts: conv0, norm0, conv1, norm1."""
+
+    features: int = 256
+    precision: Precision = Precision()
+
+    @nn.compact
+    def __call__(self, x: Float[DeviceArray, "B h w C"]) -> Float[jax.Array, "B h w {self.features}"]:
+        p = self.precision
+        x = LayerNorm(1e-6, p, name="norm0")(Conv(self.features, 1, use_bias=False, precision=p, name="conv0")(x))
+        x = Conv(self.features, 3, padding=1, use_bias=False, precision=p, name="conv1")(x)
+        return LayerNorm(1e-6, p, name="norm1")(x)
+
+
+class SamEncoder(nn.Module):
+    """SAM's encoder and neck (SamVisionEncoder). Parts: vit, neck."""
+
+    vit: SamVit
+    neck: SamNeck
+
+    def __call__(self, image: Float[DeviceArray, "B H W 3"]) -> Float[jax.Array, "B h w {self.neck.features}"]:
+        return self.neck(self.vit(image))
+
+
 class PyramidNeck(nn.Module):
     """Makes maps of strides 4, 8, 16, 32 from one of stride 16, each with its own convolutions. GroupNorms have one group.
 
@@ -170,18 +195,42 @@ class SamPyramid(nn.Module):
         return self.neck(self.vit(image))
 
 
-def table(vit: SamVit) -> Table:
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """PyTorch names of the layers."""
+
+    patches: str
+    block: str
+    norm: str
+
+
+ORIGINAL = Names("patch_embed.proj", "blocks.{i}", "norm")
+"""Those of the authors' ImageEncoderViT."""
+TRANSFORMERS = Names("patch_embed.projection", "layers.{i}", "layer_norm")
+"""Those of transformers' SamVisionEncoder."""
+
+
+def table(vit: SamVit, names: Names = ORIGINAL) -> Table:
     """Returns the weight table for ImageEncoderViT ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", ...)."""
-    rows = conv_table("patches", "patch_embed.proj") + Table([Row("positions", "pos_embed", Squeeze())])
+    rows = conv_table("patches", names.patches) + Table([Row("positions", "pos_embed", Squeeze())])
     start = 0
     for i, (_, count) in enumerate(vit.runs):
-        rows += _block_table("blocks.{i}").stacked(count, start).with_prefix(f"runs_{i}/")
+        rows += _block_table(names).stacked(count, start).with_prefix(f"runs_{i}/")
         start += count
     return rows
 
 
-def _block_table(name: str) -> Table:
-    rows = norm_table("norm1", f"{name}.norm1") + norm_table("norm2", f"{name}.norm2")
+def encoder_table(encoder: SamEncoder) -> Table:
+    """Returns the weight table for SamVisionEncoder ("layers.0.attn.qkv.weight", "neck.conv1.weight", ...)."""
+    neck = Table.join(
+        conv_table(f"conv{i}", f"conv{i + 1}", False) + norm_table(f"norm{i}", f"layer_norm{i + 1}") for i in (0, 1)
+    )
+    return table(encoder.vit, TRANSFORMERS).with_prefix("vit/") + neck.with_prefix("neck/", "neck.")
+
+
+def _block_table(names: Names) -> Table:
+    name = names.block
+    rows = Table.join(norm_table(f"norm{i}", f"{name}.{names.norm}{i}") for i in (1, 2))
     rows += feed_forward_table("mlp", f"{name}.mlp.lin1", f"{name}.mlp.lin2")
     rows += fused_qkv_table("attention", f"{name}.attn.qkv.weight", f"{name}.attn.qkv.bias")
     rows += linear_table("attention/out", f"{name}.attn.proj")

@@ -15,6 +15,7 @@ Attention:
     attention             multi-head attention
     fused_attention       self-attention by the kernel of the device, if it has one
     rotary                rotary position embedding
+    two_way               prompt tokens and an image attend to each other (SAM)
     window_attention      attention inside shifted windows (Swin)
     deformable_attention  attention to sampled points of several feature maps (Deformable DETR)
 """

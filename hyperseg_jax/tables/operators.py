@@ -79,6 +79,37 @@ class Squeeze:
 
 
 @dataclasses.dataclass(frozen=True)
+class Copies:
+    """One leaf <-> several equal tensors. names: the PyTorch names, for messages. to_flax raises UserError if they differ."""
+
+    names: tuple[str, ...]
+
+    def to_flax(self, tensors: Arrays) -> Arrays:
+        for name, tensor in zip(self.names, tensors, strict=True):
+            if not np.array_equal(tensor, tensors[0], equal_nan=True):
+                raise UserError(f"{name}: differs from {self.names[0]}, but the model has one tensor for both; make them equal")
+        return (tensors[0],)
+
+    def to_torch(self, leaves: Arrays) -> Arrays:
+        return leaves * len(self.names)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitRows:
+    """A tensor [parts * rows, ...] <-> the array [parts, rows, ...]."""
+
+    parts: int
+
+    def to_flax(self, tensors: Arrays) -> Arrays:
+        (tensor,) = tensors
+        return (tensor.reshape(self.parts, tensor.shape[0] // self.parts, *tensor.shape[1:]),)
+
+    def to_torch(self, leaves: Arrays) -> Arrays:
+        (leaf,) = leaves
+        return (leaf.reshape(-1, *leaf.shape[2:]),)
+
+
+@dataclasses.dataclass(frozen=True)
 class FusedQKV:
     """One fused tensor [3C, ...] <-> query, key and value (parts = 2: key and value); transpose: True for a Linear.weight."""
 

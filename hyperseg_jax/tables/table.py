@@ -102,6 +102,10 @@ class Table:
             for r in self.rows
         )
 
+    def numbered(self, i: int) -> Table:
+        """Converts the table of one layer, with "{i}" in its PyTorch names, to that of layer i."""
+        return Table(Row(r.paths, tuple(n.replace("{i}", str(i)) for n in r.names), r.operator) for r in self.rows)
+
     def to_flax(
         self,
         tensors: Mapping[str, np.ndarray],
