@@ -40,7 +40,9 @@ class Processor(Protocol):
     """Turns examples of one task into arrays of static shapes. Immutable, comparable and picklable."""
 
     @property
-    def tokenizer(self) -> Tokenizer: ...
+    def tokenizer(self) -> Tokenizer | None:
+        """None if the system has no text."""
+
     @property
     def frames(self) -> int:
         """Frames per element, with reference frames. Further frames of an example are dropped."""

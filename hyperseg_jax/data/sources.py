@@ -137,7 +137,7 @@ def build_tasks(
     data = config.data
     for name, block in data.tasks.items():  # before the toy dataset is generated
         _check_task(f"data.tasks.{name}", block.to_dict())
-    tokenizer = system.tokenizer(config)
+    tokenizer = system.load_tokenizer(config)
     names = tuple(data.tasks) if names is None else names
     root = resolve_root(data, console, names=names, for_training=for_training)
     check_augmentations(config)

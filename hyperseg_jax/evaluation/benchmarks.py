@@ -176,5 +176,5 @@ def open_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDict
     if not len(examples):
         raise UserError(f"benchmark {name}: has no examples; check its files below {root}")
     single = {size: 1 for size in ("prompts", "frames") if size in config.data.tasks[benchmark.task]}
-    prompt_processor = make_processor(config, system, system.tokenizer(config), benchmark.task, **single)
+    prompt_processor = make_processor(config, system, system.load_tokenizer(config), benchmark.task, **single)
     return Task(name, None, examples, 0, prompt_processor)

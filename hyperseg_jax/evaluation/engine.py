@@ -116,9 +116,9 @@ class Engine:
     def generate(self, request: Request, *, max_new_tokens: int = NEW_TOKENS) -> np.ndarray:
         """Returns the texts that the model generates for this process's rows, str [B, 1, K, N], each up to the end token.
         Raises UserError if the system writes no text."""
-        if self.write is None:
-            raise UserError("this system writes no text; request masks instead")
         tokenizer = request.processor.tokenizer
+        if self.write is None or tokenizer is None:
+            raise UserError("this system writes no text; request masks instead")
         eos, size = tokenizer.eos_id, tokenizer.vocab_size
         batch, features = self._encode(request)
         ids = self.feed.local_rows(

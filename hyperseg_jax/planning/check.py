@@ -121,7 +121,7 @@ def _check(
             batch_fits = True
     with report.collect():
         system = systems.get(config.system)
-        tokenizer = system.tokenizer(config)
+        tokenizer = system.load_tokenizer(config)
     if run_dir is not None:
         with report.collect():
             run_dir.check(config, tokenizer)

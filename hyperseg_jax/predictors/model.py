@@ -40,7 +40,7 @@ class Model:
     config, tokenizer, params: those of the model. engine: runs prompts; validation and benchmarks use the same class.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, tokenizer: Tokenizer, params: Any) -> None:
+    def __init__(self, config: ml_collections.ConfigDict, tokenizer: Tokenizer | None, params: Any) -> None:
         self.config, self.tokenizer = config, tokenizer
         self._system = systems.get(config.system)
         self._processor = self._system.processor(config, tokenizer, {})
@@ -53,7 +53,7 @@ class Model:
         folder = model_folder.find_model_folder(name)
         config = model_folder.read_config(folder)
         with model_folder.naming_config(folder):
-            tokenizer = systems.get(config.system).tokenizer(config, folder)
+            tokenizer = systems.get(config.system).load_tokenizer(config, folder)
         params = model_folder.load_params(folder, model_folder.expected_params(folder, config))
         with model_folder.naming_config(folder):
             return cls(config, tokenizer, params)
@@ -109,6 +109,13 @@ class Model:
         names = _region_names(regions, labels)
         predicted, _ = self.answer_round(read_image(image), regions, text=text)
         return dataclasses.replace(predicted, names=names)
+
+    def segment_alternatives(self, image: ImageLike, region: np.ndarray | Region) -> Prediction:
+        """Returns all masks that a region could mean, such as a part and the whole, best first. Their scores are the IoU that
+        the model expects. Raises UserError if the system gives one mask only."""
+        frame = read_image(image)
+        prompt = _region_prompt("region", frame, [region])
+        return self._predict(_image_example(frame, prompt), self._replace_thresholds("alternatives"))[0]
 
     def session(self, image: ImageLike, *, classes: Sequence[str] = ()) -> Session:
         """Starts interactive segmentation of an image. classes: names of which each mask gets the most probable one."""

@@ -242,6 +242,11 @@ def reduce_class_scores_by_rows(
     return jnp.moveaxis(reduced, 0, -3).reshape(*reduced.shape[1:-2], *resize.inside.shape)
 
 
+def resize_each(masks: Float[DeviceArray, "N h w"], resize: MaskResize, *, soft: bool) -> Shaped[jax.Array, "N _ _"]:
+    """Resizes masks to the image one by one: packed, or with soft as probabilities."""
+    return jax.lax.map(lambda mask: _output_mask(resize_masks(mask, resize), soft), masks)
+
+
 def _resize_all(masks: Float[DeviceArray, "Q h w"], resize: MaskResize) -> Selected:
     """Resizes each mask to the image; returns the packed masks, their scores, and whether they are not empty."""
 

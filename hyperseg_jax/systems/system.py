@@ -27,7 +27,7 @@ from hyperseg_jax.untrusted.printing import escaped, first_line
 Model = TypeVar("Model", bound=nn.Module)
 
 _registered: dict[str, str | System[Any]] = {
-    name: f"hyperseg_jax.systems.{name}" for name in ("hyperseg", "instructseg", "seem")
+    name: f"hyperseg_jax.systems.{name}" for name in ("hyperseg", "instructseg", "seem", "sam")
 }
 """Registered systems by name: a System, or the module that defines it as SYSTEM."""
 
@@ -67,12 +67,12 @@ class System(Generic[Model]):
 
     build(config) -> the model of config.model.
     init(model, config, key) -> parameters boxed with their axis names. Their shapes depend on config.model alone.
-    tokenizer: loads a tokenizer, see MakeTokenizer.
+    tokenizer: loads a tokenizer, see MakeTokenizer; None if the system reads and writes no text.
     processor(config, tokenizer, task) -> the Processor of a task. task: its array sizes, {} in prediction. tokenizer: may be
     None if only shapes are needed.
     counts(model, config) -> f(batch) -> Counts. Counts of several batches sum to the counts of the concatenated batch.
     loss(model, config) -> the Loss: sums over the batch, divided by the counts. With the counts of a larger batch, the losses
-    and metrics of its parts sum to those of the whole batch.
+    and metrics of its parts sum to those of the whole batch. None, like counts, if the system has no training.
     answers: converts the outputs of one prompt on one frame to Predictions.
     weight_table(config) -> Table from the parameters to the published names.
     source_checkpoints: the kinds of public checkpoints that its weights are imported from; its own is the first.
@@ -98,15 +98,15 @@ class System(Generic[Model]):
     name: str
     build: Callable[[ConfigDict], Model]
     init: Callable[[Model, ConfigDict, jax.Array], Params]
-    tokenizer: MakeTokenizer
     processor: Callable[[ConfigDict, Tokenizer | None, Mapping[str, int]], Processor]
-    counts: Callable[[Model, ConfigDict], Callable[[Batch], Counts]]
-    loss: Callable[[Model, ConfigDict], Loss]
     answers: Answers
     weight_table: Callable[[ConfigDict], Table]
     source_checkpoints: tuple[SourceCheckpoint, ...]
     extra_names: tuple[Rule, ...]
     hf_config: Callable[[ConfigDict], dict[str, Any]]
+    tokenizer: MakeTokenizer | None = None
+    counts: Callable[[Model, ConfigDict], Callable[[Batch], Counts]] | None = None
+    loss: Callable[[Model, ConfigDict], Loss] | None = None
     published_fields: tuple[PublishedField, ...] = ()
     untrained: tuple[Rule, ...] = ()
     parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
@@ -121,9 +121,21 @@ class System(Generic[Model]):
     shorten: Callable[[Batch, int], Batch | None] = lambda batch, length: None
     needed_length: Callable[[Batch], jax.Array | int] = lambda batch: 0
 
+    def load_tokenizer(self, config: ConfigDict, path: str | os.PathLike[str] | None = None) -> Tokenizer | None:
+        """Loads a tokenizer, see MakeTokenizer; None if the system has no text."""
+        return None if self.tokenizer is None else self.tokenizer(config, path)
+
+    def training_functions(self, model: Model, config: ConfigDict) -> tuple[Callable[[Batch], Counts], Loss]:
+        """Returns the functions of `counts` and `loss`. Raises UserError if the system is not trained here."""
+        if self.counts is None or self.loss is None:
+            raise UserError(
+                f"system = {self.name!r} has no training; use its released weights, or the config of another system"
+            )
+        return self.counts(model, config), self.loss(model, config)
+
     def full_loss(self, model: Model, config: ConfigDict) -> Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]]:
         """Returns f(params, batch, key) -> (total, metrics), the loss with the counts of the batch itself."""
-        counts, loss = self.counts(model, config), self.loss(model, config)
+        counts, loss = self.training_functions(model, config)
         return lambda params, batch, key: loss(params, batch, key, counts(batch))
 
     def init_plain(self, model: Model, config: ConfigDict, key: jax.Array) -> Params:
@@ -205,6 +217,7 @@ def get(name: str) -> System[Any]:
     wrapped: dict[str, Any] = {
         field: _with_user_errors(getattr(system, field), f"{block}: invalid for system {name}")
         for field, block in blocks.items()
+        if getattr(system, field) is not None
     }
     return dataclasses.replace(system, **wrapped)
 

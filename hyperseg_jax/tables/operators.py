@@ -80,15 +80,18 @@ class Squeeze:
 
 @dataclasses.dataclass(frozen=True)
 class Copies:
-    """One leaf <-> several equal tensors. names: the PyTorch names, for messages. to_flax raises UserError if they differ."""
+    """Equal tensors, of which a checkpoint may lack some, <-> one array: the tied tables of PyTorch. names: their PyTorch names,
+    for messages. to_flax raises UserError if they differ."""
 
     names: tuple[str, ...]
 
     def to_flax(self, tensors: Arrays) -> Arrays:
-        for name, tensor in zip(self.names, tensors, strict=True):
-            if not np.array_equal(tensor, tensors[0], equal_nan=True):
-                raise UserError(f"{name}: differs from {self.names[0]}, but the model has one tensor for both; make them equal")
-        return (tensors[0],)
+        first = tensors[0]
+        if any(tensor.shape != first.shape or tensor.tobytes() != first.tobytes() for tensor in tensors[1:]):
+            raise UserError(
+                f"{' and '.join(self.names)} differ, but the model has one array for all; use weights in which they are equal"
+            )
+        return (first,)
 
     def to_torch(self, leaves: Arrays) -> Arrays:
         return leaves * len(self.names)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.tables.operators import Operator, Stack
+from hyperseg_jax.tables.operators import Copies, Operator, Stack
 from hyperseg_jax.untrusted.printing import listed
 
 
@@ -41,6 +41,13 @@ class Row:
         object.__setattr__(self, "paths", _as_tuple(paths))
         object.__setattr__(self, "names", _as_tuple(names))
         object.__setattr__(self, "operator", operator)
+
+    def of_present(self, names: Container[str]) -> Row:
+        """Returns the row without the copies (operators.Copies) that a checkpoint with these names lacks, if it has others."""
+        if not isinstance(self.operator, Copies):
+            return self
+        present = tuple(name for name in self.names if name in names)
+        return Row(self.paths, present, Copies(present)) if present else self
 
     def pieces(self) -> Iterator[Piece]:
         """Yields every part that can be converted independently: each layer of a stack."""
@@ -124,7 +131,7 @@ class Table:
         known = {name for row in self.rows for name in row.names}
         optional, ignore = tuple(optional), tuple(ignore)
         missing, used = [], set()
-        for row in self.rows:
+        for row in (each.of_present(tensors) for each in self.rows):
             absent_names = [name for name in row.names if name not in tensors]
             if absent_names:
                 if any(not _matches_any(path, optional) for path in row.paths):

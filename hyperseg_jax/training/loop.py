@@ -72,7 +72,7 @@ def train(
         log = functools.partial(printing.log, console)
         run_dir = stack.enter_context(Workdir(workdir, accept_changes=accept_changes, log=log))
         system = systems.get(config.system)
-        tokenizer = system.tokenizer(config)
+        tokenizer = system.load_tokenizer(config)
         run_dir.check(config, tokenizer)
         tasks = sources.build_tasks(config, system, console=console)
         score_names.check_best_field(config.train.best, tasks)

@@ -57,7 +57,7 @@ def write_model(
         if missing := [name for name in NEEDED if not _has_field(config, name)]:
             raise UserError(f"{workdir}/{CONFIG}: lacks {', '.join(missing)}; give a workdir of `hyperseg train`")
         system = systems.get(config.system)
-        tokenizer = system.tokenizer(config, files)
+        tokenizer = system.load_tokenizer(config, files)
     with Checkpoints(epath.Path(workdir) / "checkpoints", log=log, read_only=True) as checkpoints:
         state, _ = checkpoints.restore(_abstract_state(config, system), step=step)
     model_folder.save_model(out, config, tokenizer, state.params)

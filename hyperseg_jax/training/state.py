@@ -104,7 +104,7 @@ def make_step(
     (1 + n) / (10 + n), so the average warms up quickly.
     data.length_buckets: lengths to truncate a slice to, if all of it fits (training/length_buckets.py).
     """
-    count_targets, loss = system.counts(model, config), system.loss(model, config)
+    count_targets, loss = system.training_functions(model, config)
     slices, average, length_buckets = config.optimizer.accumulate, config.train.average, config.data.length_buckets
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -74,13 +74,14 @@ class Workdir:
             )
         self._run_on_primary(self._check, {CONFIG: resolved, **({TOKENIZER: tokenizer.to_json()} if tokenizer else {})})
 
-    def open(self, config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> None:
-        """Locks the workdir, creates it, and writes the resolved config and the tokenizer.
+    def open(self, config: ml_collections.ConfigDict, tokenizer: Tokenizer | None) -> None:
+        """Locks the workdir, creates it, and writes the resolved config and the tokenizer (None: no text).
 
         Raises UserError on all processes if another run holds the lock, if the workdir cannot be written, or if it is not
         the same folder on all hosts.
         """
-        self._run_on_primary(self._open, {CONFIG: _config_to_json(config), TOKENIZER: tokenizer.to_json()})
+        text = {} if tokenizer is None else {TOKENIZER: tokenizer.to_json()}
+        self._run_on_primary(self._open, {CONFIG: _config_to_json(config), **text})
         error = "" if (self.path / CONFIG).exists() else "cannot see the files that process 0 wrote"
         if error := hosts.combine_failures("the workdir's config", error):
             raise UserError(f"--workdir {self.path}: {error}; use a folder that all hosts share, or a bucket (gs://name/run)")

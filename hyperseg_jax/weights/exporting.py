@@ -157,8 +157,9 @@ def export_weights(
                 fields |= {field: value for field, (value, _) in departures.items()}
                 settings |= {PUBLISHED_FIELDS: fields} if fields else {}
                 (temporary / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-                if part is None or system.part(part).reads_text:
-                    _save_tokenizer(system.tokenizer(config, folder), settings, temporary)
+                tokenizer = system.load_tokenizer(config, folder) if part is None or system.part(part).reads_text else None
+                if tokenizer is not None:
+                    _save_tokenizer(tokenizer, settings, temporary)
             if format == "hf" and part is None:
                 card = _model_card(system.name, len(described), params.merged, extras, untrained, departures)
                 (temporary / "README.md").write_text(card, encoding="utf-8")

@@ -119,7 +119,8 @@ def import_weights(
         initialized = _initialize_params(init, missing, jax.random.key(config.seed)) if missing else {}
         leaves = _leaf_types(rows, tensors, expected, missing, lora, dtype)
         with atomic_folder(out) as part:
-            text.save(part)
+            if text is not None:
+                text.save(part)
             (part / "config.json").write_text(config.to_json(indent=2, sort_keys=True) + "\n", encoding="utf-8")
             with SafetensorsWriter(part / "model.safetensors", leaves, {"format": model_folder.FORMAT}) as writer:
                 for path, value in {**initialized, **lora}.items():
@@ -250,8 +251,11 @@ def _set_field(config: ml_collections.ConfigDict, field: str, value: Any, report
 
 def _load_tokenizer(
     system: systems.System, chosen: pathlib.Path | None, paths: Sequence[pathlib.Path], config: ml_collections.ConfigDict
-) -> Tokenizer:
-    """Loads the chosen tokenizer, or else that of the first source folder with one, or else that of the config."""
+) -> Tokenizer | None:
+    """Loads the chosen tokenizer, or else that of the first source folder with one, or else that of the config.
+    Returns None if the system has no text."""
+    if system.tokenizer is None:
+        return None
     source = chosen or next((path for path in paths if path.is_dir() and Tokenizer.is_in(path)), None)
     if source is not None:
         return system.tokenizer(config, source)
@@ -279,7 +283,7 @@ def _match_rows(
     problems: list[str] = []
     known = {name for row in rows for name in row.names}
     problems += [f"unexpected: {tensor.name} of {tensor.file.path}" for name, tensor in tensors.items() if name not in known]
-    for row in rows:
+    for row in (each.of_present(tensors) for each in rows):
         missing = [name for name in row.names if name not in tensors]
         reasons = {rule.reason for name in row.names if (rule := find_first_rule(rules, name)) is not None}
         if isinstance(row.operator, Constant) and missing == list(row.names):

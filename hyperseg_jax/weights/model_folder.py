@@ -78,9 +78,11 @@ def last_step(folder: pathlib.Path) -> int:
 
 
 def save_model(
-    folder: pathlib.Path, config: ml_collections.ConfigDict, tokenizer: Tokenizer, params: Mapping[str, Any]
+    folder: pathlib.Path, config: ml_collections.ConfigDict, tokenizer: Tokenizer | None, params: Mapping[str, Any]
 ) -> None:
     """Writes a model folder atomically, so that its files always belong together; other files in the folder are kept.
+
+    tokenizer: None if the system has no text.
 
     In a multi-process run, all processes must call it with their sharded parameters; process 0 writes.
     """
@@ -98,12 +100,13 @@ def save_model(
 def _write_files(
     folder: pathlib.Path,
     config: ml_collections.ConfigDict,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     described: Described,
     pieces: Iterator[tuple[str, tuple[int, ...], Any]],
 ) -> None:
     with atomic_folder(folder) as part:
-        tokenizer.save(part)
+        if tokenizer is not None:
+            tokenizer.save(part)
         (part / "config.json").write_text(config.to_json(indent=2, sort_keys=True) + "\n")
         with SafetensorsWriter(part / "model.safetensors", described, {"format": FORMAT}) as writer:
             for path, place, piece in pieces:  # gathers one piece at a time from the devices
