@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Bool, Float32, Int32
 
 from hyperseg_jax.data.pipeline import Unreadable, read_ahead
 from hyperseg_jax.data.processor import Batch, Processor, Shape, common_shape
@@ -35,8 +35,9 @@ from hyperseg_jax.parallel import hosts
 from hyperseg_jax.parallel.feed import SINGLE_PROCESS, Feed, Rows
 from hyperseg_jax.results.answers import Answer, Answers, Thresholds
 from hyperseg_jax.results.mask_resize import canvas_size, check_canvas, geometry_array, make_mask_resize
+from hyperseg_jax.results.proposals import Proposals, filter_proposals
 from hyperseg_jax.structs import Example, Prediction, Prompt
-from hyperseg_jax.systems.system import Predict, System
+from hyperseg_jax.systems.system import Predict, Propose, System
 from hyperseg_jax.untrusted import limits
 
 NEW_TOKENS = 64
@@ -67,6 +68,7 @@ class Engine:
     """A model with its jitted functions.
 
     predict, write: functions of (params, batch, features, ...) of the system; None if it predicts no masks or writes no text.
+    propose: see System.
     answers: the selection of predictions from outputs, by kind. feed: transfer of batches to the mesh. interactive,
     reference_frames: see System.
     feature_cache: features of batch parts that were encoded separately.
@@ -80,6 +82,7 @@ class Engine:
     interactive: bool = False
     reference_frames: ReferenceFrames | None = None
     feature_cache: FeatureCache = dataclasses.field(default_factory=lambda: FeatureCache({}))
+    propose: Propose | None = None
 
     @classmethod
     def from_system(
@@ -95,7 +98,8 @@ class Engine:
         feature_cache = FeatureCache(system.encode(module, config))
         references = system.reference_frames(config)
         feed = Feed(batch_sharding)
-        return cls(predict, write, system.answers, params, feed, system.interactive, references, feature_cache)
+        propose = None if system.propose is None else system.propose(module, config)
+        return cls(predict, write, system.answers, params, feed, system.interactive, references, feature_cache, propose)
 
     def select(self, request: Request, options: AnswerOptions, memory: Any = None) -> tuple[dict[str, np.ndarray], Any]:
         """Runs the model and selects the predictions on the devices.
@@ -128,6 +132,29 @@ class Engine:
         for index in np.ndindex(texts.shape):
             texts[index] = tokenizer.decode(ids[index][np.cumsum(ids[index] == eos) == 0].tolist()).strip()
         return texts[:, None]
+
+    def encode_image(self, request: Request) -> dict[str, Any]:
+        """Returns the features of the parts of a batch, cached, on the devices."""
+        return self._encode(request)[1]
+
+    def propose_masks(
+        self,
+        request: Request,
+        features: Mapping[str, Any],
+        points: Float32[np.ndarray, "N 2"],
+        valid: Bool[np.ndarray, " N"],
+        thresholds: Float32[np.ndarray, " 3"],
+    ) -> Proposals:
+        """Returns what is at points of one image, point by point, on the devices.
+
+        features: see `encode_image`. points: (x, y) in pixels of the model's input. valid: False for padding. thresholds: see
+        results.proposals.filter_proposals. Raises UserError if the system cannot do it.
+        """
+        if self.propose is None:
+            raise UserError("this system has no automatic mode; use a SAM or SCA model")
+        run = _jit_proposals(self.propose, request.canvas)
+        proposals: Proposals = run(self.params, features, points, valid, request.geometries[0], thresholds)
+        return proposals
 
     def _encode(self, request: Request, memory: bool = False) -> tuple[Any, dict[str, Any]]:
         """Encodes the parts of a batch that are independent of the rest. Returns (the other arrays of the batch, features of
@@ -177,6 +204,20 @@ def _jit_selection(answer: Answer, feed: Feed, size: tuple[int, int]) -> Callabl
 
     select_shards = feed.map_shards(select_rows)
     return limit_arrays(jax.jit(lambda thresholds, rows: select_shards(rows, thresholds)))
+
+
+@functools.lru_cache(maxsize=8)
+def _jit_proposals(propose: Propose, size: tuple[int, int]) -> Callable[..., Proposals]:
+    """Returns the jitted function f(params, features, points [N, 2], valid [N], geometry [2, 3], thresholds [3]) -> Proposals
+    of all candidates of the points. size: of the canvas."""
+
+    def run(params: Any, features: Any, points: Any, valid: Any, geometry: Any, thresholds: Any) -> Proposals:
+        logits, scores = propose(params, features, points)
+        resize = make_mask_resize(geometry, (logits.shape[-2], logits.shape[-1]), size)
+        flat, candidates = logits.reshape(-1, *logits.shape[2:]), scores.shape[1]
+        return filter_proposals(flat, scores.reshape(-1), jnp.repeat(valid, candidates), resize, thresholds)
+
+    return limit_arrays(jax.jit(run))
 
 
 def make_prediction_fn(engine: Engine, options: AnswerOptions, geometry: Geometry) -> PredictionFn:

@@ -20,6 +20,7 @@ from hyperseg_jax.datasets.regions import has_positive_mark
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.engine import NEW_TOKENS, TEXT, AnswerOptions, Engine, Request, make_prediction_fn
 from hyperseg_jax.ops.transforms import Geometry
+from hyperseg_jax.predictors.automatic import AutomaticMasks, AutomaticOptions, find_everything
 from hyperseg_jax.predictors.session import Session
 from hyperseg_jax.results.mask_resize import canvas_size, check_canvas, geometry_array
 from hyperseg_jax.structs import Example, Prediction, Prompt, Region
@@ -116,6 +117,17 @@ class Model:
         frame = read_image(image)
         prompt = _region_prompt("region", frame, [region])
         return self._predict(_image_example(frame, prompt), self._replace_thresholds("alternatives"))[0]
+
+    def automatic(self, image: ImageLike, options: AutomaticOptions | None = None) -> AutomaticMasks:
+        """Finds everything in an image: prompts a grid of points, and keeps the distinct masks of good quality.
+
+        options: see AutomaticOptions. Raises UserError if the system has no automatic mode.
+        """
+        return find_everything(self, read_image(image), options or AutomaticOptions())
+
+    def request_of_regions(self, frame: np.ndarray, regions: Sequence[Region]) -> tuple[Request, Geometry]:
+        """Returns the batch of one prompt of regions, and the geometry of the image, uint8 [H, W, 3], in the model input."""
+        return self._make_request(_image_example(frame, _region_prompt("region", frame, regions)))
 
     def session(self, image: ImageLike, *, classes: Sequence[str] = ()) -> Session:
         """Starts interactive segmentation of an image. classes: names of which each mask gets the most probable one."""

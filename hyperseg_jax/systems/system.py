@@ -12,7 +12,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 import flax.linen as nn
 import jax
-from jaxtyping import Float32, PRNGKeyArray, Shaped
+from jaxtyping import Float, Float32, PRNGKeyArray, Shaped
 from ml_collections import ConfigDict
 
 from hyperseg_jax.data.processor import Batch, Encoding, Processor
@@ -52,6 +52,13 @@ outputs: [B, T, K, ...] over examples, frames and prompts. features: those of pa
 (System.encode); parts without features are encoded here."""
 
 
+Propose = Callable[
+    [Params, Mapping[str, Any], Float32[jax.Array, "N 2"]], tuple[Float[jax.Array, "N C h w"], Float[jax.Array, "N C"]]
+]
+"""(parameters, features of one image, points (x, y) in pixels of the model's input) -> (mask logits of the candidates for what
+is at each point, the IoU that is expected of them)."""
+
+
 class MakeTokenizer(Protocol):
     """Loads a tokenizer: (config, path) -> the tokenizer in a file or folder; that of the config by default.
 
@@ -87,6 +94,7 @@ class System(Generic[Model]):
     queried one frame at a time, and a query has a frame followed by its reference frames.
     encode(model, config) -> the Encoding of each part of a batch (Processor.parts), in order.
     predict(model, config) -> the Predict; None if the system predicts no masks.
+    propose(model, config) -> the Propose, by which everything in an image is found; None without one.
     write(model, config) -> the Writer of text; None if the system generates no text.
     interactive: whether it accepts negative points and carries a memory between rounds about one image.
     composes: whether a prompt with regions may also have a text, and classes that name what is marked.
@@ -115,6 +123,7 @@ class System(Generic[Model]):
     reference_frames: Callable[[ConfigDict], ReferenceFrames | None] = lambda config: None
     encode: Callable[[Model, ConfigDict], Mapping[str, Encoding]] = lambda model, config: {}
     predict: Callable[[Model, ConfigDict], Predict] | None = None
+    propose: Callable[[Model, ConfigDict], Propose] | None = None
     write: Callable[[Model, ConfigDict], Writer] | None = None
     interactive: bool = False
     composes: bool = False

@@ -80,8 +80,10 @@ class Squeeze:
 
 @dataclasses.dataclass(frozen=True)
 class Copies:
-    """Equal tensors, of which a checkpoint may lack some, <-> one array: the tied tables of PyTorch. names: their PyTorch names,
-    for messages. to_flax raises UserError if they differ."""
+    """Equal tensors, of which a checkpoint may lack some, <-> one array: the tied tables of PyTorch.
+
+    names: their PyTorch names, for messages. to_flax raises UserError if they differ.
+    """
 
     names: tuple[str, ...]
 

@@ -19,6 +19,7 @@ SYSTEM = System(
     predict=inference.make_predict,
     answers=postprocess.ANSWERS,
     encode=inference.make_encodings,
+    propose=inference.make_propose,
     weight_table=model.weight_table,
     source_checkpoints=checkpoints.CHECKPOINTS,
     extra_names=(),

@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float, Float32
 
 from hyperseg_jax.data.processor import Batch, Encoding
 from hyperseg_jax.decoders.sam import SamPrediction
-from hyperseg_jax.decoders.sam_prompts import NEGATIVE, POSITIVE, SamPrompts
+from hyperseg_jax.decoders.sam_prompts import NEGATIVE, NO_POINT, POSITIVE, SamPrompts
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.systems.pixels import normalize_padded
 from hyperseg_jax.systems.sam.model import Sam
-from hyperseg_jax.systems.system import Predict
+from hyperseg_jax.systems.system import Predict, Propose
 
 
 def make_encodings(model: Sam, config: ml_collections.ConfigDict) -> dict[str, Encoding]:
@@ -47,6 +47,20 @@ def make_predict(model: Sam, config: ml_collections.ConfigDict) -> Predict:
         return {name: value[:, None, None] for name, value in outputs.items()}, choose(prediction.mask_logits, order)
 
     return predict_batch
+
+
+def make_propose(model: Sam, config: ml_collections.ConfigDict) -> Propose:
+    """Returns the Propose function: each point is a prompt of its own, and masks 1 and later are its candidates."""
+
+    def propose(params: Any, features: Mapping[str, Any], points: Float32[jax.Array, "N 2"]) -> tuple[jax.Array, jax.Array]:
+        marks = jnp.stack([points, jnp.zeros_like(points)], axis=1)[None]
+        kinds = jnp.broadcast_to(jnp.array([POSITIVE, NO_POINT]), (1, len(points), 2))
+        prediction: SamPrediction = model.apply(  # type: ignore[assignment]
+            {"params": params}, features["image"], SamPrompts(marks, kinds), method="decode"
+        )
+        return prediction.mask_logits[0, :, 1:], prediction.iou[0, :, 1:]
+
+    return propose
 
 
 def prompts_of(batch: Batch, memory: Float[DeviceArray, "B R h4 w4"] | None = None) -> SamPrompts:
