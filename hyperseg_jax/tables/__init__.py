@@ -9,6 +9,8 @@ from hyperseg_jax.tables.checkpoints import Adapters, FileName, Part, PublishedF
 from hyperseg_jax.tables.operators import (
     Constant,
     ConvKernel,
+    Copies,
+    FusedColumns,
     FusedQKV,
     Identity,
     Operator,
@@ -25,7 +27,9 @@ __all__ = [
     "Adapters",
     "Constant",
     "ConvKernel",
+    "Copies",
     "FileName",
+    "FusedColumns",
     "FusedQKV",
     "Identity",
     "Operator",
