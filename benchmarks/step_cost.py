@@ -30,7 +30,8 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.layers.remat import apply_remat
 from hyperseg_jax.layers.rotary import rotary_angles
 from hyperseg_jax.layers.token_tables import Embedding, gather_table
-from hyperseg_jax.llms.phi import PhiLayer, head_logits
+from hyperseg_jax.llms.head import head_logits
+from hyperseg_jax.llms.phi import PhiLayer
 from hyperseg_jax.losses.targets import MaskTargets
 from hyperseg_jax.losses.text import text_cross_entropy_in_chunks
 from hyperseg_jax.ops import fused_attention

@@ -35,6 +35,21 @@ class LayerNorm(nn.Module):
         return self.precision.cast(centered * jax.lax.rsqrt(variance + self.epsilon) * scale + bias)
 
 
+class RMSNorm(nn.Module):
+    """Root mean square normalization over the last axis, without bias (transformers' LlamaRMSNorm); the output has the compute
+    dtype."""
+
+    epsilon: float = 1e-6
+    precision: Precision = Precision()
+
+    @nn.compact
+    def __call__(self, x: Float[DeviceArray, "*B C"]) -> Float[jax.Array, "*B C"]:
+        scale = self.param("scale", axes.named(nn.initializers.ones, "norm"), (x.shape[-1],), self.precision.params)
+        x = jnp.asarray(x, jnp.float32)
+        normalized = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        return self.precision.cast(normalized * jnp.asarray(scale, jnp.float32))
+
+
 class GroupNorm(nn.Module):
     """torch.nn.GroupNorm, channels last; the output has the compute dtype."""
 
@@ -55,6 +70,7 @@ class GroupNorm(nn.Module):
         return self.precision.cast(normalized * scale + bias)
 
 
-def norm_table(path: str, name: str) -> Table:
-    """Returns the weight table of a LayerNorm or GroupNorm."""
-    return Table([Row(f"{path}/scale", f"{name}.weight", Identity()), Row(f"{path}/bias", f"{name}.bias", Identity())])
+def norm_table(path: str, name: str, use_bias: bool = True) -> Table:
+    """Returns the weight table of a LayerNorm or GroupNorm, or without bias, of an RMSNorm."""
+    parts = (("scale", "weight"), ("bias", "bias"))[: 1 + use_bias]
+    return Table(Row(f"{path}/{ours}", f"{name}.{theirs}", Identity()) for ours, theirs in parts)

@@ -82,18 +82,24 @@ _multiply.defvjp(_multiply_forward, _multiply_backward)
 
 
 class Embedding(nn.Module):
-    """A token embedding table."""
+    """A token embedding table, which may also be the kernel of the language head."""
 
     rows: int
     features: int
     precision: Precision = Precision()
     std: float = 0.02
 
-    @nn.compact
-    def __call__(self, ids: Int[DeviceArray, "*B"]) -> Float[jax.Array, "*B {self.features}"]:
+    def setup(self) -> None:
         init = axes.named(nn.initializers.normal(self.std), "vocab", "embed")
-        table = self.param("embedding", init, (self.rows, self.features), self.precision.params)
+        self.embedding = self.param("embedding", init, (self.rows, self.features), self.precision.params)
+
+    def __call__(self, ids: Int[DeviceArray, "*B"]) -> Float[jax.Array, "*B {self.features}"]:
         # A lookup in a sharded table sums what all devices found, so each row that is read travels twice.
         if axes.is_sharded("vocab") and 2 * ids.size >= self.rows:
-            return take_rows(gather_table(table, self.precision), ids)
-        return self.precision.cast(jnp.take(table, ids, axis=0, mode="clip"))
+            return take_rows(gather_table(self.embedding, self.precision), ids)
+        return self.precision.cast(jnp.take(self.embedding, ids, axis=0, mode="clip"))
+
+    def logits(self, hidden: Float[DeviceArray, "*B {self.features}"]) -> Float[jax.Array, "*B {self.rows}"]:
+        """Returns the products of hidden states with all rows, in the output dtype."""
+        table = GatheredTable(self.embedding.T, self.precision.cast(self.embedding).T)
+        return multiply_table(hidden, table, self.precision).astype(self.precision.output)

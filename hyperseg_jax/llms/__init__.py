@@ -1,7 +1,13 @@
 """Causal language models.
 
-phi       the causal language model and its language head
-splice    builds the mixed stream of text, image and query tokens, and pools its hidden states
+phi, gpt2, llama  the language models
+causal    what they have in common: the run over the layers, with and without a cache
+blocks    attention and feed-forward blocks of a layer
+head      the language head
 cache     the key-value cache
-generate  Writer: the interface of text generation; greedy decoding in one compiled loop
+splice    builds the mixed stream of text, image and query tokens, and pools its hidden states
+generate  Writer: the interface of text generation, in one compiled loop
+decoding  Decoding: its options
+sampling  the choice of a token
+beams     beam search
 """

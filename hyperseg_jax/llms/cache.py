@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from hyperseg_jax.structs import DeviceArray
 
 Slots = Float[DeviceArray, "layers B S heads D"]
+OfTexts = Callable[[Shaped[jax.Array, "M ..."]], Shaped[jax.Array, "N ..."]]
+"""A function of arrays with the axis of texts first, such as a choice of texts."""
 
 
 @flax.struct.dataclass
@@ -45,6 +49,19 @@ class KeyValues:
     def with_next_visible(self) -> KeyValues:
         """Returns the cache with the slot of the next token visible."""
         return dataclasses.replace(self, visible=self.visible | (jnp.arange(self.visible.shape[1]) == self.used))
+
+    def map_texts(self, function: OfTexts) -> KeyValues:
+        """Applies a function to the rows of the cache."""
+        of_each_layer = jax.vmap(function)
+        keys, values = of_each_layer(self.keys), of_each_layer(self.values)
+        return dataclasses.replace(self, keys=keys, values=values, visible=function(self.visible))
+
+
+def map_texts(function: OfTexts, tree: Any) -> Any:
+    """Applies a function to all arrays of a tree, which have the axis of texts first, and to the rows of caches."""
+    is_cache = lambda node: isinstance(node, KeyValues)
+    apply = lambda node: node.map_texts(function) if is_cache(node) else function(node)
+    return jax.tree.map(apply, tree, is_leaf=is_cache)
 
 
 def _append_slots(slots: Slots, count: int) -> Float[jax.Array, "layers B S+{count} heads D"]:

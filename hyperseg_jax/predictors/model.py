@@ -18,7 +18,7 @@ from PIL import Image
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.regions import has_positive_mark
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.engine import NEW_TOKENS, TEXT, AnswerOptions, Engine, Request, make_prediction_fn
+from hyperseg_jax.evaluation.engine import TEXT, AnswerOptions, Engine, Request, make_prediction_fn
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.predictors.automatic import AutomaticMasks, AutomaticOptions, find_everything
 from hyperseg_jax.predictors.session import Session
@@ -200,25 +200,30 @@ class Model:
             predicted, memory = self._predict(example, options, memory, cache_features=references is not None)
             yield pixels[0], _name_masks(predicted, text)
 
-    def chat(self, image: ImageLike, question: str, *, max_new_tokens: int = NEW_TOKENS) -> str:
-        """Returns the model's text answer, decoded greedily, at most max_new_tokens tokens."""
-        return self._generate_texts(read_image(image), Prompt(task="chat", text=question), max_new_tokens)[0]
+    def chat(self, image: ImageLike, question: str, *, seed: int = 0, **decoding: Any) -> str:
+        """Returns the model's text answer.
+
+        decoding: fields of llms.decoding.Decoding that differ from the default of the system, such as max_new_tokens=20,
+        kind="beams", or kind="sampling" and temperature=0.7. seed: of sampling.
+        """
+        return self._generate_texts(read_image(image), Prompt(task="chat", text=question), seed, decoding)[0]
 
     def caption_regions(
-        self, image: ImageLike, regions: Sequence[np.ndarray | Region], *, max_new_tokens: int = NEW_TOKENS
+        self, image: ImageLike, regions: Sequence[np.ndarray | Region], *, seed: int = 0, **decoding: Any
     ) -> tuple[str, ...]:
-        """Returns a text for each region (a Region, or bool [H, W]), at most max_new_tokens tokens each.
+        """Returns a text for each region (a Region, or bool [H, W]). seed, decoding: see `chat`.
 
         Raises UserError if the system generates no text.
         """
         frame = read_image(image)
-        return self._generate_texts(frame, _region_prompt("caption", frame, regions), max_new_tokens)
+        return self._generate_texts(frame, _region_prompt("caption", frame, regions), seed, decoding)
 
-    def _generate_texts(self, frame: np.ndarray, prompt: Prompt, max_new_tokens: int) -> tuple[str, ...]:
-        if max_new_tokens < 1:
-            raise UserError(f"max_new_tokens = {max_new_tokens}: must be at least 1")
+    def _generate_texts(self, frame: np.ndarray, prompt: Prompt, seed: int, changes: dict[str, Any]) -> tuple[str, ...]:
+        decoding = self.engine.decoding.replaced(changes)
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed = {seed}: must be in 0 to {2**32 - 1}")
         request, geometry = self._make_request(_image_example(frame, prompt))
-        row = {"texts": self.engine.generate(request, max_new_tokens=max_new_tokens)[0]}
+        row = {"texts": self.engine.generate(request, decoding, [seed])[0]}
         return make_prediction_fn(self.engine, AnswerOptions(TEXT, self.engine.answers.default), geometry)(prompt, row).texts
 
     def _replace_thresholds(self, kind: str, **thresholds: float | types.EllipsisType | None) -> AnswerOptions:

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from hyperseg_jax.data.processor import Batch, Encoding, Processor
 from hyperseg_jax.datasets.frame_sampling import ReferenceFrames
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.llms.decoding import Decoding
 from hyperseg_jax.llms.generate import Writer
 from hyperseg_jax.results.answers import Answers
 from hyperseg_jax.tables import Adapters, Part, PublishedField, Rule, SourceCheckpoint, Table, flatten
@@ -96,6 +97,7 @@ class System(Generic[Model]):
     predict(model, config) -> the Predict; None if the system predicts no masks.
     propose(model, config) -> the Propose, by which everything in an image is found; None without one.
     write(model, config) -> the Writer of text; None if the system generates no text.
+    decoding(config) -> how it generates texts by default.
     interactive: whether it accepts negative points and carries a memory between rounds about one image.
     composes: whether a prompt with regions may also have a text, and classes that name what is marked.
     shorten(batch, length) -> the batch with its sequences cut to length; None if they are not longer, or the system has no
@@ -125,6 +127,7 @@ class System(Generic[Model]):
     predict: Callable[[Model, ConfigDict], Predict] | None = None
     propose: Callable[[Model, ConfigDict], Propose] | None = None
     write: Callable[[Model, ConfigDict], Writer] | None = None
+    decoding: Callable[[ConfigDict], Decoding] = lambda config: Decoding()
     interactive: bool = False
     composes: bool = False
     shorten: Callable[[Batch, int], Batch | None] = lambda batch, length: None

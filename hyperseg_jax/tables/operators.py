@@ -79,27 +79,6 @@ class Squeeze:
 
 
 @dataclasses.dataclass(frozen=True)
-class Copies:
-    """Equal tensors, of which a checkpoint may lack some, <-> one array: the tied tables of PyTorch.
-
-    names: their PyTorch names, for messages. to_flax raises UserError if they differ.
-    """
-
-    names: tuple[str, ...]
-
-    def to_flax(self, tensors: Arrays) -> Arrays:
-        first = tensors[0]
-        if any(tensor.shape != first.shape or tensor.tobytes() != first.tobytes() for tensor in tensors[1:]):
-            raise UserError(
-                f"{' and '.join(self.names)} differ, but the model has one array for all; use weights in which they are equal"
-            )
-        return (first,)
-
-    def to_torch(self, leaves: Arrays) -> Arrays:
-        return leaves * len(self.names)
-
-
-@dataclasses.dataclass(frozen=True)
 class SplitRows:
     """A tensor [parts * rows, ...] <-> the array [parts, rows, ...]."""
 
@@ -127,6 +106,38 @@ class FusedQKV:
 
     def to_torch(self, leaves: Arrays) -> Arrays:
         return (np.concatenate([leaf.T if self.transpose else leaf for leaf in leaves], axis=0),)
+
+
+@dataclasses.dataclass(frozen=True)
+class FusedColumns:
+    """One fused tensor [..., parts * C] <-> its parts, such as query, key and value of GPT-2's Conv1D."""
+
+    parts: int = 3
+
+    def to_flax(self, tensors: Arrays) -> Arrays:
+        return tuple(np.split(tensors[0], self.parts, axis=-1))
+
+    def to_torch(self, leaves: Arrays) -> Arrays:
+        return (np.concatenate(leaves, axis=-1),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Copies:
+    """Equal tensors, of which a checkpoint may lack some, <-> one array: tied tables of PyTorch. names: their PyTorch names,
+    for messages. to_flax raises UserError if they differ."""
+
+    names: tuple[str, ...]
+
+    def to_flax(self, tensors: Arrays) -> Arrays:
+        first = tensors[0]
+        if any(tensor.shape != first.shape or tensor.tobytes() != first.tobytes() for tensor in tensors[1:]):
+            raise UserError(
+                f"{' and '.join(self.names)} differ, but the model has one array for all; use weights in which they are equal"
+            )
+        return (first,)
+
+    def to_torch(self, leaves: Arrays) -> Arrays:
+        return leaves * len(self.names)
 
 
 @dataclasses.dataclass(frozen=True)

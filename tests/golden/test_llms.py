@@ -11,6 +11,7 @@ from import_weights import abstract_params, channels_last, import_params
 from hyperseg_jax.connectors import projector
 from hyperseg_jax.encoders import siglip
 from hyperseg_jax.llms import phi
+from hyperseg_jax.llms.decoding import Decoding
 from hyperseg_jax.llms.splice import splice
 from hyperseg_jax.structs import Source, TokenStream
 from hyperseg_jax.systems.psalm.markers import PromptTokens, TokenCounts, expand_to_runs
@@ -134,7 +135,8 @@ def test_conversation(case):
     case.compare("logits_argmax_full", logits.argmax(-1))
     batch = {"clip_images": (image[:, None] + 1) * 127.5, "layout": vars(layout), "valid": np.zeros((len(image), 1, 0))}
     written_by = make_writer(model.model, model.config)
-    size = {"max_new_tokens": written.shape[1], "eos_id": vocab_size - 1, "vocab_size": vocab_size}
-    answer = jax.jit(lambda params: written_by.greedy(params, batch, {}, **size))(model.params)
+    decoding = Decoding(max_new_tokens=written.shape[1], eos_id=vocab_size - 1, vocab_size=vocab_size)
+    seeds = np.zeros(len(image), np.uint32)
+    answer = jax.jit(lambda params: written_by.write(params, batch, {}, seeds, decoding))(model.params)
     case.compare("generated_ids", np.concatenate([ids, answer[:, 0, 0]], 1))
     case.check()

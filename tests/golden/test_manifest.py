@@ -13,6 +13,7 @@ from hyperseg_jax import config as configs
 from hyperseg_jax.connectors import fine_grained_perceiver, projector
 from hyperseg_jax.encoders import siglip, swin
 from hyperseg_jax.llms import phi
+from hyperseg_jax.llms.head import LanguageHead, head_table
 from hyperseg_jax.structs import Pyramid, TokenStream
 from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.weights.exporting import conversion_lines
@@ -32,7 +33,7 @@ def published_parts():
     """Returns (prefix of the table, prefixes of all its names, module, table, example inputs) of each published part."""
     tower, mask_tower, llm = siglip.Siglip(keep_unused=True), swin.Swin(), phi.Phi()
     perceiver, connector = fine_grained_perceiver.FineGrainedPerceiver(2560), projector.Projector(2560)
-    head = phi.LanguageHead()
+    head = LanguageHead()
     pyramid = Pyramid(tuple(zeros(1, 32 // 2**i, 32 // 2**i, 256 * 2**i) for i in range(3)), (8, 16, 32))
     stream = TokenStream(zeros(1, 8, 2560), zeros(1, 8, dtype=np.int32), zeros(1, 8, dtype=bool), zeros(1, 8, dtype=np.int32))
     top = ("mgvp_layers.", "temporal_query", "expanded_seg_query_project.", "local_project.", "level_embed.")
@@ -54,7 +55,7 @@ def published_parts():
         ),
         "perceiver": ("", top, perceiver, fine_grained_perceiver.table(perceiver), (pyramid,)),
         "phi": ("model.", ("model.embed_tokens.", "model.layers.", "model.final_layernorm."), llm, phi.table(llm), (stream,)),
-        "head": ("", ("lm_head.",), head, phi.head_table(), (zeros(1, 8, 2560),)),
+        "head": ("", ("lm_head.",), head, head_table(), (zeros(1, 8, 2560),)),
     }
 
 

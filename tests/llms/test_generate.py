@@ -1,5 +1,6 @@
 """Generation with a key-value cache equals generation without."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 
 from hyperseg_jax.llms import phi
-from hyperseg_jax.llms.generate import decode_greedily
+from hyperseg_jax.llms.decoding import Decoding
+from hyperseg_jax.llms.generate import Writer, generate
 from hyperseg_jax.structs import TokenStream
 
 MODEL = phi.Phi(vocab_size=20, hidden_size=16, mlp_size=24, num_layers=3, num_heads=2, rotary_fraction=0.5, embedding_std=1.0)
 LENGTHS = np.array([7, 4])  # ragged rows, padded on the right
 EOS = 3
+KEYS = jax.random.split(jax.random.key(7), 2)
 
 
 def make_stream(embeddings, lengths):
@@ -42,7 +45,7 @@ def generate_with_cache(params, prompt, max_new_tokens):
         return hidden @ HEAD, cache
 
     first = hidden[np.arange(2), LENGTHS - 1] @ HEAD
-    return decode_greedily(first, step, cache, max_new_tokens=max_new_tokens, eos_id=EOS, vocab_size=20)
+    return generate(first, step, cache, KEYS, Decoding(max_new_tokens=max_new_tokens, eos_id=EOS, vocab_size=20))
 
 
 @jax.jit
@@ -95,7 +98,8 @@ def test_rows_end_with_the_end_of_text(ends):
         return logits + 9 * jax.nn.one_hot(jnp.where(number + 1 == ends, EOS, 29), 30) * jnp.array([[1.0], [0.0]]), calls + 1
 
     first = jax.nn.one_hot(jnp.array([EOS if ends == 0 else 5, 5]), 30)
-    result = np.asarray(decode_greedily(first, step, jnp.int32(0), max_new_tokens=5, eos_id=EOS, vocab_size=29))
+    decoding = Decoding(max_new_tokens=5, eos_id=EOS, vocab_size=29)
+    result = np.asarray(generate(first, step, jnp.zeros(2), KEYS, decoding))
     expected = [5, 6, 7, 8, 9]
     assert result[0].tolist() == expected[:ends] + [EOS] * (5 - min(ends, 5)) and result[1].tolist() == [5, 6, 6, 6, 6]
 
@@ -107,8 +111,49 @@ def test_the_loop_stops_when_all_rows_have_ended():
         jax.debug.callback(lambda n: calls.append(int(n)), number)
         return jax.nn.one_hot(jnp.full(2, EOS), 8), state
 
-    decode_greedily(
-        jax.nn.one_hot(jnp.array([5, 6]), 8), step, None, max_new_tokens=50, eos_id=EOS, vocab_size=8
-    ).block_until_ready()
+    first, decoding = jax.nn.one_hot(jnp.array([5, 6]), 8), Decoding(max_new_tokens=50, eos_id=EOS, vocab_size=8)
+    generate(first, step, None, KEYS, decoding).block_until_ready()
     jax.effects_barrier()
     assert calls == [0]
+
+
+@jax.jit
+def write_words(tables, seeds, decoding):
+    """Writes texts of a model that has the logits of the next word for each word, in tables [B, K, N, V, V]."""
+
+    def prepare(params, tables, features):
+        return tables.reshape(-1, *tables.shape[3:]), tables.shape[1:3]
+
+    def begin(params, tables, empty_slots):
+        assert empty_slots == decoding.max_new_tokens - 1
+        return tables[:, 0], tables
+
+    def step(params, ids, number, tables):
+        return jnp.take_along_axis(tables, ids[:, None, None], axis=1)[:, 0], tables
+
+    return Writer(prepare, begin, step).write(None, tables, {}, seeds, decoding)
+
+
+RANDOM = Decoding("sampling", 6, temperature=2.0, eos_id=0, vocab_size=6)
+TABLES = np.random.default_rng(3).normal(0, 1, (2, 2, 3, 6, 6)).astype(np.float32)
+SEEDS = np.array([1, 2], np.uint32)
+
+
+@pytest.mark.parametrize("kind", ["greedy", "sampling", "beams"])
+def test_chunks_do_not_change_texts(kind):
+    decoding = dataclasses.replace(RANDOM, kind=kind)
+    whole = write_words(TABLES, SEEDS, decoding)
+    assert whole.shape == (2, 2, 3, 6) and len(np.unique(whole.reshape(12, 6), axis=0)) > 6
+    for chunk in (1, 4, 50):
+        np.testing.assert_array_equal(write_words(TABLES, SEEDS, dataclasses.replace(decoding, chunk=chunk)), whole)
+
+
+def test_samples_depend_on_the_seed_of_their_example_alone():
+    texts = write_words(TABLES, SEEDS, RANDOM)
+    np.testing.assert_array_equal(write_words(TABLES, SEEDS, RANDOM), texts)
+    np.testing.assert_array_equal(write_words(TABLES[:1, :1, :2], SEEDS[:1], RANDOM), texts[:1, :1, :2])
+    other = write_words(TABLES, np.array([1, 5], np.uint32), RANDOM)
+    np.testing.assert_array_equal(other[0], texts[0])
+    assert (other[1] != texts[1]).any()
+    same = write_words(np.broadcast_to(TABLES[:1, :1, :1], TABLES.shape), SEEDS, RANDOM)
+    assert len(np.unique(np.asarray(same).reshape(12, 6), axis=0)) > 6  # texts of one prompt differ between regions

@@ -10,6 +10,7 @@ import pytest
 from hyperseg_jax.layers.linear import LoRA
 from hyperseg_jax.layers.rotary import rotary_angles, rotate
 from hyperseg_jax.llms import phi
+from hyperseg_jax.llms.head import LanguageHead, head_table
 from hyperseg_jax.structs import TokenStream
 
 TINY = phi.Phi(vocab_size=20, hidden_size=16, mlp_size=24, num_layers=3, num_heads=2, rotary_fraction=0.5)
@@ -130,10 +131,10 @@ def test_embedding_table_and_language_head():
     params = init_params(TINY)
     ids = jnp.array([[3, 19]])
     np.testing.assert_array_equal(TINY.apply({"params": params}, ids, method="embed"), params["tokens"]["embedding"][ids])
-    head = phi.LanguageHead(vocab_size=24)
+    head = LanguageHead(vocab_size=24)
     hidden = jax.random.normal(jax.random.key(0), (2, 3, 16))
     kernel = np.random.default_rng(0).standard_normal((24, 16)).astype(np.float32)
-    logits = head.apply({"params": phi.head_table().to_flax({"lm_head.weight": kernel})}, hidden)
+    logits = head.apply({"params": head_table().to_flax({"lm_head.weight": kernel})}, hidden)
     np.testing.assert_allclose(logits, hidden @ kernel.T, atol=1e-5)
 
 

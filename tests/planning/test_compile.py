@@ -15,7 +15,7 @@ from hyperseg_jax.data import sources
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.layers.token_tables import Embedding, gather_table
-from hyperseg_jax.llms.phi import head_logits
+from hyperseg_jax.llms.head import head_logits
 from hyperseg_jax.losses.text import text_cross_entropy_in_chunks
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.parallel.feed import Feed

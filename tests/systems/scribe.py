@@ -44,11 +44,13 @@ class Scribe(nn.Module):
         previous = jnp.pad(self.words[ids[..., :-1]], ((0, 0),) * (ids.ndim - 1) + ((1, 0), (0, 0)))
         return (jnp.tanh(region[..., None, :]) + previous) @ self.head
 
-    def first(self, images, regions):
-        """images uint8 [B, S, S, 3], regions bool [B, K, R, S, S] -> (logits [B, K, R, V], region embeddings [B, K, R, D])."""
+    def embed(self, images, regions):
+        """images uint8 [B, S, S, 3], regions bool [B, K, R, S, S] -> region embeddings [B, K, R, D]."""
         colours = jnp.einsum("bkrhw,bhwc->bkrc", regions.astype(jnp.float32), images / 255.0)
-        region = jnp.tanh(colours / jnp.maximum(regions.sum((-2, -1)), 1)[..., None] @ self.colour)
-        return region @ self.head, region
+        return jnp.tanh(colours / jnp.maximum(regions.sum((-2, -1)), 1)[..., None] @ self.colour)
+
+    def first(self, region):
+        return region @ self.head
 
     def next(self, ids, region):
         return (region + self.words[ids]) @ self.head
@@ -142,13 +144,17 @@ def loss(model, config):
 
 
 def write(model, config):
-    def begin(params, batch, features, empty_slots):
-        return model.apply({"params": params}, batch["images"], batch["regions"], method="first")
+    def prepare(params, batch, features):
+        regions = model.apply({"params": params}, batch["images"], batch["regions"], method="embed")
+        return regions.reshape(-1, regions.shape[-1]), regions.shape[1:3]
 
-    def step(params, ids, number, region):
-        return model.apply({"params": params}, ids, region, method="next"), region
+    def begin(params, regions, empty_slots):
+        return model.apply({"params": params}, regions, method="first"), regions
 
-    return Writer(begin, step)
+    def step(params, ids, number, regions):
+        return model.apply({"params": params}, ids, regions, method="next"), regions
+
+    return Writer(prepare, begin, step)
 
 
 SCRIBE = System(

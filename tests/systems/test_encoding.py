@@ -13,6 +13,7 @@ from hyperseg_jax.data.sources import Task
 from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, run_protocols
 from hyperseg_jax.evaluation.features import CACHE_SIZE, FeatureCache
 from hyperseg_jax.evaluation.protocols import EvalProtocol
+from hyperseg_jax.llms.decoding import Decoding
 from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
@@ -102,9 +103,10 @@ def test_text_is_the_same_with_a_cached_prefix(make_batch, random_model):
     parts = processor.parts(batch)
     assert parts.keys() == {"image_tokens", "prefix"}
     features = make_cache(random_model).features(random_model.params, parts, lambda part: part)
-    size = {"max_new_tokens": 6, "eos_id": processor.tokenizer.eos_id, "vocab_size": processor.tokenizer.vocab_size}
+    tokenizer, seeds = processor.tokenizer, np.zeros(2, np.uint32)
+    decoding = Decoding(max_new_tokens=6).for_tokenizer(tokenizer.eos_id, tokenizer.vocab_size)
     writer = SYSTEM.write(SYSTEM.build(random_model.config), random_model.config)
-    generate = jax.jit(lambda batch, features: writer.greedy(random_model.params, batch, features, **size))
+    generate = jax.jit(lambda batch, features: writer.write(random_model.params, batch, features, seeds, decoding))
     rest = {name: value for name, value in batch.items() if "images" not in name}
     full = generate(batch, {})
     assert full.shape == (2, 1, 1, 6) and len(np.unique(full)) > 2

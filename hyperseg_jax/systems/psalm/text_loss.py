@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Float32, Int
 
 from hyperseg_jax.layers.token_tables import gather_table
-from hyperseg_jax.llms.phi import head_logits
+from hyperseg_jax.llms.head import head_logits
 from hyperseg_jax.losses.text import text_cross_entropy_in_chunks
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.systems.psalm.trunk import Trunk

@@ -17,7 +17,7 @@ from hyperseg_jax.encoders import siglip, swin
 from hyperseg_jax.layers.linear import LoRA
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.layers.remat import save_activation
-from hyperseg_jax.llms import phi
+from hyperseg_jax.llms import head, phi
 from hyperseg_jax.llms.cache import KeyValues
 from hyperseg_jax.llms.splice import splice
 from hyperseg_jax.structs import DeviceArray, Layout, Pyramid, Source, TokenStream
@@ -46,7 +46,7 @@ class Trunk(nn.Module):
     projector: projector.Projector
     mask_encoder: swin.Swin
     llm: phi.Phi
-    language_head: phi.LanguageHead
+    language_head: head.LanguageHead
     pixel_decoder: pixel_decoder.DeformablePixelDecoder
     mask_decoder: mask2former.MaskedAttentionDecoder
     num_queries: int
@@ -108,7 +108,7 @@ def build_trunk(config: ml_collections.ConfigDict) -> dict[str, Any]:
         "projector": projector.Projector(m.llm.hidden_size, precision=precision),
         "mask_encoder": swin.Swin(**_lists_to_tuples(m.mask_encoder), precision=precision),
         "llm": phi.Phi(**m.llm, lora=lora, lora_targets=tuple(m.lora.targets), precision=precision),
-        "language_head": phi.LanguageHead(m.head_vocab_size, precision=precision),
+        "language_head": head.LanguageHead(m.head_vocab_size, precision=precision),
         "pixel_decoder": pixel_decoder.DeformablePixelDecoder(**m.pixel_decoder, precision=precision),
         "mask_decoder": mask2former.MaskedAttentionDecoder(**_lists_to_tuples(m.mask_decoder), precision=precision),
         "num_queries": m.num_queries,
@@ -122,7 +122,7 @@ def _lists_to_tuples(block: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def trunk_table(model: Any) -> Table:
     """Returns the weight table of the submodules of build_trunk and of the mask queries."""
-    rows = phi.table(model.llm).with_prefix("llm/", "model.") + phi.head_table().with_prefix("language_head/")
+    rows = phi.table(model.llm).with_prefix("llm/", "model.") + head.head_table().with_prefix("language_head/")
     rows += siglip.table(model.clip_encoder).with_prefix("clip_encoder/", "model.vision_tower.")
     rows += projector.table(model.projector).with_prefix("projector/", "model.mm_projector.")
     rows += swin.table(model.mask_encoder).with_prefix("mask_encoder/", "model.vision_tower_mask.")
