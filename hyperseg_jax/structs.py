@@ -220,7 +220,7 @@ class Prompt:
 
     task: one of TASKS.
     text: the expression (referring, reasoning, video) or the question (chat).
-    answer: the target text (chat, caption), or the explanation of a reasoning answer; may be empty.
+    answer: the target text (chat), or the explanation of a reasoning answer; may be empty.
     history: earlier rounds of a conversation, (question, answer) each (chat). Training includes their answers.
     needs_reasoning: whether the objects of the text follow only by reasoning (video; ReVOS), not from a description of them.
     answers: all answers that the benchmark accepts, with repetitions (VQAv2: ten annotators); () if there is only one.
@@ -229,8 +229,9 @@ class Prompt:
     masks: target masks. referring, reasoning, video: one mask (the union of all objects that the text refers to), or none if no
         object matches; panoptic: one per segment; region: one per region, in order.
     labels: N integers: class of each mask (panoptic) or region of each mask (region).
-    regions: the visual prompts of a region task, or the one region of a caption; () otherwise. Their coordinates are of the
-        first frame, or of Example.drawn_on if it is given.
+    regions: the visual prompts of a region or caption task; () otherwise. Their coordinates are of the first frame, or of
+        Example.drawn_on if it is given.
+    captions: the texts of each region (caption), one or several that are equally good; () if they are not known.
     ignore: pixels that all metrics ignore; None if every pixel counts.
     crowds: the ignored pixels that are crowds of a class (panoptic), with their crowd_labels.
     areas: area of each mask in pixels according to the annotations (COCO: of the polygons); () if they have none.
@@ -249,6 +250,7 @@ class Prompt:
     masks: Bool[np.ndarray, "N T H W"] | None = None
     labels: tuple[int, ...] = ()
     regions: tuple[Region, ...] = ()
+    captions: tuple[tuple[str, ...], ...] = ()
     ignore: Bool[np.ndarray, "T H W"] | None = None
     group: str = ""
     crowds: Bool[np.ndarray, "_ T H W"] | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,19 @@ MAX_TRIES = 10
 """Attempts to draw a crop window that keeps the targets; if all fail, the image is not cropped."""
 SINGLE_TARGET_TASKS = ("referring", "reasoning", "video")
 """Tasks whose text refers to one mask. A crop must contain all of its pixels."""
-MULTI_TARGET_TASKS = ("panoptic", "region")
-"""Tasks with one mask per class or region. A crop may lose some of the masks. Images of other tasks are not cropped."""
+MULTI_TARGET_TASKS = ("panoptic", "region", "caption")
+"""Tasks with several masks or regions. A crop may lose some of them. Images of other tasks are not cropped."""
+FLIPPED_TEXTS = ("swap", "skip", "keep")
+"""What a flip does with texts, see Augment."""
 
 _WHERE = "the regions of the example"  # for messages about limits
 _OPPOSITE_SIDES = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
 _SIDE_WORDS = re.compile(r"\b(leftmost|rightmost|left|right)\b", re.IGNORECASE)
+_MIRRORED_WORDS = re.compile(
+    rf"{_SIDE_WORDS.pattern}|\b(words?|letters?|numbers?|numerals?|digits?|text|writing|written|spelled|says|reads|logo)\b",
+    re.IGNORECASE,
+)
+"""Words of texts that may be false in a mirrored image: sides, and writing, which cannot be read there."""
 _POSITION_WORDS = re.compile(
     r"\b(left|right|top|bottom|upper|lower|middle|cent(er|re)|corner|edge|side|first|second|third|fourth|"
     r"fifth|1st|2nd|3rd|4th|5th|last|between|behind|front|back|background|foreground|above|below|under|over|"
@@ -43,13 +50,15 @@ _POSITION_WORDS = re.compile(
 class Augment:
     """The random augmentation of training examples.
 
-    horizontal_flip: probability of a horizontal flip, which also swaps "left" and "right" in texts.
+    horizontal_flip: probability of a horizontal flip.
     scale: (minimum, maximum) long edge of the image as a fraction of the padded square, sampled uniformly (large-scale jitter,
         (0.1, 2.0) in Mask2Former and SEEM). A larger image is cropped at a random position, a smaller one is padded.
     crop: (minimum, maximum) fraction of each side that is kept, sampled uniformly and applied before the jitter.
     marks: kinds of marks. For each region of a region prompt, a mark of one of these kinds is drawn from its target mask. ()
         keeps the marks of the reader.
     point_radius, scribble_radius: dilation of points and scribbles in pixels; None scales it with the size of the crop.
+    flipped_texts: "swap" also swaps "left" and "right" in the texts of a flipped example; "skip" does not flip an example
+        whose texts name a side or some writing; "keep" flips without a change of the texts.
     """
 
     horizontal_flip: float = 0.0
@@ -58,10 +67,13 @@ class Augment:
     marks: tuple[str, ...] = ()
     point_radius: int | None = None
     scribble_radius: int | None = None
+    flipped_texts: str = "swap"
 
     def __post_init__(self) -> None:
         if not 0 <= self.horizontal_flip <= 1:
             raise UserError(f"horizontal_flip = {self.horizontal_flip}: give a probability from 0 to 1")
+        if self.flipped_texts not in FLIPPED_TEXTS:
+            raise UserError(f"flipped_texts = {self.flipped_texts!r}: choose one of {', '.join(FLIPPED_TEXTS)}")
         for name, most in (("scale", 10.0), ("crop", 1.0)):
             span = getattr(self, name)
             if len(span) != 2 or not 0 < span[0] <= span[1] <= most:
@@ -76,7 +88,7 @@ class Augment:
         apply to this image instead of the other one.
         """
         if self.horizontal_flip and rng.random() < self.horizontal_flip:
-            example = flip_horizontally(example)
+            example = self._flip(example)
         fill = 1.0
         if example.drawn_on is not None or not example.frames.size:
             return example, fill
@@ -85,6 +97,12 @@ class Augment:
         if self.marks:
             example = _map_prompts(example, lambda prompt: self._redraw_marks(prompt, rng))
         return example, fill
+
+    def _flip(self, example: Example) -> Example:
+        """Returns the flipped example, or the example itself if its texts do not allow a flip."""
+        if self.flipped_texts == "skip" and any(map(_MIRRORED_WORDS.search, _texts_of(example))):
+            return example
+        return flip_horizontally(example, swap_left_and_right if self.flipped_texts == "swap" else str)
 
     def _crop_and_scale(self, example: Example, rng: np.random.Generator) -> tuple[Example, float]:
         """Returns the example with a random crop, and the fraction of the padded square for its long edge."""
@@ -127,7 +145,7 @@ def crop_keeps_meaning(prompt: Prompt, window: Window, size: tuple[int, int]) ->
     inside = masks[..., window[0], window[1]]
     if prompt.task in SINGLE_TARGET_TASKS:
         return not _POSITION_WORDS.search(prompt.text) and int(inside.sum()) == int(masks.sum())
-    if prompt.task == "region" and prompt.regions:
+    if prompt.task in ("region", "caption") and prompt.regions:
         return bool(_visible_regions(prompt, window).any())
     return prompt.task in MULTI_TARGET_TASKS and bool(inside.any() or not masks.any())
 
@@ -163,14 +181,16 @@ def _visible_regions(prompt: Prompt, window: Window) -> np.ndarray:
 
 def _drop_invisible_objects(prompt: Prompt, window: Window) -> Prompt:
     """Returns the prompt without the targets and regions that are not in the window; labels are renumbered."""
-    if prompt.task == "region":
+    if prompt.task in ("region", "caption"):
         seen = _visible_regions(prompt, window)
         new_label = np.cumsum(seen) - 1
         kept_masks = [n for n, label in enumerate(prompt.labels) if seen[label]]
         labels = tuple(int(new_label[prompt.labels[n]]) for n in kept_masks)
-        regions = tuple(region for region, visible in zip(prompt.regions, seen, strict=True) if visible)
+        kept = np.flatnonzero(seen)
+        regions = tuple(prompt.regions[k] for k in kept)
+        captions = tuple(prompt.captions[k] for k in kept) if prompt.captions else ()
         targets = None if prompt.masks is None else prompt.masks[kept_masks]
-        return dataclasses.replace(prompt, labels=labels, regions=regions, masks=targets)
+        return dataclasses.replace(prompt, labels=labels, regions=regions, captions=captions, masks=targets)
     changed: dict[str, Any] = {}
     for name, labels_name in (("masks", "labels"), ("crowds", "crowd_labels")):
         if (masks := getattr(prompt, name)) is not None:
@@ -194,8 +214,16 @@ def _opposite_side(match: re.Match[str]) -> str:
     return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
 
 
-def flip_horizontally(example: Example) -> Example:
-    """Flips frames, masks, regions and the image that regions are drawn on; swaps "left" and "right" in texts."""
+def _texts_of(example: Example) -> Iterator[str]:
+    """Yields all texts of the prompts of an example."""
+    for prompt in example.prompts:
+        yield from (prompt.text, prompt.answer, *prompt.answers, *prompt.classes)
+        yield from (text for texts in (*prompt.history, *prompt.captions) for text in texts)
+
+
+def flip_horizontally(example: Example, change: Callable[[str], str] = swap_left_and_right) -> Example:
+    """Flips frames, masks, regions and the image that regions are drawn on; changes the texts, by default "left" and "right"
+    are swapped."""
     width = example.frames.shape[2] if example.drawn_on is None else example.drawn_on.shape[1]
 
     def flip_prompt(prompt: Prompt) -> Prompt:
@@ -203,11 +231,12 @@ def flip_horizontally(example: Example) -> Example:
             prompt,
             lambda _, mask: mask[..., ::-1],
             regions=tuple(flip_region(region, width) for region in prompt.regions),
-            text=swap_left_and_right(prompt.text),
-            answer=swap_left_and_right(prompt.answer),
-            history=tuple(tuple(map(swap_left_and_right, texts)) for texts in prompt.history),
-            answers=tuple(map(swap_left_and_right, prompt.answers)),
-            classes=tuple(map(swap_left_and_right, prompt.classes)),
+            text=change(prompt.text),
+            answer=change(prompt.answer),
+            history=tuple(tuple(map(change, texts)) for texts in prompt.history),
+            captions=tuple(tuple(map(change, texts)) for texts in prompt.captions),
+            answers=tuple(map(change, prompt.answers)),
+            classes=tuple(map(change, prompt.classes)),
         )
 
     frames = np.ascontiguousarray(example.frames[:, :, ::-1])

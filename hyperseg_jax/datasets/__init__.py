@@ -24,7 +24,10 @@ Images with visual prompts
 
 Images with questions, answers and captions
     llava, vqav2, gqa, pope, scienceqa, mmbench         visual question answering
-    visual_genome, objects365                           region captions
+    visual_genome       regions with phrases
+    category_boxes      boxes with category names: COCO instances, V3Det, and any json in this format
+    objects365          the same of Objects365
+    refcoco_captions    objects of RefCOCO, RefCOCO+ and RefCOCOg with all their sentences
 
 Videos
     davis               DAVIS 2016 and 2017
@@ -49,11 +52,13 @@ Shared by readers: files
     shards              records of ArrayRecord shards, checked before they are unpacked
     masks               run-length encodings and polygons of json files
     coco_records        images, annotations and categories of a COCO json, by id
+    refer_files         refs of a split and their annotations
     id_index            looks up records by id and detects duplicate ids
     video_folders       videos stored as folders of frames and masks
 
 Shared by readers: prompts
     per_image           readers with one or several prompts per image
+    region_captions     readers of regions with texts
     questions           readers of question files (GQA, POPE)
     choices             text of multiple-choice questions
     class_prompts       class-list prompts, with all or sampled classes
@@ -70,6 +75,7 @@ Shared by readers: videos
 """
 
 from hyperseg_jax.datasets.ade20k import Ade20k
+from hyperseg_jax.datasets.category_boxes import CategoryBoxes
 from hyperseg_jax.datasets.cityscapes import Cityscapes
 from hyperseg_jax.datasets.coco_instances import CocoInstances
 from hyperseg_jax.datasets.coco_panoptic import CocoPanoptic
@@ -92,6 +98,7 @@ from hyperseg_jax.datasets.reasonseg import ReasonSeg
 from hyperseg_jax.datasets.ref_davis import RefDavis
 from hyperseg_jax.datasets.ref_youtube_vos import RefYouTubeVos
 from hyperseg_jax.datasets.refcoco import RefCoco
+from hyperseg_jax.datasets.refcoco_captions import RefCocoCaptions
 from hyperseg_jax.datasets.refcoco_refs import RefCocoRefs
 from hyperseg_jax.datasets.referring_frames import ReferringFrames
 from hyperseg_jax.datasets.revos import ReVos
@@ -102,6 +109,7 @@ from hyperseg_jax.datasets.youtube_vis import YouTubeVis
 
 __all__ = [
     "Ade20k",
+    "CategoryBoxes",
     "Cityscapes",
     "CocoInstances",
     "CocoInteractive",
@@ -124,6 +132,7 @@ __all__ = [
     "ReVos",
     "ReasonSeg",
     "RefCoco",
+    "RefCocoCaptions",
     "RefCocoRefs",
     "RefDavis",
     "RefYouTubeVos",

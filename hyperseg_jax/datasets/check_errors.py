@@ -74,8 +74,9 @@ def collecting_problems(collector: ProblemCollector) -> Iterator[None]:
 
 
 def note_problem(kind: str, message: str) -> None:
-    """During a check (inside `collecting_problems`), records a problem of a record that can be used for training, but not
-    scored. Does nothing otherwise; an evaluation itself ends with a message at such a record."""
+    """During a check (inside `collecting_problems`), records a problem of a record that can be read: one that can be used for
+    training, but not scored (an evaluation ends with a message at such a record), or one that is probably a mistake. Does
+    nothing otherwise."""
     collector = active_collector()
     if collector is not None:
         collector.add(kind, message)

@@ -80,14 +80,20 @@ _DAVIS = "davischallenge.org"
 _YOUTUBE_VIS = "youtube-vos.org/dataset/vis"
 
 
-def _refer_layout(folder: str, file: str, splits: tuple[str, ...], source: str = _REFER) -> FolderLayout:
+def _refer_layout(
+    folder: str,
+    file: str,
+    splits: tuple[str, ...],
+    source: str = _REFER,
+    reader: Callable[..., Any] = datasets.RefCocoRefs,
+) -> FolderLayout:
     """Returns the layout of a benchmark in the format of the REFER tools."""
     paths = {
         "refs_path": f"refer/{folder}/{file}",
         "instances_path": f"refer/{folder}/instances.json",
         "image_root": "coco/train2014",
     }
-    return FolderLayout(datasets.RefCocoRefs, paths, splits, source, _SPLIT)
+    return FolderLayout(reader, paths, splits, source, _SPLIT)
 
 
 LAYOUTS: dict[str, FolderLayout] = {
@@ -179,9 +185,24 @@ LAYOUTS: dict[str, FolderLayout] = {
     "objects365": FolderLayout(
         datasets.Objects365,
         {"json_path": "objects365/zhiyuan_objv2_{split}.json", "image_root": "objects365/{split}"},
-        ("train", "val"),
+        _TRAIN_VAL,
         "objects365.org",
     ),
+    "coco_boxes": FolderLayout(
+        datasets.CategoryBoxes,
+        {"json_path": "coco/annotations/instances_{split}.json", "image_root": _COCO},
+        _OF_2017,
+        _COCO_SITE,
+    ),
+    "v3det": FolderLayout(
+        datasets.CategoryBoxes,
+        {"json_path": "V3Det/annotations/v3det_2023_v1_{split}.json", "image_root": "V3Det"},
+        _TRAIN_VAL,
+        "github.com/V3Det/V3Det",
+    ),
+    "refcoco_captions": _refer_layout("refcoco", "refs(unc).p", _UNC, reader=datasets.RefCocoCaptions),
+    "refcoco+_captions": _refer_layout("refcoco+", "refs(unc).p", _UNC, reader=datasets.RefCocoCaptions),
+    "refcocog_captions": _refer_layout("refcocog", "refs(umd).p", _UMD, reader=datasets.RefCocoCaptions),
     "llava": FolderLayout(
         datasets.Llava,
         {"json_path": "llava/llava_v1_5_mix665k.json", "image_root": "llava/images"},

@@ -22,7 +22,7 @@ from hyperseg_jax.datasets.class_prompts import ClassLists
 from hyperseg_jax.datasets.labels import MODES
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.shards import OpenShard, OpenShards
-from hyperseg_jax.datasets.visual_prompts import box_regions
+from hyperseg_jax.datasets.visual_prompts import box_region
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget, images, json_text
@@ -152,16 +152,19 @@ class Prepared:
         return labels
 
     def _build_caption_prompts(self, record: Values, size: tuple[int, int], where: str) -> Iterator[Prompt]:
-        """Yields a caption prompt for each box, with its class name as the answer."""
+        """Yields a caption prompt with all boxes, whose texts are their class names."""
         numbers = list(record.values("objects/bbox"))
         if not json_text.is_list_of_numbers(numbers) or len(numbers) % 4 or not np.isfinite(numbers).all():
             raise Problem("bad record", f"{where}: its boxes are not four numbers each; prepare it again")
         boxes = np.array(numbers, float).reshape(-1, 4)
+        regions, captions = [], []
         for (top, left, bottom, right), label in zip(boxes, self._object_labels(record, len(boxes), where), strict=True):
             box = [left * size[1], top * size[0], (right - left) * size[1], (bottom - top) * size[0]]
-            yield Prompt(
-                task="caption", answer=self.classes[label], regions=box_regions(np.round(box, 3).tolist(), size, where)
-            )
+            if region := box_region(np.round(box, 3).tolist(), size, where):
+                regions.append(region)
+                captions.append((self.classes[label],))
+        if regions:
+            yield Prompt(task="caption", regions=tuple(regions), captions=tuple(captions))
 
 
 def _open_shard(path: pathlib.Path, records: int) -> OpenShard:

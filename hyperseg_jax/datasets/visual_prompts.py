@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.check_errors import note_problem, report_problem
 from hyperseg_jax.datasets.regions import has_positive_mark
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.dilation import dilate
@@ -116,11 +116,12 @@ def shares_area(box: Sequence[float], shape: Sequence[int]) -> bool:
     return left < shape[1] and top < shape[0] and right > 0 and bottom > 0
 
 
-def box_regions(box: object, size: tuple[int, int], where: str) -> tuple[Region, ...]:
-    """Converts a box [x, y, width, height] of a file to the single region of a prompt, clipped to the image.
+def box_region(box: object, size: tuple[int, int], where: str) -> Region | None:
+    """Converts a box [x, y, width, height] of a file to a region, clipped to the image.
 
-    size: (height, width) of the image. where: file and field, for messages. Raises UserError if the box is invalid or contains
-    no pixel of the image; during a check, reports the problem and returns ().
+    size: (height, width) of the image. where: file and field, for messages. Raises UserError if the box is invalid; during a
+    check, reports the problem and returns None. A box that contains no pixel of the image becomes an empty one at its border,
+    as in the published readers; a check reports it.
     """
     budget.charge_masks(1, size, where)
     try:
@@ -128,14 +129,17 @@ def box_regions(box: object, size: tuple[int, int], where: str) -> tuple[Region,
             raise TypeError
         x, y, width, height = map(float, box)  # type: ignore[call-overload]
         pixels = math.floor(x), math.floor(y), math.ceil(x + width), math.ceil(y + height)
+        if width < 0 or height < 0:
+            raise ValueError
     except (TypeError, ValueError, OverflowError):
         report_problem("bad mask", f"{where}: box {escaped_value(box)} is invalid, expected [x, y, width, height]; correct it")
-        return ()
-    if width < 0 or height < 0 or pixels[0] >= pixels[2] or pixels[1] >= pixels[3] or not shares_area(pixels, size):
+        return None
+    if pixels[0] >= pixels[2] or pixels[1] >= pixels[3] or not shares_area(pixels, size):
         why = f"contains no pixel of its image, {size[1]}x{size[0]}; correct or remove it"
-        report_problem("bad mask", f"{where}: box {escaped_value(box)} {why}")
-        return ()
-    return (Region.from_box(max(0, x), max(0, y), min(x + width, size[1]), min(y + height, size[0])),)
+        note_problem("bad mask", f"{where}: box {escaped_value(box)} {why}")
+    left, right = (min(max(0.0, edge), size[1]) for edge in (x, x + width))
+    top, bottom = (min(max(0.0, edge), size[0]) for edge in (y, y + height))
+    return Region.from_box(left, top, right, bottom)
 
 
 def filled_box(shape: Sequence[int], left: float, top: float, right: float, bottom: float) -> np.ndarray:

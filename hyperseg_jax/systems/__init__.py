@@ -8,4 +8,5 @@ psalm/        what the descendants of PSALM share: HyperSeg and InstructSeg
 hyperseg/     HyperSeg: its model, prompts, preprocessing, losses and postprocessing
 instructseg/  InstructSeg: its model, prompts, preprocessing, losses and postprocessing
 seem/         SEEM: its model, prompts, preprocessing, losses and postprocessing
+sca/          SCA: its preprocessing
 """

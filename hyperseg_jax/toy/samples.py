@@ -276,10 +276,12 @@ def _write_regions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None
     for split in ("train", "val"):
         for k, image in enumerate(drawn):
             _save_image(root / "objects365" / split / "patch0" / f"objects365_v1_{k:08d}.jpg", image.pixels)
-        _write_json(
-            root / "objects365" / f"zhiyuan_objv2_{split}.json",
-            {"images": images, "annotations": annotations, "categories": categories},
-        )
+        boxes = {"annotations": annotations, "categories": categories}
+        _write_json(root / "objects365" / f"zhiyuan_objv2_{split}.json", boxes | {"images": images})
+        crawled = [row | {"file_name": f"images/n07745046/{row['id']}.jpg"} for row in images]
+        for row, image in zip(crawled, drawn, strict=True):
+            _save_image(root / "V3Det" / row["file_name"], image.pixels)
+        _write_json(root / "V3Det" / "annotations" / f"v3det_2023_v1_{split}.json", boxes | {"images": crawled})
 
 
 def _write_questions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:

@@ -10,7 +10,7 @@ from sample_inputs import draw_regions, make_regions, region_kinds
 from hyperseg_jax.data import sources
 from hyperseg_jax.data.augment import Augment, crop_example, crop_keeps_meaning, flip_horizontally
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.systems.hyperseg.processor import HyperSegProcessor
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -100,7 +100,8 @@ def make_prompt(text, **changes):
         (Prompt("chat", text="how many?"), False),
         (Prompt("referring", text="a cat", masks=np.zeros((0, 2, HEIGHT, WIDTH), bool)), True),
         (Prompt("panoptic", classes=("a",), masks=make_masks()[:1], labels=(0,)), False),
-        (Prompt("caption", regions=make_regions(make_masks()[:, 0])), False),
+        (Prompt("caption", regions=make_regions(make_masks()[:, 0])), True),
+        (Prompt("caption", regions=make_regions(make_masks()[:1, 0])), False),
     ],
 )
 def test_prompts_that_prevent_cropping(prompt, may):
@@ -227,3 +228,48 @@ def test_flips_swap_left_and_right_in_texts():
     assert prompt.text == "Right of the LEFT one, leftover"
     assert prompt.classes == ("right shoe", "left shoe", "copyright")
     np.testing.assert_array_equal(prompt.masks[..., ::-1], inputs.prompts[0].masks)
+
+
+def caption_example(*texts):
+    """Boxes of the three things, each with its text."""
+    boxes = []
+    for mask in make_masks()[:, 0]:
+        rows, columns = (np.flatnonzero(mask.any(axis)).tolist() for axis in (1, 0))
+        boxes.append(Region.from_box(columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+    prompt = Prompt("caption", regions=tuple(boxes), captions=tuple((text,) for text in texts))
+    return dataclasses.replace(make_example(), prompts=(prompt,))
+
+
+def test_crops_drop_regions_with_their_captions():
+    (prompt,) = crop_example(caption_example("red", "green", "blue"), WINDOW).prompts
+    assert prompt.captions == (("green",), ("blue",))
+    part = crop_example(caption_example("red", "green", "blue"), WINDOW).frames[0]
+    for region, colour in zip(prompt.regions, COLOURS[1:], strict=True):
+        left, top, right, bottom = region.boxes[0].astype(int)
+        assert (part[top:bottom, left:right] == colour).all()
+
+
+@pytest.mark.parametrize(
+    ("rule", "texts", "expected"),
+    [
+        ("swap", ("a man on the left", "Right hand", "a cup"), ("a man on the right", "Left hand", "a cup")),
+        ("keep", ("a man on the left", "Right hand", "a cup"), ("a man on the left", "Right hand", "a cup")),
+        ("skip", ("a man on the left", "a cup", "a cup"), None),
+        ("skip", ("a man", "the word STOP", "a cup"), None),
+        ("skip", ("a bright cup", "leftover food", "a cup"), ("a bright cup", "leftover food", "a cup")),
+    ],
+)
+def test_flips_respect_texts(rule, texts, expected):
+    example = caption_example(*texts)
+    flipped, _ = Augment(horizontal_flip=1.0, flipped_texts=rule)(example, np.random.default_rng(0))
+    if expected is None:
+        assert flipped is example
+        return
+    assert [text for (text,) in flipped.prompts[0].captions] == list(expected)
+    np.testing.assert_array_equal(flipped.frames, example.frames[:, :, ::-1])
+    assert flipped.prompts[0].regions[0].boxes[0, 0] == WIDTH - example.prompts[0].regions[0].boxes[0, 2]
+
+
+def test_unknown_rule_for_flipped_texts():
+    with pytest.raises(UserError, match="flipped_texts = 'mirror': choose one of swap, skip, keep"):
+        Augment(flipped_texts="mirror")

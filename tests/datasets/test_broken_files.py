@@ -1,6 +1,7 @@
 """Broken image data sets: every problem is reported once, with the file, the field and the fix."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -218,12 +219,47 @@ BREAKS = {  # (benchmark, file, edit) -> type and message
         "bad record",
         "field 'sentences' is empty or has an empty sentence",
     ),
-    "regions out of the image": (
+    "a region of negative size": (
         "visual_genome",
         "visual_genome/region_descriptions.json",
-        edit_nested(0, "regions", 0, x=500),
+        edit_nested(0, "regions", 0, width=-3),
         "bad mask",
-        "#0 regions#0: box [500,",
+        "#0 regions#0: box [",
+    ),
+    "a region that is described by a number": (
+        "visual_genome",
+        "visual_genome/region_descriptions.json",
+        edit_nested(0, "regions", 1, phrase=7),
+        "bad record",
+        "#0 regions#1: field 'phrase' is 7, expected a string",
+    ),
+    "a crawled image": (
+        "v3det",
+        "V3Det/images/n07745046/0.jpg",
+        lambda path: path.unlink(),
+        "missing file",
+        "n07745046/0.jpg: no such image",
+    ),
+    "an object without a box": (
+        "coco_boxes",
+        "coco/annotations/instances_val2017.json",
+        lambda path: edit_json(path, lambda c: c["annotations"][0].pop("bbox")),
+        "bad record",
+        "annotations#0: field 'bbox' is missing",
+    ),
+    "a caption of several objects": (
+        "refcoco_captions",
+        "refer/refcoco/refs(unc).p",
+        lambda path: path.write_bytes(pickle.dumps([ref | {"ann_id": [1, 2]} for ref in pickle.loads(path.read_bytes())])),
+        "bad record",
+        "has 2 objects, and a caption describes one",
+    ),
+    "a caption of an unknown object": (
+        "refcoco_captions",
+        "refer/refcoco/instances.json",
+        lambda path: edit_json(path, lambda c: c["annotations"].pop(0)),
+        "bad record",
+        "ann_id 1 is not in",
     ),
     "regions without a phrase": (
         "visual_genome",

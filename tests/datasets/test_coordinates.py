@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hyperseg_jax.datasets import LabelMe, masks
-from hyperseg_jax.datasets.visual_prompts import box_regions
+from hyperseg_jax.datasets.visual_prompts import box_region
 from hyperseg_jax.errors import UserError
 
 SIZE = (20, 30)
@@ -15,10 +15,10 @@ ODD = ("5", "1_0", "2e1", True, None, [5])
 
 @pytest.mark.parametrize("odd", ODD)
 def test_boxes(odd):
-    assert box_regions([1, 2.5, 5, 5], SIZE, "f#1")[0].boxes.tolist() == [[1, 2.5, 6, 7.5]]
+    assert box_region([1, 2.5, 5, 5], SIZE, "f#1").boxes.tolist() == [[1, 2.5, 6, 7.5]]
     for box in ([odd, 2, 5, 5], [1, 2, 5, odd], "1255", {"1": 2}):
         with pytest.raises(UserError, match=r"^f#1: box .* is invalid, expected \[x, y, width, height\]"):
-            box_regions(box, SIZE, "f#1")
+            box_region(box, SIZE, "f#1")
 
 
 @pytest.mark.parametrize("odd", ODD)

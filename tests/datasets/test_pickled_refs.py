@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from hyperseg_jax.datasets import RefCocoRefs, refcoco_refs
+from hyperseg_jax.datasets import RefCocoRefs, refer_files
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits
 
@@ -43,8 +43,8 @@ def test_every_protocol(samples, tmp_path, protocol):
     path = tmp_path / "refs.p"
     texts = WORDS if protocol else WORDS[:-1]  # protocol 0 is of lines, and of none so long
     path.write_bytes(pickle.dumps(make_refs(texts), protocol))
-    assert refcoco_refs._read_refs(path) == make_refs(texts)
-    assert refcoco_refs._read_refs(path)[0]["flag"] is True
+    assert refer_files._read_refs(path) == make_refs(texts)
+    assert refer_files._read_refs(path)[0]["flag"] is True
     reader = open_refs(samples, path)
     with limits.temporary_limits(letters=80_000):
         assert [reader[k].prompts[0].text for k in range(len(texts))] == [f"{text}." for text in texts]
@@ -108,7 +108,7 @@ def test_the_malicious_pickle_runs_in_python(marker):
 
 
 def test_the_number_of_operations_is_bounded(samples, tmp_path, monkeypatch):
-    monkeypatch.setattr(refcoco_refs, "OPERATIONS", 1000)
+    monkeypatch.setattr(refer_files, "OPERATIONS", 1000)
     path = tmp_path / "refs.p"
     path.write_bytes(b"(" * 2000)
     with pytest.raises(UserError, match="more than 1000 operations"):

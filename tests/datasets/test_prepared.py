@@ -148,7 +148,7 @@ def test_examples_of_each_kind(prepared, kind):
             assert first.things == (kind == "instances",) * 2
             assert first.ignore is None if kind == "instances" else np.array_equal(first.ignore[0], ~EXPECTED)
         if kind == "captions":
-            assert first.answer == "dog" and np.array_equal(draw_regions(first, EXPECTED.shape), EXPECTED[None])
+            assert first.captions == (("dog",),) and np.array_equal(draw_regions(first, EXPECTED.shape), EXPECTED[None])
         else:
             assert np.array_equal(first.masks, EXPECTED[None, None])
     assert seen == {0, 40, 80} and len({reader[k].name for k in range(3)}) == 3

@@ -9,7 +9,7 @@ from sample_inputs import draw_regions
 from hyperseg_jax.data.augment import crop_example, flip_horizontally
 from hyperseg_jax.datasets import visual_prompts
 from hyperseg_jax.datasets.regions import crop_region, flip_region, has_positive_mark
-from hyperseg_jax.datasets.visual_prompts import box_regions, draw_region
+from hyperseg_jax.datasets.visual_prompts import box_region, draw_region
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt, Region
 
@@ -142,19 +142,28 @@ def test_undrawable_regions_are_refused(region, told):
 # boxes of files
 
 
-def test_boxes_of_files_are_clipped():
-    ((box,),) = ([region.boxes.tolist() for region in box_regions([3.25, 4, 10, 20.5], SIZE, "f#1")],)
-    assert box == [[3.25, 4, 13.25, 24.5]]
-    (over,) = box_regions([-5, 80, 20, 40], SIZE, "f#1")
-    assert over.boxes.tolist() == [[0, 80, 15, 90]] and over.kind == "box"
+@pytest.mark.parametrize(
+    ("box", "clipped"),
+    [
+        ([3.25, 4, 10, 20.5], [3.25, 4, 13.25, 24.5]),
+        ([-5, 80, 20, 40], [0, 80, 15, 90]),
+        ([130, 0, 5, 5], [120, 0, 120, 5]),  # outside: empty, at the border
+        ([-9, -9, 4, 5], [0, 0, 0, 0]),
+        ([3, 3, 0, 5], [3, 3, 3, 8]),
+        ([1e300, 0, 5, 5], [120, 0, 120, 5]),
+    ],
+)
+def test_boxes_of_files_are_clipped(box, clipped):
+    region = box_region(box, SIZE, "f#1")
+    assert region.boxes.tolist() == [clipped] and region.kind == "box"
 
 
 @pytest.mark.parametrize(
-    "box", [[130, 0, 5, 5], [-9, 0, 9, 5], [3, 3, 0, 5], [3.5, 3, -0.1, 5], [3, float("nan"), 5, 5], [3, 3], None]
+    "box", [[3.5, 3, -0.1, 5], [3, float("nan"), 5, 5], [3, 3, float("inf"), 5], [3, 3], [3, 3, "5", 5], None, {}]
 )
-def test_empty_boxes_are_refused(box):
-    with pytest.raises(UserError, match=r"f#1: (box|a box)"):
-        box_regions(box, SIZE, "f#1")
+def test_invalid_boxes_are_refused(box):
+    with pytest.raises(UserError, match=r"f#1: box .* is invalid, expected \[x, y, width, height\]; correct it"):
+        box_region(box, SIZE, "f#1")
 
 
 # mirrored and cropped

@@ -68,7 +68,7 @@ class Processor:
         regions = np.zeros((self.prompts, self.regions, SIDE, SIDE), bool)
         for k, prompt in enumerate(example.prompts[: self.prompts]):
             if train:
-                ids_with_end = [*self.tokenizer.encode(prompt.answer), self.tokenizer.eos_id][:LENGTH]
+                ids_with_end = [*self.tokenizer.encode(prompt.captions[0][0]), self.tokenizer.eos_id][:LENGTH]
                 ids[k, : len(ids_with_end)] = ids_with_end
             else:
                 for r, region in enumerate(prompt.regions):
@@ -121,7 +121,7 @@ class Names:
         return len(self._names)
 
     def __getitem__(self, index):
-        prompt = Prompt("caption", answer=self._names[index])
+        prompt = Prompt("caption", captions=((self._names[index],),))
         return Example(f"{self._path}#{index}", np.zeros((0, 0, 0, 3), np.uint8), (prompt,))
 
 

@@ -38,6 +38,7 @@ PER_FRAME_MASKS = {"masks": 2, "ignore": 1, "crowds": 2, "foreground": 1, "other
 MATCHING_LENGTHS = {
     "panoptic": {"things": "classes", "labels": "masks", "crowd_labels": "crowds"},
     "region": {"labels": "masks"},
+    "caption": {"captions": "regions"},
 }
 """For each task, fields -> the field whose length they must have."""
 CORRUPT_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError)
@@ -166,6 +167,8 @@ class Record:
             values, expected = getattr(prompt, name), getattr(prompt, other)
             if expected is not None and len(values) != len(expected):
                 raise CorruptRecord(f"it has {len(values)} {name} for {len(expected)} {other}")
+        if not all(type(texts) is tuple and all(type(text) is str for text in texts) for texts in prompt.captions):
+            raise CorruptRecord("captions are not lists of texts")
         if not all(type(area) in (int, float) and math.isfinite(area) for area in prompt.areas):
             raise CorruptRecord("areas are not finite numbers")
         return prompt

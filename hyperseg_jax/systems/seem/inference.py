@@ -12,6 +12,7 @@ import ml_collections
 from hyperseg_jax.data.processor import Batch, Encoding
 from hyperseg_jax.decoders import seem
 from hyperseg_jax.decoders.seem import SeemPrompts
+from hyperseg_jax.systems.pixels import normalize_padded
 from hyperseg_jax.systems.seem import inputs
 from hyperseg_jax.systems.seem.model import Seem, SeemImage
 from hyperseg_jax.systems.seem.rounds import MarkAnswers, answer_marks, fixed_choices, round_prompts
@@ -28,7 +29,7 @@ def make_encodings(model: Seem, config: ml_collections.ConfigDict) -> dict[str, 
     """Returns the Encoding of images, of example images that regions are drawn on, and of class lists."""
 
     def encode_image(params: Any, part: Batch, _: Mapping[str, Any]) -> SeemImage:
-        images = inputs.normalize_images(part["images"][:, 0], part["filled"])
+        images = normalize_padded(part["images"][:, 0], part["filled"])
         encoded: SeemImage = model.apply({"params": params}, images, method="encode_image")  # type: ignore[assignment]
         return encoded
 

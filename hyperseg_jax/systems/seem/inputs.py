@@ -6,26 +6,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 
 from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.decoders.marks import MarkedPoints
 from hyperseg_jax.encoders.clip_text import select_end
 from hyperseg_jax.losses.targets import MaskTargets
 from hyperseg_jax.structs import DeviceArray
-from hyperseg_jax.systems.pixels import normalize_for_masks
 from hyperseg_jax.systems.seem.criterion import MARKS, OBJECTS, PHRASES, Targets
 from hyperseg_jax.systems.seem.model import Seem, average_templates
 from hyperseg_jax.systems.seem.rounds import Marks
 
 TEXTS = 256
 """Number of sentences that are encoded at once."""
-
-
-def normalize_images(images: UInt8[DeviceArray, "B H W 3"], filled: Int[DeviceArray, "B 2"]) -> Float[jax.Array, "B H W 3"]:
-    """Normalizes pixels; the padding outside of `filled` (height, width) is 0, as published."""
-    rows, columns = (jnp.arange(images.shape[axis + 1]) < filled[:, axis, None] for axis in (0, 1))
-    return jnp.where((rows[:, :, None] & columns[:, None])[..., None], normalize_for_masks(images), 0.0)
 
 
 def class_vectors(

@@ -15,6 +15,7 @@ from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.decoders.seem import SeemPrediction, SeemPrompts
 from hyperseg_jax.losses.targets import TargetCounts
 from hyperseg_jax.structs import DeviceArray
+from hyperseg_jax.systems.pixels import normalize_padded
 from hyperseg_jax.systems.seem import inputs
 from hyperseg_jax.systems.seem.criterion import MARKS, PromptVectors, Targets, build_criteria, predictions_of
 from hyperseg_jax.systems.seem.model import Seem, SeemImage
@@ -86,7 +87,7 @@ def make_loss(model: Seem, config: ml_collections.ConfigDict) -> Loss:
 
     def batch_loss(params: Any, batch: Batch, key: PRNGKeyArray, counts: Counts) -> tuple[jax.Array, dict[str, jax.Array]]:
         choices_key, rounds_key, points_key = jax.random.split(key, 3)
-        images = inputs.normalize_images(batch["images"][:, 0], batch["filled"])
+        images = normalize_padded(batch["images"][:, 0], batch["filled"])
         image: Any = model.apply({"params": params}, images, method="encode_image")
         targets, text, phrases, classes, rounds = inputs.targets_of(batch), None, None, None, None
         if batch["phrase_ids"].shape[1]:
