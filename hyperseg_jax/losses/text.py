@@ -38,10 +38,12 @@ def text_cross_entropy_in_chunks(
     labels: Int[DeviceArray, "B L"],
     chunk: int = 128,
     weights: Float[DeviceArray, " B"] | None = None,
+    smoothing: float = 0.0,
 ) -> Float32[jax.Array, ""]:
     """Returns text_cross_entropy(head(params, hidden), labels), computed for `chunk` positions at a time.
 
     weights: the weight of the summed cross-entropy of each row; by default one divided by the number of supervised tokens.
+    smoothing: share of the target probability that is spread evenly over all words (label smoothing of PyTorch).
 
     The logits of all positions would be the largest array of a step. Each device processes its rows in shard_map, so that the
     gradient of the head is summed over devices once instead of for every chunk.
@@ -54,7 +56,7 @@ def text_cross_entropy_in_chunks(
 
     def row_losses(params: Any, hidden: jax.Array, targets: jax.Array) -> jax.Array:
         chunks = lambda x: jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
-        chunk_losses = jax.checkpoint(lambda x: _summed_cross_entropy(head(params, x[0]), x[1]), prevent_cse=False)
+        chunk_losses = jax.checkpoint(lambda x: _summed_cross_entropy(head(params, x[0]), x[1], smoothing), prevent_cse=False)
         return jax.lax.map(chunk_losses, (chunks(hidden), chunks(targets))).sum(0)
 
     rows = axes.map_shards(row_losses, (), ("batch", None, None), ("batch", None), out=("batch",))
@@ -62,8 +64,12 @@ def text_cross_entropy_in_chunks(
     return (rows(params, hidden, targets) * weights).sum()
 
 
-def _summed_cross_entropy(logits: Float[DeviceArray, "B L V"], targets: Int[DeviceArray, "B L"]) -> Float32[jax.Array, " B"]:
-    """Returns the cross-entropy, summed over the supervised positions of each row."""
+def _summed_cross_entropy(
+    logits: Float[DeviceArray, "B L V"], targets: Int[DeviceArray, "B L"], smoothing: float = 0.0
+) -> Float32[jax.Array, " B"]:
+    """Returns the cross-entropy, summed over the supervised positions of each row. smoothing: see above."""
     logits, supervised = logits.astype(jnp.float32), targets != IGNORED
     picked = jnp.take_along_axis(logits, jnp.where(supervised, targets, 0)[..., None], axis=-1)[..., 0]
+    if smoothing:
+        picked = (1 - smoothing) * picked + smoothing * logits.mean(-1)
     return jnp.where(supervised, jax.nn.logsumexp(logits, axis=-1) - picked, 0.0).sum(-1)

@@ -6,6 +6,12 @@ from hyperseg_jax.connectors import caption_mixer
 from hyperseg_jax.decoders import sam, sam_prompts
 from hyperseg_jax.encoders import sam_vit
 from hyperseg_jax.layers.two_way import TwoWayTransformer
+from hyperseg_jax.llms.gpt2 import GPT2
+from hyperseg_jax.llms.llama import Llama
+from hyperseg_jax.systems.sam import model as sam_model
+from hyperseg_jax.systems.sam.model import Sam
+from hyperseg_jax.systems.sca import model as sca_model
+from hyperseg_jax.systems.sca.model import Sca
 
 TASKS = ("recognition", "caption")
 
@@ -59,3 +65,25 @@ def read_prompts(inputs, points="input_points", labels="input_labels", boxes="in
         kinds.append(np.broadcast_to([sam_prompts.TOP_LEFT, sam_prompts.BOTTOM_RIGHT], (*shape, 2)))
     kinds = np.concatenate(kinds, axis=2).astype(np.int32)
     return sam_prompts.SamPrompts(np.concatenate(places, axis=2).astype(np.float32), kinds, inputs.get(masks))
+
+
+def make_llm(c):
+    m = c["language_model"]
+    if m["model_type"] == "gpt2":
+        inner = m["n_inner"] or 4 * m["n_embd"]
+        sizes = (m["vocab_size"], m["n_embd"], inner, m["n_layer"], m["n_head"], m["n_positions"], m["layer_norm_epsilon"])
+        return GPT2(*sizes, dropout=m["resid_pdrop"])
+    sizes = (m["vocab_size"], m["hidden_size"], m["intermediate_size"], m["num_hidden_layers"], m["num_attention_heads"])
+    return Llama(*sizes, m.get("num_key_value_heads"), m.get("rope_theta", 10000.0), m["rms_norm_eps"])
+
+
+def make_model(c):
+    llm = make_llm(c)
+    parts = Sam(make_encoder(c), make_prompt_encoder(c), make_decoder(c))
+    return Sca(parts, make_mixer(c), make_prefix(c, llm.hidden_size), llm, "raw" if "Split" in c["class"] else "decoded")
+
+
+def model_table(model):
+    rows = sam_model.table(model.sam).with_prefix("sam/") + caption_mixer.prefix_table(model.prefix).with_prefix("prefix/")
+    rows += caption_mixer.table(model.mixer).with_prefix("mixer/", "mask_decoder.")
+    return rows + sca_model.llm_table(model.llm, with_head=True).with_prefix("llm/", "language_model.")
