@@ -1,14 +1,19 @@
-"""The public checkpoints that SCA's weights are imported from, and the config.json that the authors' code requires."""
+"""The public checkpoints that SCA's weights are imported from, its parts, and the config.json that the authors' code reads."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.tables import Rule, SourceCheckpoint
+from hyperseg_jax.llms import hub
+from hyperseg_jax.systems.sam import checkpoints as sam
+from hyperseg_jax.systems.sam import model as sam_model
+from hyperseg_jax.systems.sca.model import build_model
+from hyperseg_jax.tables import Part, Rule, SourceCheckpoint
 from hyperseg_jax.untrusted.printing import escaped_value
 
 READS = "model.caption_mixer.reads"
@@ -20,8 +25,8 @@ def check_settings(content: Mapping[str, Any], config: ml_collections.ConfigDict
     """Raises UserError if a config.json is that of another class than the config describes."""
     names = content.get("architectures")
     name = names[0] if isinstance(names, list) and len(names) == 1 else None
-    if name not in CLASSES:
-        raise UserError(f"architectures = {escaped_value(names)}: is not SCA; SCA's is one of {', '.join(CLASSES)}")
+    if not isinstance(name, str) or name not in CLASSES:
+        raise UserError(f"architectures = {escaped_value(names)} is not SCA; SCA's is one of {', '.join(CLASSES)}")
     if CLASSES[name] != (reads := config.model.caption_mixer.reads):
         raise UserError(
             f"architectures = {name}, which needs {READS} = {CLASSES[name]}, but the config has {reads}; give "
@@ -29,13 +34,41 @@ def check_settings(content: Mapping[str, Any], config: ml_collections.ConfigDict
         )
 
 
+NEW = Rule(
+    r"mask_decoder\.(caption_tokens|additional_transformer)\..*|language_project\..*|task_tokens\.weight",
+    "the caption mixer, its queries, the task tokens and the projection are randomly initialized",
+)
 SCA = SourceCheckpoint(
     "SCA",
     mark=r"mask_decoder\.caption_tokens\.weight",
     file="the folder of xk-huang/segment-caption-anything-gpt2_large-vg or another released model, with its config.json",
     check_settings=check_settings,
 )
-NEW = Rule(
-    r"mask_decoder\.(caption_tokens|additional_transformer)\..*|language_project\..*|task_tokens\.weight",
-    "the caption mixer, its queries, the task tokens and the projection are randomly initialized",
-)
+SAM = tuple(dataclasses.replace(kind, initialized=(NEW,)) for kind in sam.CHECKPOINTS)
+LLMS = hub.source_checkpoints(lambda config: build_model(config).llm, initialized=(NEW,))
+CHECKPOINTS = (SCA, *SAM, *LLMS)
+
+
+def make_parts() -> dict[str, Part]:
+    """Returns the parts that transformers has classes for: "sam" (SamModel), and the language model."""
+    table = lambda config: sam_model.weight_table(config).with_prefix("sam/")
+    return {"sam": Part(("sam/",), table, sam.hf_config)} | hub.make_parts(lambda config: build_model(config).llm)
+
+
+def hf_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the config.json of the authors' classes."""
+    model = build_model(config)
+    mixer, (name, *_) = model.mixer, (name for name, reads in CLASSES.items() if reads == model.reads)
+    settings = sam.hf_config(config)
+    decoder = settings.pop("mask_decoder_config") | {
+        "additional_num_hidden_layers": mixer.transformer.num_layers,
+        "num_caption_tokens": mixer.num_queries,
+        "num_caption_heads": 1,
+    }
+    return settings | {
+        "architectures": [name],
+        "model_type": "sca",
+        "mask_caption_decoder_config": decoder,
+        "text_config": hub.settings(model.llm),
+        "num_task_tokens": model.prefix.num_task_tokens,
+    }

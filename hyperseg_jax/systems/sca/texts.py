@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
+import ml_collections
 import numpy as np
 from jaxtyping import Bool, Int32
 
 from hyperseg_jax.structs import IGNORED
+from hyperseg_jax.systems.tokenizer_path import tokenizer_path
+from hyperseg_jax.text.tokenizer import Tokenizer
+
+END = {"gpt2": "<|endoftext|>", "llama": "</s>"}
+"""The end token of each kind of language model."""
+START = {"gpt2": "", "llama": "<s>"}
+"""What a caption begins with: the authors' tokenizer of LLaMA adds its start token."""
+
+
+def load_tokenizer(config: ml_collections.ConfigDict, path: str | os.PathLike[str] | None = None) -> Tokenizer:
+    """Loads the tokenizer in a file or folder; data.tokenizer by default, where {root} is data.root and "toy" is the toy
+    tokenizer. Raises UserError if the language model has no embedding for some of its ids."""
+    kind = config.model.llm.kind
+    loaded = Tokenizer.load(tokenizer_path(config, path), eos=END.get(kind, ""))
+    loaded.check_fits(config.model.llm.vocab_size, "model.llm.vocab_size")
+    return loaded
 
 
 def pack_captions(
