@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.tables.operators import Operator, Stack
+from hyperseg_jax.tables.operators import Copies, Operator, Stack
 from hyperseg_jax.untrusted.printing import listed
 
 
@@ -41,6 +41,11 @@ class Row:
         object.__setattr__(self, "paths", _as_tuple(paths))
         object.__setattr__(self, "names", _as_tuple(names))
         object.__setattr__(self, "operator", operator)
+
+    def without_absent_copies(self, names: Container[str]) -> Row:
+        """Returns the row without those of several equal tensors (Copies) that are not in `names`, if one is."""
+        present = tuple(name for name in self.names if name in names)
+        return Row(self.paths, present, self.operator) if present and isinstance(self.operator, Copies) else self
 
     def pieces(self) -> Iterator[Piece]:
         """Yields every part that can be converted independently: each layer of a stack."""
@@ -120,7 +125,7 @@ class Table:
         known = {name for row in self.rows for name in row.names}
         optional, ignore = tuple(optional), tuple(ignore)
         missing, used = [], set()
-        for row in self.rows:
+        for row in (row.without_absent_copies(tensors) for row in self.rows):
             absent_names = [name for name in row.names if name not in tensors]
             if absent_names:
                 if any(not _matches_any(path, optional) for path in row.paths):
