@@ -106,6 +106,14 @@ class TokenStream:
     source: Int[DeviceArray, "B L"]
     prompt: Int[DeviceArray, "B L"] | None = None
 
+    @classmethod
+    def of_text(cls, embeddings: Float[DeviceArray, "B L D"], mask: Bool[DeviceArray, "B L"] | None = None) -> TokenStream:
+        """Returns the stream of one text per row, at positions from 0. mask: by default, all positions are tokens."""
+        size = embeddings.shape[:2]
+        positions = np.broadcast_to(np.arange(size[1], dtype=np.int32), size)
+        mask = np.ones(size, bool) if mask is None else mask
+        return cls(embeddings, positions, mask, np.full(size, Source.TEXT, np.int32))  # type: ignore[arg-type]
+
 
 @flax.struct.dataclass
 class MaskPrediction:

@@ -4,6 +4,8 @@ phi, gpt2, llama  the language models
 causal    what they have in common: the run over the layers, with and without a cache
 blocks    attention and feed-forward blocks of a layer
 head      the language head
+settings  reads the config.json of transformers' language models
+hub       their folders: parts and source checkpoints of a system
 cache     the key-value cache
 splice    builds the mixed stream of text, image and query tokens, and pools its hidden states
 generate  Writer: the interface of text generation, in one compiled loop

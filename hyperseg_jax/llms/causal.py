@@ -114,6 +114,24 @@ class CausalLM(nn.Module):
         hidden, _, (keys, values) = self._run_layers(embeddings[:, None], positions[:, None], mask, True, "keys_values", inputs)
         return hidden[:, 0], dataclasses.replace(past, keys=keys, values=values, used=past.used + 1)
 
+    def logits(self, hidden: Float[DeviceArray, "*B D"]) -> Float[jax.Array, "*B {self.vocab_size}"]:
+        """Returns the logits of the next token. Models without a head of their own do not have it."""
+        raise NotImplementedError
+
+    def begin_text(
+        self, embeddings: Float[DeviceArray, "B L D"], empty_slots: int
+    ) -> tuple[Float[jax.Array, "B {self.vocab_size}"], KeyValues]:
+        """Reads the embeddings before a text, all of them valid. Returns the logits of its first token, and the cache."""
+        hidden, cache = self.prefill(TokenStream.of_text(embeddings), empty_slots)
+        return self.logits(hidden[:, -1]), cache
+
+    def continue_text(
+        self, ids: Int[DeviceArray, " B"], past: KeyValues
+    ) -> tuple[Float[jax.Array, "B {self.vocab_size}"], KeyValues]:
+        """Reads one token of each text of begin_text. Returns the logits of the next one, and the updated cache."""
+        hidden, cache = self.step(self.embed(ids), jnp.broadcast_to(past.used, ids.shape), past)
+        return self.logits(hidden), cache
+
     @nn.compact
     def _run_layers(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -18,8 +19,11 @@ from hyperseg_jax.llms.blocks import CausalAttention, FeedForward, LayerSlots, L
 from hyperseg_jax.llms.cache import KeyValues
 from hyperseg_jax.llms.causal import CausalLM, Hidden
 from hyperseg_jax.llms.head import tied_table
+from hyperseg_jax.llms.settings import Settings
 from hyperseg_jax.structs import DeviceArray, TokenStream
 from hyperseg_jax.tables import FusedColumns, Identity, Row, Table
+
+DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 
 
 class GPT2Layer(nn.Module):
@@ -119,3 +123,48 @@ def table(model: GPT2, *, with_head: bool = False) -> Table:
     rows = Table([Row("positions/embedding", "transformer.wpe.weight", Identity())])
     rows += layer.with_prefix(name="transformer.h.{i}.").stacked(model.num_layers).with_prefix("layers/")
     return rows + norm_table("norm", "transformer.ln_f") + tied_table("transformer.wte.weight", with_head)
+
+
+def from_hub(content: Mapping[str, Any], **fields: Any) -> GPT2:
+    """Returns the model of a config.json of GPT2LMHeadModel. fields: others, such as precision. Raises UserError that names an
+    invalid or unsupported field."""
+    settings = Settings(content)
+    settings.check("activation_function", "gelu_new", "gelu_pytorch_tanh")
+    settings.check("tie_word_embeddings", True)
+    settings.check("scale_attn_weights", True)
+    settings.check("scale_attn_by_inverse_layer_idx", False)
+    settings.check("add_cross_attention", False)
+    dropouts = {settings.number(name, 0.1) for name in DROPOUTS}
+    if len(dropouts) > 1:
+        raise UserError(f"{', '.join(DROPOUTS)} differ, but the model has one dropout; set them to one value")
+    width = settings.size("n_embd", 768)
+    return GPT2(
+        settings.size("vocab_size", 50257),
+        width,
+        settings.size("n_inner", 4 * width),
+        settings.size("n_layer", 12),
+        settings.size("n_head", 12),
+        settings.size("n_positions", 1024),
+        settings.number("layer_norm_epsilon", 1e-5),
+        **{"dropout": dropouts.pop(), **fields},
+    )
+
+
+def hub_settings(model: GPT2) -> dict[str, Any]:
+    """Returns the config.json of GPT2LMHeadModel, see from_hub."""
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": model.vocab_size,
+        "n_embd": model.hidden_size,
+        "n_inner": model.mlp_size,
+        "n_layer": model.num_layers,
+        "n_head": model.num_heads,
+        "n_positions": model.num_positions,
+        "layer_norm_epsilon": model.epsilon,
+        "activation_function": "gelu_new",
+        **dict.fromkeys(DROPOUTS, model.dropout),
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -17,9 +18,11 @@ from hyperseg_jax.layers.rotary import CosSin, rotary_angles
 from hyperseg_jax.llms.blocks import CausalAttention, FeedForward, LayerSlots, Linears, adapter_table, check_targets, collected
 from hyperseg_jax.llms.causal import CausalLM
 from hyperseg_jax.llms.head import LanguageHead, head_table, tied_table
+from hyperseg_jax.llms.settings import Settings
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.tables import Identity, Row, Table
 
+CONTEXT = 2048  # open_llama's max_position_embeddings; the weights do not depend on it
 # linear -> (its submodule of a layer, its PyTorch name)
 LINEARS = {
     "query": ("attention", "self_attn.q_proj"),
@@ -136,3 +139,52 @@ def table(model: Llama, *, with_head: bool = False) -> Table:
 def lora_table(model: Llama) -> Table:
     """Returns the weight table of the adapters, see blocks.adapter_table."""
     return adapter_table(LINEARS, model.lora_targets if model.lora is not None else (), model.num_layers)
+
+
+def from_hub(content: Mapping[str, Any], **fields: Any) -> Llama:
+    """Returns the model of a config.json of LlamaForCausalLM. fields: others, such as precision. Raises UserError that names an
+    invalid or unsupported field."""
+    settings = Settings(content)
+    settings.check("hidden_act", "silu")
+    settings.check("attention_bias", False)
+    settings.check("mlp_bias", False)
+    rotary = settings.block("rope_parameters")  # since transformers 5; before, rope_theta and rope_scaling
+    rotary.check("rope_type", "default")
+    for name in ("rope_type", "type"):
+        settings.block("rope_scaling").check(name, "default")
+    width, heads = settings.size("hidden_size", 4096), settings.size("num_attention_heads", 32)
+    settings.check("head_dim", width // heads)
+    return Llama(
+        settings.size("vocab_size", 32000),
+        width,
+        settings.size("intermediate_size", 11008),
+        settings.size("num_hidden_layers", 32),
+        heads,
+        settings.size("num_key_value_heads", heads),
+        rotary.number("rope_theta", settings.number("rope_theta", 10000.0)),
+        settings.number("rms_norm_eps", 1e-6),
+        **{"tied": settings.flag("tie_word_embeddings", False), **fields},
+    )
+
+
+def hub_settings(model: Llama) -> dict[str, Any]:
+    """Returns the config.json of LlamaForCausalLM, see from_hub."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.mlp_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "num_key_value_heads": model.kv_heads,
+        "hidden_act": "silu",
+        "rms_norm_eps": model.epsilon,
+        "rope_theta": model.rotary_theta,
+        "max_position_embeddings": CONTEXT,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": model.tied,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hyperseg_jax.tables.table import Table
@@ -60,7 +60,8 @@ class SourceCheckpoint:
     system does not use. initialized: names of the weight table that it does not contain; these parameters are initialized
     randomly. rows: {table name: count}; a larger tensor is truncated to its first rows. sizes: {config field: (table name,
     axis)}; config fields that are set from the shapes of its tensors. file_names: what the names of its files say; the first
-    match counts.
+    match counts. check_settings(content of its config.json, config): raises UserError if it is that of another model, which the
+    tensors would not show; the message follows the file name.
     """
 
     name: str
@@ -72,6 +73,7 @@ class SourceCheckpoint:
     rows: tuple[tuple[str, int], ...] = ()
     sizes: tuple[tuple[str, tuple[str, int]], ...] = ()
     file_names: tuple[FileName, ...] = ()
+    check_settings: Callable[[Mapping[str, Any], Any], None] | None = None
 
     def is_in(self, names: Iterable[str]) -> bool:
         """Returns whether these tensor names are those of a checkpoint of this kind."""

@@ -130,7 +130,7 @@ class Copies:
 
     def to_flax(self, tensors: Arrays) -> Arrays:
         first = tensors[0]
-        if any(tensor.shape != first.shape or tensor.tobytes() != first.tobytes() for tensor in tensors[1:]):
+        if not all(np.array_equal(tensor, first) for tensor in tensors[1:]):
             raise UserError(
                 f"{' and '.join(self.names)} differ, but the model has one array for all; use weights in which they are equal"
             )

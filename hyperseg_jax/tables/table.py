@@ -42,12 +42,10 @@ class Row:
         object.__setattr__(self, "names", _as_tuple(names))
         object.__setattr__(self, "operator", operator)
 
-    def of_present(self, names: Container[str]) -> Row:
-        """Returns the row without the copies (operators.Copies) that a checkpoint with these names lacks, if it has others."""
-        if not isinstance(self.operator, Copies):
-            return self
+    def without_absent_copies(self, names: Container[str]) -> Row:
+        """Returns the row without those of several equal tensors (Copies) that are not in `names`, if one is."""
         present = tuple(name for name in self.names if name in names)
-        return Row(self.paths, present, Copies(present)) if present else self
+        return Row(self.paths, present, self.operator) if present and isinstance(self.operator, Copies) else self
 
     def pieces(self) -> Iterator[Piece]:
         """Yields every part that can be converted independently: each layer of a stack."""
@@ -131,7 +129,7 @@ class Table:
         known = {name for row in self.rows for name in row.names}
         optional, ignore = tuple(optional), tuple(ignore)
         missing, used = [], set()
-        for row in (each.of_present(tensors) for each in self.rows):
+        for row in (row.without_absent_copies(tensors) for row in self.rows):
             absent_names = [name for name in row.names if name not in tensors]
             if absent_names:
                 if any(not _matches_any(path, optional) for path in row.paths):

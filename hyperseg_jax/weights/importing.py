@@ -102,6 +102,7 @@ def import_weights(
         tensors = _assign_sources(system, files, report)
         _update_sizes(config, files, tensors, report)
         _restore_published_fields(config, system, files, report)
+        _check_settings(config, files)
         text = _load_tokenizer(system, tokenizer, [file.path for _, file in files], config)
         model = system.build(config)
         init = lambda key: flatten(system.init_plain(model, config, key))
@@ -240,6 +241,19 @@ def _restore_published_fields(
             report.notes.append(f"{field} = {value} is from the config, as the checkpoint records none; {meaning}")
 
 
+def _check_settings(config: ml_collections.ConfigDict, files: Sequence[tuple[SourceCheckpoint, TensorFile]]) -> None:
+    """Raises UserError if the config.json of a checkpoint is that of another model than the config."""
+    for kind, file in files:
+        folder = file.path if file.path.is_dir() else file.path.parent
+        if kind.check_settings is not None and (folder / "config.json").is_file():
+            with naming_path(folder):
+                content = strict_json.read(model_file_path(folder, "config.json"))
+            try:
+                kind.check_settings(content, config)
+            except UserError as error:
+                raise UserError(f"{folder}/config.json: {error}") from error
+
+
 def _set_field(config: ml_collections.ConfigDict, field: str, value: Any, report: ImportReport) -> None:
     """Sets a field of the config, given as "model.llm.vocab_size", to the value of a checkpoint."""
     *parents, leaf = field.split(".")
@@ -283,7 +297,7 @@ def _match_rows(
     problems: list[str] = []
     known = {name for row in rows for name in row.names}
     problems += [f"unexpected: {tensor.name} of {tensor.file.path}" for name, tensor in tensors.items() if name not in known]
-    for row in (each.of_present(tensors) for each in rows):
+    for row in (row.without_absent_copies(tensors) for row in rows):
         missing = [name for name in row.names if name not in tensors]
         reasons = {rule.reason for name in row.names if (rule := find_first_rule(rules, name)) is not None}
         if isinstance(row.operator, Constant) and missing == list(row.names):

@@ -1,47 +1,18 @@
 """Beam search against a plain rewrite of the published one."""
 
 import functools
-import heapq
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from beam_search import search
 
 from hyperseg_jax.llms.decoding import Decoding
 from hyperseg_jax.llms.generate import generate
 
 VOCAB, TEXTS, STEPS, EOS = 11, 3, 7, 2
-
-
-def search(log_probabilities, beams, steps, length_penalty):
-    """Beam search of one text as transformers 4.36 does it, one hypothesis at a time. log_probabilities(tokens) -> [V]."""
-    live, heap, order = [(0.0, ())], [], itertools.count()
-
-    def add(total, tokens):
-        heapq.heappush(heap, (total / len(tokens) ** length_penalty, next(order), tokens))
-        if len(heap) > beams:
-            heapq.heappop(heap)
-
-    for length in range(1, steps + 1):
-        pairs = [(total + each, (*tokens, k)) for total, tokens in live for k, each in enumerate(log_probabilities(tokens))]
-        pairs = sorted(pairs, key=lambda pair: -pair[0])[: 2 * beams]
-        live = []
-        for rank, (total, tokens) in enumerate(pairs):
-            if tokens[-1] != EOS:
-                live.append((total, tokens))
-            elif rank < beams:
-                add(total, tokens)
-            if len(live) == beams:
-                break
-        if len(heap) == beams and heap[0][0] >= pairs[0][0] / length**length_penalty:
-            break
-    else:
-        for total, tokens in live:
-            add(total, tokens)
-    best = max(heap)[2]
-    return [*best, *[EOS] * (steps - len(best))]
 
 
 @functools.cache
@@ -68,8 +39,8 @@ def theirs(logits, decoding):
     normalized = np.asarray(jax.nn.log_softmax(logits))
 
     def search_text(text):
-        at = lambda tokens: normalized[text][tuple((VOCAB, VOCAB, *tokens)[-2:])]
-        return search(at, decoding.beams, decoding.max_new_tokens, decoding.length_penalty)
+        at = lambda texts: [normalized[text][tuple((VOCAB, VOCAB, *tokens)[-2:])] for tokens in texts]
+        return search(at, beams=decoding.beams, steps=STEPS, length_penalty=decoding.length_penalty, end=EOS)
 
     return np.array([search_text(text) for text in range(TEXTS)])
 

@@ -1,4 +1,4 @@
-"""Parameter names of transformers' classes, mapped to those of systems/hyperseg/parts.py."""
+"""Parameter names of transformers' classes, mapped to those of our parts."""
 
 import re
 
@@ -7,6 +7,8 @@ from hyperseg_jax.systems import system as systems
 # (regex, replacement) by part, applied in order: names of other transformers releases to ours
 SPELLINGS = {
     "phi": (),
+    "gpt2": (),
+    "llama": (),
     "siglip": ((r"^(?=(embeddings|encoder|post_layernorm|head)\.)", "vision_model."),),
     "swin": (
         (r"^swin\.(?=embeddings\.|encoder\.)", ""),
@@ -32,7 +34,7 @@ def unused_names(part, config):
     """Returns regexes of names in the class's files that do not affect our outputs."""
     if part == "swin":
         return (r"swin\.layernorm\..*",)  # a norm that SwinBackbone never applies
-    if part == "phi":
+    if part in ("phi", "gpt2", "llama"):
         return ()
     tower = systems.get(config.system).build(config).clip_encoder
     text = (r"text_model\..*", r"logit_(scale|bias)")  # the other weights of a full SiglipModel

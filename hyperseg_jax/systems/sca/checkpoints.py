@@ -69,6 +69,6 @@ def hf_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
         "architectures": [name],
         "model_type": "sca",
         "mask_caption_decoder_config": decoder,
-        "text_config": hub.settings(model.llm),
+        "text_config": hub.KINDS[config.model.llm.kind][1].hub_settings(model.llm),
         "num_task_tokens": model.prefix.num_task_tokens,
     }

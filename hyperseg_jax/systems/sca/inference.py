@@ -36,7 +36,13 @@ def make_encodings(model: Sca, config: ml_collections.ConfigDict) -> dict[str, E
 def make_predict(model: Sca, config: ml_collections.ConfigDict) -> Predict:
     """Returns the Predict function, that of SAM."""
     predict = sam.make_predict(model.sam, config)
-    return lambda params, batch, features, memory=None: predict(params["sam"], batch, features, memory)
+
+    def predict_batch(
+        params: Any, batch: Batch, features: Mapping[str, Any], memory: jax.Array | None = None
+    ) -> tuple[dict[str, jax.Array], Any]:
+        return predict(params["sam"], batch, features, memory)
+
+    return predict_batch
 
 
 def make_propose(model: Sca, config: ml_collections.ConfigDict) -> Propose:

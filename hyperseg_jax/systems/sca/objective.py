@@ -36,6 +36,10 @@ def make_loss(model: Sca, config: ml_collections.ConfigDict) -> Loss:
     model is active, although it is frozen, as published."""
     smoothing = config.loss.label_smoothing
 
+    def head_logits(head: Any, hidden: jax.Array) -> jax.Array:
+        logits: jax.Array = model.apply({"params": head}, hidden, method="logits")  # type: ignore[assignment]
+        return logits
+
     def loss(params: Any, batch: Batch, key: PRNGKeyArray, counts: Counts) -> tuple[Float32[jax.Array, ""], Metrics]:
         apply: Any = lambda *inputs, **options: model.apply({"params": params}, *inputs, **options)
         image = apply(normalize_padded(batch["images"][:, 0], batch["filled"]), method="encode_image")
@@ -45,7 +49,7 @@ def make_loss(model: Sca, config: ml_collections.ConfigDict) -> Loss:
         hidden, labels = rearrange(hidden, "b r t d -> (b r) t d"), labels_of(batch)
         head = {"llm": {name: part for name, part in params["llm"].items() if name in ("tokens", "head")}}
         total = text_cross_entropy_in_chunks(
-            lambda params, hidden: model.apply({"params": params}, hidden, method="logits"),
+            head_logits,
             head,
             hidden,
             jnp.pad(labels, ((0, 0), (1, 0)), constant_values=IGNORED),

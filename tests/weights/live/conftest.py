@@ -18,11 +18,13 @@ from safetensors.numpy import load_file, save_file
 from transformers_names import normalize_name, unused_names
 
 from hyperseg_jax import config as configs
+from hyperseg_jax.llms import hub
 from hyperseg_jax.structs import TokenStream
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.systems.hyperseg import SYSTEM
 from hyperseg_jax.tables import flatten, unflatten
 
+PARTS = {**SYSTEM.parts, **hub.make_parts(lambda model: model)}  # those of language models take the model as config
 TOLERANCE = 1e-5  # in standard deviations of the expected values, float32; measured errors are about 1e-6
 
 
@@ -102,7 +104,7 @@ def read_part():
     """read_part(name, config, folder, expected): nested parameters of a folder that save_pretrained wrote."""
 
     def read(name, config, folder, expected=None):
-        part = SYSTEM.parts[name]
+        part = PARTS[name]
         tensors = {normalize_name(name, key): tensor for key, tensor in load_file(folder / "model.safetensors").items()}
         return part.table(config).to_flax(tensors, expected, ignore=unused_names(name, config))
 
@@ -115,10 +117,10 @@ def write_part():
 
     def write(name, config, params, folder):
         folder.mkdir()
-        tensors = SYSTEM.parts[name].table(config).to_torch(params)
+        tensors = PARTS[name].table(config).to_torch(params)
         tensors = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(SYSTEM.parts[name].config_json(config)))
+        (folder / "config.json").write_text(json.dumps(PARTS[name].config_json(config)))
 
     return write
 
