@@ -1,0 +1,172 @@
+"""SCA as a system: it starts from SAM and GPT-2 of transformers, trains its mixer, writes captions, and is exported."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.numpy import load_file
+from sam_model import make_config as make_sam_config
+from sam_model import make_reference
+
+from hyperseg_jax import config as configs
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.predictors.model import Model
+from hyperseg_jax.structs import Example, Prompt, Region
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.systems.sca.processor import ScaProcessor
+from hyperseg_jax.tables import flatten
+from hyperseg_jax.training.param_groups import groups_from_config, split_params
+from hyperseg_jax.weights.exporting import export_weights
+from hyperseg_jax.weights.importing import import_weights
+
+HIDDEN, VOCAB = 32, 576
+BOXES = ((5.0, 4.0, 60.0, 50.0), (20.0, 10.0, 90.0, 60.0), (0.0, 0.0, 96.0, 64.0))
+
+
+def make_config():
+    config = configs.load("sca_tiny")
+    with config.unlocked():
+        sam = make_sam_config()
+        for block in ("image_encoder", "prompt_encoder", "mask_decoder"):
+            config.model[block] = sam.model[block]
+        config.model.caption_mixer.transformer.update({"num_heads": 4, "mlp_dim": 48, "downsample": 2})
+        config.model.llm.update({"hidden_size": HIDDEN, "mlp_size": 64, "vocab_size": VOCAB})
+        config.data.image_size = sam.data.image_size
+    return config
+
+
+@pytest.fixture(scope="module")
+def references():
+    torch.manual_seed(0)
+    settings = transformers.GPT2Config(
+        vocab_size=VOCAB, n_embd=HIDDEN, n_layer=2, n_head=4, n_positions=64, n_inner=64, bos_token_id=0, eos_token_id=0
+    )
+    return make_reference(), transformers.GPT2LMHeadModel(settings).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(references, tmp_path_factory):
+    root = tmp_path_factory.mktemp("sca")
+    for name, model in zip(("sam", "gpt2"), references, strict=True):
+        model.save_pretrained(root / name)
+    report = import_weights([root / "sam", root / "gpt2"], make_config(), root / "model")
+    assert "caption mixer" in str(report.initialized)
+    return root / "model"
+
+
+@pytest.fixture(scope="module")
+def image():
+    return np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+
+
+def test_starts_from_the_weights_of_transformers(references, folder):
+    model = Model.load(folder)
+    table = systems.get("sca").weight_table(model.config)
+    exported = table.to_torch(jax.tree.map(np.asarray, model.params))
+    for prefix, reference in zip(("", "language_model."), references, strict=True):
+        for name, tensor in reference.state_dict().items():
+            np.testing.assert_array_equal(exported[prefix + name], tensor.numpy(), err_msg=name)
+
+
+def test_captions_of_regions_are_those_of_each_alone(folder, image):
+    model = Model.load(folder)
+    regions = [Region.from_box(*box) for box in BOXES]
+    together = model.caption_regions(image, regions)
+    assert together == tuple(model.caption_regions(image, [region])[0] for region in regions)
+    assert len(set(together)) > 1, "the case must tell regions apart"
+    masks = model.segment_regions(image, regions)
+    assert len(masks) == 3
+
+
+def test_round_trip_of_the_authors_folder(folder, tmp_path):
+    export_weights(folder, tmp_path / "hf")
+    settings = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert settings["architectures"] == ["ScaMultitaskV2Model"]
+    import_weights([tmp_path / "hf"], make_config(), tmp_path / "again")
+    before, after = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "again"))
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+    settings["architectures"] = ["ScaMultitaskSplitMixerModel"]
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"needs model.caption_mixer.reads = raw, but the config has decoded"):
+        import_weights([tmp_path / "hf"], make_config(), tmp_path / "wrong")
+
+
+def test_parts_are_those_of_transformers(references, folder, tmp_path):
+    for part, kind, reference in zip(
+        ("sam", "gpt2"), (transformers.SamModel, transformers.GPT2LMHeadModel), references, strict=True
+    ):
+        export_weights(folder, tmp_path / part, part=part)
+        state = kind.from_pretrained(tmp_path / part).state_dict()
+        assert all(torch.equal(state[name], tensor) for name, tensor in reference.state_dict().items())
+
+
+def example_of(image, captions):
+    regions = tuple(Region.from_box(*box) for box in BOXES[: len(captions)])
+    return Example("it", image[None], (Prompt("caption", regions=regions, captions=tuple((text,) for text in captions)),))
+
+
+def make_batch(config, examples, *, train=True):
+    system = systems.get("sca")
+    tokenizer = system.load_tokenizer(config)
+    processor = system.processor(config, tokenizer, {"regions": 3, "marks": 2, "length": 8})
+    rng = np.random.default_rng(0)
+    elements = [processor(example, train=train, rng=rng) if example else processor.blank() for example in examples]
+    expected = processor.spec(len(elements))
+    batch = jax.tree.map(lambda *rows: np.stack(rows), *elements)
+    assert {name: (leaf.shape, leaf.dtype) for name, leaf in batch.items()} == {
+        name: (leaf.shape, leaf.dtype) for name, leaf in expected.items()
+    }
+    return batch
+
+
+def test_losses_of_the_parts_of_a_batch_add_up(folder, image):
+    """The losses of the parts of a batch add up to that of the whole batch; unreadable examples change nothing."""
+    config = configs.ml_collections.ConfigDict(Model.load(folder).config.to_dict())
+    config.data.jitter = ()
+    system, params = systems.get("sca"), Model.load(folder).params
+    model = system.build(config)
+    examples = [example_of(image, ["red ring", "a blue star"]), example_of(image[::-1], ["green cross"]), None]
+    counts, loss = system.training_functions(model, config)
+    run = jax.jit(loss)
+    whole = make_batch(config, examples)
+    divisor = counts(whole)
+    total, _ = run(params, whole, jax.random.key(0), divisor)
+    rows = [jax.tree.map(lambda leaf, k=k: leaf[k : k + 1], whole) for k in range(3)]
+    parts = [run(params, row, jax.random.key(0), divisor)[0] for row in rows]
+    assert divisor == sum(map(counts, rows)) and parts[2] == 0
+    np.testing.assert_allclose(sum(parts), total, rtol=1e-5)
+
+
+def test_released_recipe_trains_the_mixer_alone():
+    """19.4 million of 1.43 billion parameters, as published."""
+    config, system = configs.load("sca_gpt2_large"), systems.get("sca")
+    shapes = flatten(system.shapes(config))
+    total = sum(int(np.prod(leaf.shape)) for leaf in shapes.values())
+    trainable, _ = split_params(system.shapes(config), groups_from_config(config.optimizer.param_groups))
+    trained = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(trainable))
+    buffer = 2 * 128  # the matrix of the positions, no parameter in PyTorch
+    assert (total - buffer, trained) == (1_434_553_520, 19_432_832)
+
+
+def test_a_training_image_without_regions_is_empty_and_counts_nothing(folder, image):
+    config = Model.load(folder).config
+    empty = Example("it", image[None], (Prompt("caption", regions=(), captions=()),))
+    batch = make_batch(config, [empty])
+    assert not batch["region_valid"].any() and not batch["bad"].any()
+    counts, _ = systems.get("sca").training_functions(systems.get("sca").build(config), config)
+    assert counts(batch) == 0
+
+
+def test_captions_are_cut_and_end(folder, image):
+    config = Model.load(folder).config
+    tokenizer = systems.get("sca").load_tokenizer(config)
+    batch = make_batch(config, [example_of(image, ["red ring left of a blue star above a small green cross"])], train=False)
+    assert isinstance(systems.get("sca").processor(config, tokenizer, {}), ScaProcessor)
+    ids, mask = batch["caption_ids"][0, 0], batch["caption_mask"][0, 0]
+    assert mask.all() and ids[-1] == tokenizer.eos_id and (ids[:-1] != tokenizer.eos_id).all()
+    assert not batch["caption_mask"][0, 1:].any()
