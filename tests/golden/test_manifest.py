@@ -16,6 +16,7 @@ from hyperseg_jax.llms import phi
 from hyperseg_jax.llms.head import LanguageHead, head_table
 from hyperseg_jax.structs import Pyramid, TokenStream
 from hyperseg_jax.tables import flatten, unflatten
+from hyperseg_jax.training.param_groups import assign_groups, groups_from_config
 from hyperseg_jax.weights.exporting import conversion_lines
 
 MANIFESTS = {
@@ -109,3 +110,27 @@ def test_an_export_of_seem_has_every_published_name(manifest):
     config = configs.load(f"seem_{kind}", [f"model.mask_decoder.variant={variant}"])
     lines = [line.split("\t") for line in conversion_lines(config)]
     assert {name: json.loads(shape) for name, shape, *_ in lines} == {row["name"]: list(row["shape"]) for row in rows}
+
+
+SCA_VITB = {"hidden_size": 768, "num_layers": 12, "heads": 12, "global_layers": [2, 5, 8, 11]}
+SCA_MANIFESTS = [
+    *(("sca_gpt2_large", SCA_VITB, path) for path in find_files("sca", "full_manifest_vit_base-gpt2_large.json")),
+    *(("sca_gpt2_large", {}, path) for path in find_files("sca", "full_manifest_vit_huge-gpt2_large.json")),
+    *(("sca_llama_3b", {}, path) for path in find_files("sca", "full_manifest_vit_huge-open_llama_3b.json")),
+]
+
+
+@pytest.mark.parametrize("config, encoder, manifest", SCA_MANIFESTS, ids=lambda value: getattr(value, "stem", None))
+def test_an_export_of_sca_has_every_published_name(config, encoder, manifest):
+    """The trained part is that of the recipe as well."""
+    rows = json.loads(manifest.read_text())["tensors"]
+    loaded = configs.load(config)
+    with loaded.unlocked():
+        loaded.model.image_encoder.update(encoder)
+    lines = [line.split("\t") for line in conversion_lines(loaded)]
+    assert {name: json.loads(shape) for name, shape, *_ in lines} == {row["name"]: list(row["shape"]) for row in rows}
+    groups = groups_from_config(loaded.optimizer.param_groups)
+    path_of = {name: re.split(r"[\[ ]", path)[0] for name, _, path, *_ in lines}
+    index = assign_groups(path_of.values(), groups)
+    trained = {name for name, path in path_of.items() if groups[index[path]].rate}
+    assert trained == {row["name"] for row in rows if row["trained"]}
