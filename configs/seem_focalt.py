@@ -9,8 +9,8 @@ import ml_collections
 
 from hyperseg_jax.untrusted import limits
 
-EXAMPLES = 50 * 118_287
-"""50 epochs of COCO's train2017."""
+EXAMPLES = 50 * (118_287 - 1_300)
+"""50 epochs of COCO's train2017 without the images of RefCOCOg's val."""
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -78,6 +78,7 @@ def get_config() -> ml_collections.ConfigDict:
     }
 
     coco, notes = "{root}/coco", "{root}/coco/annotations"
+    refer, refcocog = "{root}/refer", "{root}/refer/refcocog/refs(umd).p"
     refcoco = {"image_root": f"{coco}/train2014", "group_by_image": True, "prompts_per_example": 3}
     marks = {"max_regions": 5}
     c.data = {
@@ -92,24 +93,29 @@ def get_config() -> ml_collections.ConfigDict:
         "batches": "task",
         "max_unreadable_share": 0.01,
         "curriculum": {"task": "", "share": 0.0},
-        # ours: sentences are a task of their own, since each record has one kind of labels; theirs replace the class names of
-        # the images that have sentences, about a tenth of all
         "tasks": {
+            # One record is all that is published about an image: its segments with the class list, sentences or class names,
+            # and visual prompts. ours: sentences that a crop makes wrong are left out, and LVIS masks replace those of the
+            # whole image; theirs keep all sentences, and compare boxes after the crop.
             "panoptic": {
                 "reader": "coco_panoptic",
-                "ratio": 9,
+                "ratio": 1,
+                "prompts": 128,  # the class list and all sentences, of which a few are drawn
                 "classes": 134,
                 "class_length": 32,
                 "targets": 100,
-                "planes": 1,  # its segments do not overlap
+                "planes": 8,  # LVIS masks overlap
                 "phrases": 16,
-                "length": 32,
+                "length": 77,
                 "regions": 10,
                 "points": 512,
                 "train": {
                     "json_path": f"{notes}/panoptic_train2017.json",
                     "image_root": f"{coco}/train2017",
                     "png_root": f"{notes}/panoptic_train2017",
+                    "lvis_paths": ("{root}/lvis/lvis_v1_train.json", "{root}/lvis/lvis_v1_val.json"),
+                    "refs_paths": (f"{refer}/refcoco/refs(unc).p", f"{refer}/refcoco+/refs(unc).p", refcocog),
+                    "excluded_refs": refcocog,
                 },
                 "val": {
                     "json_path": f"{notes}/panoptic_val2017.json",
@@ -119,7 +125,7 @@ def get_config() -> ml_collections.ConfigDict:
             },
             "referring": {
                 "reader": "refcoco",
-                "ratio": 1,
+                "ratio": 0,  # for validation; sentences are trained with the class lists
                 "prompts": 3,
                 "phrases": 3,
                 "length": 77,
@@ -128,7 +134,7 @@ def get_config() -> ml_collections.ConfigDict:
             },
             "region": {
                 "reader": "interactive",
-                "ratio": 0,  # only for validation
+                "ratio": 0,  # for validation
                 "regions": 32,
                 "train": {
                     "json_path": "{root}/interactive/coco_interactive_train.json",

@@ -7,8 +7,10 @@ executing them.
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,6 @@ from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.coco_records import CocoRecords
 from hyperseg_jax.datasets.id_index import IdIndex
 from hyperseg_jax.datasets.per_image import PerImage
-from hyperseg_jax.datasets.refcoco import SENTENCES
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.text.expressions import join_sentences
@@ -29,6 +30,7 @@ from hyperseg_jax.untrusted.pickle_machine import PickleMachine
 from hyperseg_jax.untrusted.printing import escaped
 
 OPERATIONS = 50_000_000  # limit of pickle operations; RefCOCOg has about 5 000 000
+SENTENCES = ("joined", "each", "raw")
 NOTHING = -1
 SENTENCE, NUMBER = 8, 2
 """Minimum size of a sentence and of a number in any file, in bytes."""
@@ -50,7 +52,8 @@ class RefCocoRefs(PerImage):
     ):
         """image_root: COCO's train2014. split: "train", "val", "testA", "testB" (RefCOCO, RefCOCO+, gRefCOCO), "test".
 
-        sentences: "each" is one prompt per sentence, as the benchmark evaluates; "joined" is one prompt per ref (HyperSeg).
+        sentences: "each" is one prompt per sentence, as the benchmark evaluates; "joined" is one prompt per ref (HyperSeg);
+        "raw" is one prompt per sentence, as it was written but in lower case, without a period of ours (SEEM).
         prompts_per_example: maximum number of prompts of one image per example. polygons: see
         masks.decode_segmentation; the REFER tools use pycocotools.
         """
@@ -59,23 +62,24 @@ class RefCocoRefs(PerImage):
                 raise UserError(f"{name}={value!r} is unknown; choose one of {', '.join(known)}")
         self._path = files.as_path(refs_path)
         self.name = f"{self._path.name}:{split}"
-        self._polygons = polygons
+        self._polygons, self._raw = polygons, sentences == "raw"
         self._images = files.existing_folder(image_root)
         self._records = CocoRecords(instances_path)
         annotations = self._records.file.content["annotations"]
         self._annotation_index = IdIndex(annotations, "id", f"{self._records.path} annotations", strict=False)
-        self._refs = self._select_refs_of_split(_read_refs(self._path), split)
+        self._refs = self._select_refs_of_split(read_refs(self._path), split)
         self._ref_ids = IdIndex(self._refs, "ref_id", self._ref_location, strict=False).duplicates_only()
-        selected = [range(len(ref["sentences"])) if sentences == "each" else (-1,) for ref in self._refs]
+        selected = [range(len(ref["sentences"])) if sentences != "joined" else (-1,) for ref in self._refs]
         self._items = [(n, sentence) for n, indices in enumerate(selected) for sentence in indices]
         errors = {k: self._refs[n]["error"] for k, (n, _) in enumerate(self._items) if "error" in self._refs[n]}
         image_of = lambda n: self._refs[self._items[n][0]]["image_id"]
         self._group_prompts(len(self._items), image_of, prompts_per_example, errors)
+        self._by_image: dict[int | str, list[int]] | None = None
 
     def _select_refs_of_split(self, refs: list, split: str) -> list[dict[str, Any]]:
         """Returns the needed fields of the refs of a split. A damaged ref has the field "error" and an empty sentence; without
         the name of its split, it may be of any one."""
-        result, splits, file_size, list_bytes = [], set(), self._path.stat().st_size, 0
+        result, splits, file_size, list_bytes = [], set[str](), self._path.stat().st_size, 0
         for k, ref in enumerate(refs):
             where = f"{self._path}#{k}"
             try:
@@ -96,8 +100,7 @@ class RefCocoRefs(PerImage):
         if result and not splits:
             raise result[0]["error"]
         if split not in splits:
-            available = escaped(", ".join(sorted(map(str, splits))) or "none")
-            raise UserError(f"{self._path}: no split {split!r}; available splits: {available}")
+            raise UserError(f"{self._path}: no split {split!r}; available splits: {list_splits(splits)}")
         return result
 
     def _parse_ref(self, ref: dict[str, Any], ann_ids: list[Any], where: str) -> dict[str, Any]:
@@ -106,7 +109,8 @@ class RefCocoRefs(PerImage):
         if not self._records.has_image(image_id):
             why = f"image_id {image_id} is not in {self._records.path}"
             raise Problem("bad record", f"{where}: {why}; use both files from the same release")
-        sentences = [files.field(row, "sent", f"{where} sentences") for row in ref["sentences"]]
+        name = "raw" if self._raw else "sent"
+        sentences = [files.field(row, name, f"{where} sentences") for row in ref["sentences"]]
         if not sentences or not all(isinstance(text, str) and text.strip() for text in sentences):
             raise Problem("bad record", f"{where}: field 'sentences' is empty or has an empty sentence; remove the record")
         return {
@@ -126,11 +130,50 @@ class RefCocoRefs(PerImage):
             image, where
         )
 
+    @property
+    def damaged(self) -> tuple[UserError, ...]:
+        """The errors of damaged refs."""
+        return tuple(self._errors.values())
+
+    def prompts_about(self, image_id: int | str, size: tuple[int, int]) -> tuple[Prompt, ...]:
+        """Returns all prompts about an image, in file order; those of a ref share its mask. size: (height, width)."""
+        groups = itertools.groupby(self._items_of_image().get(image_id, ()), key=lambda n: self._items[n][0])
+        return tuple(
+            self._make_prompt(n, target)
+            for number, items in groups
+            for target in (self._decode_target(self._refs[number], size),)
+            for n in items
+        )
+
+    def _items_of_image(self) -> dict[int | str, list[int]]:
+        """Returns the items about each image, without those of damaged refs."""
+        if self._by_image is None:
+            self._by_image = {}
+            for n, (number, _) in enumerate(self._items):
+                if n not in self._errors:
+                    self._by_image.setdefault(self._refs[number]["image_id"], []).append(n)
+        return self._by_image
+
     def _build_prompt(self, n: int, size: tuple[int, int]) -> Prompt:
+        return self._make_prompt(n, self._decode_target(self._refs[self._items[n][0]], size))
+
+    def _make_prompt(self, n: int, target: np.ndarray) -> Prompt:
+        """Returns prompt n. target: the mask of its ref."""
         number, sentence = self._items[n]
         ref = self._refs[number]
         self._ref_ids.check(ref, ref["where"])
         sentences = ref["sentences"] if sentence < 0 else [ref["sentences"][sentence]]
+        count = sum(ann_id != NOTHING for ann_id in ref["ann_ids"])
+        return Prompt(
+            task="referring",
+            text=sentences[0].lower() if self._raw else join_sentences(sentences),
+            masks=target[None, None][: min(count, 1)],
+            group="none" if not count else "one" if count == 1 else "many",
+            key=f"{ref.get('ref_id', ref['number'])}.{max(sentence, 0)}",
+        )
+
+    def _decode_target(self, ref: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
+        """Returns the union of the objects of a ref."""
         ann_ids = [ann_id for ann_id in ref["ann_ids"] if ann_id != NOTHING]
         target = np.zeros(size, bool)
         for ann_id in ann_ids:
@@ -145,17 +188,11 @@ class RefCocoRefs(PerImage):
             target |= masks.decode_segmentation(
                 segmentation, *size, f"{self._records.where(k)} segmentation", polygons=self._polygons
             )
-        return Prompt(
-            task="referring",
-            text=join_sentences(sentences),
-            masks=target[None, None] if ann_ids else np.zeros((0, 1, *size), bool),
-            group="none" if not ann_ids else "one" if len(ann_ids) == 1 else "many",
-            key=f"{ref.get('ref_id', ref['number'])}.{max(sentence, 0)}",
-        )
+        return target
 
 
-def _read_refs(path: pathlib.Path) -> list:
-    """Reads the refs of a pickle or json file."""
+def read_refs(path: pathlib.Path) -> list:
+    """Reads the refs of a pickle or json file, unchecked."""
     if path.suffix == ".json":
         return files.Json(path, list).content
     try:
@@ -167,3 +204,8 @@ def _read_refs(path: pathlib.Path) -> list:
         advice = "do not open it with other tools; download it again from the authors of the benchmark"
         raise UserError(f"{path}: {error.why}; {advice}") from error
     return refs
+
+
+def list_splits(names: Iterable[str]) -> str:
+    """Lists the splits of a refs file, for messages."""
+    return escaped(", ".join(sorted(names)) or "none")

@@ -132,6 +132,61 @@ def test_a_class_list_adds_names_and_marks_in_training(tasks):
     assert element["phrase_valid"].sum() >= element["phrase_present"].sum()
 
 
+@pytest.fixture(scope="module")
+def composed(tasks):
+    """f(seed, **sizes) -> an element with a class list, sentences about three objects and marks; and its class list."""
+    lists, sentences = tasks["panoptic"].train[0], tasks["referring"].train[0].prompts
+    objects = {prompt.masks.tobytes(): prompt for prompt in sentences if len(prompt.masks)}
+    chosen = list(objects.values())[:3]
+    assert len(chosen) == 3
+    again = [dataclasses.replace(prompt, text=f"{prompt.text} again") for prompt in chosen]
+    example = dataclasses.replace(lists, prompts=(*lists.prompts, *chosen, *again))
+
+    def make(seed, **sizes):
+        sizes = {"prompts": 16, "phrases": 6, "length": 24, "regions": 4, "points": 64, "planes": 0, **sizes}
+        processor = dataclasses.replace(tasks["panoptic"].train_processor, **sizes)
+        return processor(example, train=True, rng=np.random.default_rng(seed)), processor
+
+    return make
+
+
+def test_sentences_replace_class_names_beside_a_class_list(composed):
+    """One sentence about each of one to four objects, as published."""
+    texts, counts = set(), set()
+    for seed in range(24):
+        element, processor = composed(seed)
+        present = element["phrase_ids"][element["phrase_present"]]
+        of_row = [processor.tokenizer.decode(ids.tolist()).strip() for ids in present]
+        assert element["is_sentence"] and len({text.removesuffix(" again") for text in of_row}) == len(of_row)
+        assert (element["phrase_valid"] == element["phrase_present"]).all() and element["region_valid"].sum() > 1
+        texts |= set(of_row)
+        counts.add(len(of_row))
+    assert len(texts) == 6 and counts == {1, 2, 3}
+    without, _ = composed(0, phrases=0, length=0)
+    assert not without["phrase_ids"].size and without["region_valid"].any()
+
+
+def test_prompts_of_one_record_do_not_change_each_other(composed, loss):
+    """The losses of the class list and of the sentences of a record are those of each alone, as in the attention of v1."""
+    run, _ = loss
+    element, _ = composed(3)
+    together = run(element)[1]
+    assert {name.split("_")[0] for name in together} == {"objects", "phrases", "marks"}
+    fields = {"": ("class_ids", "class_valid"), "phrase_": ("phrase_ids", "phrase_present")}
+    for kind, left_out in (("objects", "phrase_"), ("phrases", "")):
+        alone = {name: value for name, value in element.items() if name != "drawn"}
+        for prefix in (left_out, "region_"):
+            names = [*fields.get(prefix, ("region_present",)), *(f"{prefix}{name}" for name in ("planes", "valid", "labels"))]
+            alone |= {name: element[name][:0] for name in (*names, f"{prefix}segments")}
+        alone |= {name: value[:, :0] for name, value in element.items() if name.startswith("marked_")}
+        metrics = run(alone)[1]
+        assert metrics and all(
+            name.startswith(kind) and float(value) > 0 for name, value in metrics.items() if "name" not in name
+        )
+        for name, value in metrics.items():
+            np.testing.assert_allclose(value, together[name], rtol=1e-4, err_msg=name)
+
+
 def test_rows_may_have_different_class_lists(model):
     one, other = (Example("it", IMAGE[None], (Prompt("panoptic", classes=names),)) for names in (CLASSES, CLASSES[::-1]))
     processor = model._processor.for_bucket(model._processor.bucket(one))
@@ -243,7 +298,7 @@ def test_pixels_are_shared_between_prompts():
     masks = np.zeros((2, 32, 32), bool)
     masks[0, :20] = masks[1, 30:, :4] = True
     for rng in (None, np.random.default_rng(0)):
-        prompt, row, column = marks.sample_pixels(masks, 16, rng)
+        prompt, row, column = marks.sample_pixels(marks.find_pixels(masks), 16, rng)
         assert len(prompt) <= 16 and masks[prompt, row, column].all()
         assert 4 <= (prompt == 1).sum() <= 8
 

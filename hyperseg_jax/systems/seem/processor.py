@@ -36,7 +36,8 @@ class SeemProcessor:
     """Processes the examples of one task to static array sizes; smaller examples are padded and masked.
 
     An example may have one class list (panoptic), several phrases (referring) and one prompt with regions; all are answered in
-    one pass. In training, an example that has only a class list also gets phrases and regions, if the task has room for them.
+    one pass. In training, an example with a class list gets random ones of its phrases, or class names as phrases, and regions,
+    if the task has room for them.
 
     image_size: side of the padded square. context: the longest text in tokens. templates: a key of class_templates.SETS.
     prompts: prompts per element. classes: classes with the background; 0 without class lists. class_length, length: tokens of a
@@ -99,9 +100,9 @@ class SeemProcessor:
         prompts = example.prompts[: self.prompts]
         with naming_example(example):
             lists, phrases, regions = _sort_prompts(prompts)
-            if train and lists and not phrases and not regions:
+            if train and lists and not regions:
                 rng = rng or np.random.default_rng(0)
-                derived = derive_prompts(lists[0], self.phrases, self.regions, self.templates, rng)
+                derived = derive_prompts(lists[0], phrases, self.phrases, self.regions, self.templates, rng)
                 _, phrases, regions = _sort_prompts(derived)
             arrays = self._class_arrays(lists[0] if lists else None, geometry, train, rng)
             arrays |= self._phrase_arrays(phrases, geometry, train)
