@@ -81,11 +81,13 @@ def get_config() -> ml_collections.ConfigDict:
     refer, refcocog = "{root}/refer", "{root}/refer/refcocog/refs(umd).p"
     refcoco = {"image_root": f"{coco}/train2014", "group_by_image": True, "prompts_per_example": 3}
     marks = {"max_regions": 5}
+    evaluated = {"short_side": 800, "long_side": 1333, "bicubic": 0}  # sides of images in evaluation, as published
     c.data = {
         "root": "datasets",
         "tokenizer": "{root}/clip",  # a folder with the tokenizer.json of CLIP
         "class_templates": "all",  # the sentences of class names: "all" 81 of CLIP, or "name"
-        "image_size": 1024,
+        "image_size": 1024,  # of the square that training crops
+        "resize": {"short_side": 512, "long_side": 2048, "multiple": 32, "bicubic": 1},  # in prediction: as in their demo
         "horizontal_flip": 0.5,
         "workers": 8,
         "augment": {"panoptic": {"scale": (0.1, 2.0)}, "referring": {"scale": (0.1, 2.0)}},
@@ -109,6 +111,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "length": 77,
                 "regions": 10,
                 "points": 512,
+                **evaluated,
                 "train": {
                     "json_path": f"{notes}/panoptic_train2017.json",
                     "image_root": f"{coco}/train2017",
@@ -129,6 +132,9 @@ def get_config() -> ml_collections.ConfigDict:
                 "prompts": 3,
                 "phrases": 3,
                 "length": 77,
+                "short_side": 512,
+                "long_side": 1024,
+                "bicubic": 0,
                 "train": {"json_path": "{root}/refcoco/refcocog_train.json", "sentences": "each", **refcoco},
                 "val": {"json_path": "{root}/refcoco/refcocog_val.json", **refcoco},
             },
@@ -136,6 +142,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "reader": "interactive",
                 "ratio": 0,  # for validation
                 "regions": 32,
+                **evaluated | {"bicubic": 1},
                 "train": {
                     "json_path": "{root}/interactive/coco_interactive_train.json",
                     "image_root": f"{coco}/train2017",
@@ -162,7 +169,7 @@ def get_config() -> ml_collections.ConfigDict:
         "param_groups": (
             {"pattern": r"(backbone|pixel_decoder|text_encoder)/.*|text_projection|log_scale", "rate": 0.0, "decay": 0.0},
             {
-                "pattern": r".*(norm/scale|norm/bias|_features|_positions|level_embed|mark_signs)",
+                "pattern": r".*(norm\d?/scale|norm\d?/bias|_features|_positions|level_embed|mark_signs)",
                 "rate": 1.0,
                 "decay": 0.0,
             },

@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 from sample_inputs import random_params
 from seem_config import small_config
 
+from hyperseg_jax import config as configs
 from hyperseg_jax.data import sources
+from hyperseg_jax.data.processor import common_shape
 from hyperseg_jax.decoders.marks import MarkedPoints
 from hyperseg_jax.decoders.seem import TABLES, SeemPrediction, SeemStage
 from hyperseg_jax.errors import UserError
@@ -281,6 +284,52 @@ def test_an_example_image_changes_the_answer(model):
     box, other = Region.from_box(5, 5, 25, 30), RNG.integers(0, 255, (50, 50, 3), np.uint8)
     answers = [model.session(IMAGE).add_example(image, box) for image in (IMAGE, other)]
     assert answers[0].scores != answers[1].scores
+
+
+WIDE = {"short_side": 32, "long_side": 96, "multiple": 32, "bicubic": 1}
+
+
+def test_images_keep_their_shape_in_prediction():
+    """Elements are on canvases of the shape of their image, and one of a batch holds all of its images."""
+    processor = make_processor(**WIDE)
+    images = {(40, 60): (32, 48), (90, 30): (96, 32)}
+    shapes = []
+    for (height, width), filled in images.items():
+        pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+        example = Example("it", pixels[None], (Prompt("region", regions=tuple(two_boxes()[:1])),))
+        shapes.append(processor.bucket(example))
+        of_bucket = processor.for_bucket(shapes[-1])
+        made, spec = of_bucket(example, train=False), of_bucket.spec(1)
+        assert {key: leaf.shape for key, leaf in made.items()} == {key: leaf.shape[1:] for key, leaf in spec.items()}
+        assert made["filled"].tolist() == list(filled)
+        expected = np.asarray(Image.fromarray(pixels).resize(filled[::-1], Image.Resampling.BICUBIC))
+        np.testing.assert_array_equal(made["images"][0, : filled[0], : filled[1]], expected)
+        points = made["marked_points"][0][made["marked_prompt"][0] == 0]
+        assert len(points) and (points * made["images"].shape[2:0:-1] < filled[::-1]).all()
+    assert [(shape["height"], shape["width"]) for shape in shapes] == [(32, 64), (96, 32)]
+    together = processor.for_bucket(common_shape(shapes))
+    assert together.geometry(40, 60).padded == (96, 64) and together.geometry(40, 60).filled == (32, 48)
+
+
+def test_sam_reads_images_of_one_size():
+    config = configs.load("seem_samvitb")
+    assert SYSTEM.processor(config, None, {}).geometry(480, 640).padded == (1024, 1024)
+    config = configs.load("seem_samvitb", ["data.resize.multiple=32"])
+    with pytest.raises(UserError, match=r"SAM's encoder has positions for 1024 x 1024 pixels only; give .* multiple = 1024"):
+        SYSTEM.processor(config, None, {})
+
+
+def test_answers_about_images_that_are_not_square():
+    model = make_model(data__resize=WIDE)
+    with pytest.raises(UserError, match="short_side = 99, long_side = 96, multiple = 32: give a long side of at least"):
+        make_model(data__resize=WIDE | {"short_side": 99})
+    tall = np.ascontiguousarray(IMAGE.transpose(1, 0, 2))
+    (one,), (other,) = (model.segment(image, "the red ring") for image in (IMAGE, tall))
+    assert one.mask.shape == (40, 60) and other.mask.shape == (60, 40)
+    session = model.session(IMAGE)
+    session.add_points([[10, 10]])
+    assert session.add_points([[50, 35]], positive=False).masks.shape == (1, 40, 60)
+    assert model.session(IMAGE).add_example(tall, Region.from_box(5, 5, 30, 25)).masks.shape == (1, 40, 60)
 
 
 def test_marks_keep_thin_lines_and_small_clicks():
