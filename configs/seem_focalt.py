@@ -9,8 +9,8 @@ import ml_collections
 
 from hyperseg_jax.untrusted import limits
 
-EXAMPLES = 50 * 118_287
-"""50 epochs of COCO's train2017."""
+EXAMPLES = 50 * (118_287 - 1_300)
+"""50 epochs of COCO's train2017 without the images of RefCOCOg's val."""
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -78,13 +78,16 @@ def get_config() -> ml_collections.ConfigDict:
     }
 
     coco, notes = "{root}/coco", "{root}/coco/annotations"
+    refer, refcocog = "{root}/refer", "{root}/refer/refcocog/refs(umd).p"
     refcoco = {"image_root": f"{coco}/train2014", "group_by_image": True, "prompts_per_example": 3}
     marks = {"max_regions": 5}
+    evaluated = {"short_side": 800, "long_side": 1333, "bicubic": 0}  # sides of images in evaluation, as published
     c.data = {
         "root": "datasets",
         "tokenizer": "{root}/clip",  # a folder with the tokenizer.json of CLIP
         "class_templates": "all",  # the sentences of class names: "all" 81 of CLIP, or "name"
-        "image_size": 1024,
+        "image_size": 1024,  # of the square that training crops
+        "resize": {"short_side": 512, "long_side": 2048, "multiple": 32, "bicubic": 1},  # in prediction: as in their demo
         "horizontal_flip": 0.5,
         "workers": 8,
         "augment": {"panoptic": {"scale": (0.1, 2.0)}, "referring": {"scale": (0.1, 2.0)}},
@@ -92,24 +95,30 @@ def get_config() -> ml_collections.ConfigDict:
         "batches": "task",
         "max_unreadable_share": 0.01,
         "curriculum": {"task": "", "share": 0.0},
-        # ours: sentences are a task of their own, since each record has one kind of labels; theirs replace the class names of
-        # the images that have sentences, about a tenth of all
         "tasks": {
+            # One record is all that is published about an image: its segments with the class list, sentences or class names,
+            # and visual prompts. ours: sentences that a crop makes wrong are left out, and LVIS masks replace those of the
+            # whole image; theirs keep all sentences, and compare boxes after the crop.
             "panoptic": {
                 "reader": "coco_panoptic",
-                "ratio": 9,
+                "ratio": 1,
+                "prompts": 128,  # the class list and all sentences, of which a few are drawn
                 "classes": 134,
                 "class_length": 32,
                 "targets": 100,
-                "planes": 1,  # its segments do not overlap
+                "planes": 8,  # LVIS masks overlap
                 "phrases": 16,
-                "length": 32,
+                "length": 77,
                 "regions": 10,
                 "points": 512,
+                **evaluated,
                 "train": {
                     "json_path": f"{notes}/panoptic_train2017.json",
                     "image_root": f"{coco}/train2017",
                     "png_root": f"{notes}/panoptic_train2017",
+                    "lvis_paths": ("{root}/lvis/lvis_v1_train.json", "{root}/lvis/lvis_v1_val.json"),
+                    "refs_paths": (f"{refer}/refcoco/refs(unc).p", f"{refer}/refcoco+/refs(unc).p", refcocog),
+                    "excluded_refs": refcocog,
                 },
                 "val": {
                     "json_path": f"{notes}/panoptic_val2017.json",
@@ -119,17 +128,21 @@ def get_config() -> ml_collections.ConfigDict:
             },
             "referring": {
                 "reader": "refcoco",
-                "ratio": 1,
+                "ratio": 0,  # for validation; sentences are trained with the class lists
                 "prompts": 3,
                 "phrases": 3,
                 "length": 77,
+                "short_side": 512,
+                "long_side": 1024,
+                "bicubic": 0,
                 "train": {"json_path": "{root}/refcoco/refcocog_train.json", "sentences": "each", **refcoco},
                 "val": {"json_path": "{root}/refcoco/refcocog_val.json", **refcoco},
             },
             "region": {
                 "reader": "interactive",
-                "ratio": 0,  # only for validation
+                "ratio": 0,  # for validation
                 "regions": 32,
+                **evaluated | {"bicubic": 1},
                 "train": {
                     "json_path": "{root}/interactive/coco_interactive_train.json",
                     "image_root": f"{coco}/train2017",
@@ -156,7 +169,7 @@ def get_config() -> ml_collections.ConfigDict:
         "param_groups": (
             {"pattern": r"(backbone|pixel_decoder|text_encoder)/.*|text_projection|log_scale", "rate": 0.0, "decay": 0.0},
             {
-                "pattern": r".*(norm/scale|norm/bias|_features|_positions|level_embed|mark_signs)",
+                "pattern": r".*(norm\d?/scale|norm\d?/bias|_features|_positions|level_embed|mark_signs)",
                 "rate": 1.0,
                 "decay": 0.0,
             },

@@ -1,4 +1,7 @@
-"""SEEM with SAM's ViT-B at its published size; see seem_focalt."""
+"""SEEM with SAM's ViT-B at its published size; see seem_focalt.
+
+Its training starts from the image encoder of SAM and a language encoder (docs/weights.md).
+"""
 
 import pathlib
 import runpy
@@ -32,4 +35,13 @@ def get_config() -> ml_collections.ConfigDict:
         "group_norm_groups": 32,
         "remat": "marked",
     }
+    # SAM's positions are for images of one size.
+    sides = {"short_side": 1000, "long_side": 1024}
+    c.data.resize.update({**sides, "multiple": 1024})
+    for task in ("panoptic", "referring", "region"):
+        c.data.tasks[task].update(sides)
+    # ours: the neck and the pixel decoder are trained, as no published start has them; theirs freezes them where they start
+    _, *others = c.optimizer.param_groups
+    frozen = {"pattern": r"(backbone/vit|text_encoder)/.*|text_projection|log_scale", "rate": 0.0, "decay": 0.0}
+    c.optimizer.param_groups = (frozen, *others)
     return c

@@ -61,7 +61,10 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("phrases", "points", "excluded", "class_length"), (0, 2**12)),
     **dict.fromkeys(("rounds", "num_memories"), (0, 1000)),
     **dict.fromkeys(("context", "levels", "windows", "kernels", "neck_features", "hidden_sizes", "class_dim"), (1, 2**14)),
-    **dict.fromkeys(("masks", "answers", "drawn_on"), (0, 1)),
+    **dict.fromkeys(("masks", "answers", "drawn_on", "bicubic"), (0, 1)),
+    # sizes of images in prediction
+    **dict.fromkeys(("short_side", "long_side"), (0, 2**14)),
+    "multiple": (32, 2**14),
     # training
     "seed": (0, 2**32 - 1),
     "ratio": (0, 10**6),
@@ -116,7 +119,7 @@ TASK_FIELDS = {"reader": "", "ratio": 0}
 """Fields of every task; the other fields are sizes that depend on the system."""
 SYSTEM_BLOCKS = ("model", "loss")
 """Blocks whose fields depend on the system."""
-SYSTEM_DATA_FIELDS = ("template", "image_size", "buckets")
+SYSTEM_DATA_FIELDS = ("template", "image_size", "buckets", "resize")
 """Fields of `data` that depend on the system."""
 NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 

@@ -159,6 +159,8 @@ def _check_benchmark(parsed: argparse.Namespace) -> None:
         table.add_row(escape_markup(split), *map(str, counts))
     console.print(table)
     for split, report in reports.items():
+        for note in report.notes:
+            log(console, f"{split}: {note}")
         for message, kind in list(report.collected.problems.items())[: parsed.show]:
             console.print(f"[red]{kind}[/] {escape_markup(message)}", highlight=False, soft_wrap=True)
         if report.problem_count > parsed.show:

@@ -105,8 +105,11 @@ class Augment:
         return flip_horizontally(example, swap_left_and_right if self.flipped_texts == "swap" else str)
 
     def _crop_and_scale(self, example: Example, rng: np.random.Generator) -> tuple[Example, float]:
-        """Returns the example with a random crop, and the fraction of the padded square for its long edge."""
+        """Returns the example with a random crop, and the fraction of the padded square for its long edge. Class lists decide
+        where an image may be cropped; other prompts of such an example that lose their meaning are left out."""
         size = example.frames.shape[1:3]
+        lists = [prompt for prompt in example.prompts if prompt.task == "panoptic"]
+        others = [prompt for prompt in example.prompts if prompt.task != "panoptic"]
         fill = 1.0
         for _ in range(MAX_TRIES):
             scale = rng.uniform(*self.scale)
@@ -114,8 +117,9 @@ class Augment:
             sides = np.minimum(sides, max(1, round(sides.max() / max(scale, 1.0))))  # limited to the padded square
             top, left = (int(rng.integers(full - side + 1)) for full, side in zip(size, sides, strict=True))
             window, fill = (slice(top, top + sides[0]), slice(left, left + sides[1])), min(scale, 1.0)
-            if all(crop_keeps_meaning(prompt, window, size) for prompt in example.prompts):
-                return crop_example(example, window), fill
+            if all(crop_keeps_meaning(prompt, window, size) for prompt in lists or others):
+                kept = [prompt for prompt in others if crop_keeps_meaning(prompt, window, size)]
+                return crop_example(dataclasses.replace(example, prompts=(*lists, *kept)), window), fill
         return example, fill
 
     def _redraw_marks(self, prompt: Prompt, rng: np.random.Generator) -> Prompt:

@@ -53,6 +53,9 @@ Shared by readers: files
     masks               run-length encodings and polygons of json files
     coco_records        images, annotations and categories of a COCO json, by id
     refer_files         refs of a split and their annotations
+    lvis_masks          masks of LVIS in place of COCO's
+    image_sentences     sentences of RefCOCO, RefCOCO+ and RefCOCOg by image
+    excluded_images     leaves the images of a benchmark out of training data
     id_index            looks up records by id and detects duplicate ids
     video_folders       videos stored as folders of frames and masks
 

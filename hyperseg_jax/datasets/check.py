@@ -22,12 +22,13 @@ NO_SPLIT = "(no split)"
 
 @dataclasses.dataclass
 class Report:
-    """Statistics and problems of one split."""
+    """Statistics and problems of one split. notes: what its reader left out, a line each."""
 
     examples: int = 0
     prompts: int = 0
     masks: int = 0
     regions: int = 0
+    notes: tuple[str, ...] = ()
     collected: ProblemCollector = dataclasses.field(default_factory=ProblemCollector)
 
     @property
@@ -64,6 +65,7 @@ def check_reader(
     report = Report()
     reader = report.attempt(lambda: _open_within_limits(open_reader), "the files")
     if reader is not None:
+        report.notes = notes_of(reader)
         _read_all(reader, lambda _: report, advance, threads)
     return report
 
@@ -80,14 +82,21 @@ def check_by_split(
     reader = default.attempt(lambda: _open_within_limits(open_reader), "the files")
     if reader is None:
         return {name: default}
+    default.notes = notes_of(reader)
     split_of: Callable[[int], str] = getattr(reader, "split_of", lambda _: "")
     named = sorted({split_of(k) for k in range(len(reader))} - {""})
     unnamed = NO_SPLIT if named else name
     reports = {**{split: Report() for split in named}, unnamed: default}
     _read_all(reader, lambda k: reports[split_of(k) or unnamed], advance, threads)
-    if named and not (default.examples or default.problem_count):
+    if named and not (default.examples or default.problem_count or default.notes):
         del reports[unnamed]
     return reports
+
+
+def notes_of(reader: object) -> tuple[str, ...]:
+    """Returns lines about what a reader left out: its attribute `notes`, if it has one."""
+    notes: tuple[str, ...] = getattr(reader, "notes", ())
+    return notes
 
 
 def _open_within_limits(open_reader: Callable[[], Sequence[Example]]) -> Sequence[Example]:

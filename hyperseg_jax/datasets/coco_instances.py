@@ -4,6 +4,7 @@ segmentation, iscrowd, area}], categories: [{id, name}]}. Objects may overlap; c
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.class_prompts import CategoryReader, ClassLists
 from hyperseg_jax.datasets.coco_records import CocoRecords
+from hyperseg_jax.datasets.excluded_images import leave_out
+from hyperseg_jax.datasets.lvis_masks import LvisMasks
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.structs import Example
 
@@ -26,20 +29,27 @@ class CocoInstances(CategoryReader):
         max_classes: int | None = None,
         prompts_per_example: int = 1,
         seed: int = 0,
+        lvis_paths: Sequence[str | os.PathLike] = (),
+        excluded_refs: str | os.PathLike | None = None,
+        excluded_split: str = "val",
     ):
-        """max_classes, prompts_per_example, seed: see class_prompts.ClassLists. Polygons are filled like in pycocotools."""
+        """max_classes, prompts_per_example, seed: see class_prompts.ClassLists. lvis_paths, excluded_refs, excluded_split: see
+        CocoPanoptic. Polygons are filled like in pycocotools."""
         self._records = CocoRecords(json_path)
         self._images = files.existing_folder(image_root)
         names = tuple(self._records.categories.values())
         self._class_index = {number: k for k, number in enumerate(self._records.categories)}
         self._class_lists = ClassLists(names, (True,) * len(names), max_classes, prompts_per_example, seed)
+        self._lvis = LvisMasks(lvis_paths)
         self._image_ids = list(self._records.annotations)
+        self._kept, self.notes = leave_out(self._image_ids, excluded_refs, excluded_split)
 
     def __len__(self) -> int:
-        return len(self._image_ids)
+        return len(self._kept)
 
     @guard_record
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, record: int) -> Example:
+        index = self._kept[record]
         image_id = self._image_ids[index]
         where = f"{self._records.path} images#{index}"
         image = self._records.image(image_id)
@@ -62,7 +72,7 @@ class CocoInstances(CategoryReader):
                 object_masks.append(mask)
                 labels.append(self._class_index[category])
                 areas.append(_read_area(annotation, location) if "area" in annotation else float(mask.sum()))
-        stacked = np.array(object_masks, bool).reshape(-1, *size)
+        stacked = self._lvis.replace(image_id, np.array(object_masks, bool).reshape(-1, *size))
         prompts = self._class_lists.build_prompts(index, stacked, labels, ignore, key=str(image_id), crowds=crowds, areas=areas)
         return Example(f"{self._records.path.name}#{index}", pixels[None], prompts)
 

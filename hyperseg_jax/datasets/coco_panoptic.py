@@ -5,15 +5,21 @@ The segment id of a png pixel is R + 256 G + 65536 B; 0 is void. Every other id 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.class_prompts import CategoryReader, ClassLists
+from hyperseg_jax.datasets.excluded_images import leave_out
 from hyperseg_jax.datasets.id_index import IdIndex, index_categories
+from hyperseg_jax.datasets.image_sentences import ImageSentences
+from hyperseg_jax.datasets.lvis_masks import LvisMasks
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
@@ -32,8 +38,18 @@ class CocoPanoptic(CategoryReader):
         max_classes: int | None = None,
         prompts_per_example: int = 1,
         seed: int = 0,
+        lvis_paths: Sequence[str | os.PathLike] = (),
+        refs_paths: Sequence[str | os.PathLike] = (),
+        refs_split: str = "train",
+        excluded_refs: str | os.PathLike | None = None,
+        excluded_split: str = "val",
     ):
-        """max_classes, prompts_per_example, seed: see class_prompts.ClassLists."""
+        """max_classes, prompts_per_example, seed: see class_prompts.ClassLists.
+
+        For training (SEEM): lvis_paths: LVIS json files, whose masks replace those of the same objects. refs_paths: refs files
+        of RefCOCO, RefCOCO+ or RefCOCOg, each with its instances.json beside it; their sentences of refs_split about an image
+        are further prompts of its example. excluded_refs: a refs file; images of its excluded_split are left out.
+        """
         self._file = files.Json(json_path, dict)
         self._images = files.existing_folder(image_root)
         self._pngs = files.existing_folder(png_root)
@@ -45,16 +61,18 @@ class CocoPanoptic(CategoryReader):
         self._class_lists = ClassLists(names, things, max_classes, prompts_per_example, seed)
         self._image_index = IdIndex(files.list_field(content, "images", path), "id", f"{path} images")
         annotations = files.list_field(content, "annotations", path)
-        self._length, self._annotation_index = (
-            len(annotations),
-            IdIndex(annotations, "image_id", f"{path} annotations", strict=False),
-        )
+        self._annotation_index = IdIndex(annotations, "image_id", f"{path} annotations", strict=False)
+        self._lvis = LvisMasks(lvis_paths)
+        self._sentences = ImageSentences(refs_paths, self._images, refs_split)
+        self._records, left_out = leave_out(list(map(_image_id, annotations)), excluded_refs, excluded_split)
+        self.notes = (*left_out, *self._sentences.notes)
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._records)
 
     @guard_record
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, record: int) -> Example:
+        index = self._records[record]
         where = f"{self._file.path} annotations#{index}"
         annotation = self._file.content["annotations"][index]
         image_id = files.id_field(annotation, "image_id", where)
@@ -65,8 +83,10 @@ class CocoPanoptic(CategoryReader):
         size = files.declared_image_size(image, where)
         pixels = files.read_image(files.join_inside(self._images, files.field(image, "file_name", where), where), size)
         masks, labels, ignore, crowds = self._read_segments(annotation, size, where)
+        masks = self._lvis.replace(image_id, masks)
         prompts = self._class_lists.build_prompts(index, masks, labels, ignore, key=str(image_id), crowds=list(crowds.items()))
-        return Example(f"{self._file.path.name}#{index}", pixels[None], prompts)
+        sentences = self._sentences.prompts_about(image_id, size)
+        return Example(f"{self._file.path.name}#{index}", pixels[None], (*prompts, *sentences))
 
     def _read_segments(
         self, annotation: dict, size: tuple[int, int], where: str
@@ -108,3 +128,10 @@ class CocoPanoptic(CategoryReader):
                 "bad mask", f"{png}: has pixels of segment {other}, which {where} does not list; write both files again"
             )
         return np.array(segments, bool).reshape(-1, *size), labels, ignore, crowds
+
+
+def _image_id(annotation: Any) -> int | str | None:
+    """Returns the image id of an annotation; None if it has none, which is an error when it is read."""
+    with contextlib.suppress(UserError):
+        return files.id_field(annotation, "image_id", "")
+    return None

@@ -19,13 +19,13 @@ from hyperseg_jax.errors import UserError
 class FolderLayout:
     """The files of one benchmark.
 
-    reader: the reader class. files: path arguments of the reader, relative to the root ("." is the root). splits: names of the
-    splits; {split} in files and options is replaced by the name. options: other arguments of the reader. source: where to
-    download the data. split_files: additional files of single splits, by split.
+    reader: the reader class. files: path arguments of the reader, relative to the root ("." is the root); a tuple is a list of
+    paths. splits: names of the splits; {split} in files and options is replaced by the name. options: other arguments of the
+    reader. source: where to download the data. split_files: additional files of single splits, by split.
     """
 
     reader: Callable[..., Any]
-    files: dict[str, str]
+    files: dict[str, str | tuple[str, ...]]
     splits: tuple[str, ...]
     source: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -40,7 +40,8 @@ class FolderLayout:
         fixed = {name: value.format(split=split) if isinstance(value, str) else value for name, value in self.options.items()}
         self.check_options(f"the reader {self.reader.__name__}", split, options)
         with record_errors.opening_reader(f"{self.reader.__name__} in {root}"):
-            paths = {name: subpath(root, path.format(split=split)) for name, path in files.items()}
+            place = lambda path: subpath(root, path.format(split=split))
+            paths = {name: place(path) if isinstance(path, str) else list(map(place, path)) for name, path in files.items()}
             return self.reader(**paths, **{**fixed, **options})
 
     def check_options(self, what: str, split: str, options: Mapping[str, Any]) -> None:
@@ -48,10 +49,21 @@ class FolderLayout:
         fixed = self.files | self.split_files.get(split, {})
         check_fields(what, self.reader, {**self.options, **options}, fixed=fixed)
 
+    def paths(self, split: str) -> list[str]:
+        """Returns the paths of a split relative to the root, with {split}."""
+        listed = (self.files | self.split_files.get(split, {})).values()
+        return [path for entry in listed for path in ((entry,) if isinstance(entry, str) else entry)]
+
     def sizes(self, root: str | os.PathLike, split: str) -> dict[str, int]:
-        """Returns the size in bytes of each file argument (not folders), to distinguish releases."""
-        paths = {name: pathlib.Path(root) / path.format(split=split) for name, path in self.files.items()}
-        return {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
+        """Returns the size in bytes of each file argument (not folders), to distinguish releases; of a list of files, their
+        sum."""
+        entries = {name: (path,) if isinstance(path, str) else path for name, path in self.files.items()}
+        paths = {name: [pathlib.Path(root) / path.format(split=split) for path in listed] for name, listed in entries.items()}
+        return {
+            name: sum(path.stat().st_size for path in listed)
+            for name, listed in paths.items()
+            if all(path.is_file() for path in listed)
+        }
 
 
 def open_benchmark(name: str, split: str, root: str | os.PathLike, **options: Any) -> Any:
@@ -88,7 +100,7 @@ def _refer_layout(
     reader: Callable[..., Any] = datasets.RefCocoRefs,
 ) -> FolderLayout:
     """Returns the layout of a benchmark in the format of the REFER tools."""
-    paths = {
+    paths: dict[str, str | tuple[str, ...]] = {
         "refs_path": f"refer/{folder}/{file}",
         "instances_path": f"refer/{folder}/instances.json",
         "image_root": "coco/train2014",
@@ -106,6 +118,19 @@ LAYOUTS: dict[str, FolderLayout] = {
         },
         _OF_2017,
         _COCO_SITE,
+    ),
+    "coco_with_sentences": FolderLayout(
+        datasets.CocoPanoptic,
+        {
+            "json_path": "coco/annotations/panoptic_{split}.json",
+            "image_root": _COCO,
+            "png_root": "coco/annotations/panoptic_{split}",
+            "lvis_paths": ("lvis/lvis_v1_train.json", "lvis/lvis_v1_val.json"),
+            "refs_paths": ("refer/refcoco/refs(unc).p", "refer/refcoco+/refs(unc).p", "refer/refcocog/refs(umd).p"),
+            "excluded_refs": "refer/refcocog/refs(umd).p",
+        },
+        ("train2017",),
+        f"{_COCO_SITE}, lvisdataset.org, github.com/lichengunc/refer; without the images of RefCOCOg's val",
     ),
     "coco_instances": FolderLayout(
         datasets.CocoInstances,

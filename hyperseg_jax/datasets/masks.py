@@ -48,8 +48,14 @@ def decode_segmentation(
 
 
 def _decode_polygons(segmentation: list, height: int, width: int, where: str, rule: str) -> np.ndarray:
-    """Fills the polygons of a json file. Reports a problem and returns an empty mask if one is not a list of at least three x,
-    y pairs."""
+    """Fills the polygons of a json file; an empty mask after a reported problem."""
+    polygons = _parse_polygons(segmentation, where)
+    return np.zeros((height, width), bool) if not polygons else fill_polygons(polygons, height, width, where, rule=rule)
+
+
+def _parse_polygons(segmentation: list, where: str) -> list[np.ndarray]:
+    """Returns the polygons of a json file, float64 [V, 2] each. Reports a problem and returns none if one is not a list of at
+    least three x, y pairs."""
     try:
         flat = [np.asarray(polygon if json_text.is_list_of_numbers(polygon) else (), np.float64) for polygon in segmentation]
     except (TypeError, ValueError, OverflowError):
@@ -59,8 +65,23 @@ def _decode_polygons(segmentation: list, height: int, width: int, where: str, ru
         for polygon in flat
     ):
         report_problem("bad mask", f"{where}: a polygon needs at least three x, y pairs; correct or remove it")
-        return np.zeros((height, width), bool)
-    return fill_polygons([polygon.reshape(-1, 2) for polygon in flat], height, width, where, rule=rule)
+        return []
+    return [polygon.reshape(-1, 2) for polygon in flat]
+
+
+def segmentation_box(segmentation: dict | list, height: int, width: int, where: str) -> tuple[float, float, float, float]:
+    """Returns the box (left, top, right, bottom) of the segmentation of a json file: of the corners of its polygons, or of its
+    mask. Zeros if it is empty. See decode_segmentation."""
+    if not isinstance(segmentation, list):
+        return mask_box(decode_segmentation(segmentation, height, width, where))
+    corners = np.concatenate([np.zeros((0, 2)), *_parse_polygons(segmentation, where)])
+    return (*corners.min(0).tolist(), *corners.max(0).tolist()) if len(corners) else (0.0, 0.0, 0.0, 0.0)
+
+
+def mask_box(mask: np.ndarray) -> tuple[float, float, float, float]:
+    """Returns the box (left, top, right, bottom) of the pixels of a mask [H, W]; zeros if it is empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return (float(columns[0]), float(rows[0]), columns[-1] + 1.0, rows[-1] + 1.0) if len(rows) else (0.0, 0.0, 0.0, 0.0)
 
 
 def _report_wrong_size(size: tuple, height: int, width: int, where: str) -> np.ndarray:

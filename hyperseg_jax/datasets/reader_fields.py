@@ -77,7 +77,7 @@ def _describe_type(kind: Any) -> str:
         return " or ".join(map(_describe_type, inner))
     if not inner:
         return WORDS[kind]
-    parts = f"{WORDS[inner[0]].removeprefix('a ')}s"
+    parts = " or ".join(f"{WORDS[option].removeprefix('a ')}s" for option in typing.get_args(inner[0]) or inner[:1])
     return f"a list of {parts}" if _fixed_length(kind) is None else f"a list of {_fixed_length(kind)} {parts}"
 
 

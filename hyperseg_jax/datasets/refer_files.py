@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 from hyperseg_jax.datasets import files
@@ -35,19 +36,23 @@ class ReferFiles:
     "error" and an empty sentence.
     """
 
-    def __init__(self, refs_path: str | os.PathLike, instances_path: str | os.PathLike, split: str) -> None:
+    def __init__(
+        self, refs_path: str | os.PathLike, instances_path: str | os.PathLike, split: str, *, text_field: str = "sent"
+    ) -> None:
+        """text_field: the field of a sentence that is read: "sent", or "raw", as it was written."""
+        self._text_field = text_field
         self._path = files.as_path(refs_path)
         self.name = f"{self._path.name}:{split}"
         self.records = CocoRecords(instances_path)
         annotations = self.records.file.content["annotations"]
         self._annotation_index = IdIndex(annotations, "id", f"{self.records.path} annotations", strict=False)
-        self.refs = self._select_refs_of_split(_read_refs(self._path), split)
+        self.refs = self._select_refs_of_split(read_refs(self._path), split)
         self._ref_ids = IdIndex(self.refs, "ref_id", self._ref_location, strict=False).duplicates_only()
 
     def _select_refs_of_split(self, refs: list, split: str) -> list[dict[str, Any]]:
         """Returns the needed fields of the refs of a split. A damaged ref has the field "error" and an empty sentence; without
         the name of its split, it may be of any one."""
-        result, splits, file_size, list_bytes = [], set(), self._path.stat().st_size, 0
+        result, splits, file_size, list_bytes = [], set[str](), self._path.stat().st_size, 0
         for k, ref in enumerate(refs):
             where = f"{self._path}#{k}"
             try:
@@ -68,8 +73,7 @@ class ReferFiles:
         if result and not splits:
             raise result[0]["error"]
         if split not in splits:
-            available = escaped(", ".join(sorted(map(str, splits))) or "none")
-            raise UserError(f"{self._path}: no split {split!r}; available splits: {available}")
+            raise UserError(f"{self._path}: no split {split!r}; available splits: {list_splits(splits)}")
         return result
 
     def _parse_ref(self, ref: dict[str, Any], ann_ids: list[Any], where: str) -> dict[str, Any]:
@@ -78,7 +82,7 @@ class ReferFiles:
         if not self.records.has_image(image_id):
             why = f"image_id {image_id} is not in {self.records.path}"
             raise Problem("bad record", f"{where}: {why}; use both files from the same release")
-        sentences = [files.field(row, "sent", f"{where} sentences") for row in ref["sentences"]]
+        sentences = [files.field(row, self._text_field, f"{where} sentences") for row in ref["sentences"]]
         if not sentences or not all(isinstance(text, str) and text.strip() for text in sentences):
             raise Problem("bad record", f"{where}: field 'sentences' is empty or has an empty sentence; remove the record")
         return {
@@ -120,8 +124,8 @@ class ReferFiles:
         return path, files.declared_image_size(image, where)
 
 
-def _read_refs(path: pathlib.Path) -> list:
-    """Reads the refs of a pickle or json file."""
+def read_refs(path: pathlib.Path) -> list:
+    """Reads the refs of a pickle or json file, unchecked."""
     if path.suffix == ".json":
         return files.Json(path, list).content
     try:
@@ -133,3 +137,8 @@ def _read_refs(path: pathlib.Path) -> list:
         advice = "do not open it with other tools; download it again from the authors of the benchmark"
         raise UserError(f"{path}: {error.why}; {advice}") from error
     return refs
+
+
+def list_splits(names: Iterable[str]) -> str:
+    """Lists the splits of a refs file, for messages."""
+    return escaped(", ".join(sorted(names)) or "none")

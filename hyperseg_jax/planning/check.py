@@ -22,6 +22,7 @@ from hyperseg_jax.data import sources
 from hyperseg_jax.data.mixture import MIXED, Mixture
 from hyperseg_jax.data.pipeline import Stream
 from hyperseg_jax.data.sources import Task
+from hyperseg_jax.datasets.check import notes_of
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import score_names, validation
 from hyperseg_jax.parallel import hosts, placement
@@ -176,6 +177,8 @@ def _check_tasks(
     table = Table("task", "ratio", "training records", "validation records", "ms per record", title="data")
     for name, task in tasks.items():
         milliseconds = ""
+        for note in (*notes_of(task.train), *notes_of(task.val)):
+            report.log(f"data.tasks.{name}: {note}")
         if task.ratio:
             with report.collect():
                 milliseconds = f"{1000 * _read_batch(config, name, task):.0f}"

@@ -58,10 +58,11 @@ class SourceCheckpoint:
     and in kinds that are listed later none does. file: what the user gives on the command line, for messages. renames: (regex,
     replacement) from its tensor names to names of the weight table; the first full match is used. ignored: its tensors that the
     system does not use. initialized: names of the weight table that it does not contain; these parameters are initialized
-    randomly. rows: {table name: count}; a larger tensor is truncated to its first rows. sizes: {config field: (table name,
-    axis)}; config fields that are set from the shapes of its tensors. file_names: what the names of its files say; the first
-    match counts. check_settings(content of its config.json, config): raises UserError if it is that of another model, which the
-    tensors would not show; the message follows the file name.
+    randomly, unless another source has some of the names that a rule describes. rows: {table name: count}; a larger tensor is
+    truncated to its first rows. sizes: {config field: (table name, axis)}; config fields that are set from the shapes of its
+    tensors. file_names: what the names of its files say; the first match counts. check_settings(content of its config.json,
+    config): raises UserError if it is that of another model, which the tensors would not show; the message follows the file
+    name.
     """
 
     name: str

@@ -1,7 +1,8 @@
 """Writes a few toy images and videos in the layout of every benchmark (datasets/layouts), to test readers and checks.
 
-All splits of an image benchmark have the same images. The ground truth is that of the toy scenes; shapes use class ids of the
-benchmarks.
+All splits of an image benchmark have the same images, except that RefCOCOg's val has only the last one, because the training
+data of coco_with_sentences lack its images. LVIS has the masks of COCO, a pixel larger. The ground truth is that of the toy
+scenes; shapes use class ids of the benchmarks.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from hyperseg_jax.atomic import atomic_folder, is_temporary
 from hyperseg_jax.datasets import class_names, masks
 from hyperseg_jax.datasets.choices import LETTERS
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.ops.dilation import dilate
 from hyperseg_jax.toy import toy_images, video_layouts, writer
 from hyperseg_jax.toy.vocabulary import BACKGROUNDS, CATEGORY_IDS, SHAPES, SIZE
 
@@ -78,14 +80,28 @@ def _build_instances(
     for note in notes:
         if note["id"] % 2:  # the others use run lengths
             visible_masks = drawn[note["image_id"]].scene.masks[note["id"] - note["image_id"] * 10 - 1]
-            note["segmentation"] = [
-                outline.astype(float).reshape(-1).tolist() for outline in masks.trace_polygons(visible_masks)
-            ]
+            note["segmentation"] = _polygons_of(visible_masks)
     return {
         "images": [record["image"] | {"file_name": _coco_name(split, k)} for k, record in enumerate(records)],
         "annotations": notes,
         "categories": [row for row in writer.coco_categories(world, "val") if row["isthing"]],
     }
+
+
+def _build_lvis(drawn: list[toy_images.ToyImage], split: str) -> dict[str, Any]:
+    """Returns the content of an LVIS json. Images alternate between train and val."""
+    numbers = [k for k in range(len(drawn)) if (k % 2 == 0) == (split == "train")]
+    notes = [
+        {"id": 10 * k + n + 1, "image_id": k, "category_id": 1, "segmentation": _polygons_of(dilate(mask, 1))}
+        for k in numbers
+        for n, mask in enumerate(drawn[k].scene.masks)
+    ]
+    images = [{"id": k, "height": SIZE, "width": SIZE} for k in numbers]
+    return {"images": images, "annotations": notes, "categories": [{"id": 1, "name": "shape"}]}
+
+
+def _polygons_of(mask: np.ndarray) -> list[list[float]]:
+    return [outline.astype(float).reshape(-1).tolist() for outline in masks.trace_polygons(mask)]
 
 
 def _with_coco_categories(record: dict[str, Any]) -> dict[str, Any]:
@@ -125,6 +141,7 @@ def _write_coco(root: pathlib.Path, world: toy_images.World, drawn: list[toy_ima
             numbers = [segment["id"] for segment in record["panoptic"]["segments_info"]]
             writer.encode_panoptic(segments, numbers).save(notes / f"panoptic_{split}" / f"{k:012d}.png")
     for split in ("train", "val"):
+        _write_json(root / "lvis" / f"lvis_v1_{split}.json", _build_lvis(drawn, split))
         _write_json(root / "interactive" / f"coco_interactive_{split}.json", [record["interactive"] for record in records])
     _write_json(
         root / "llava" / "llava_v1_5_mix665k.json",
@@ -160,7 +177,12 @@ def _write_referring(root: pathlib.Path, drawn: list[toy_images.ToyImage], recor
     ):
         dataset = root / "refer" / folder
         _write_json(dataset / "instances.json", instances)
-        split_refs = [ref | {"split": split} for split in splits for ref in refs["one"]]
+        split_refs = [
+            ref | {"split": split}
+            for split in splits
+            for ref in refs["one"]
+            if (folder, split) != ("refcocog", "val") or ref["image_id"] == len(drawn) - 1
+        ]
         (dataset / file).write_bytes(pickle.dumps(split_refs, protocol))
     _write_json(root / "refer" / "grefcoco" / "instances.json", instances)
     splits = ("train", "val", "testA", "testB")

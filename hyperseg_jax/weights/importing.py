@@ -110,9 +110,7 @@ def import_weights(
         lora = {path: array for adapter in adapters.values() for path, array in adapter.items()}
         report.sources |= {f"PEFT adapter {path.name}": str(path) for path in adapters}
         try:
-            rows, missing = _match_rows(
-                system.weight_table(config).rows, tensors, expected, lora, [kind for kind, _ in files], report
-            )
+            rows, missing = _match_rows(system.weight_table(config).rows, tensors, expected, lora, files, report)
         except UserError:
             for _, file in files:
                 _refuse_other_system(system, file)
@@ -286,12 +284,12 @@ def _match_rows(
     tensors: Mapping[str, Tensor],
     expected: Mapping[str, Any],
     lora: Mapping[str, Any],
-    kinds: Sequence[SourceCheckpoint],
+    files: Sequence[tuple[SourceCheckpoint, TensorFile]],
     report: ImportReport,
 ) -> tuple[list[Row], list[str]]:
     """Returns (rows of the weight table that the sources contain, paths to be initialized). Raises UserError listing all
     mismatches."""
-    rules = [rule for kind in kinds for rule in kind.initialized]
+    rules = [rule for kind, file in files for rule in kind.initialized if not _is_in_others(rule, file, tensors)]
     available: list[Row] = []
     uninitialized: list[str] = []
     problems: list[str] = []
@@ -318,12 +316,17 @@ def _match_rows(
         elif path not in filled:
             problems.append(f"not in the weight table: {path}")
     if problems:
-        names = ", ".join(kind.name for kind in kinds)
+        names = ", ".join(kind.name for kind, _ in files)
         raise UserError(
             f"the sources ({names}) do not match the model of this config; give all required checkpoints, or the "
             f"config of this checkpoint:{listed(problems)}"
         )
     return available, uninitialized
+
+
+def _is_in_others(rule: Rule, file: TensorFile, tensors: Mapping[str, Tensor]) -> bool:
+    """Returns whether another source than `file` has tensors that the rule describes."""
+    return any(tensor.file is not file and find_first_rule((rule,), name) for name, tensor in tensors.items())
 
 
 def _describe_mismatches(row: Row, tensors: Mapping[str, Tensor], expected: Mapping[str, Any]) -> list[str]:

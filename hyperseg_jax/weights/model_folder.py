@@ -26,7 +26,7 @@ from hyperseg_jax.untrusted import limits, paths, strict_json
 from hyperseg_jax.untrusted.bad_file import naming_path
 from hyperseg_jax.untrusted.checkpoints import is_step_name
 from hyperseg_jax.untrusted.printing import escaped, listed, one_line
-from hyperseg_jax.weights.model_sizes import check_model_sizes
+from hyperseg_jax.weights.model_sizes import SIDES, check_model_sizes
 from hyperseg_jax.weights.safetensors_writer import FLOATS, Described, SafetensorsWriter, is_all_finite
 from hyperseg_jax.weights.tensor_file import open_tensors
 
@@ -163,7 +163,10 @@ def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     data = config["data"]
     limits.check_limit("tasks", len(data["tasks"]), f"{where}: data.tasks", "tasks")
     lengths = [data.get("buckets"), [task.get("length") for task in data["tasks"].values()]]
-    for name, field, value in (("side", "image_size", data.get("image_size")), ("tokens", "buckets or tasks", lengths)):
+    blocks = [block for block in (data.get("resize"), *data["tasks"].values()) if isinstance(block, Mapping)]
+    resized = [block.get(field) for block in blocks for field in SIDES]
+    sides = ("side", "image_size", data.get("image_size")), ("side", "resize or tasks", resized)
+    for name, field, value in (*sides, ("tokens", "buckets or tasks", lengths)):
         if (largest := max(_flatten_integers(value), default=0)) > (allowed := getattr(limits.current(), name)):
             raise UserError(
                 f"{where}: data.{field} is {largest}, and the limit is {allowed}; if that is intended, raise limits.{name}"

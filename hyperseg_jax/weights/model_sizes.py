@@ -21,6 +21,8 @@ WIDTHS = ("hidden_size", "conv_dim", "mask_dim", "mlp_size", "feedforward_dim")
 """Fields with the number of channels of an array."""
 LISTS = ("num_heads", "buckets")
 """Fields that may be lists: one value for each stage, or several lengths."""
+SIDES = ("short_side", "long_side", "multiple")
+"""Fields with sides of images in pixels, of data.resize and of tasks."""
 _Size = tuple[float, tuple[str, ...]]
 """How many numbers an array has, and the fields that it depends on."""
 
@@ -41,7 +43,9 @@ def _array_sizes(config: Mapping[str, Any]) -> Iterator[_Size]:
     """Yields the sizes of the largest arrays of each part of a model. The fields of a part tell what it computes."""
     model, data = (_keep_numbers(block if isinstance(block, Mapping) else {}) for block in (config["model"], config["data"]))
     parts = {f"model.{name}": block for name, block in model.items() if isinstance(block, Mapping)}
-    side, name = data.get("image_size", 1), "data.image_size"
+    blocks = [block for block in (data.get("resize"), *data["tasks"].values()) if isinstance(block, Mapping)]
+    resized = max((block.get(field, 1) for block in blocks for field in SIDES), default=1)
+    side, name = max((data.get("image_size", 1), "data.image_size"), (resized, "sides of data.resize and data.tasks"))
     patch = min((block["patch_size"] for block in parts.values() if {"window", "patch_size"} <= block.keys()), default=PATCH)
     finest, coarser = math.ceil(side / patch) ** 2, math.ceil(side / patch / 2) ** 2
     for at, block in parts.items():

@@ -273,3 +273,20 @@ def test_flips_respect_texts(rule, texts, expected):
 def test_unknown_rule_for_flipped_texts():
     with pytest.raises(UserError, match="flipped_texts = 'mirror': choose one of swap, skip, keep"):
         Augment(flipped_texts="mirror")
+
+
+def test_sentences_beside_a_class_list_do_not_prevent_crops():
+    """Those whose meaning a crop changes are left out; without a class list, they prevent it."""
+    texts = ("the green thing", "the green thing on the left")
+    sentences = tuple(make_prompt(text) for text in texts)
+    composed = dataclasses.replace(make_example(), prompts=(*make_example().prompts, *sentences))
+    augment, kept = Augment(scale=(1.5, 1.5)), set()
+    for seed in range(20):
+        example, fill = augment(composed, np.random.default_rng(seed))
+        kept |= {prompt.text for prompt in example.prompts[1:]}
+        assert fill == 1.0 and example.frames.shape[2] == 40 and example.prompts[0].task == "panoptic"
+        for prompt in example.prompts[1:]:
+            np.testing.assert_array_equal(prompt.masks[0], colour_mask(example.frames, COLOURS[1]))
+    assert kept == {texts[0]}
+    whole, _ = augment(dataclasses.replace(composed, prompts=sentences), np.random.default_rng(0))
+    assert whole.frames.shape == composed.frames.shape and len(whole.prompts) == 2

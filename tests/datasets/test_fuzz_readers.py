@@ -100,7 +100,7 @@ def check_messages(root, layout, split, path, content):
 
 def list_files(root, layout, split):
     """Returns the annotation files that a benchmark's reader opens for a split, and a few of the images."""
-    tops = [root / part.format(split=split) for part in (layout.files | layout.split_files.get(split, {})).values()]
+    tops = [root / part.format(split=split) for part in layout.paths(split)]
     result = {path for top in tops for path in ([top] if top.is_file() else top.rglob("*")) if path.is_file()}
     notes = sorted(path for path in result if path.suffix in NOTES)
     images = sorted(path for path in result if path.suffix in IMAGES)

@@ -43,8 +43,8 @@ def test_every_protocol(samples, tmp_path, protocol):
     path = tmp_path / "refs.p"
     texts = WORDS if protocol else WORDS[:-1]  # protocol 0 is of lines, and of none so long
     path.write_bytes(pickle.dumps(make_refs(texts), protocol))
-    assert refer_files._read_refs(path) == make_refs(texts)
-    assert refer_files._read_refs(path)[0]["flag"] is True
+    assert refer_files.read_refs(path) == make_refs(texts)
+    assert refer_files.read_refs(path)[0]["flag"] is True
     reader = open_refs(samples, path)
     with limits.temporary_limits(letters=80_000):
         assert [reader[k].prompts[0].text for k in range(len(texts))] == [f"{text}." for text in texts]

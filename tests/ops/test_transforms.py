@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from hyperseg_jax.ops import transforms
-from hyperseg_jax.ops.transforms import fit_to_square
+from hyperseg_jax.ops.transforms import Geometry, SideRule, fit_to_square
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,44 @@ def test_drawn_points_survive_resizing():
     mask = np.zeros((400, 400), bool)
     mask[399, 0] = True
     assert transforms.stretch_mask_to_square(mask, 16)[15, 0]
+
+
+@pytest.mark.parametrize(
+    ("size", "published", "canvas"),
+    [
+        ((480, 640), (800, 1067), (800, 1088)),
+        ((640, 427), (1199, 800), (1216, 800)),
+        ((426, 640), (800, 1202), (800, 1216)),
+        ((612, 612), (800, 800), (800, 800)),
+        ((360, 640), (750, 1333), (768, 1344)),  # the long side is the bound
+        ((461, 640), (800, 1111), (800, 1216)),  # not a common ratio: padded more than to a multiple of 32
+        ((10, 5000), (3, 1333), (352, 1344)),
+    ],
+)
+def test_sides_of_evaluation(size, published, canvas):
+    """Sizes as in detectron2's ResizeShortestEdge(800, 1333)."""
+    assert SideRule(800, 1333).place(*size) == Geometry(size, published, canvas)
+
+
+def test_sides_are_rounded_down_as_in_torchvision():
+    assert [SideRule(512, 2048, truncated=flag).resized(480, 640) for flag in (False, True)] == [(512, 683), (512, 682)]
+    assert SideRule(800, 1333, truncated=True).resized(640, 360) == (1333, 749)
+
+
+@pytest.mark.parametrize(
+    "rule", [SideRule(800, 1333), SideRule(512, 2048), SideRule(512, 1024), SideRule(32, 96), SideRule(64, 64)]
+)
+def test_canvases_are_few_and_hold_every_image(rule):
+    canvases = rule.canvases()
+    assert len(canvases) <= 17 and all(side % 32 == 0 for size in canvases for side in size)
+    assert {size[::-1] for size in canvases} == set(canvases)
+    for seed in range(300):
+        size = tuple(int(side) for side in np.random.default_rng(seed).integers(1, 700, 2))
+        geometry = rule.place(*size)
+        assert geometry.filled[0] <= geometry.padded[0] and geometry.filled[1] <= geometry.padded[1]
+    larger = rule.place(480, 640, (1344, 1344))
+    assert larger.padded == (1344, 1344) and larger.filled == rule.place(480, 640).filled
+
+
+def test_one_canvas_for_encoders_of_one_size():
+    assert SideRule(1000, 1024, 1024).canvases() == ((1024, 1024),)

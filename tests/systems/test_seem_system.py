@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 from sample_inputs import random_params
 from seem_config import small_config
 
+from hyperseg_jax import config as configs
 from hyperseg_jax.data import sources
+from hyperseg_jax.data.processor import common_shape
 from hyperseg_jax.decoders.marks import MarkedPoints
 from hyperseg_jax.decoders.seem import TABLES, SeemPrediction, SeemStage
 from hyperseg_jax.errors import UserError
@@ -132,6 +135,61 @@ def test_a_class_list_adds_names_and_marks_in_training(tasks):
     assert element["phrase_valid"].sum() >= element["phrase_present"].sum()
 
 
+@pytest.fixture(scope="module")
+def composed(tasks):
+    """f(seed, **sizes) -> an element with a class list, sentences about three objects and marks; and its class list."""
+    lists, sentences = tasks["panoptic"].train[0], tasks["referring"].train[0].prompts
+    objects = {prompt.masks.tobytes(): prompt for prompt in sentences if len(prompt.masks)}
+    chosen = list(objects.values())[:3]
+    assert len(chosen) == 3
+    again = [dataclasses.replace(prompt, text=f"{prompt.text} again") for prompt in chosen]
+    example = dataclasses.replace(lists, prompts=(*lists.prompts, *chosen, *again))
+
+    def make(seed, **sizes):
+        sizes = {"prompts": 16, "phrases": 6, "length": 24, "regions": 4, "points": 64, "planes": 0, **sizes}
+        processor = dataclasses.replace(tasks["panoptic"].train_processor, **sizes)
+        return processor(example, train=True, rng=np.random.default_rng(seed)), processor
+
+    return make
+
+
+def test_sentences_replace_class_names_beside_a_class_list(composed):
+    """One sentence about each of one to four objects, as published."""
+    texts, counts = set(), set()
+    for seed in range(24):
+        element, processor = composed(seed)
+        present = element["phrase_ids"][element["phrase_present"]]
+        of_row = [processor.tokenizer.decode(ids.tolist()).strip() for ids in present]
+        assert element["is_sentence"] and len({text.removesuffix(" again") for text in of_row}) == len(of_row)
+        assert (element["phrase_valid"] == element["phrase_present"]).all() and element["region_valid"].sum() > 1
+        texts |= set(of_row)
+        counts.add(len(of_row))
+    assert len(texts) == 6 and counts == {1, 2, 3}
+    without, _ = composed(0, phrases=0, length=0)
+    assert not without["phrase_ids"].size and without["region_valid"].any()
+
+
+def test_prompts_of_one_record_do_not_change_each_other(composed, loss):
+    """The losses of the class list and of the sentences of a record are those of each alone, as in the attention of v1."""
+    run, _ = loss
+    element, _ = composed(3)
+    together = run(element)[1]
+    assert {name.split("_")[0] for name in together} == {"objects", "phrases", "marks"}
+    fields = {"": ("class_ids", "class_valid"), "phrase_": ("phrase_ids", "phrase_present")}
+    for kind, left_out in (("objects", "phrase_"), ("phrases", "")):
+        alone = {name: value for name, value in element.items() if name != "drawn"}
+        for prefix in (left_out, "region_"):
+            names = [*fields.get(prefix, ("region_present",)), *(f"{prefix}{name}" for name in ("planes", "valid", "labels"))]
+            alone |= {name: element[name][:0] for name in (*names, f"{prefix}segments")}
+        alone |= {name: value[:, :0] for name, value in element.items() if name.startswith("marked_")}
+        metrics = run(alone)[1]
+        assert metrics and all(
+            name.startswith(kind) and float(value) > 0 for name, value in metrics.items() if "name" not in name
+        )
+        for name, value in metrics.items():
+            np.testing.assert_allclose(value, together[name], rtol=1e-4, err_msg=name)
+
+
 def test_rows_may_have_different_class_lists(model):
     one, other = (Example("it", IMAGE[None], (Prompt("panoptic", classes=names),)) for names in (CLASSES, CLASSES[::-1]))
     processor = model._processor.for_bucket(model._processor.bucket(one))
@@ -228,6 +286,52 @@ def test_an_example_image_changes_the_answer(model):
     assert answers[0].scores != answers[1].scores
 
 
+WIDE = {"short_side": 32, "long_side": 96, "multiple": 32, "bicubic": 1}
+
+
+def test_images_keep_their_shape_in_prediction():
+    """Elements are on canvases of the shape of their image, and one of a batch holds all of its images."""
+    processor = make_processor(**WIDE)
+    images = {(40, 60): (32, 48), (90, 30): (96, 32)}
+    shapes = []
+    for (height, width), filled in images.items():
+        pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+        example = Example("it", pixels[None], (Prompt("region", regions=tuple(two_boxes()[:1])),))
+        shapes.append(processor.bucket(example))
+        of_bucket = processor.for_bucket(shapes[-1])
+        made, spec = of_bucket(example, train=False), of_bucket.spec(1)
+        assert {key: leaf.shape for key, leaf in made.items()} == {key: leaf.shape[1:] for key, leaf in spec.items()}
+        assert made["filled"].tolist() == list(filled)
+        expected = np.asarray(Image.fromarray(pixels).resize(filled[::-1], Image.Resampling.BICUBIC))
+        np.testing.assert_array_equal(made["images"][0, : filled[0], : filled[1]], expected)
+        points = made["marked_points"][0][made["marked_prompt"][0] == 0]
+        assert len(points) and (points * made["images"].shape[2:0:-1] < filled[::-1]).all()
+    assert [(shape["height"], shape["width"]) for shape in shapes] == [(32, 64), (96, 32)]
+    together = processor.for_bucket(common_shape(shapes))
+    assert together.geometry(40, 60).padded == (96, 64) and together.geometry(40, 60).filled == (32, 48)
+
+
+def test_sam_reads_images_of_one_size():
+    config = configs.load("seem_samvitb")
+    assert SYSTEM.processor(config, None, {}).geometry(480, 640).padded == (1024, 1024)
+    config = configs.load("seem_samvitb", ["data.resize.multiple=32"])
+    with pytest.raises(UserError, match=r"SAM's encoder has positions for 1024 x 1024 pixels only; give .* multiple = 1024"):
+        SYSTEM.processor(config, None, {})
+
+
+def test_answers_about_images_that_are_not_square():
+    model = make_model(data__resize=WIDE)
+    with pytest.raises(UserError, match="short_side = 99, long_side = 96, multiple = 32: give a long side of at least"):
+        make_model(data__resize=WIDE | {"short_side": 99})
+    tall = np.ascontiguousarray(IMAGE.transpose(1, 0, 2))
+    (one,), (other,) = (model.segment(image, "the red ring") for image in (IMAGE, tall))
+    assert one.mask.shape == (40, 60) and other.mask.shape == (60, 40)
+    session = model.session(IMAGE)
+    session.add_points([[10, 10]])
+    assert session.add_points([[50, 35]], positive=False).masks.shape == (1, 40, 60)
+    assert model.session(IMAGE).add_example(tall, Region.from_box(5, 5, 30, 25)).masks.shape == (1, 40, 60)
+
+
 def test_marks_keep_thin_lines_and_small_clicks():
     processor = make_processor()
     big = (400, 600)
@@ -243,7 +347,7 @@ def test_pixels_are_shared_between_prompts():
     masks = np.zeros((2, 32, 32), bool)
     masks[0, :20] = masks[1, 30:, :4] = True
     for rng in (None, np.random.default_rng(0)):
-        prompt, row, column = marks.sample_pixels(masks, 16, rng)
+        prompt, row, column = marks.sample_pixels(marks.find_pixels(masks), 16, rng)
         assert len(prompt) <= 16 and masks[prompt, row, column].all()
         assert 4 <= (prompt == 1).sum() <= 8
 

@@ -1,5 +1,7 @@
 """config.json of a model folder has valid types and bounds, or is refused with one line before anything large is built."""
 
+import contextlib
+import functools
 import json
 import os
 import shutil
@@ -8,6 +10,7 @@ import fuzz
 import ml_collections
 import pytest
 
+from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import benchmarks
 from hyperseg_jax.predictors.model import Model
@@ -326,3 +329,24 @@ def test_damaged_configs_for_long(folder, run_property_long):
 def test_models_of_damaged_configs_for_long(folder, run_property_long):
     small = {**SHIPPED, "loss": {}, "optimizer": {}, "train": {}}  # the fields that define the model
     run_property_long(make_property(folder), fuzz.damaged_json({name: small[name] for name in ("system", "model", "data")}))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("data.resize.long_side", 2048, ""),
+        ("data.resize.long_side", 4096, r"data\.resize or tasks is 4096, and the limit is 2048; .* limits\.side"),
+        ("data.resize.multiple", 4096, r"data\.resize or tasks is 4096, and the limit is 2048"),
+        ("data.tasks.panoptic.long_side", 4096, r"data\.resize or tasks is 4096, and the limit is 2048"),
+        ("data.resize.bicubic", 2, "data.resize.bicubic = 2: give an integer from 0 to 1"),
+        ("data.resize", 7, "data.resize = 7: give a block"),
+        ("model.pixel_decoder.conv_dim", 2048, r"sides of data\.resize and data\.tasks, .* need an array of \d+ numbers"),
+    ],
+)
+def test_sides_of_images_in_prediction(tmp_path, path, value, message):
+    config = configs.load("seem_focalt").to_dict()
+    *parents, last = path.split(".")
+    functools.reduce(lambda block, name: block[name], parents, config)[last] = value
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
+        model_folder.read_config(tmp_path)

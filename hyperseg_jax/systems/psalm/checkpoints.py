@@ -47,7 +47,7 @@ def mask2former(heads: str) -> SourceCheckpoint:
     """Returns Mask2Former's checkpoint. heads: regular expression of the heads of the decoder that it lacks."""
     return SourceCheckpoint(
         "Mask2Former",
-        mark=r"sem_seg_head\.predictor\..*",
+        mark=r"sem_seg_head\.predictor\.class_embed\.weight",
         file="Mask2Former's Swin-B panoptic pickle, model_final_54b88a.pkl",
         renames=(
             (r"backbone\.(.*)", r"model.vision_tower_mask.\1"),

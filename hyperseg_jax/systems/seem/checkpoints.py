@@ -38,7 +38,32 @@ XDECODER = SourceCheckpoint(
         ),
     ),
 )
-CHECKPOINTS = (SEEM, XDECODER)
+SAM = SourceCheckpoint(
+    "SAM",
+    mark=r"image_encoder\.patch_embed\.proj\.weight",
+    file="sam_vit_b_01ec64.pth or sam_vit_l_0b3195.pth, the image encoder that training with SAM's ViT starts from",
+    renames=((r"image_encoder\.(.*)", r"backbone.\1"),),
+    ignored=(
+        Rule(r"image_encoder\.neck\..*", "SAM's neck is replaced by one that makes a feature pyramid"),
+        Rule(r"(prompt_encoder|mask_decoder)\..*", "SAM's own prompts and masks are not used"),
+    ),
+    initialized=(
+        Rule(r"backbone\.neck\..*", "SAM has no neck for a feature pyramid; it is randomly initialized, so train it"),
+    ),
+)
+LANGUAGE = SourceCheckpoint(
+    "language encoder",
+    mark=r"sem_seg_head\.predictor\.lang_encoder\.lang_encoder\.token_embedding\.weight",
+    file="focalb_lang_unicl.pt, a language encoder alone, with that of SAM",
+    initialized=(
+        Rule(
+            r"backbone\..*", "no source has an image encoder; it is randomly initialized, so train it, or give its checkpoint"
+        ),
+        Rule(r"sem_seg_head\.pixel_decoder\..*", "no source has a pixel decoder; it is randomly initialized, so train it"),
+        Rule(r"sem_seg_head\.predictor\.(?!lang_encoder\.).*", "no source has the decoder; it is randomly initialized"),
+    ),
+)
+CHECKPOINTS = (SEEM, XDECODER, SAM, LANGUAGE)
 
 
 def hf_config(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -62,14 +62,24 @@ def _click(out: np.ndarray, points: np.ndarray, shape: tuple[int, int], geometry
         out[max(row - RADIUS, 0) : row + RADIUS + 1, max(column - RADIUS, 0) : column + RADIUS + 1] = True
 
 
-def sample_pixels(masks: Masks, count: int, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns prompt, row and column of at most `count` marked pixels, in raster order.
+Pixels = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Prompt, row and column of marked pixels, in raster order."""
+
+
+def find_pixels(masks: Masks) -> Pixels:
+    """Returns all marked pixels; several times faster than np.nonzero."""
+    prompt, row, column = np.unravel_index(np.flatnonzero(masks), masks.shape)
+    return prompt, row, column
+
+
+def sample_pixels(pixels: Pixels, count: int, rng: np.random.Generator | None) -> Pixels:
+    """Returns at most `count` marked pixels.
 
     With more pixels, each prompt gets the same share: drawn with rng, as published, or at equal distances without one.
     """
-    prompt, row, column = np.nonzero(masks)
+    prompt, row, column = pixels
     if len(prompt) <= count:
-        return prompt, row, column
+        return pixels
     if rng is None:
         share = count // len(np.unique(prompt))
         of_prompt = (np.flatnonzero(prompt == n) for n in np.unique(prompt))
@@ -77,8 +87,7 @@ def sample_pixels(masks: Masks, count: int, rng: np.random.Generator | None) -> 
             [index[np.linspace(0, len(index) - 1, min(share, len(index))).astype(int)] for index in of_prompt]
         )
     else:
-        pixels = np.bincount(prompt)
-        weights = 1 / pixels[prompt]
+        weights = 1 / np.bincount(prompt)[prompt]
         chosen = np.sort(rng.choice(len(prompt), count, replace=False, p=weights / weights.sum()))
     return prompt[chosen], row[chosen], column[chosen]
 
@@ -90,9 +99,10 @@ def mark_arrays(
     [DRAWS, P, 2], marked_prompt int32 and marked_positive bool [DRAWS, P]. capacity: of marked and of excluded pixels."""
     height, width = positive.shape[1:]
     points, prompts = np.zeros((DRAWS, sum(capacity), 2), np.float32), np.full((DRAWS, sum(capacity)), -1, np.int32)
+    found = (find_pixels(positive), 0, capacity[0]), (find_pixels(negative), capacity[0], capacity[1])
     for draw in range(DRAWS):
-        for masks, start, count in ((positive, 0, capacity[0]), (negative, capacity[0], capacity[1])):
-            prompt, row, column = sample_pixels(masks, count, rng)
+        for pixels, start, count in found:
+            prompt, row, column = sample_pixels(pixels, count, rng)
             part = slice(start, start + len(prompt))
             points[draw, part] = np.stack([column / np.float32(width), row / np.float32(height)], axis=1)
             prompts[draw, part] = prompt

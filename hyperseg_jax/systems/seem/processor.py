@@ -16,7 +16,7 @@ from hyperseg_jax.data.processor import Batch, Shape
 from hyperseg_jax.data.targets import TargetArrays, check_count
 from hyperseg_jax.datasets.record_errors import naming_example
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.ops.transforms import Geometry, fit_to_square, resize_and_pad
+from hyperseg_jax.ops.transforms import Geometry, SideRule, fit_to_square, resize_and_pad
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems.pixels import GREY
 from hyperseg_jax.systems.seem import marks, shapes
@@ -27,6 +27,8 @@ from hyperseg_jax.text.tokenizer import Tokenizer
 
 PHRASES = ("referring", "reasoning", "video")
 """Tasks whose text is a phrase."""
+STRIDE = 32
+"""The sides of the model's input are multiples of this many pixels."""
 STEPS = (16, 64, 256, 512)
 """Capacities of marked pixels in prediction."""
 
@@ -36,9 +38,13 @@ class SeemProcessor:
     """Processes the examples of one task to static array sizes; smaller examples are padded and masked.
 
     An example may have one class list (panoptic), several phrases (referring) and one prompt with regions; all are answered in
-    one pass. In training, an example that has only a class list also gets phrases and regions, if the task has room for them.
+    one pass. In training, an example with a class list gets random ones of its phrases, or class names as phrases, and regions,
+    if the task has room for them.
 
-    image_size: side of the padded square. context: the longest text in tokens. templates: a key of class_templates.SETS.
+    image_size: side of the padded square of training. context: the longest text in tokens. templates: a key of
+    class_templates.SETS. short_side, long_side, multiple, bicubic: in prediction, images are resized by the SideRule of these
+    sides, bilinearly as in detectron2 or, with bicubic = 1, as in torchvision; short_side = 0: to the square of training.
+    height, width: the canvas; 0: of each image. drawn_height, drawn_width: the canvas of the image that regions were drawn on.
     prompts: prompts per element. classes: classes with the background; 0 without class lists. class_length, length: tokens of a
     class and of a phrase. targets: segments of a class list. planes: segment maps of each kind of prompt; 0: one for each of
     its targets. phrases, regions: phrases and regions per element. points, excluded: capacities of marked and of excluded
@@ -58,6 +64,10 @@ class SeemProcessor:
         "excluded",
         "trained",
         "drawn_on",
+        "height",
+        "width",
+        "drawn_height",
+        "drawn_width",
     )
 
     tokenizer: Tokenizer
@@ -76,6 +86,14 @@ class SeemProcessor:
     excluded: int = 0
     trained: int = 0
     drawn_on: int = 0
+    height: int = 0
+    width: int = 0
+    drawn_height: int = 0
+    drawn_width: int = 0
+    short_side: int = 0
+    long_side: int = 0
+    multiple: int = 32
+    bicubic: int = 0
 
     @property
     def frames(self) -> int:
@@ -84,7 +102,7 @@ class SeemProcessor:
     def __call__(self, example: Example, *, train: bool, rng: np.random.Generator | None = None, fill: float = 1.0) -> Batch:
         """Returns the arrays of one element.
 
-        images uint8 [1, S, S, 3]; filled int32 [2], (height, width) of the unpadded part; class_ids int32 [C, T, L],
+        images uint8 [1, H, W, 3]; filled int32 [2], (height, width) of the unpadded part; class_ids int32 [C, T, L],
         class_valid bool [C], class_list int32 [], a number of the list; phrase_ids int32 [N, L], phrase_present bool [N],
         is_sentence bool []; marked_points, marked_prompt, marked_positive: see marks.mark_arrays; region_present bool [R]; bad
         bool [], False.
@@ -95,23 +113,24 @@ class SeemProcessor:
         rng: draws the sentence of each class name, the shape of each visual prompt, and its pixels.
         """
         height, width = example.frames.shape[1:3]
-        geometry = fit_to_square(height, width, self.image_size, fill)
+        geometry = fit_to_square(height, width, self.image_size, fill) if train else self.geometry(height, width)
+        images, of_regions = {"": (example.frames[0], geometry)}, geometry
+        if self.drawn_on:
+            drawn_on = example.frames[0] if example.drawn_on is None else example.drawn_on
+            of_regions = self._place(drawn_on.shape[0], drawn_on.shape[1], (self.drawn_height, self.drawn_width))
+            images["example_"] = drawn_on, of_regions
         prompts = example.prompts[: self.prompts]
         with naming_example(example):
             lists, phrases, regions = _sort_prompts(prompts)
-            if train and lists and not phrases and not regions:
+            if train and lists and not regions:
                 rng = rng or np.random.default_rng(0)
-                derived = derive_prompts(lists[0], self.phrases, self.regions, self.templates, rng)
+                derived = derive_prompts(lists[0], phrases, self.phrases, self.regions, self.templates, rng)
                 _, phrases, regions = _sort_prompts(derived)
             arrays = self._class_arrays(lists[0] if lists else None, geometry, train, rng)
             arrays |= self._phrase_arrays(phrases, geometry, train)
-            arrays |= self._region_arrays(regions[0] if regions else None, example, geometry, train, rng)
-        images = {"": example.frames[0]}
-        if self.drawn_on:
-            images["example_"] = example.frames[0] if example.drawn_on is None else example.drawn_on
-        for prefix, image in images.items():
-            placed = fit_to_square(image.shape[0], image.shape[1], self.image_size, 1.0 if prefix else fill)
-            arrays[f"{prefix}images"] = resize_and_pad(image, placed, GREY)[None]
+            arrays |= self._region_arrays(regions[0] if regions else None, geometry, of_regions, train, rng)
+        for prefix, (image, placed) in images.items():
+            arrays[f"{prefix}images"] = resize_and_pad(image, placed, GREY, bicubic=bool(self.bicubic and not train))[None]
             arrays[f"{prefix}filled"] = np.asarray(placed.filled, np.int32)
         return {**arrays, "bad": np.asarray(False)}
 
@@ -119,7 +138,12 @@ class SeemProcessor:
         """Returns sizes that fit an example in prediction and evaluation, which have no targets."""
         with naming_example(example):
             lists, phrases, regions = _sort_prompts(example.prompts[: self.prompts])
+            geometry = drawn_on = self._place(*example.frames.shape[1:3])
             shape = {"drawn_on": int(example.drawn_on is not None)}
+            if example.drawn_on is not None:
+                drawn_on = self._place(*example.drawn_on.shape[:2])
+                shape |= {"drawn_height": drawn_on.padded[0], "drawn_width": drawn_on.padded[1]}
+            shape |= {"height": geometry.padded[0], "width": geometry.padded[1]}
             shape |= {"trained": 0, "classes": 0, "class_length": 0, "phrases": 0, "length": 0, "regions": 0, "excluded": 0}
             if lists:
                 texts = self._class_texts(lists[0].classes, None)
@@ -129,7 +153,7 @@ class SeemProcessor:
             if regions:
                 (prompt,) = regions
                 shape["regions"] = 1 << max(len(prompt.regions) - 1, 0).bit_length()
-                positive, negative = self._draw(prompt, example)
+                positive, negative = _draw(prompt, drawn_on)
                 capacity = lambda masks: next((step for step in STEPS if step >= masks.sum()), STEPS[-1])
                 shape["points"] = capacity(positive)
                 shape["excluded"] = capacity(negative) if negative.any() else 0
@@ -145,11 +169,11 @@ class SeemProcessor:
         return dataclasses.replace(self, **largest, planes=planes)
 
     def spec(self, batch_size: int) -> Batch:
-        square = (self.image_size,) * 2
+        canvas = self.height or self.image_size, self.width or self.image_size
         array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
         pixels = self.points + self.excluded if self.regions else 0
         spec = {
-            "images": array(np.uint8, 1, *square, 3),
+            "images": array(np.uint8, 1, *canvas, 3),
             "filled": array(np.int32, 2),
             "class_ids": array(np.int32, self.classes, self._sentences(), self.class_length),
             "class_valid": array(bool, self.classes),
@@ -169,7 +193,8 @@ class SeemProcessor:
             spec[f"{prefix}planes"] = spec[f"{prefix}labels"] = array(np.int32, arrays.targets)
             spec[f"{prefix}valid"] = array(bool, arrays.targets)
         if self.drawn_on:
-            spec |= {"example_images": spec["images"], "example_filled": spec["filled"]}
+            drawn_on = self.drawn_height or self.image_size, self.drawn_width or self.image_size
+            spec |= {"example_images": array(np.uint8, 1, *drawn_on, 3), "example_filled": spec["filled"]}
         if self.regions and self.trained:
             spec["drawn"] = array(np.uint8, self.regions, self.image_size, self.image_size // 8)
         return spec
@@ -179,7 +204,14 @@ class SeemProcessor:
         return {**element, "marked_prompt": np.full_like(element["marked_prompt"], -1), "bad": np.asarray(True)}
 
     def geometry(self, height: int, width: int) -> Geometry:
-        return fit_to_square(height, width, self.image_size)
+        return self._place(height, width, (self.height, self.width))
+
+    def _place(self, height: int, width: int, canvas: tuple[int, int] = (0, 0)) -> Geometry:
+        """Returns the placement of an image in prediction. canvas: zeros for that of the image itself."""
+        if not self.short_side:
+            return fit_to_square(height, width, self.image_size)
+        rule = SideRule(self.short_side, self.long_side, self.multiple, bool(self.bicubic))
+        return rule.place(height, width, canvas if all(canvas) else None)
 
     def parts(self, batch: Batch) -> Mapping[str, Batch]:
         """Returns the image, the image that regions were drawn on, and the class list."""
@@ -199,7 +231,7 @@ class SeemProcessor:
         return {
             "prompts": (prompts, bool(self.classes) + self.phrases + bool(self.regions)),
             "targets": (used, sum(element[f"{prefix}valid"].size for prefix in prefixes)),
-            "pixels": (int(np.prod(element["filled"])), self.image_size**2),
+            "pixels": (int(np.prod(element["filled"])), int(np.prod(element["images"].shape[1:3]))),
         }
 
     def target_arrays(self, prefix: str) -> TargetArrays:
@@ -265,30 +297,23 @@ class SeemProcessor:
             **{f"phrase_{name}": value for name, value in targets.items()},
         }
 
-    def _draw(self, prompt: Prompt, example: Example) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the pixels that each region marks and excludes in the image that they are drawn on."""
-        if len(prompt.regions) > STEPS[-1]:
-            raise UserError(f"{len(prompt.regions)} regions in one prompt; give at most {STEPS[-1]}, so that each has a pixel")
-        image = example.frames[0] if example.drawn_on is None else example.drawn_on
-        return marks.draw_marks(prompt.regions, image.shape[:2], self.geometry(*image.shape[:2]))
-
     def _region_arrays(
-        self, prompt: Prompt | None, example: Example, geometry: Geometry, train: bool, rng: np.random.Generator | None
+        self, prompt: Prompt | None, geometry: Geometry, drawn_on: Geometry, train: bool, rng: np.random.Generator | None
     ) -> dict[str, np.ndarray]:
+        """geometry, drawn_on: the placements of the image, and of the one that the regions are drawn on."""
         count = 0 if prompt is None else len(prompt.regions)
         check_count("regions", count, self.regions)
         arrays = self.target_arrays("region_")
         made, _ = arrays.make(prompt or Prompt("region"), geometry, train)
         targets = _move_targets(made, () if prompt is None else prompt.labels)
-        side = geometry.padded
-        positive, negative = np.zeros((self.regions, *side), bool), np.zeros((self.regions, *side), bool)
+        positive, negative = (np.zeros((self.regions, *drawn_on.padded), bool) for _ in range(2))
         if prompt is not None and train:
             for n in np.flatnonzero(targets["valid"]):
                 mask = targets["segments"][targets["planes"][n], 0] == n + 1
                 positive[n] = shapes.draw_random_shape(mask, rng or np.random.default_rng(0))
                 targets["valid"][n] = positive[n].any()
         elif prompt is not None:
-            positive[:count], negative[:count] = self._draw(prompt, example)
+            positive[:count], negative[:count] = _draw(prompt, drawn_on)
         capacity = (self.points, self.excluded) if self.regions else (0, 0)
         result = marks.mark_arrays(positive, negative, capacity, rng)
         result |= {"region_present": np.arange(self.regions) < count}
@@ -312,6 +337,13 @@ def _sort_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]
     return lists, phrases, regions
 
 
+def _draw(prompt: Prompt, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the pixels that each region marks and excludes. geometry: the placement of the image that they are drawn on."""
+    if len(prompt.regions) > STEPS[-1]:
+        raise UserError(f"{len(prompt.regions)} regions in one prompt; give at most {STEPS[-1]}, so that each has a pixel")
+    return marks.draw_marks(prompt.regions, geometry.original, geometry)
+
+
 def _move_targets(targets: Mapping[str, np.ndarray], slots: Sequence[int]) -> dict[str, np.ndarray]:
     """Moves targets 0, 1, ... to other slots."""
     moved = {name: np.zeros_like(value) for name, value in targets.items()}
@@ -325,14 +357,24 @@ def _move_targets(targets: Mapping[str, np.ndarray], slots: Sequence[int]) -> di
 def make_processor(config: ml_collections.ConfigDict, tokenizer: Tokenizer | None, sizes: Mapping[str, int]) -> SeemProcessor:
     """Returns the processor of a task.
 
-    sizes: array sizes; empty in prediction. tokenizer: may be None if only shapes are needed.
+    sizes: array sizes; empty in prediction. They may replace fields of data.resize, how images are resized in prediction.
+    tokenizer: may be None if only shapes are needed. Raises UserError if the sides do not fit each other or the model.
     """
     context = config.model.text_encoder.context
-    return SeemProcessor(
+    processor = SeemProcessor(
         cast(Tokenizer, tokenizer),
         config.data.image_size,
         context,
         config.data.class_templates,
         trained=int(bool(sizes)),
-        **sizes,
+        **{**config.data.get("resize", {}), **sizes},
     )
+    short, long, multiple = processor.short_side, processor.long_side, processor.multiple
+    given, side = f"short_side = {short}, long_side = {long}, multiple = {multiple}", config.data.image_size
+    if short and (long < short or multiple % STRIDE):
+        raise UserError(f"{given}: give a long side of at least the short one, and a multiple of {STRIDE}")
+    canvases = SideRule(short, long, multiple).canvases() if short and config.model.mask_encoder.kind == "sam_vit" else ()
+    if set(canvases) - {(side, side)}:
+        why = f"SAM's encoder has positions for {side} x {side} pixels only"
+        raise UserError(f"{given}: {why}; give sides up to {side}, and multiple = {side}")
+    return processor

@@ -82,8 +82,101 @@ def test_xdecoder_starts_a_training(random_tensors, save, tmp_path):
     assert sum(map(len, report.ignored.values())) == 3
 
 
+def test_another_size_is_not_taken_for_another_system(random_tensors, save, tmp_path):
+    wider = small_config(model__mask_encoder__hidden_size=16)
+    with pytest.raises(UserError, match=r"the sources \(SEEM\) do not match the model of this config"):
+        convert(save(random_tensors(wider), "seem_focalt_v1.pt"), tmp_path / "ours")
+
+
 def test_another_end_token_is_refused(random_tensors, save, tmp_path):
     config = small_config(model__text_encoder__end_id=5)
     assert Tokenizer.toy().eos == CLIP_END
     with pytest.raises(UserError, match=r"end token has the id 0, but model.text_encoder.end_id = 5"):
         convert(save(random_tensors(config), "seem_focalt_v1.pt"), tmp_path / "ours", config)
+
+
+SAM_VIT = {
+    "kind": "sam_vit",
+    "patch_size": 16,
+    "hidden_size": 16,
+    "num_layers": 2,
+    "heads": 2,
+    "window": 2,
+    "global_layers": (1,),
+    "neck_features": (16, 16, 16, 16),
+}
+DEFORMABLE = {
+    "kind": "deformable",
+    "conv_dim": 16,
+    "mask_dim": 16,
+    "num_heads": 2,
+    "feedforward_dim": 16,
+    "num_layers": 1,
+    "num_points": 4,
+    "group_norm_groups": 4,
+}
+LANGUAGE = f"{PREDICTOR}lang_encoder."
+
+
+def sam_checkpoint(tensors):
+    """Returns the tensors of SAM's checkpoint with this image encoder."""
+    encoder = {
+        name.replace("backbone.", "image_encoder."): value
+        for name, value in tensors.items()
+        if name.startswith("backbone.") and ".neck." not in name
+    }
+    other = ("image_encoder.neck.0.weight", "prompt_encoder.not_a_point_embed.weight", "mask_decoder.iou_token.weight")
+    return encoder | dict.fromkeys(other, np.ones((1, 4), np.float32))
+
+
+def test_sam_and_a_language_encoder_start_a_training(random_tensors, save, tmp_path):
+    config = small_config(model__mask_encoder=SAM_VIT, model__pixel_decoder=DEFORMABLE)
+    tensors = random_tensors(config)
+    language = {name: value for name, value in tensors.items() if name.startswith(LANGUAGE)}
+    paths = save(language, "focalb_lang_unicl.pt"), save(sam_checkpoint(tensors), "sam_vit_b_01ec64.pth")
+    report = import_weights(paths, config, tmp_path / "ours", tokenizer=TOY_FILE)
+    assert list(report.sources) == ["SAM", "language encoder"]
+    reasons = {reason.split(";")[0]: {path.split("/")[0] for path in found} for reason, found in report.initialized.items()}
+    assert reasons == {
+        "SAM has no neck for a feature pyramid": {"backbone"},
+        "no source has a pixel decoder": {"pixel_decoder"},
+        "no source has the decoder": {"decoder"},
+    }
+    assert all(
+        path.startswith("backbone/neck/") for found in report.initialized.values() for path in found if "backbone" in path
+    )
+    assert sum(map(len, report.ignored.values())) == 3
+    export_weights(tmp_path / "ours", tmp_path / "back")
+    exported = read_all(tmp_path / "back")
+    kept = {name for name in tensors if name.startswith((LANGUAGE, "backbone.")) and ".neck." not in name}
+    assert kept and all(np.array_equal(exported[name], tensors[name]) for name in kept)
+    assert not np.array_equal(exported[f"{PREDICTOR}class_embed"], tensors[f"{PREDICTOR}class_embed"])
+
+
+def test_a_language_encoder_alone_starts_a_training(random_tensors, save, tmp_path):
+    tensors = random_tensors(small_config())
+    report = convert(save({n: v for n, v in tensors.items() if n.startswith(LANGUAGE)}, "lang.pt"), tmp_path / "ours")
+    assert list(report.sources) == ["language encoder"] and not report.ignored
+    assert {path.split("/")[0] for path in report.loaded} == {"text_encoder", "text_projection", "log_scale"}
+    assert {path.split("/")[0] for found in report.initialized.values() for path in found} == {
+        "backbone",
+        "pixel_decoder",
+        "decoder",
+    }
+    assert Model.load(tmp_path / "ours")
+
+
+def test_sam_alone_is_refused(random_tensors, save, tmp_path):
+    config = small_config(model__mask_encoder=SAM_VIT, model__pixel_decoder=DEFORMABLE)
+    with pytest.raises(UserError, match=r"the sources \(SAM\) do not match the model of this config; give all required"):
+        convert(save(sam_checkpoint(random_tensors(config)), "sam_vit_b_01ec64.pth"), tmp_path / "ours", config)
+
+
+def test_a_deeper_sam_is_refused(random_tensors, save, tmp_path):
+    config = small_config(model__mask_encoder=SAM_VIT, model__pixel_decoder=DEFORMABLE)
+    deeper = small_config(model__mask_encoder=SAM_VIT | {"num_layers": 3}, model__pixel_decoder=DEFORMABLE)
+    language = {name: value for name, value in random_tensors(config).items() if name.startswith(LANGUAGE)}
+    for given, other in ((config, deeper), (deeper, config)):
+        paths = save(language, "lang.pt"), save(sam_checkpoint(random_tensors(other)), "sam.pth")
+        with pytest.raises(UserError, match=r"unexpected: image_encoder\.blocks\.2|missing: backbone\.blocks\.2"):
+            import_weights(paths, given, tmp_path / "ours", tokenizer=TOY_FILE)
