@@ -151,6 +151,8 @@ def _check_options(parsed: argparse.Namespace) -> None:
         from hyperseg_jax.predictors.session import NO_AUDIO
 
         raise UserError(f"{NO_AUDIO} as --text")
+    if parsed.example is not None and not has_regions:
+        raise UserError(f"--example requires {MARKS}; mark the object in that image")
     if (parsed.text is not None or has_regions) == (parsed.classes is not None):
         raise UserError(f"give a text, or --classes, or {MARKS}, which may have a --text as well")
     if parsed.text is not None and not parsed.text.strip():
@@ -163,8 +165,6 @@ def _check_options(parsed: argparse.Namespace) -> None:
         raise UserError(f"--reasoning is for a text alone; remove it, or {MARKS}")
     if parsed.kind is not None and parsed.classes is None:
         raise UserError("--kind requires --classes; give the thing classes")
-    if parsed.example is not None and not has_regions:
-        raise UserError(f"--example requires {MARKS}; mark the object in that image")
     if not parsed.image.exists():
         raise UserError(f"{parsed.image}: no such file or folder; give an image, a video, or a folder of frames")
 
