@@ -3,16 +3,20 @@
 import gc
 import weakref
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from sample_inputs import random_params
 from seem_config import small_config
 
+from hyperseg_jax.decoders.seem import SeemPrediction, SeemStage
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.predictors import model as predictors
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.structs import Region
 from hyperseg_jax.systems import system as systems
+from hyperseg_jax.systems.seem import rounds
 
 SYSTEM = systems.get("seem")
 RNG = np.random.default_rng(0)
@@ -41,8 +45,7 @@ def count_calls(monkeypatch, model, name):
 
 
 def test_a_second_round_remembers_the_first(model):
-    rounds = [two_boxes(), two_boxes()]
-    first, second = model.segment_rounds(IMAGE, rounds)
+    first, second = model.segment_rounds(IMAGE, [two_boxes(), two_boxes()])
     assert first.scores != second.scores
 
 
@@ -70,6 +73,19 @@ def test_a_session(model, monkeypatch):
         session.undo()
     assert session.add_points([[10, 10]]).scores == first.scores  # nothing is remembered
     assert len(encoded) == 1
+
+
+def test_names_are_those_of_the_objects_that_overlap_most():
+    """A prompt whose own class embedding says something else, and whose mask shares more with the second object."""
+    masks = -np.ones((1, 3, 4, 4), np.float32)
+    masks[0, 0, :2] = masks[0, 1, 2:] = masks[0, 2, 1:, :3] = 1  # two objects, and the answer to a mark
+    zeros, classes = jnp.zeros((1, 3, 2)), jnp.arange(3.0)[None, :, None]
+    stage = SeemStage(zeros, jnp.asarray(masks), zeros, classes)
+    prediction = SeemPrediction((stage,), jnp.ones((1, 1, 2)), None, (("object", 0, 2), ("mark_query", 2, 3)))
+    answers = rounds.answer_marks(prediction)
+    assert answers.class_embedding.tolist() == [[[2.0]]]
+    named = rounds.name_by_objects(answers, prediction)
+    assert named.class_embedding.tolist() == [[[1.0]]] and named.scores is answers.scores
 
 
 def test_a_phrase_is_named_by_its_class(model):
@@ -180,8 +196,6 @@ def test_a_video_by_an_example(model, monkeypatch):
 
 def test_a_video_by_its_first_frame(model, tmp_path):
     frames = [np.roll(IMAGE, 5 * k, axis=1) for k in range(3)]
-    from PIL import Image
-
     for k, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / f"{k}.png")
     by_first = [found.scores for _, found in model.segment_video(frames, regions=two_boxes())]

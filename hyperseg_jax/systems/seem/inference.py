@@ -17,7 +17,7 @@ from hyperseg_jax.decoders.seem import SeemPrompts
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.systems.seem import inputs
 from hyperseg_jax.systems.seem.model import Seem, SeemImage
-from hyperseg_jax.systems.seem.rounds import MarkAnswers, answer_marks, fixed_choices, round_prompts
+from hyperseg_jax.systems.seem.rounds import MarkAnswers, answer_marks, fixed_choices, name_by_objects, round_prompts
 from hyperseg_jax.systems.seem.scores import NEVER, choose_masks, class_logits, phrase_logits
 from hyperseg_jax.systems.system import Predict
 
@@ -92,7 +92,7 @@ def make_predict(model: Seem, config: ml_collections.ConfigDict) -> Predict:
         present = batch["region_present"] if example is None else example.present
         if present.shape[1]:
             if example is None:
-                found = _answer_marks(model, params, image, batch, prompts, memory)
+                found = _answer_marks(model, params, image, batch, prompts, memory, named=classes is not None)
             else:
                 found = _answer_example(model, params, image, example, prompts)
             own = jnp.where(jnp.eye(present.shape[1], dtype=bool), found.scores[:, None], NEVER)
@@ -121,9 +121,16 @@ def make_predict(model: Seem, config: ml_collections.ConfigDict) -> Predict:
 
 
 def _answer_marks(
-    model: Seem, params: Any, image: SeemImage, batch: Batch, text: SeemPrompts, memory: jax.Array | None
+    model: Seem,
+    params: Any,
+    image: SeemImage,
+    batch: Batch,
+    text: SeemPrompts,
+    memory: jax.Array | None,
+    *,
+    named: bool,
 ) -> MarkAnswers:
-    """Returns the answer to each region of the image, [B, R]."""
+    """Returns the answer to each region of the image, [B, R]. named: whether class embeddings are needed."""
     apply: Any = lambda *inputs, **options: model.apply({"params": params}, *inputs, method="decode", **options)
     present, variant = batch["region_present"], model.decoder.variant
     rows, count = present.shape
@@ -136,13 +143,16 @@ def _answer_marks(
         choices = fixed_choices(model.decoder, present)
         prompts = round_prompts(marks, choices, 0, nothing if previous is None else previous, previous is not None)
         prompts = prompts.replace(text=text.text, text_valid=text.text_valid)  # type: ignore[attr-defined]
-        return answer_marks(apply(image, prompts, objects=False, variant=variant))
+        prediction = apply(image, prompts, objects=named, variant=variant)
+        answers = answer_marks(prediction)
+        return name_by_objects(answers, prediction) if named else answers
     number = _region_of_row(rows, count)
     points = [one.replace(prompt=jnp.where(one.prompt == number, 0, -1)) for one in _by_region(marks.points, count)]
     remembered = None if previous is None else previous.reshape(rows * count, 1, *previous.shape[2:])
     prompts = _by_region(text, count).replace(marked=tuple(points), previous=remembered)
-    prediction = apply(_by_region(image, count), prompts, objects=variant == "demo", variant=variant)
-    return _by_image(answer_marks(prediction), rows)
+    prediction = apply(_by_region(image, count), prompts, objects=named or variant == "demo", variant=variant)
+    answers = answer_marks(prediction)
+    return _by_image(name_by_objects(answers, prediction) if named and variant != "demo" else answers, rows)
 
 
 def _answer_example(model: Seem, params: Any, image: SeemImage, example: MarkedExample, text: SeemPrompts) -> MarkAnswers:
