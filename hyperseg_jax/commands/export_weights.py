@@ -93,6 +93,8 @@ def run(parsed: argparse.Namespace) -> None:
     for reason in dict.fromkeys(report.untrained.values()):
         count = sum(why == reason for why in report.untrained.values())
         log(console, f"untrained: {count} tensors ({reason})")
+    for field, value in report.recorded.items():
+        log(console, f"{field} = {value}, which the tensors do not show")
     for field, (value, meaning) in report.departures.items():
         log(console, f"not the released architecture: {field} = {value} ({meaning})")
     merged = ", LoRA merged" if report.merged else ""

@@ -9,12 +9,14 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from hyperseg_jax.atomic import atomic_folder, check_replaceable
+from hyperseg_jax.datasets.labels import read_label_image
 from hyperseg_jax.datasets.visual_prompts import shares_area
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import draw_segments, save_image
@@ -24,6 +26,7 @@ from hyperseg_jax.untrusted.printing import log, one_line
 
 WRITTEN = ("result.json", "*_mask.png", "*_mask[0-9]*.png", "*_overlay.png")
 """Patterns of the files in a results folder."""
+MARKS = "--point / --box / --scribble / --mask"
 LONGEST_STEM = 230
 """Maximum length in bytes of the file stem to which suffixes are added."""
 
@@ -41,7 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", help="comma-separated thing classes, segmented per instance: 'red ring,blue star'")
     parser.add_argument("--stuff", help="comma-separated stuff classes for --classes: 'grass,sand'")
     parser.add_argument(
-        "--point", action="append", default=[], metavar="X,Y", help="the object at a point, in pixels; repeatable"
+        "--kind",
+        choices=("panoptic", "instances", "semantic"),
+        help="with --classes: segments without overlap (panoptic, the default), instances of the thing classes that may "
+        "overlap, or one mask for each class",
+    )
+    parser.add_argument(
+        "--point",
+        action="append",
+        default=[],
+        metavar="X,Y",
+        help="the object at a point, in pixels; repeatable. Marks on a video are on its first frame",
     )
     parser.add_argument(
         "--box",
@@ -57,6 +70,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X,Y,X,Y,...",
         help="the object under a polyline, given by its vertices; repeatable",
     )
+    parser.add_argument(
+        "--mask",
+        action="append",
+        default=[],
+        type=pathlib.Path,
+        metavar="FILE",
+        help="the object under the pixels above 0 of an image; repeatable",
+    )
+    parser.add_argument(
+        "--example",
+        type=pathlib.Path,
+        metavar="IMAGE",
+        help="another image, on which the object is marked by the options above",
+    )
+    parser.add_argument("--audio", help=argparse.SUPPRESS)
     parser.add_argument("--always", action="store_true", help="return a mask even if no object seems to match the text")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("segmentation"), help="folder for the results")
 
@@ -72,37 +100,45 @@ def run(parsed: argparse.Namespace) -> None:
 
     console, absent = Console(stderr=True), (None if parsed.always else ...)
     has_frames = is_video(parsed.image)
-    if has_frames and (parsed.text is None or parsed.point or parsed.box or parsed.scribble):
-        raise UserError(f"{parsed.image} is a video; give a text alone")
+    if has_frames and parsed.classes is not None:
+        raise UserError(f"{parsed.image} is a video; give a text, or mark an object")
     # Reads the first frame before the model, so that invalid input fails without the slow loading of the model.
     frames = read_frames(parsed.image) if has_frames else iter([read_image(parsed.image)])
     frame = next(frames)
+    example = None if parsed.example is None else read_image(parsed.example)
     names = _output_stems(parsed.image, image_files(parsed.image) if parsed.image.is_dir() else [])
-    regions, labels = _parse_regions(parsed.point, parsed.box, parsed.scribble, frame.shape[:2])
+    regions, labels = _parse_regions(parsed, (frame if example is None else example).shape[:2])
+    marks: dict[str, Any] = {"regions": regions, "labels": labels, "drawn_on": example, "text": parsed.text or ""}
     model = load(parsed.model)
     report: dict = {"model": str(parsed.model), "image": str(parsed.image)}
-    with _replace_results(parsed.out, parsed.image) as out:
+    report |= {"text": parsed.text} if parsed.text else {}
+    report |= {"example": str(parsed.example)} if parsed.example else {}
+    with _replace_results(parsed.out, [parsed.image, *parsed.mask, *([parsed.example] if parsed.example else [])]) as out:
         if has_frames:
             rows = []
             predictions = model.segment_video(
-                itertools.chain([frame], frames), parsed.text, no_target_threshold=absent, reasoning=parsed.reasoning
+                itertools.chain([frame], frames), **marks, no_target_threshold=absent, reasoning=parsed.reasoning
             )
             for (name, stem), (frame, predicted) in zip(names, predictions, strict=False):
                 rows.append({"frame": name, "segments": _write_images(out, stem, frame, predicted)})
-            report |= {"text": parsed.text, "frames": rows}
-            summary = f"{len(rows)} frames, {parsed.text!r} found in {sum(bool(row['segments']) for row in rows)}"
+            report |= {"frames": rows}
+            summary = f"{len(rows)} frames"
+            if not regions:
+                summary += f", {parsed.text!r} found in {sum(bool(row['segments']) for row in rows)}"
         else:
             if regions:
-                predicted = model.segment_regions(frame, regions, labels=labels, text=parsed.text or "")
-                report |= {"text": parsed.text} if parsed.text else {}
+                predicted = model.segment_regions(frame, **marks)
             elif parsed.text is not None:
                 predicted = model.segment(frame, parsed.text, no_target_threshold=absent, reasoning=parsed.reasoning)
-                report["text"] = parsed.text
             else:
-                predicted = model.segment_classes(frame, _split_names(parsed.classes), stuff=_split_names(parsed.stuff))
-                report["classes"] = _split_names(parsed.classes) + _split_names(parsed.stuff)
+                things, stuff = _split_names(parsed.classes), _split_names(parsed.stuff)
+                predicted = model.segment_classes(frame, things, stuff=stuff, kind=parsed.kind or "panoptic")
+                report["classes"] = things + stuff
             report["segments"] = _write_images(out, next(names)[1], frame, predicted)
-            summary = "; ".join(f"{s.label} ({s.mask.mean():.1%} of the image, score {s.score:.2f})" for s in predicted)
+            summary = "; ".join(
+                f"{s.label} ({s.mask.mean():.1%} of the image{'' if math.isnan(s.score) else f', score {s.score:.2f}'})"
+                for s in predicted
+            )
         (out / "result.json").write_text(strict_json.dumps_finite(report))
     log(console, f"found: {summary or 'no matching object'}")
     log(console, f"wrote {parsed.out}/")
@@ -110,9 +146,15 @@ def run(parsed: argparse.Namespace) -> None:
 
 def _check_options(parsed: argparse.Namespace) -> None:
     """Raises UserError for invalid combinations of options, before any file is read."""
-    has_regions = bool(parsed.point or parsed.box or parsed.scribble)
+    has_regions = bool(parsed.point or parsed.box or parsed.scribble or parsed.mask)
+    if parsed.audio is not None:
+        from hyperseg_jax.predictors.session import NO_AUDIO
+
+        raise UserError(f"{NO_AUDIO} as --text")
+    if parsed.example is not None and not has_regions:
+        raise UserError(f"--example requires {MARKS}; mark the object in that image")
     if (parsed.text is not None or has_regions) == (parsed.classes is not None):
-        raise UserError("give a text, or --classes, or --point / --box / --scribble, which may have a --text as well")
+        raise UserError(f"give a text, or --classes, or {MARKS}, which may have a --text as well")
     if parsed.text is not None and not parsed.text.strip():
         raise UserError("the prompt is empty; say what to segment")
     if parsed.stuff is not None and parsed.classes is None:
@@ -120,7 +162,9 @@ def _check_options(parsed: argparse.Namespace) -> None:
     if parsed.reasoning and parsed.text is None:
         raise UserError("--reasoning requires a text; give the question")
     if parsed.reasoning and has_regions:
-        raise UserError("--reasoning is for a text alone; remove it, or --point / --box / --scribble")
+        raise UserError(f"--reasoning is for a text alone; remove it, or {MARKS}")
+    if parsed.kind is not None and parsed.classes is None:
+        raise UserError("--kind requires --classes; give the thing classes")
     if not parsed.image.exists():
         raise UserError(f"{parsed.image}: no such file or folder; give an image, a video, or a folder of frames")
 
@@ -153,13 +197,13 @@ def _write_images(out: pathlib.Path, stem: str, frame: np.ndarray, segments: Pre
 
 
 @contextlib.contextmanager
-def _replace_results(out: pathlib.Path, image: pathlib.Path) -> Iterator[pathlib.Path]:
+def _replace_results(out: pathlib.Path, inputs: Sequence[pathlib.Path]) -> Iterator[pathlib.Path]:
     """Yields a temporary folder for the results, which atomically replaces `out` on exit. Raises UserError if `out` contains
-    anything but results of an earlier run, or the input `image`."""
+    anything but results of an earlier run, or one of the input files."""
     folder = pathlib.Path(os.path.realpath(out))  # follows a link given by the user
     if folder == pathlib.Path.cwd():
         raise UserError(f"--out {out}: is the current directory; give a separate folder")
-    check_replaceable(out, WRITTEN if (out / "result.json").is_file() else (), [image])
+    check_replaceable(out, WRITTEN if (out / "result.json").is_file() else (), inputs)
     try:
         with atomic_folder(folder) as part:
             yield part
@@ -172,17 +216,15 @@ def _split_names(text: str | None) -> list[str]:
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
-def _parse_regions(
-    points: list[str], boxes: list[str], scribbles: list[str], size: tuple[int, int]
-) -> tuple[list[Region], list[str]]:
-    """Parses the values of --point, --box and --scribble for an image of this (height, width). Returns the regions and the text
-    that labels each in the results. Boxes are clipped to the image."""
+def _parse_regions(parsed: argparse.Namespace, size: tuple[int, int]) -> tuple[list[Region], list[str]]:
+    """Parses the values of --point, --box, --scribble and --mask for an image of this (height, width). Returns the regions and
+    the text that labels each in the results. Boxes are clipped to the image."""
     regions, labels = [], []
-    for text in points:
+    for text in parsed.point:
         (point,) = _parse_coordinates("--point", text, 2, size)
         regions.append(Region.from_point(*point))
         labels.append(f"point {text}")
-    for text in boxes:
+    for text in parsed.box:
         x0, y0, x1, y1 = _parse_numbers("--box", text, 4)
         left, right, top, bottom = min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1)
         if not shares_area((left, top, right, bottom), size) or left == right or top == bottom:
@@ -191,11 +233,17 @@ def _parse_regions(
             )
         regions.append(Region.from_box(max(left, 0), max(top, 0), min(right, size[1]), min(bottom, size[0])))
         labels.append(f"box {text}")
-    for text in scribbles:
+    for text in parsed.scribble:
         regions.append(
             Region.from_scribble(_parse_coordinates("--scribble", text, max(4, 2 * (text.count(",") // 2 + 1)), size))
         )
         labels.append(f"scribble {text}")
+    for path in parsed.mask:
+        pixels = read_label_image(path, size, what="mask")
+        if pixels is None or not (pixels > 0).any():
+            raise UserError(f"--mask {path}: has no pixel above 0; mark the object")
+        regions.append(Region.from_mask(pixels > 0))
+        labels.append(f"mask {path.name}")
     return regions, labels
 
 

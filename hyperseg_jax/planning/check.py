@@ -137,7 +137,7 @@ def _check(
         _check_resumption(config, tasks, initial.abstract, run_dir, accept_changes, report)
     else:
         with report.collect():
-            initial.check_source()
+            initial.check_source(config)
     if batch_fits:
         _check_shapes(config, system, initial, report)
     if mesh is not None and devices is not None:

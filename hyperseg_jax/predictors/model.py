@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 import types
@@ -15,6 +16,8 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
+from hyperseg_jax.data.read_ahead import read_in_thread
+from hyperseg_jax.data.video_files import read_frames
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.regions import has_positive_mark
 from hyperseg_jax.errors import UserError
@@ -30,6 +33,9 @@ from hyperseg_jax.untrusted import images
 from hyperseg_jax.weights import model_folder
 
 ImageLike = np.ndarray | Image.Image | str | os.PathLike
+FRAMES_AHEAD = 2
+"""Frames of a video that are decoded and prepared while the model segments one."""
+CLASS_ANSWERS = ("panoptic", "instances", "semantic")
 
 
 class Model:
@@ -86,30 +92,43 @@ class Model:
         classes: Sequence[str],
         *,
         stuff: Sequence[str] = (),
+        kind: str = "panoptic",
         threshold: float | types.EllipsisType = ...,
         overlap: float | types.EllipsisType = ...,
     ) -> Prediction:
         """Segments every instance of the thing classes, and the stuff classes, without overlap; .ids is the segment map.
 
-        threshold: class probability that a segment must exceed. overlap: minimum visible share of a segment. Both default to
-        the system's values.
+        kind: "instances" returns instances of the thing classes that may overlap, each with a score, and "semantic" one mask
+        for each class that is the most probable one of some pixel. threshold: class probability that a panoptic segment must
+        exceed. overlap: its minimum visible share. Both default to the system's values.
         """
+        if kind not in CLASS_ANSWERS:
+            raise UserError(f"kind = {kind!r}: use one of {', '.join(CLASS_ANSWERS)}")
         names = (*map(_check_text, classes), *map(_check_text, stuff))
         things = (True,) * len(classes) + (False,) * len(stuff)
         prompt = Prompt(task="panoptic", classes=names, things=things)
         example = _image_example(read_image(image), prompt)
-        return self._predict(example, self._replace_thresholds("panoptic", segment=threshold, overlap=overlap))[0]
+        return self._predict(example, self._replace_thresholds(kind, segment=threshold, overlap=overlap))[0]
 
     def segment_regions(
-        self, image: ImageLike, regions: Sequence[np.ndarray | Region], *, labels: Sequence[str] = (), text: str = ""
+        self,
+        image: ImageLike,
+        regions: Sequence[np.ndarray | Region],
+        *,
+        labels: Sequence[str] = (),
+        text: str = "",
+        drawn_on: ImageLike | None = None,
     ) -> Prediction:
         """Segments the object marked by each region: a Region (points, boxes, scribbles, mask) or a rough bool mask [H, W].
 
-        text: also says what to segment; for systems that compose prompts (System.composes).
+        text: also says what to segment; for systems that compose prompts (System.composes). drawn_on: the image that the
+        regions are drawn on, if it is another one; what they mark is then found in `image`.
         """
-        names = _region_names(regions, labels)
-        predicted, _ = self.answer_round(read_image(image), regions, text=text)
-        return dataclasses.replace(predicted, names=names)
+        names, example = _region_names(regions, labels), None if drawn_on is None else read_image(drawn_on)
+        if not regions:
+            raise UserError("no regions are given; draw at least one region")
+        predicted, _ = self.answer_round(read_image(image), regions, text=text, example=example)
+        return _name_masks(predicted, names)
 
     def segment_alternatives(self, image: ImageLike, region: np.ndarray | Region) -> Prediction:
         """Returns all masks that a region could mean, such as a part and the whole, best first. Their scores are the IoU that
@@ -130,7 +149,8 @@ class Model:
         return self._make_request(_image_example(frame, _region_prompt("region", frame, regions)))
 
     def session(self, image: ImageLike, *, classes: Sequence[str] = ()) -> Session:
-        """Starts interactive segmentation of an image. classes: names of which each mask gets the most probable one."""
+        """Starts interactive segmentation of an image. classes: names of which each mask gets the most probable one; for
+        systems that compose prompts (System.composes)."""
         return Session(self, read_image(image), tuple(map(_check_text, classes)))
 
     def answer_round(
@@ -144,22 +164,19 @@ class Model:
         memory: Any = None,
     ) -> tuple[Prediction, Any]:
         """Answers one round about an image, uint8 [H, W, 3]; `session` is easier. Returns the prediction and the memory for the
-        next round. regions: all so far; without any, the text is segmented. example: the image that they are drawn on, if it is
-        another one. memory: that of the last round."""
-        if text and not regions:
-            predicted, _ = self._predict(
-                _image_example(frame, Prompt("referring", text)), self._replace_thresholds("expression")
-            )
-            return _name_masks(predicted, text), None
-        if (text or classes) and not self._system.composes:
-            what = "a text with regions" if text else "class names of regions"
-            raise UserError(f"the system {self._system.name} does not support {what}; give exactly one kind of prompt")
-        prompt = _region_prompt("region", frame if example is None else example, regions)
-        prompt = dataclasses.replace(prompt, text=text, classes=tuple(classes))
-        asked = dataclasses.replace(_image_example(frame, prompt), drawn_on=example)
-        predicted, new_memory = self._predict(asked, self._replace_thresholds("regions"), memory)
-        named = predicted if classes else dataclasses.replace(predicted, names=_region_names(regions, ()))
-        return named, new_memory if self.engine.interactive else None
+        next round. regions: all so far; without any, the text is segmented. classes: see `session`. example: the image that
+        the regions are drawn on, if it is another one. memory: that of the last round."""
+        if regions:
+            prompt = self._region_prompt(frame if example is None else example, regions, text, classes)
+            asked = dataclasses.replace(_image_example(frame, prompt), drawn_on=example)
+            predicted, new_memory = self._predict(asked, self._replace_thresholds("regions"), memory)
+        else:
+            self._check_composed(text="", classes=classes)
+            prompt = Prompt("referring", _check_text(text), classes=tuple(classes))
+            predicted, new_memory = self._predict(_image_example(frame, prompt), self._replace_thresholds("expression"))
+        if not classes:
+            predicted = _name_masks(predicted, _region_names(regions, ()) if regions else text)
+        return predicted, new_memory if self.engine.interactive else None
 
     def segment_rounds(
         self, image: ImageLike, rounds: Iterable[Sequence[np.ndarray | Region]], *, labels: Sequence[str] = ()
@@ -174,31 +191,58 @@ class Model:
         for regions in rounds:
             names = _region_names(regions, labels)
             predicted, memory = self.answer_round(frame, regions, memory=memory)
-            yield dataclasses.replace(predicted, names=names)
+            yield _name_masks(predicted, names)
 
     def segment_video(
         self,
-        frames: Iterable[ImageLike],
-        text: str,
+        frames: Iterable[ImageLike] | str | os.PathLike[str],
+        text: str = "",
         *,
+        regions: Sequence[np.ndarray | Region] = (),
+        drawn_on: ImageLike | None = None,
+        labels: Sequence[str] = (),
         no_target_threshold: float | types.EllipsisType | None = ...,
         reasoning: bool = False,
     ) -> Iterator[tuple[np.ndarray, Prediction]]:
-        """Yields (image, prediction) for each frame. Memory use is constant.
+        """Yields (image, prediction) for each frame: what the text says, or one mask for each region. Memory use is constant.
 
-        The model state passes from frame to frame. A system with reference frames reads ahead by half of them, and encodes each
-        frame once. reasoning: see `segment`.
+        frames: images, or the path of a video file or of a folder of frames; FRAMES_AHEAD are read ahead. regions, labels: as
+        in `segment_regions`; drawn on the image `drawn_on`, by default the first frame, which is encoded once. A text with
+        regions is for systems that compose prompts.
+        The model state passes from frame to frame, if the system has one. A system with reference frames reads ahead by half of
+        them, and encodes each frame once. reasoning: see `segment`.
         """
-        prompt = Prompt(task="video", text=_check_text(text), needs_reasoning=reasoning)
-        options = self._replace_thresholds("expression", no_target_threshold=no_target_threshold)
-        images = map(read_image, frames)
-        references, memory = self.engine.reference_frames, None
+        images = map(read_image, read_frames(frames) if isinstance(frames, str | os.PathLike) else frames)
+        if regions:
+            names: str | tuple[str, ...] = _region_names(regions, labels)
+            example = None if drawn_on is None else read_image(drawn_on)
+            queries = self._region_queries(images, example, regions, text)
+            options, cache_features = self._replace_thresholds("regions"), True
+        else:
+            names = _check_text(text)
+            queries = self._text_queries(images, Prompt("video", names, needs_reasoning=reasoning))
+            options = self._replace_thresholds("expression", no_target_threshold=no_target_threshold)
+            cache_features = self.engine.reference_frames is not None
+        predictions = self._predict_stream(queries, options, cache_features)
+        return ((frame, _name_masks(predicted, names)) for frame, predicted in predictions)
+
+    def _region_queries(
+        self, images: Iterator[np.ndarray], drawn_on: np.ndarray | None, regions: Sequence[np.ndarray | Region], text: str
+    ) -> Iterator[Example]:
+        """Yields a query for each frame, about regions that are drawn on another image or on the first frame."""
+        for first in images:
+            example = first if drawn_on is None else drawn_on
+            prompt = self._region_prompt(example, regions, text)
+            for frame in itertools.chain([first], images):
+                yield Example("the video", frame[None], (prompt,), drawn_on=example)
+
+    def _text_queries(self, images: Iterator[np.ndarray], prompt: Prompt) -> Iterator[Example]:
+        """Yields a query for each frame, with its reference frames if the system has some."""
+        references = self.engine.reference_frames
         queries: Iterable[tuple[tuple[int, ...], list[np.ndarray]]]
         queries = (((), [image]) for image in images) if references is None else references.queries(images)
         for numbers, pixels in queries:
-            example = Example("the video", _stack_frames(pixels), (prompt,), frame_numbers=numbers)
-            predicted, memory = self._predict(example, options, memory, cache_features=references is not None)
-            yield pixels[0], _name_masks(predicted, text)
+            yield Example("the video", _stack_frames(pixels), (prompt,), frame_numbers=numbers)
 
     def chat(self, image: ImageLike, question: str, *, seed: int = 0, **decoding: Any) -> str:
         """Returns the model's text answer.
@@ -231,17 +275,50 @@ class Model:
         overrides = {name: value for name, value in thresholds.items() if value is not ...}
         return AnswerOptions(kind, dataclasses.replace(self.engine.answers.default, **overrides))  # type: ignore[arg-type]
 
+    def _region_prompt(
+        self,
+        drawn_on: np.ndarray,
+        regions: Sequence[np.ndarray | Region],
+        text: str,
+        classes: Sequence[str] = (),
+    ) -> Prompt:
+        """Returns the prompt of regions, which may have a text, and classes that name what is found, if the system composes
+        prompts. Raises UserError for other systems."""
+        self._check_composed(text=text, classes=classes)
+        return dataclasses.replace(_region_prompt("region", drawn_on, regions), text=text, classes=tuple(classes))
+
+    def _check_composed(self, *, text: str, classes: Sequence[str]) -> None:
+        if (text or classes) and not self._system.composes:
+            what = "a text with regions" if text else "class names of what is found"
+            raise UserError(f"the system {self._system.name} does not support {what}; give exactly one kind of prompt")
+
     def _predict(
         self, example: Example, options: AnswerOptions, memory: Any = None, *, cache_features: bool = True
     ) -> tuple[Prediction, Any]:
-        """Returns the prediction for an example with one prompt about one image or queried frame, and the memory for the next
-        frame. cache_features: see Request."""
-        request, geometry = self._make_request(example, cache_features)
+        """Returns the prediction for an example with one prompt about one image, and the memory for the next round.
+        cache_features: see Request."""
+        return self._answer(example.prompts[0], *self._make_request(example, cache_features), options, memory)
+
+    def _predict_stream(
+        self, queries: Iterator[Example], options: AnswerOptions, cache_features: bool
+    ) -> Iterator[tuple[np.ndarray, Prediction]]:
+        """Yields (frame, prediction) for queries about the frames of a video, each with one prompt. cache_features: see
+        Request."""
+        prepared = ((query, *self._make_request(query, cache_features)) for query in queries)
+        memory = None
+        for query, request, geometry in read_in_thread(prepared, FRAMES_AHEAD):
+            predicted, memory = self._answer(query.prompts[0], request, geometry, options, memory)
+            yield query.frames[0], predicted
+
+    def _answer(
+        self, prompt: Prompt, request: Request, geometry: Geometry, options: AnswerOptions, memory: Any
+    ) -> tuple[Prediction, Any]:
+        """Returns the prediction for a request of one prompt, and the memory for the next frame or round."""
         outputs, memory = self.engine.select(request, options, memory)
         if not outputs.pop("finite").all():
             raise UserError("the outputs of the model are not finite, so its weights are damaged; use another checkpoint")
         row = {name: value[0] for name, value in outputs.items()}
-        return make_prediction_fn(self.engine, options, geometry)(example.prompts[0], row), memory
+        return make_prediction_fn(self.engine, options, geometry)(prompt, row), memory
 
     def _make_request(self, example: Example, cache_features: bool = True) -> tuple[Request, Geometry]:
         """Returns a batch of one example with one prompt, in the smallest bucket that fits it, and the geometry of its frames
@@ -327,6 +404,6 @@ def _region_names(regions: Sequence[Any], labels: Sequence[str]) -> tuple[str, .
     return tuple(labels) or tuple(f"region {k + 1}" for k in range(len(regions)))
 
 
-def _name_masks(predicted: Prediction, name: str) -> Prediction:
-    """Returns the prediction with every mask named by the prompt text."""
-    return dataclasses.replace(predicted, names=(name,) * len(predicted))
+def _name_masks(predicted: Prediction, names: str | tuple[str, ...]) -> Prediction:
+    """Returns the prediction with named masks. names: one for each, or one text for all."""
+    return dataclasses.replace(predicted, names=(names,) * len(predicted) if isinstance(names, str) else names)

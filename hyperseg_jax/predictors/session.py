@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float64, Shaped
 
+from hyperseg_jax.datasets.masks import MAX_COORDINATE, fill_polygons
+from hyperseg_jax.datasets.regions import has_positive_mark
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prediction, Region
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from hyperseg_jax.predictors.model import ImageLike, Model
 
 Coordinates = Shaped[np.ndarray, "N 2"] | Sequence[Sequence[float]]
+NO_AUDIO = "audio is not supported; transcribe it, for instance with Whisper as SEEM's authors do, and give the text"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Session:
     Each method adds something and returns the Prediction for all objects so far: one mask for each object, in the order in
     which they were begun. `target` is the index of an object, the newest by default; the index after the last one begins
     another object. prediction: the newest Prediction; None before the first. Raises UserError for marks outside of the image,
-    and for prompts that the model does not support.
+    and for prompts that the model does not support; the session then stays as it was.
     """
 
     def __init__(self, model: Model, image: np.ndarray, classes: Sequence[str] = ()) -> None:
@@ -48,16 +51,16 @@ class Session:
         return self._rounds[-1].prediction
 
     def add_points(
-        self,
-        points: Shaped[np.ndarray, "N 2"] | Sequence[Sequence[float]],
-        positive: bool | Sequence[bool] = True,
-        *,
-        target: int | None = None,
+        self, points: Coordinates, positive: bool | Sequence[bool] = True, *, target: int | None = None
     ) -> Prediction:
         """Adds clicks at points (x, y) in pixels. positive: whether they are on the object, for all or for each."""
-        xy = np.asarray(points, np.float64).reshape(-1, 2)
-        signs = np.broadcast_to(np.asarray(positive, np.float64), (len(xy),))
-        return self._add_marks(Region("point", points=np.column_stack([xy, signs])), target)
+        xy = _as_points("points", points)
+        signs = np.asarray(positive, bool)
+        if signs.shape not in ((), (len(xy),)):
+            raise UserError(
+                f"positive has the shape {signs.shape} for {len(xy)} points; give True or False for all or for each"
+            )
+        return self._add_marks(Region("point", points=np.column_stack([xy, np.broadcast_to(signs, len(xy))])), target)
 
     def add_box(self, left: float, top: float, right: float, bottom: float, *, target: int | None = None) -> Prediction:
         """Adds a box around the object, in pixels."""
@@ -67,8 +70,18 @@ class Session:
         """Adds a polyline on the object. corners: its vertices (x, y) in pixels."""
         return self._add_marks(Region.from_scribble(corners), target)
 
+    def add_polygon(self, corners: Coordinates, *, target: int | None = None) -> Prediction:
+        """Adds a polygon around the object. corners: its vertices (x, y) in pixels, at least three."""
+        vertices = _as_points("corners", corners)
+        if len(vertices) < 3:
+            raise UserError(f"the polygon has {len(vertices)} corners; give at least three")
+        height, width = self._image.shape[:2]
+        return self.add_mask(fill_polygons([vertices], height, width, "the polygon"), target=target)
+
     def add_mask(self, mask: Bool[np.ndarray, "H W"], *, target: int | None = None) -> Prediction:
         """Adds a rough mask of the object."""
+        if np.shape(mask) != (size := self._image.shape[:2]):
+            raise UserError(f"the mask has size {np.shape(mask)}, but the image has {size}; use the size of the image")
         return self._add_marks(Region.from_mask(mask), target)
 
     def add_text(self, text: str) -> Prediction:
@@ -77,12 +90,18 @@ class Session:
             raise UserError("the prompt is empty; say what to segment")
         return self._answer(dataclasses.replace(self._rounds[-1], text=text.strip()))
 
-    def add_example(self, image: ImageLike, region: Region | Bool[np.ndarray, "H W"]) -> Prediction:
-        """Finds in this image what a region marks in another one. Earlier marks are replaced."""
+    def add_example(self, image: ImageLike, *regions: Region | Bool[np.ndarray, "H W"]) -> Prediction:
+        """Finds in this image what each region marks in another one. Earlier marks are replaced."""
         from hyperseg_jax.predictors.model import read_image
 
-        one = region if isinstance(region, Region) else Region.from_mask(region)
-        return self._answer(_Round(regions=(one,), example=read_image(image), text=self._rounds[-1].text))
+        if not regions:
+            raise UserError("no region is given; mark the object in the example image")
+        marks = tuple(region if isinstance(region, Region) else Region.from_mask(region) for region in regions)
+        return self._answer(_Round(regions=marks, example=read_image(image), text=self._rounds[-1].text))
+
+    def add_audio(self, audio: Any) -> NoReturn:
+        """Raises UserError: speech has to be transcribed first."""
+        raise UserError(f"{NO_AUDIO} to add_text")
 
     def undo(self) -> Prediction | None:
         """Takes back what was added last; returns the Prediction before it."""
@@ -97,6 +116,8 @@ class Session:
 
     def _add_marks(self, marks: Region, target: int | None) -> Prediction:
         last = self._rounds[-1]
+        if not (has_positive_mark(marks) or len(marks.points)):
+            raise UserError("nothing is marked; mark at least one pixel of the image")
         if last.example is not None:
             raise UserError("the marks are those of an example image; call reset() before marking this image")
         index = max(len(last.regions) - 1, 0) if target is None else target
@@ -117,6 +138,17 @@ class Session:
         )
         self._rounds.append(dataclasses.replace(request, prediction=prediction, memory=memory))
         return prediction
+
+
+def _as_points(name: str, points: Coordinates) -> Float64[np.ndarray, "N 2"]:
+    """Returns points as an array. Raises UserError if they are no (x, y). name: of the argument."""
+    try:
+        xy = np.asarray(points, np.float64)
+    except (TypeError, ValueError):
+        xy = np.zeros(0)
+    if xy.ndim != 2 or xy.shape[1] != 2 or not (np.abs(xy) < MAX_COORDINATE).all():
+        raise UserError(f"{name}: are no points; give at least one in pixels, as [[x, y], ...]")
+    return xy
 
 
 def _join(old: Region, new: Region) -> Region:

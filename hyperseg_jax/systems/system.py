@@ -85,7 +85,7 @@ class System(Generic[Model]):
     weight_table(config) -> Table from the parameters to the published names.
     source_checkpoints: the kinds of public checkpoints that its weights are imported from; its own is the first.
     extra_names: names of the table that the authors' code does not have, with the reason.
-    published_fields: fields of config.model that change the results but no weight, with the value of the authors' code.
+    published_fields: fields of config.model that change the results but no weight, with the values of the authors' code.
     untrained: names of the table that no loss trains and no prediction uses, with the reason. They are kept so that an export
     has all names of the authors' code.
     hf_config(config) -> the config.json that the authors' code requires in an exported folder.
@@ -161,13 +161,18 @@ class System(Generic[Model]):
             _shape_cache[key] = jax.eval_shape(lambda: self.init(self.build(config), config, jax.random.key(0)))
         return _shape_cache[key]
 
-    def departures(self, config: ConfigDict) -> dict[str, tuple[Any, str]]:
-        """Returns {field: (value, what the authors' code does instead)} of the published fields with another value than theirs.
-
-        A field that the config does not have has the published value."""
+    def published_values(self, config: ConfigDict) -> dict[str, Any]:
+        """Returns {field: value} of the published fields. A field that the config does not have has the first published
+        value."""
         fields = flatten({"model": config.model.to_dict()})
-        values = [(row, fields.get(row.field.replace(".", "/"), row.value)) for row in self.published_fields]
-        return {row.field: (value, row.meaning) for row, value in values if value != row.value}
+        return {row.field: fields.get(row.field.replace(".", "/"), row.values[0]) for row in self.published_fields}
+
+    def departures(self, config: ConfigDict) -> dict[str, tuple[Any, str]]:
+        """Returns {field: (value, what the authors' code does instead)} of the published fields with another value than
+        theirs."""
+        values = self.published_values(config)
+        rows = [row for row in self.published_fields if values[row.field] not in row.values]
+        return {row.field: (values[row.field], row.meaning) for row in rows}
 
     def part(self, name: str) -> Part:
         """Returns a part by name. Raises UserError if no class of transformers implements it."""

@@ -25,15 +25,16 @@ def find_first_rule(rules: Iterable[Rule], name: str) -> Rule | None:
 
 @dataclasses.dataclass(frozen=True)
 class PublishedField:
-    """A config field that changes the results but no weight, and of which the authors' code implements one value only.
+    """A config field that changes the results but no weight. Exports record it, imports restore it, and a model is neither
+    evaluated nor trained further with another value.
 
-    field: its name in the config, with dots. value: the one that the authors' code implements. meaning: what that code does
-    with weights that were trained with another value, for the report.
+    field: its name in the config, with dots. values: those that the authors' code implements; configs without the field have
+    the first. meaning: what that code does with weights that were trained with any other value, for the report.
     """
 
     field: str
-    value: str | int | float
-    meaning: str
+    values: tuple[str | int | float, ...]
+    meaning: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

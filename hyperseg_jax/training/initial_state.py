@@ -10,6 +10,8 @@ import jax
 import ml_collections
 import optax
 
+from hyperseg_jax import config as configs
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten
@@ -46,10 +48,21 @@ class InitialState:
     def _differences(self) -> dict[str, tuple[str, ...]]:
         return {"optional": self.optional_params, "ignored": self.ignored_params}
 
-    def check_source(self) -> None:
-        """Raises UserError if the parameters of the source model do not fit. Reads only their names and shapes."""
-        if self.source:
-            model_folder.read_params(self.source, flatten(self.params), **self._differences)
+    def check_source(self, config: ml_collections.ConfigDict) -> None:
+        """Raises UserError if the parameters of the source model do not fit, or if its config says that they compute something
+        else than in a model of this config (System.published_fields). Reads only their names and shapes."""
+        if not self.source:
+            return
+        model_folder.read_params(self.source, flatten(self.params), **self._differences)
+        folder = model_folder.find_model_folder(self.source)
+        saved, given = (flatten(each.to_dict()) for each in (model_folder.read_config(folder), config))
+        paths = [field.replace(".", "/") for field in systems.get(config.system).published_values(config)]
+        before, now = ({path: fields[path] for path in paths if path in saved and path in given} for fields in (saved, given))
+        if changes := configs.describe_differences(before, now):
+            raise UserError(
+                f"init_from = {self.source}: {changes}; its weights were trained for the saved value: give that one, or import "
+                "them again for the other"
+            )
 
     def create(self) -> TrainState:
         """Creates the initial state from the model `config.init_from`, if set, and from the seed."""

@@ -93,7 +93,7 @@ def train(
         initial = trace_initial_state(config, system, model, groups, learning_rate, mesh)
         train_step = make_step(system, model, config, initial.tx)
         if not run_dir.has_checkpoints:
-            initial.check_source()
+            initial.check_source(config)
         run_dir.open(config, tokenizer)  # after all checks of the config; nothing was written before
         timeouts = hosts.Timeouts(**config.hosts)
 

@@ -35,7 +35,7 @@ def function_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     A published field that a config lacks has the published value. Any other field that one of them lacks is not compared: it
     has the default of its module, as the newer fields in a config of an earlier version."""
     ignored = {FREE_MODEL_FIELD, *TRAINING_MODEL_FIELDS}
-    published = {row.field.replace(".", "/"): row.value for row in systems.get(given["system"]).published_fields}
+    published = {row.field.replace(".", "/"): row.values[0] for row in systems.get(given["system"]).published_fields}
     fields = (flatten({name: config.get(name) for name in ("system", "model")}) for config in (saved, given))
     before, now = (published | each for each in fields)
     compared = {path for path in before.keys() & now.keys() if not ignored & set(path.split("/"))}

@@ -44,7 +44,8 @@ class ExportReport:
 
     out: the output folder. names: number of tensors. extras: {name: reason} of tensors that the authors' code does not have.
     merged: whether LoRA adapters were merged into their kernels. untrained: {name: reason} of tensors that no loss trains.
-    departures: {config field: (value, what the authors' code does instead)}, see System.departures.
+    departures: {config field: (value, what the authors' code does instead)}, see System.departures. recorded: {config field:
+    value}, see System.published_values.
     """
 
     out: pathlib.Path
@@ -53,6 +54,7 @@ class ExportReport:
     merged: bool
     untrained: dict[str, str] = dataclasses.field(default_factory=dict)
     departures: dict[str, tuple[Any, str]] = dataclasses.field(default_factory=dict)
+    recorded: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class MergedParams:
@@ -135,7 +137,7 @@ def export_weights(
                 f"{folder}: the authors' code lacks names of parameters; remove --strict-authors, or train a model without "
                 f"them:\n  {listed}"
             )
-        departures = {} if part else system.departures(config)
+        recorded, departures = ({}, {}) if part else (system.published_values(config), system.departures(config))
         if strict_authors and departures:
             listed = "\n  ".join(f"{field} = {value!r}: {meaning}" for field, (value, meaning) in departures.items())
             raise UserError(
@@ -153,9 +155,7 @@ def export_weights(
                 settings = system.part(part).config_json(config) if part else system.hf_config(config)
                 types = {kind.name for _, kind in described.values() if kind.kind not in "iub"}
                 settings["torch_dtype"] = types.pop() if len(types) == 1 else "float32"
-                fields = {row.field: row.value for row in (() if part else system.published_fields)}
-                fields |= {field: value for field, (value, _) in departures.items()}
-                settings |= {PUBLISHED_FIELDS: fields} if fields else {}
+                settings |= {PUBLISHED_FIELDS: recorded} if recorded else {}
                 (temporary / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
                 tokenizer = system.load_tokenizer(config, folder) if part is None or system.part(part).reads_text else None
                 if tokenizer is not None:
@@ -165,7 +165,7 @@ def export_weights(
                 (temporary / "README.md").write_text(card, encoding="utf-8")
             if extras:
                 (temporary / "extra_names.json").write_text(json.dumps(extras, indent=1) + "\n", encoding="utf-8")
-    return ExportReport(out, len(described), extras, params.merged, untrained, departures)
+    return ExportReport(out, len(described), extras, params.merged, untrained, departures, recorded)
 
 
 def _names_with_reasons(table: Table, rules: Iterable[Rule]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import re
+from collections.abc import Container
 
 import ml_collections
 
@@ -13,15 +14,17 @@ from hyperseg_jax.tables import SourceCheckpoint
 from hyperseg_jax.untrusted.printing import escaped
 
 
-def check_file_name(kind: SourceCheckpoint, path: pathlib.Path, config: ml_collections.ConfigDict) -> list[str]:
-    """Returns a line about each config field that the tensors do not show. Raises UserError if the name of the file says
-    something else, or has had several meanings."""
+def check_file_name(
+    kind: SourceCheckpoint, path: pathlib.Path, config: ml_collections.ConfigDict, known: Container[str] = ()
+) -> list[str]:
+    """Returns a line about each config field that the tensors do not show. known: fields that are recorded beside the tensors.
+    Raises UserError if the name of the file says something else, or has had several meanings."""
     values = {
         name.field: str(functools.reduce(lambda block, key: block[key], name.field.split("."), config))
         for name in kind.file_names
     }
     name = next((name for name in kind.file_names if re.fullmatch(name.pattern, path.name)), None)
-    lines = [f"{field} = {value}, which the tensors do not show" for field, value in values.items()]
+    lines = [f"{field} = {value}, which the tensors do not show" for field, value in values.items() if field not in known]
     if name is None:
         return lines
     where = escaped(str(path))

@@ -97,12 +97,12 @@ def import_weights(
             if kind == next_kind:
                 raise UserError(f"{file.path} and {next_file.path}: both are {kind.name}; give one of them")
         report = ImportReport(out, {kind.name: str(file.path) for kind, file in files})
-        for kind, file in files:
-            report.notes += check_file_name(kind, file.path, config)
         tensors = _assign_sources(system, files, report)
         _update_sizes(config, files, tensors, report)
-        _restore_published_fields(config, system, files, report)
+        restored = _restore_published_fields(config, system, files, report)
         _check_settings(config, files)
+        for kind, file in files:
+            report.notes += check_file_name(kind, file.path, config, restored)
         text = _load_tokenizer(system, tokenizer, [file.path for _, file in files], config)
         model = system.build(config)
         init = lambda key: flatten(system.init_plain(model, config, key))
@@ -207,11 +207,12 @@ def _restore_published_fields(
     system: systems.System,
     files: Sequence[tuple[SourceCheckpoint, TensorFile]],
     report: ImportReport,
-) -> None:
-    """Sets the published fields (System.published_fields) to the values that the config.json of an export of this package has.
-    If the system's own checkpoint comes without them, other values of the config are kept, and added to the report."""
-    known = {row.field: type(row.value) for row in system.published_fields}
-    has_own, restored = False, set()
+) -> set[str]:
+    """Sets the published fields (System.published_fields) to the values that the config.json of an export of this package has,
+    and returns these fields. If the system's own checkpoint comes without them, other values of the config are kept, and added
+    to the report."""
+    known = {row.field: type(row.values[0]) for row in system.published_fields}
+    has_own, restored = False, set[str]()
     for kind, file in files:
         is_own = kind == system.source_checkpoints[0]
         has_own |= is_own
@@ -237,6 +238,7 @@ def _restore_published_fields(
     for field, (value, meaning) in system.departures(config).items():
         if has_own and field not in restored:
             report.notes.append(f"{field} = {value} is from the config, as the checkpoint records none; {meaning}")
+    return restored
 
 
 def _check_settings(config: ml_collections.ConfigDict, files: Sequence[tuple[SourceCheckpoint, TensorFile]]) -> None:

@@ -1,5 +1,6 @@
 """hyperseg predict and hyperseg_jax.load on a micro model: files, sizes, texts, buckets."""
 
+import argparse
 import json
 import shutil
 
@@ -13,6 +14,8 @@ import hyperseg_jax
 from hyperseg_jax.commands.main import main
 from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation.engine import Engine
+from hyperseg_jax.predictors import model as predict_model
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.structs import Region
 
@@ -106,6 +109,25 @@ def test_a_folder_of_frames_of_different_sizes(trained, image, tmp_path):
         check_masks(tmp_path / "out", frame["segments"], size)
 
 
+def test_objects_of_the_first_frame(trained, image, monkeypatch):
+    """The memory of the model passes from frame to frame; all frames are asked about the first one."""
+    asked, real = [], Engine.select
+    monkeypatch.setattr(Engine, "select", lambda *given: asked.append(given[1:]) or real(*given))
+    model = hyperseg_jax.load(trained)
+    frames = [np.roll(predict_model.read_image(image), 9 * k, axis=1) for k in range(3)]
+    regions = [Region.from_point(20, 30), Region.from_box(50, 20, 120, 90)]
+    found = [prediction for _, prediction in model.segment_video(frames, regions=regions)]
+    assert [(prediction.masks.shape, prediction.names) for prediction in found] == [
+        ((2, 100, 150), ("region 1", "region 2"))
+    ] * 3
+    assert [memory is None for *_, memory in asked] == [True, False, False]
+    drawn_on = [request.batch["region_images"] for request, *_ in asked]
+    assert all(np.array_equal(each, drawn_on[0]) for each in drawn_on)
+    assert not np.array_equal(asked[0][0].batch["images"], asked[2][0].batch["images"])
+    with pytest.raises(UserError, match="does not support a text with regions"):
+        next(model.segment_video(frames, "the red ring", regions=regions))
+
+
 def test_a_video_file(trained, image, tmp_path, capsys):
     path = tmp_path / "clip.mp4"
     with Image.open(image) as opened, av.open(str(path), "w") as container:
@@ -160,9 +182,10 @@ def test_marks_are_drawn_as_in_training(world):
     (drawn,) = draw_regions(example.prompts[0])
     rows, columns = np.nonzero(drawn)
     middle = f"{(columns.min() + columns.max()) / 2},{(rows.min() + rows.max()) / 2}"
-    (point,), labels = _parse_regions([middle], [], [], drawn.shape)
+    marks = lambda **given: argparse.Namespace(**{"point": [], "box": [], "scribble": [], "mask": []} | given)
+    (point,), labels = _parse_regions(marks(point=[middle]), drawn.shape)
     assert np.array_equal(draw_region(point, drawn.shape), drawn) and labels == [f"point {middle}"]
-    boxes, _ = _parse_regions([], ["20,30,50,60", "50,60,20,30", "-5,30,50,60"], [], (100, 120))
+    boxes, _ = _parse_regions(marks(box=["20,30,50,60", "50,60,20,30", "-5,30,50,60"]), (100, 120))
     one, other, left = (draw_region(box, (100, 120)) for box in boxes)
     assert np.array_equal(one, other) and one.sum() == 30 * 30 and left.sum() == 30 * 50
 

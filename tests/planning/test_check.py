@@ -25,7 +25,8 @@ from hyperseg_jax.toy.samples import write_samples
 LARGE = ("hyperseg_3b", "hyperseg_3b_full", "hyperseg_3b_lora", "hyperseg_3b_released", "instructseg_3b")
 CHECKOUT = pathlib.Path(__file__).parents[2]
 SEEM = ("seem_davitd3", "seem_davitd5", "seem_focall", "seem_focalt", "seem_samvitb", "seem_samvitl")
-SMALL = ("own_data", "davis_small", "instructseg_tiny", "seem_tiny", "tiny", "tiny_lora")
+SMALL = ("own_data", "davis_small", "instructseg_tiny", "seem_own_classes", "seem_tiny", "tiny", "tiny_lora")
+SIZES = {"seem_own_classes": ":seem_tiny"}
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +65,9 @@ def data_root(samples_root, world, tmp_path):
         root = tmp_path / name
         if name == "davis_small":
             write_davis(root, world)
+        elif name == "seem_own_classes":
+            for folder in ("train", "val"):
+                shutil.copytree(samples_root / "yours" / "coco_json", root / folder)
         elif name == "tiny_lora":
             for folder in ("new", "known"):
                 shutil.copytree(world, root / folder)
@@ -97,7 +101,7 @@ def test_shipped_configs_pass_on_samples(name, data_root):
         if name == "hyperseg_3b_lora":
             assert "while they are saved, of the frozen parameters 0.41; without the worker processes" in output
     else:
-        output = run_check(load(name, data_root(name)))
+        output = run_check(load(name + SIZES.get(name, ""), data_root(name)))
     assert "ready: no step was run" in output
 
 

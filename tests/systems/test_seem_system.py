@@ -247,45 +247,6 @@ def test_answers_of_all_kinds(variant):
         np.testing.assert_allclose(one.scores[0], predicted.scores[0], rtol=1e-4)
 
 
-def test_a_second_round_remembers_the_first(model):
-    rounds = [two_boxes(), two_boxes()]
-    first, second = model.segment_rounds(IMAGE, rounds)
-    assert first.scores != second.scores
-
-
-def test_a_session(model):
-    session = model.session(IMAGE, classes=CLASSES)
-    assert session.prediction is None
-    first = session.add_points([[10, 10]])
-    second = session.add_points([[40, 20]], positive=False)
-    assert len(first) == len(second) == 1 and first.scores != second.scores
-    assert set(first.names) <= set(CLASSES)
-    third = session.add_box(30, 8, 55, 35, target=1)
-    assert len(third) == 2
-    assert session.undo() is second and session.prediction is second
-    again = session.add_box(30, 8, 55, 35, target=1)
-    assert again.scores == third.scores
-    with pytest.raises(UserError, match="target = 5"):
-        session.add_points([[1, 1]], target=5)
-    with pytest.raises(UserError, match="not inside an image"):
-        session.add_points([[100, 1]])
-    session.reset()
-    assert session.prediction is None
-    with pytest.raises(UserError, match="nothing to undo"):
-        session.undo()
-    session.add_text("the red ring")
-    example = session.add_example(IMAGE[:, ::-1].copy(), Region.from_box(5, 5, 25, 30))
-    assert len(example) == 1
-    with pytest.raises(UserError, match="example image"):
-        session.add_points([[10, 10]])
-
-
-def test_an_example_image_changes_the_answer(model):
-    box, other = Region.from_box(5, 5, 25, 30), RNG.integers(0, 255, (50, 50, 3), np.uint8)
-    answers = [model.session(IMAGE).add_example(image, box) for image in (IMAGE, other)]
-    assert answers[0].scores != answers[1].scores
-
-
 WIDE = {"short_side": 32, "long_side": 96, "multiple": 32, "bicubic": 1}
 
 

@@ -19,7 +19,9 @@ UNTRAINED = Rule(
     "tables of Mask2Former's decoder that the release contains but never uses",
 )
 FORM = PublishedField(
-    "model.text_fusion.form", "published", "the authors' code computes the form 'published' with these weights: other scores"
+    "model.text_fusion.form",
+    ("published",),
+    "the authors' code computes the form 'published' with these weights: other scores",
 )
 MIPHA = mipha(
     Rule(r"ovp_layers\..*|temporal_query", "the object-aware video perceiver is randomly initialized"),

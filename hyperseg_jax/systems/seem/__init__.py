@@ -33,6 +33,7 @@ SYSTEM = System(
     weight_table=model.weight_table,
     source_checkpoints=checkpoints.CHECKPOINTS,
     extra_names=(),
+    published_fields=(checkpoints.VARIANTS,),
     hf_config=checkpoints.hf_config,
     interactive=True,
     composes=True,

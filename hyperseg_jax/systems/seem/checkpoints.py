@@ -6,9 +6,10 @@ from typing import Any
 
 import ml_collections
 
-from hyperseg_jax.tables import FileName, Rule, SourceCheckpoint
+from hyperseg_jax.tables import FileName, PublishedField, Rule, SourceCheckpoint
 
 VARIANT = "model.mask_decoder.variant"
+VARIANTS = PublishedField(VARIANT, ("v1", "v0", "demo"))
 TWO_MEANINGS = (
     "files of this name have been published with weights of v0 and of v1, whose tensors have the same names and shapes; rename "
     f"it to focall_v0.pt or focall_v1.pt, and give --config.{VARIANT}"
@@ -18,9 +19,9 @@ SEEM = SourceCheckpoint(
     mark=r"sem_seg_head\.predictor\.pn_indicator\.weight",
     file="seem_focalt_v1.pt, or the *.pt of another released model",
     file_names=(
-        FileName(r"seem_focall_v1\.pt", VARIANT, (), TWO_MEANINGS),
-        FileName(r".*_v0\b.*", VARIANT, ("v0", "demo")),
-        FileName(r".*_v1\b.*", VARIANT, ("v1",)),
+        FileName(r"seem_focall_v1(?!\d).*", VARIANT, (), TWO_MEANINGS),
+        FileName(r".*[_-]v0(?!\d).*", VARIANT, ("v0", "demo")),
+        FileName(r".*[_-]v1(?!\d).*", VARIANT, ("v1",)),
     ),
 )
 XDECODER = SourceCheckpoint(

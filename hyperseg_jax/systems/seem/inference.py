@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
+from jaxtyping import Bool, Float, Int
 
 from hyperseg_jax.data.processor import Batch, Encoding
 from hyperseg_jax.decoders import seem
 from hyperseg_jax.decoders.seem import SeemPrompts
+from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.systems.pixels import normalize_padded
 from hyperseg_jax.systems.seem import inputs
 from hyperseg_jax.systems.seem.model import Seem, SeemImage
-from hyperseg_jax.systems.seem.rounds import MarkAnswers, answer_marks, fixed_choices, round_prompts
+from hyperseg_jax.systems.seem.rounds import MarkAnswers, answer_marks, fixed_choices, name_by_objects, round_prompts
 from hyperseg_jax.systems.seem.scores import NEVER, choose_masks, class_logits, phrase_logits
 from hyperseg_jax.systems.system import Predict
 
@@ -25,17 +28,33 @@ EXAMPLE = "demo"
 """The attention table of regions of another image."""
 
 
+@flax.struct.dataclass
+class MarkedExample:
+    """What regions mark in another image: the mean feature of each region, and tokens by level.
+
+    prompt: the region that a token belongs to, -1 for padding. present: which regions are no padding.
+    """
+
+    means: Float[DeviceArray, "B N D"]
+    tokens: tuple[Float[DeviceArray, "B P C"], ...]
+    prompt: Int[DeviceArray, "B P"]
+    present: Bool[DeviceArray, "B N"]
+
+
 def make_encodings(model: Seem, config: ml_collections.ConfigDict) -> dict[str, Encoding]:
-    """Returns the Encoding of images, of example images that regions are drawn on, and of class lists."""
+    """Returns the Encoding of images, of regions that are drawn on another image, and of class lists."""
 
     def encode_image(params: Any, part: Batch, _: Mapping[str, Any]) -> SeemImage:
         images = normalize_padded(part["images"][:, 0], part["filled"])
         encoded: SeemImage = model.apply({"params": params}, images, method="encode_image")  # type: ignore[assignment]
         return encoded
 
-    def encode_example(params: Any, part: Batch, _: Mapping[str, Any]) -> SeemImage:
-        names = {"images": "example_images", "filled": "example_filled"}
-        return encode_image(params, {name: part[theirs] for name, theirs in names.items()}, {})
+    def encode_example(params: Any, part: Batch, _: Mapping[str, Any]) -> MarkedExample:
+        image = encode_image(params, {"images": part["example_images"], "filled": part["example_filled"]}, {})
+        marked, present = inputs.marks_of(part).points, part["region_present"]
+        prompts = SeemPrompts(marked=marked, num_prompts=present.shape[1])
+        means, tokens = model.apply({"params": params}, image, prompts, method="encode_example")
+        return MarkedExample(means, tokens, marked[1].prompt, present)  # type: ignore[arg-type]
 
     def encode_classes(params: Any, part: Batch, _: Mapping[str, Any]) -> jax.Array:
         return inputs.class_vectors(model, params, part["class_ids"], part["class_list"])
@@ -51,7 +70,8 @@ def make_predict(model: Seem, config: ml_collections.ConfigDict) -> Predict:
     """Returns the Predict function, for batches with one class list, one prompt with regions, or several phrases per element.
 
     Outputs: mask_logits; class for class lists, expression for phrases, region for regions; class_valid and region_valid.
-    features: see make_encodings. memory: the mask logits of the last round about the same regions.
+    features: see make_encodings. memory: the mask logits of the last round about the same regions; None for regions of another
+    image.
     """
     encodings = make_encodings(model, config)
 
@@ -69,23 +89,31 @@ def make_predict(model: Seem, config: ml_collections.ConfigDict) -> Predict:
         if batch["phrase_ids"].shape[1]:
             tokens, valid, vectors = inputs.encode_phrases(model, params, batch["phrase_ids"], batch["phrase_present"])
             prompts = SeemPrompts(text=tokens, text_valid=valid)
-        if batch["region_present"].shape[1]:
-            example = encode("example") if "example_images" in batch or "example" in features else None
-            found = _answer_regions(model, params, image, example, batch, prompts, memory)
-            valid = batch["region_present"]
-            own = jnp.where(jnp.eye(valid.shape[1], dtype=bool), found.scores[:, None], NEVER)
-            outputs = {"mask_logits": found.mask_logits, "region": own, "region_valid": valid}
+        example = encode("example") if "example" in features or "example_images" in batch else None
+        present = batch["region_present"] if example is None else example.present
+        if present.shape[1]:
+            if example is None:
+                found = _answer_marks(model, params, image, batch, prompts, memory, named=classes is not None)
+            else:
+                found = _answer_example(model, params, image, example, prompts)
+            own = jnp.where(jnp.eye(present.shape[1], dtype=bool), found.scores[:, None], NEVER)
+            outputs = {"mask_logits": found.mask_logits, "region": own, "region_valid": present}
             if classes is not None:
                 outputs |= {"class": name_classes(found.class_embedding), "class_valid": batch["class_valid"]}
-            return _by_prompt(outputs), found.mask_logits
+            return _by_prompt(outputs), found.mask_logits if example is None else None
         if vectors is not None:
             variant = model.decoder.variant
             prediction = apply(image, prompts, objects=variant == "demo")
             part = prediction.part(seem.OBJECT if variant == "demo" else seem.TEXT_QUERY)
             scores = phrase_logits(part.class_embedding, vectors, params["log_scale"])
-            masks, _ = choose_masks(scores, part.mask_logits)
+            masks, best = choose_masks(scores, part.mask_logits)
             by_phrase = {"mask_logits": masks, "expression": scores.max(1)}
-            return {name: value[:, None, :, None] for name, value in by_phrase.items()}, None
+            if classes is not None:
+                by_phrase["class"] = name_classes(jnp.take_along_axis(part.class_embedding, best[..., None], axis=1))
+            outputs = {name: value[:, None, :, None] for name, value in by_phrase.items()}
+            if classes is not None:
+                outputs["class_valid"] = jnp.repeat(batch["class_valid"][:, None, None], masks.shape[1], axis=2)
+            return outputs, None
         part = apply(image, prompts).part(seem.OBJECT)
         outputs = {"mask_logits": part.mask_logits, "class": name_classes(part.class_embedding)}
         return _by_prompt(outputs | {"class_valid": batch["class_valid"]}), None
@@ -93,46 +121,65 @@ def make_predict(model: Seem, config: ml_collections.ConfigDict) -> Predict:
     return predict_batch
 
 
-def _answer_regions(
+def _answer_marks(
     model: Seem,
     params: Any,
     image: SeemImage,
-    example: SeemImage | None,
     batch: Batch,
     text: SeemPrompts,
     memory: jax.Array | None,
+    *,
+    named: bool,
 ) -> MarkAnswers:
-    """Returns the answer to each region [B, R]. example: the image that the regions were drawn on, if it is another one."""
-    apply: Any = lambda *inputs, **options: model.apply({"params": params}, *inputs, **options)
+    """Returns the answer to each region of the image, [B, R]. named: whether class embeddings are needed."""
+    apply: Any = lambda *inputs, **options: model.apply({"params": params}, *inputs, method="decode", **options)
     present, variant = batch["region_present"], model.decoder.variant
     rows, count = present.shape
     marks = inputs.marks_of(batch)
     previous = None if memory is None else _with_room(memory, count)
     if text.text is not None:
         variant = COMPOSED.get(variant, variant)
-    if variant.startswith("v1") and example is None:
+    if variant.startswith("v1"):
         nothing = jnp.zeros((rows, count, *image.mask_features.shape[1:3]))
         choices = fixed_choices(model.decoder, present)
         prompts = round_prompts(marks, choices, 0, nothing if previous is None else previous, previous is not None)
         prompts = prompts.replace(text=text.text, text_valid=text.text_valid)  # type: ignore[attr-defined]
-        return answer_marks(apply(image, prompts, method="decode", objects=False, variant=variant))
-    # These attention tables have one visual prompt, so each region is a row.
-    alone = lambda tree: jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), tree)
-    number = jnp.tile(jnp.arange(count), rows)[:, None]
-    points = [one.replace(prompt=jnp.where(one.prompt == number, 0, -1)) for one in alone(marks.points)]
-    prompts, means = SeemPrompts(text=alone(text.text), text_valid=alone(text.text_valid)), None
-    if example is None:
-        remembered = None if previous is None else previous.reshape(rows * count, 1, *previous.shape[2:])
-        prompts = prompts.replace(marked=tuple(points), previous=remembered)  # type: ignore[attr-defined]
-    else:
-        variant = EXAMPLE
-        means, tokens = apply(alone(example), SeemPrompts(marked=tuple(points)), method="encode_example")
-        prompts = prompts.replace(example=tokens, example_valid=points[1].prompt >= 0)  # type: ignore[attr-defined]
-    prediction = apply(alone(image), prompts, method="decode", objects=variant == "demo", variant=variant)
-    answers: MarkAnswers = jax.tree.map(
-        lambda leaf: leaf.reshape(rows, count, *leaf.shape[2:]), answer_marks(prediction, means)
-    )
-    return answers
+        prediction = apply(image, prompts, objects=named, variant=variant)
+        answers = answer_marks(prediction)
+        return name_by_objects(answers, prediction) if named else answers
+    number = _region_of_row(rows, count)
+    points = [one.replace(prompt=jnp.where(one.prompt == number, 0, -1)) for one in _by_region(marks.points, count)]
+    remembered = None if previous is None else previous.reshape(rows * count, 1, *previous.shape[2:])
+    prompts = _by_region(text, count).replace(marked=tuple(points), previous=remembered)
+    prediction = apply(_by_region(image, count), prompts, objects=named or variant == "demo", variant=variant)
+    answers = answer_marks(prediction)
+    return _by_image(name_by_objects(answers, prediction) if named and variant != "demo" else answers, rows)
+
+
+def _answer_example(model: Seem, params: Any, image: SeemImage, example: MarkedExample, text: SeemPrompts) -> MarkAnswers:
+    """Returns what each region of another image marks, in this image: [B, R]."""
+    rows, count = example.present.shape
+    valid = _by_region(example.prompt, count) == _region_of_row(rows, count)
+    prompts = _by_region(text, count).replace(example=_by_region(example.tokens, count), example_valid=valid)
+    prediction: Any = model.apply({"params": params}, _by_region(image, count), prompts, method="decode", variant=EXAMPLE)
+    return _by_image(answer_marks(prediction, example.means.reshape(rows * count, 1, -1)), rows)
+
+
+# Tables other than those of v1 have one visual prompt, so each region is a row.
+def _by_region(tree: Any, count: int) -> Any:
+    """Repeats each row for `count` regions."""
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), tree)
+
+
+def _region_of_row(rows: int, count: int) -> jax.Array:
+    """Returns the number of the region of each repeated row, [rows * count, 1]."""
+    return jnp.tile(jnp.arange(count), rows)[:, None]
+
+
+def _by_image(answers: MarkAnswers, rows: int) -> MarkAnswers:
+    """Returns the answers of repeated rows, one prompt each, by image: [rows, count, ...]."""
+    grouped: MarkAnswers = jax.tree.map(lambda leaf: leaf.reshape(rows, -1, *leaf.shape[2:]), answers)
+    return grouped
 
 
 def _with_room(memory: jax.Array, regions: int) -> jax.Array:

@@ -24,7 +24,7 @@ def draw_marks(regions: Sequence[Region], shape: tuple[int, int], geometry: Geom
     """Returns the pixels of the model's input that each region marks, and those that it excludes: bool [N, S, S] each.
 
     Clicks are squares; boxes and masks mark all of their pixels. shape: (height, width) of the image that they are drawn on.
-    Raises UserError if a region marks nothing, or is outside of the image.
+    Raises UserError if a region marks nothing, has only negative points, or is outside of the image.
     """
     positive = np.zeros((len(regions), *geometry.padded), bool)
     negative = np.zeros_like(positive)
@@ -38,8 +38,9 @@ def draw_marks(regions: Sequence[Region], shape: tuple[int, int], geometry: Geom
             except UserError as error:
                 raise UserError(f"region {n + 1}: {error}") from error
             positive[n] |= _to_model(drawn, geometry)
-        elif not len(region.points):
-            raise UserError(f"region {n + 1} is empty; add a point, a box, a scribble or a mask")
+        elif not has_positive_mark(region):
+            why = "has only points beside the object" if len(region.points) else "is empty"
+            raise UserError(f"region {n + 1} {why}; add a point on the object, a box, a scribble or a mask")
     return positive, negative
 
 
@@ -98,13 +99,15 @@ def mark_arrays(
     """Returns the marked pixels as decoders.marks.MarkedPoints has them, once for each of DRAWS: marked_points float32
     [DRAWS, P, 2], marked_prompt int32 and marked_positive bool [DRAWS, P]. capacity: of marked and of excluded pixels."""
     height, width = positive.shape[1:]
-    points, prompts = np.zeros((DRAWS, sum(capacity), 2), np.float32), np.full((DRAWS, sum(capacity)), -1, np.int32)
+    draws = 1 if rng is None else DRAWS  # without random choices, all are equal
+    points, prompts = np.zeros((draws, sum(capacity), 2), np.float32), np.full((draws, sum(capacity)), -1, np.int32)
     found = (find_pixels(positive), 0, capacity[0]), (find_pixels(negative), capacity[0], capacity[1])
-    for draw in range(DRAWS):
+    for draw in range(draws):
         for pixels, start, count in found:
             prompt, row, column = sample_pixels(pixels, count, rng)
             part = slice(start, start + len(prompt))
             points[draw, part] = np.stack([column / np.float32(width), row / np.float32(height)], axis=1)
             prompts[draw, part] = prompt
     signs = np.broadcast_to(np.arange(sum(capacity)) < capacity[0], prompts.shape)
-    return {"marked_points": points, "marked_prompt": prompts, "marked_positive": signs.copy()}
+    arrays = {"marked_points": points, "marked_prompt": prompts, "marked_positive": signs}
+    return {name: np.repeat(array, DRAWS // draws, axis=0) for name, array in arrays.items()}

@@ -214,10 +214,11 @@ class SeemProcessor:
         return rule.place(height, width, canvas if all(canvas) else None)
 
     def parts(self, batch: Batch) -> Mapping[str, Batch]:
-        """Returns the image, the image that regions were drawn on, and the class list."""
+        """Returns the image, the regions that are drawn on another image, and the class list."""
         parts = {"image": {name: batch[name] for name in ("images", "filled")}}
         if self.drawn_on:
-            parts["example"] = {name: batch[name] for name in ("example_images", "example_filled")}
+            marked = ("marked_points", "marked_prompt", "marked_positive", "region_present")
+            parts["example"] = {name: batch[name] for name in ("example_images", "example_filled", *marked)}
         if batch["class_ids"].shape[1]:
             parts["classes"] = {name: batch[name] for name in ("class_ids", "class_list")}
         return parts
@@ -323,9 +324,10 @@ class SeemProcessor:
 
 
 def _sort_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
-    """Returns the prompts with class lists, with phrases and with regions; a prompt with regions may also have a text, or
-    classes to name what it marks. Raises UserError for other tasks, or several class lists or prompts with regions."""
-    lists = [prompt for prompt in prompts if prompt.task == "panoptic" or (prompt.task == "region" and prompt.classes)]
+    """Returns the prompts with class lists, with phrases and with regions; a prompt with regions may also have a text, and
+    both may have classes that name what is found. Raises UserError for other tasks, or several class lists or prompts with
+    regions."""
+    lists = [prompt for prompt in prompts if prompt.task == "panoptic" or prompt.classes]
     regions = [prompt for prompt in prompts if prompt.task == "region"]
     phrases = [prompt for prompt in prompts if prompt.task in PHRASES or (prompt.task == "region" and prompt.text)]
     for prompt in prompts:

@@ -106,6 +106,19 @@ def answer_marks(prediction: SeemPrediction, means: Float[DeviceArray, "B N D"] 
     return MarkAnswers(masks, logits.max(1), jnp.take_along_axis(part.class_embedding, best[..., None], axis=1))
 
 
+def name_by_objects(answers: MarkAnswers, prediction: SeemPrediction) -> MarkAnswers:
+    """Returns the answers with the class embedding of the object whose mask overlaps most (IoU), as the queries of visual
+    prompts are not trained to name what they find."""
+    objects = prediction.part(seem.OBJECT)
+    masks, others = (logits > 0 for logits in (answers.mask_logits, objects.mask_logits))
+    shared = jnp.einsum("bnhw,bqhw->bnq", masks.astype(jnp.float32), others.astype(jnp.float32), precision="highest")
+    joined = masks.sum((2, 3))[:, :, None] + others.sum((2, 3))[:, None] - shared
+    best = jnp.argmax(shared / jnp.maximum(joined, 1), axis=2)
+    embedding = jnp.take_along_axis(objects.class_embedding, best[..., None], axis=1)
+    named: MarkAnswers = answers.replace(class_embedding=embedding)  # type: ignore[attr-defined]
+    return named
+
+
 def simulate_rounds(
     decode: Callable[[SeemPrompts], SeemPrediction],
     marks: Marks,

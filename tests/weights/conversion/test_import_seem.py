@@ -7,9 +7,14 @@ from published_tensors import assert_equal, read_all
 from real_vocabulary import CLIP_END
 from seem_config import small_config
 
+from hyperseg_jax.commands.evaluate_benchmarks import load_engine
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.parallel import placement
 from hyperseg_jax.predictors.model import Model
+from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import TOY_FILE, Tokenizer
+from hyperseg_jax.training import param_groups
+from hyperseg_jax.training.initial_state import trace_initial_state
 from hyperseg_jax.weights.exporting import export_weights
 from hyperseg_jax.weights.importing import import_weights
 
@@ -47,6 +52,8 @@ def test_torch_to_ours_to_torch_is_bit_exact(random_tensors, save, tmp_path):
         ("seem_focalt_v1.pt", "v0", "is v1, but the config has v0"),
         ("seem_focall_v1.pt", "v1", "published with weights of v0 and of v1"),
         ("seem_focall_v1.pt", "v0", "published with weights of v0 and of v1"),
+        ("seem_focall_v1 (1).pt", "v1", "published with weights of v0 and of v1"),
+        ("seem_focalt_v0_copy.pt", "v1", "is v0 or demo"),
     ],
 )
 def test_a_variant_that_the_file_name_contradicts_is_refused(random_tensors, save, tmp_path, name, variant, message):
@@ -64,6 +71,41 @@ def test_the_report_names_the_variant(random_tensors, save, tmp_path, name, vari
     report = convert(save(random_tensors(config), name), tmp_path / "ours", config)
     assert report.notes == [f"model.mask_decoder.variant = {variant}, which the tensors do not show"]
     assert Model.load(tmp_path / "ours").config.model.mask_decoder.variant == variant
+
+
+@pytest.mark.parametrize("variant", ["v0", "demo"])
+def test_an_export_records_its_variant(random_tensors, save, tmp_path, variant):
+    """An import takes it over the variant of the config."""
+    config = small_config(model__mask_decoder__variant=variant)
+    convert(save(random_tensors(config), "mine.pt"), tmp_path / "ours", config)
+    report = export_weights(tmp_path / "ours", tmp_path / "export", strict_authors=True)
+    assert report.recorded == {"model.mask_decoder.variant": variant} and not report.departures
+    again = import_weights([tmp_path / "export"], small_config(), tmp_path / "again")
+    assert again.config == {"model.mask_decoder.variant": ["v1", variant]} and not again.notes
+    assert Model.load(tmp_path / "again").config.model.mask_decoder.variant == variant
+    renamed = (tmp_path / "export").rename(tmp_path / "seem_focalt_v1")
+    with pytest.raises(UserError, match=rf"by its name, its model\.mask_decoder\.variant is v1, but the config has {variant}"):
+        import_weights([renamed], small_config(), tmp_path / "third")
+
+
+def test_another_variant_is_neither_evaluated_nor_trained_further(random_tensors, save, tmp_path):
+    v0, v1 = (small_config(model__mask_decoder__variant=variant) for variant in ("v0", "v1"))
+    convert(save(random_tensors(v0), "seem_focalt_v0.pt"), tmp_path / "ours", v0)
+    system, mesh = systems.get("seem"), placement.make("single")
+    with pytest.raises(UserError, match=r"model\.mask_decoder\.variant: 'v0' saved, 'v1' given"):
+        load_engine(v1, system, tmp_path / "ours", mesh)
+    with pytest.raises(UserError, match=r"init_from = .*ours: model\.mask_decoder\.variant: 'v0' saved, 'v1' given"):
+        check_source(v1, tmp_path / "ours")
+    check_source(v0, tmp_path / "ours")
+
+
+def check_source(config, folder):
+    config = config.copy_and_resolve_references().unlock()
+    config.init_from = str(folder)
+    groups = param_groups.groups_from_config(config.optimizer.param_groups)
+    system = systems.get(config.system)
+    mesh = placement.make("single")
+    trace_initial_state(config, system, system.build(config), groups, lambda step: 0.0, mesh).check_source(config)
 
 
 def test_xdecoder_starts_a_training(random_tensors, save, tmp_path):
