@@ -19,7 +19,7 @@ _MASKS = (("0", "conv1"), ("1", "layer_norm1"), ("3", "conv2"), ("4", "layer_nor
 _UPSCALING = (("0", "upscale_conv1"), ("1", "upscale_layer_norm"), ("3", "upscale_conv2"))
 _NECK = (("0", "conv1"), ("1", "layer_norm1"), ("2", "conv2"), ("3", "layer_norm2"))
 AUTHORS = SourceCheckpoint(
-    "SAM of its authors",
+    "SAM",
     mark=r"image_encoder\.neck\.0\.weight",
     file="sam_vit_b_01ec64.pth, sam_vit_l_0b3195.pth or sam_vit_h_4b8939.pth",
     renames=(
