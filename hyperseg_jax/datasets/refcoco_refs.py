@@ -18,7 +18,6 @@ from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.coco_records import CocoRecords
 from hyperseg_jax.datasets.id_index import IdIndex
 from hyperseg_jax.datasets.per_image import PerImage
-from hyperseg_jax.datasets.refcoco import SENTENCES
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.text.expressions import join_sentences
@@ -28,6 +27,7 @@ from hyperseg_jax.untrusted.old_pickles import OLD_TABLE
 from hyperseg_jax.untrusted.pickle_machine import PickleMachine
 from hyperseg_jax.untrusted.printing import escaped
 
+SENTENCES = ("joined", "each")
 OPERATIONS = 50_000_000  # limit of pickle operations; RefCOCOg has about 5 000 000
 NOTHING = -1
 SENTENCE, NUMBER = 8, 2

@@ -3,7 +3,6 @@
 model        the model: its modules, parameters and published names
 texts        texts as token ids
 marks        visual prompts as marked pixels
-shapes       the random visual prompts of its training
 derived_prompts  prompts of training that follow from the segments of a class list
 processor    converts an Example to the arrays of one batch element
 inputs       the arrays of a batch as the inputs of the model

@@ -15,7 +15,7 @@ from hyperseg_jax.decoders.seem import SeemPrompts
 from hyperseg_jax.systems.seem import inputs
 from hyperseg_jax.systems.seem.model import Seem, SeemImage
 from hyperseg_jax.systems.seem.rounds import MarkAnswers, answer_marks, fixed_choices, round_prompts
-from hyperseg_jax.systems.seem.scores import NEVER, choose_masks, class_logits, phrase_logits
+from hyperseg_jax.systems.seem.scores import choose_masks, class_logits, phrase_logits
 from hyperseg_jax.systems.system import Predict
 
 COMPOSED = {"v1": "v1_marks_with_text", "v0": "demo"}
@@ -72,8 +72,7 @@ def make_predict(model: Seem, config: ml_collections.ConfigDict) -> Predict:
             example = encode("example") if "example_images" in batch or "example" in features else None
             found = _answer_regions(model, params, image, example, batch, prompts, memory)
             valid = batch["region_present"]
-            own = jnp.where(jnp.eye(valid.shape[1], dtype=bool), found.scores[:, None], NEVER)
-            outputs = {"mask_logits": found.mask_logits, "region": own, "region_valid": valid}
+            outputs = {"mask_logits": found.mask_logits, "region": found.scores, "region_valid": valid}
             if classes is not None:
                 outputs |= {"class": name_classes(found.class_embedding), "class_valid": batch["class_valid"]}
             return _by_prompt(outputs), found.mask_logits

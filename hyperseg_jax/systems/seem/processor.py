@@ -14,12 +14,13 @@ import numpy as np
 
 from hyperseg_jax.data.processor import Batch, Shape
 from hyperseg_jax.data.targets import TargetArrays, check_count
+from hyperseg_jax.datasets import random_shapes
 from hyperseg_jax.datasets.record_errors import naming_example
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.transforms import Geometry, fit_to_square, resize_and_pad
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems.pixels import GREY
-from hyperseg_jax.systems.seem import marks, shapes
+from hyperseg_jax.systems.seem import marks
 from hyperseg_jax.systems.seem.derived_prompts import NAME, derive_prompts
 from hyperseg_jax.systems.seem.texts import pad_ids, padded_length, text_ids
 from hyperseg_jax.text.class_templates import BACKGROUND, SETS, clean_class_name
@@ -285,7 +286,7 @@ class SeemProcessor:
         if prompt is not None and train:
             for n in np.flatnonzero(targets["valid"]):
                 mask = targets["segments"][targets["planes"][n], 0] == n + 1
-                positive[n] = shapes.draw_random_shape(mask, rng or np.random.default_rng(0))
+                positive[n] = random_shapes.draw_random_shape(mask, rng or np.random.default_rng(0))
                 targets["valid"][n] = positive[n].any()
         elif prompt is not None:
             positive[:count], negative[:count] = self._draw(prompt, example)
