@@ -126,10 +126,11 @@ class SeemProcessor:
                 texts = self._class_texts(lists[0].classes, None)
                 shape["classes"], shape["class_length"] = len(texts), padded_length([*itertools.chain(*texts)], self.context)
             if phrases:
-                shape["phrases"], shape["length"] = len(phrases), padded_length(self._phrase_texts(phrases), self.context)
+                shape["phrases"] = _power_of_two(len(phrases))
+                shape["length"] = padded_length(self._phrase_texts(phrases), self.context)
             if regions:
                 (prompt,) = regions
-                shape["regions"] = 1 << max(len(prompt.regions) - 1, 0).bit_length()
+                shape["regions"] = _power_of_two(len(prompt.regions))
                 positive, negative = self._draw(prompt, example)
                 capacity = lambda masks: next((step for step in STEPS if step >= masks.sum()), STEPS[-1])
                 shape["points"] = capacity(positive)
@@ -296,6 +297,11 @@ class SeemProcessor:
         if arrays.targets:
             result["drawn"] = np.packbits(positive, axis=-1)
         return result | {f"region_{name}": value for name, value in targets.items()}
+
+
+def _power_of_two(count: int) -> int:
+    """Returns the smallest power of two that is at least `count`."""
+    return 1 << max(count - 1, 0).bit_length()
 
 
 def _sort_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
