@@ -17,7 +17,7 @@ from hyperseg_jax.errors import Terminated, UserError
 from hyperseg_jax.evaluation import qualitative, submissions
 from hyperseg_jax.evaluation.benchmarks import Benchmark
 from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, make_prediction_fn, run_protocols
-from hyperseg_jax.evaluation.protocols import AllFrames, EvalProtocol
+from hyperseg_jax.evaluation.protocols import EvalProtocol
 from hyperseg_jax.evaluation.qualitative import QualitativeExamples
 from hyperseg_jax.evaluation.scoring import SCORINGS, Scorer
 from hyperseg_jax.evaluation.submissions import Row, check_question, make_row
@@ -199,9 +199,5 @@ def _make_protocol(engine: Engine, benchmark: Benchmark, task: Task, options: An
     for prompt in example.prompts:
         check_question(benchmark.submission, example, prompt)
     geometry = task.processor.geometry(*example.frames.shape[1:3])
-    scoring = SCORINGS[benchmark.scoring]
     predict = make_prediction_fn(engine, options, geometry)
-    if benchmark.together > 1:
-        return AllFrames(example, predict, group_size=benchmark.together)
-    protocol = scoring.interactive or scoring.protocol if engine.interactive else scoring.protocol
-    return protocol(example, predict, engine.reference_frames, **benchmark.options)
+    return benchmark.make_protocol(example, predict, engine.reference_frames, interactive=engine.interactive)

@@ -9,7 +9,11 @@ from typing import Any
 import ml_collections
 
 from hyperseg_jax.data.sources import READERS, Task, make_processor, open_reader
+from hyperseg_jax.datasets.frame_sampling import ReferenceFrames
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation.protocols import AllFrames, EvalProtocol, PredictionFn
+from hyperseg_jax.evaluation.scoring import SCORINGS
+from hyperseg_jax.structs import Example
 from hyperseg_jax.systems.system import System
 
 
@@ -34,6 +38,21 @@ class Benchmark:
     truth: bool = True
     together: int = 1
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def make_protocol(
+        self,
+        example: Example,
+        predict: PredictionFn,
+        references: ReferenceFrames | None = None,
+        *,
+        interactive: bool = False,
+    ) -> EvalProtocol:
+        """Returns the evaluation protocol of an example. predict, references: see EvalProtocol. interactive: of the system."""
+        if self.together > 1:
+            return AllFrames(example, predict, group_size=self.together)
+        scoring = SCORINGS[self.scoring]
+        protocol = scoring.interactive or scoring.protocol if interactive else scoring.protocol
+        return protocol(example, predict, references, **self.options)
 
 
 _TRAIN2014, _VAL2017 = "{root}/coco/train2014", "{root}/coco/val2017"

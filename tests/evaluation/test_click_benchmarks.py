@@ -11,7 +11,9 @@ from seem_config import small_config
 
 from hyperseg_jax.evaluation import benchmark_run, benchmarks, clicks
 from hyperseg_jax.evaluation.engine import Engine
+from hyperseg_jax.evaluation.trivial_scores import BASELINES, TargetStatistics, trivial_scores
 from hyperseg_jax.metrics.clicks import LIMIT
+from hyperseg_jax.structs import Prompt, Region
 from hyperseg_jax.systems import system as systems
 
 SIDE, ROUNDS = 64, 6
@@ -202,3 +204,32 @@ def test_drawn_shapes(tmp_path, name):
     assert scores == pytest.approx(expected_scores(click_ious(labels, lambda target: on)))
     again, _ = run(tmp_path, f"voc_clicks_{name}")
     assert again == scores
+
+
+def test_trivial_clicks(tmp_path):
+    """A disc with the area of the one object, and the mean of all objects, which is the object itself."""
+    labels = one_object()
+    line, config = benchmarks.BENCHMARKS["voc_clicks"], small_config(data__image_size=SIDE)
+    task = benchmarks.open_task("voc_clicks", line, config, systems.get("seem"), str(write_voc(tmp_path, [labels])))
+    scores = trivial_scores("voc_clicks", line, task.val, interactive=True)
+    target = labels == 5
+    distance = np.hypot(*np.moveaxis(PIXELS.reshape(SIDE, SIDE, 2) - deepest(target), -1, 0))
+    found = distance <= np.sqrt(12 * 18 / np.pi)
+    assert scores["disc"]["iou@1"] == pytest.approx((found & target).sum() / (found | target).sum())
+    assert scores["mean_mask"]["iou@1"] == 1 and scores["mean_mask"]["noc@90"] == 1 < scores["disc"]["noc@90"]
+
+
+def test_the_newest_click_decides():
+    """Discs of radius 5 around clicks on the object, from which one around a click beside it is taken away."""
+    statistics = TargetStatistics()
+    square_of_area = near(np.array([[32, 32]]), 5)
+    statistics.add(Prompt("region", masks=square_of_area[None, None], labels=(0,)))
+    points = np.array([[20.5, 20.5, 1], [40.5, 20.5, 1], [24.5, 20.5, 0]])
+    prompt = Prompt("region", regions=(Region("point", points=points),))
+    (mask,) = BASELINES["clicks"]["disc"](statistics, prompt, (SIDE, SIDE)).masks
+    radius = np.sqrt(square_of_area.sum() / np.pi)
+    first, second, beside = (near(np.array([[20, column]]), radius) for column in (20, 40, 24))
+    assert np.array_equal(mask, (first | second) & ~beside) and (first & beside).any()
+    drawn = Region.from_mask(near(np.array([[10, 10]]), 1.5), "scribble")
+    (mask,) = BASELINES["regions"]["mark"](statistics, Prompt("region", regions=(drawn,)), (SIDE, SIDE)).masks
+    assert mask.sum() == 9

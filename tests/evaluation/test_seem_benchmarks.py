@@ -14,9 +14,11 @@ from sample_inputs import random_params
 from seem_config import small_config
 
 from hyperseg_jax.datasets.class_names import COCO_PANOPTIC
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import benchmark_run, benchmarks
 from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, run_protocols
 from hyperseg_jax.evaluation.scoring import SCORINGS
+from hyperseg_jax.evaluation.trivial_scores import trivial_scores
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.systems import system as systems
@@ -304,3 +306,35 @@ def test_frames_are_answered_alone_by_an_example_that_is_encoded_once(davis):
         one = alone.sum(0) == 1
         assert alone.any() and np.array_equal(predictions[t].masks[:, one], alone[:, one])
         assert (predictions[t].masks.sum(0) <= 1).all()
+
+
+# trivial predictions
+
+
+def trivial(root, name):
+    line = benchmarks.BENCHMARKS[name]
+    task = benchmarks.open_task(name, line, small_config(data__image_size=SIDE), SEEM, str(root))
+    return trivial_scores(name, line, task.val, interactive=True)
+
+
+def test_trivial_class_lists(coco):
+    """Sky has the most pixels, 44 rows. On the first image IoU 44 / 63, as a row without a segment does not count; on the
+    second it is a false positive."""
+    panoptic, semantic = trivial(coco, "coco_panoptic"), trivial(coco, "coco_semantic")
+    assert panoptic["nothing"]["pq"] == 0 and panoptic["nothing"]["classes"] == 4
+    assert panoptic["most_frequent"]["pq"] == pytest.approx((44 / 63) / (1 + 0.5) / 4)
+    assert semantic["most_frequent"]["aacc"] == pytest.approx(44 / 127)
+    assert trivial(coco, "coco_instances") == {}
+
+
+def test_trivial_videos(davis):
+    """The masks of the first frame, which the objects leave by 4 pixels a frame: of 16 and 20 columns."""
+    scores = trivial(davis, "davis2017")["first_frame"]
+    overlap = lambda width: np.mean([max(width - 4 * t, 0) / (width + min(4 * t, width)) for t in range(1, 5)])
+    assert scores["j"] == pytest.approx((overlap(16) + overlap(20)) / 2) and scores["count"] == 2
+
+
+def test_an_unreadable_record_is_named(coco):
+    (coco / "coco" / "val2017" / f"{1:012d}.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"^benchmark coco_panoptic record 1: "):
+        trivial(coco, "coco_panoptic")
