@@ -56,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("official", "released"),
         help="released: compute metrics as the released evaluation code does where it deviates from the benchmark",
     )
+    many.add_argument(
+        "--baselines", action="store_true", help="also score trivial predictions, which use no model (docs/metrics.md)"
+    )
     many.add_argument("--batch-size", type=int, default=12, help="examples per batch (default 12)")
     add_host_arguments(parser)
 
@@ -78,6 +81,8 @@ def run(parsed: argparse.Namespace) -> None:
         from hyperseg_jax.commands.evaluate_benchmarks import evaluate_benchmarks
 
         evaluate_benchmarks(parsed)
+    elif parsed.baselines:
+        raise UserError("--baselines requires --benchmarks; give it, or remove --baselines")
     elif parsed.config or parsed.checkpoint:
         raise UserError("--config and --checkpoint require --benchmarks; add it, or give only --model")
     elif not parsed.model:

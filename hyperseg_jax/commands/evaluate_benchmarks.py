@@ -22,6 +22,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import benchmark_run, benchmarks
 from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.evaluation.submissions import WRITERS
+from hyperseg_jax.evaluation.trivial_scores import trivial_scores
 from hyperseg_jax.metrics.published import REPORTED_RESULTS, find_reported_results
 from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.results.server import coco_panoptic
@@ -73,6 +74,7 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
             states.mkdir(exist_ok=True)
         run_settings = {"config": config.to_json(sort_keys=True), "checkpoint": _identify_checkpoint(folder), "root": str(root)}
         scores: dict[str, dict[str, float]] = {}
+        trivial: dict[str, dict[str, dict[str, float]]] = {}
         with placement.use(mesh), _progress_bars(console) as bars:
             lines = {name: bars.add_task(name, total=len(task.val or ())) for name, task in tasks.items()}
             for name, task in tasks.items():
@@ -93,6 +95,15 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
                 )
                 examples: Any = task.val
                 scores[name] = result.scorer.compute()
+                if parsed.baselines:
+                    trivial[name] = trivial_scores(
+                        name,
+                        chosen[name],
+                        examples,
+                        limit=parsed.limit,
+                        rules=parsed.rules,
+                        interactive=engine.interactive,
+                    )
                 if result.resumed:
                     log(console, f"{name}: resumed after {result.resumed} examples")
                 if parsed.out and hosts.is_primary():
@@ -110,11 +121,12 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
                     "limit": parsed.limit,
                     "checkpoint": str(parsed.checkpoint),
                     "scores": scores,
+                    "baselines": trivial,
                     "published": [vars(row) for row in REPORTED_RESULTS if row.benchmark in scores],
                 }
                 write_text(parsed.out / "scores.json", strict_json.dumps_finite(report))
                 log(console, f"wrote {parsed.out}/")
-            Console().print(scores_table(scores, parsed.rules))
+            Console().print(scores_table(scores, parsed.rules, trivial))
     hosts.shut_down()
 
 
@@ -166,13 +178,20 @@ def load_engine(
     return Engine.from_system(system, config, params, mesh.batch)
 
 
-def scores_table(scores: Mapping[str, Mapping[str, float]], rules: str) -> Table:
-    """Builds a table of all scores (in percent or their own unit) next to the published ones."""
-    result = Table("benchmark", "metric", "ours", "published", title=f"scores by the {rules} rules")
+def scores_table(
+    scores: Mapping[str, Mapping[str, float]], rules: str, trivial: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> Table:
+    """Builds a table of all scores (in percent or their own unit) next to the published ones, and those of trivial predictions
+    if there are any."""
+    more = ("baselines",) if any(trivial.values()) else ()
+    result = Table("benchmark", "metric", "ours", "published", *more, title=f"scores by the {rules} rules")
     for name, values in scores.items():
         for metric, value in values.items():
             reported = "; ".join(f"{row.value:.2f} {row.model}" for row in find_reported_results(name, metric))
-            result.add_row(escape_markup(name), escape_markup(metric), score_text(metric, value), reported)
+            row = [escape_markup(name), escape_markup(metric), score_text(metric, value), reported]
+            named = trivial.get(name, {}).items()
+            row += ["; ".join(f"{score_text(metric, of[metric])} {key}" for key, of in named if metric in of)] * len(more)
+            result.add_row(*row)
         result.add_section()
     return result
 

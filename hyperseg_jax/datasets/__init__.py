@@ -68,6 +68,7 @@ Shared by readers: prompts
     class_names         class names of semantic segmentation benchmarks
     label_images        readers of semantic segmentation benchmarks
     visual_prompts      visual prompts: kinds, dilation radii, drawing
+    random_shapes       random points, polygons, scribbles and blobs on an object
     prompt_masks        applies a function to all masks of a prompt
     regions             transforms visual prompts with their image
 

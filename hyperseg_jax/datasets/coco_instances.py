@@ -10,6 +10,7 @@ import numpy as np
 
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.class_names import COCO_PANOPTIC_STUFF
 from hyperseg_jax.datasets.class_prompts import CategoryReader, ClassLists
 from hyperseg_jax.datasets.coco_records import CocoRecords
 from hyperseg_jax.datasets.excluded_images import leave_out
@@ -26,6 +27,7 @@ class CocoInstances(CategoryReader):
         json_path: str | os.PathLike,
         image_root: str | os.PathLike,
         *,
+        stuff: bool = False,
         max_classes: int | None = None,
         prompts_per_example: int = 1,
         seed: int = 0,
@@ -33,13 +35,16 @@ class CocoInstances(CategoryReader):
         excluded_refs: str | os.PathLike | None = None,
         excluded_split: str = "val",
     ):
-        """max_classes, prompts_per_example, seed: see class_prompts.ClassLists. lvis_paths, excluded_refs, excluded_split: see
+        """stuff: whether the class list also has the stuff classes of COCO panoptic, as in the evaluation of panoptic models.
+        max_classes, prompts_per_example, seed: see class_prompts.ClassLists. lvis_paths, excluded_refs, excluded_split: see
         CocoPanoptic. Polygons are filled like in pycocotools."""
         self._records = CocoRecords(json_path)
         self._images = files.existing_folder(image_root)
-        names = tuple(self._records.categories.values())
-        self._class_index = {number: k for k, number in enumerate(self._records.categories)}
-        self._class_lists = ClassLists(names, (True,) * len(names), max_classes, prompts_per_example, seed)
+        things = self._records.categories
+        categories = things | COCO_PANOPTIC_STUFF | things if stuff else things
+        names, is_thing = tuple(categories.values()), tuple(number in things for number in categories)
+        self._class_index = {number: k for k, number in enumerate(categories)}
+        self._class_lists = ClassLists(names, is_thing, max_classes, prompts_per_example, seed)
         self._lvis = LvisMasks(lvis_paths)
         self._image_ids = list(self._records.annotations)
         self._kept, self.notes = leave_out(self._image_ids, excluded_refs, excluded_split)
@@ -61,7 +66,7 @@ class CocoInstances(CategoryReader):
             category = files.integer_field(annotation, "category_id", location)
             segmentation = files.field(annotation, "segmentation", location)
             mask = masks.decode_segmentation(segmentation, *size, f"{location} segmentation", polygons="coco")
-            if category not in self._class_index:
+            if category not in self._records.categories:
                 report_problem(
                     "bad record", f"{location}: category_id {category} is not among the categories of the file; correct it"
                 )

@@ -20,7 +20,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.expressions import join_sentences
 
-SENTENCES = ("joined", "each")
+SENTENCES = ("joined", "each", "first")
 ALL = -1
 """Number of the sentence of a prompt that has all sentences of a record."""
 
@@ -59,9 +59,10 @@ class RefCoco:
         """json_path: a file, or a list of files that are read one after the other. image_root: image_info.file_name is relative
         to this folder.
 
-        sentences: "joined" is one prompt per record, as in the published evaluation; "each" is one prompt per sentence.
-        polygons: how polygons are filled, one of masks.POLYGON_RULES: "fill_poly" as in the published evaluation, "coco" as in
-        the published training. group_by_image: an example has up to prompts_per_example prompts of one image, in file order.
+        sentences: "joined" is one prompt per record, as in the published evaluation; "each" is one prompt per sentence; "first"
+        is one prompt per record with its first sentence (SEEM). polygons: how polygons are filled, one of masks.POLYGON_RULES:
+        "fill_poly" as in the published evaluation, "coco" as in the published training. group_by_image: an example has up to
+        prompts_per_example prompts of one image, in file order.
         """
         if sentences not in SENTENCES:
             raise UserError(f"sentences={sentences!r} is unknown; choose one of {', '.join(SENTENCES)}")
@@ -91,7 +92,8 @@ class RefCoco:
             with contextlib.suppress(UserError):  # raised again when the record is read
                 count = len(files.list_field(record, "instruction", where))
                 name = files.text_field(record, "image_info.file_name", where)
-            for sentence in range(count) if self._sentences == "each" and count else (ALL,):
+            chosen = {"joined": (), "each": range(count), "first": range(min(count, 1))}[self._sentences]
+            for sentence in chosen or (ALL,):
                 by_image.setdefault(name, []).append(len(items))
                 items.append(_Sentence(file, number, sentence))
         if not group_by_image:

@@ -6,12 +6,14 @@ Running
     features        FeatureCache: encoded features, cached for further prompts about the same image
     protocols       queries of an example: frame by frame, all frames at once, joint expressions, semi-supervised VOS
     clicks          interactive segmentation with simulated clicks
+    start_shapes    the first prompts of simulated interactions
     tracks          video instances, tracked over frames
 Scoring
     scoring         SCORINGS: accumulator, answer kind and protocol of each way to score
     score_names     names of the validation scores of a task, known before training
     validation      evaluate(): the scores of a config's tasks
     text_controls   a referring score with controls: shuffled texts, and text-blind baselines
+    trivial_scores  scores of predictions without a model, from the targets' mean size, shape and classes
 Benchmarks
     benchmarks      BENCHMARKS: reader, files and scoring of each benchmark
     benchmark_run   run(): runs one benchmark, resumable, on any number of hosts

@@ -199,6 +199,5 @@ def _make_protocol(engine: Engine, benchmark: Benchmark, task: Task, options: An
     for prompt in example.prompts:
         check_question(benchmark.submission, example, prompt)
     geometry = task.processor.geometry(*example.frames.shape[1:3])
-    scoring = SCORINGS[benchmark.scoring]
-    protocol = scoring.interactive or scoring.protocol if engine.interactive else scoring.protocol
-    return protocol(example, make_prediction_fn(engine, options, geometry), engine.reference_frames)
+    predict = make_prediction_fn(engine, options, geometry)
+    return benchmark.make_protocol(example, predict, engine.reference_frames, interactive=engine.interactive)

@@ -9,7 +9,11 @@ from typing import Any
 import ml_collections
 
 from hyperseg_jax.data.sources import READERS, Task, make_processor, open_reader
+from hyperseg_jax.datasets.frame_sampling import ReferenceFrames
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation.protocols import AllFrames, EvalProtocol, PredictionFn
+from hyperseg_jax.evaluation.scoring import SCORINGS
+from hyperseg_jax.structs import Example
 from hyperseg_jax.systems.system import System
 
 
@@ -21,7 +25,8 @@ class Benchmark:
     reader: a name of sources.READERS. fields: arguments of the reader; {root} is replaced by the folder of all data.
     published: whether to use the thresholds of the published scores instead of the usual ones. submission: format of the
     evaluation server, a name of submissions.WRITERS, or "". truth: whether the files have ground truth; otherwise answers are
-    only written for the server.
+    only written for the server. together: maximum number of prompts of an image in one query. options: further arguments of
+    the evaluation protocol.
     """
 
     task: str
@@ -31,6 +36,23 @@ class Benchmark:
     published: bool = True
     submission: str = ""
     truth: bool = True
+    together: int = 1
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def make_protocol(
+        self,
+        example: Example,
+        predict: PredictionFn,
+        references: ReferenceFrames | None = None,
+        *,
+        interactive: bool = False,
+    ) -> EvalProtocol:
+        """Returns the evaluation protocol of an example. predict, references: see EvalProtocol. interactive: of the system."""
+        if self.together > 1:
+            return AllFrames(example, predict, group_size=self.together)
+        scoring = SCORINGS[self.scoring]
+        protocol = scoring.interactive or scoring.protocol if interactive else scoring.protocol
+        return protocol(example, predict, references, **self.options)
 
 
 _TRAIN2014, _VAL2017 = "{root}/coco/train2014", "{root}/coco/val2017"
@@ -83,11 +105,27 @@ def _benchmark_from_layout(
     return Benchmark(task, scoring, "benchmark", fields, submission=submission, truth=truth)
 
 
+def _sentence_benchmark(name: str) -> Benchmark:
+    """Returns a benchmark of the RefCOCO family in which each object has one sentence, its first, and the sentences about an
+    image are one query, as in SEEM's evaluation. name: see _referring_benchmark."""
+    line = _referring_benchmark(name)
+    fields = {**line.fields, "sentences": "first", "group_by_image": True, "prompts_per_example": TOGETHER}
+    return dataclasses.replace(line, fields=fields, together=TOGETHER)
+
+
+def _click_benchmark(start: str) -> Benchmark:
+    """Returns the benchmark of clicks on the objects of Pascal VOC. start: the first prompt, a key of START_SHAPES."""
+    line = _benchmark_from_layout("region", "clicks", "pascal_voc_objects", "val")
+    return dataclasses.replace(line, options={"start": start})
+
+
 def _toy_benchmark(task: str, scoring: str, **options: Any) -> Benchmark:
     """Returns a benchmark of the generated toy dataset. options: options of its reader."""
     return Benchmark(task, scoring, "toy", {"folder": "{root}", "task": task, "split": "val", **options}, published=False)
 
 
+TOGETHER = 16
+"""Maximum number of sentences about an image in one query."""
 BENCHMARKS: dict[str, Benchmark] = {
     "refcoco": _referring_benchmark("refcoco_val"),
     "refcoco_testA": _referring_benchmark("refcoco_testA"),
@@ -97,6 +135,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "refcoco+_testB": _referring_benchmark("refcoco+_testB"),
     "refcocog": _referring_benchmark("refcocog_val"),
     "refcocog_test": _referring_benchmark("refcocog_test"),
+    "refcocog_first": _sentence_benchmark("refcocog_val"),
+    "refcocog_first_test": _sentence_benchmark("refcocog_test"),
     "grefcoco": dataclasses.replace(_benchmark_from_layout("referring", "generalized", "grefcoco", "val"), published=False),
     "reasonseg": _reasoning_benchmark("val"),
     "reasonseg_test": _reasoning_benchmark("test"),
@@ -113,8 +153,14 @@ BENCHMARKS: dict[str, Benchmark] = {
     "pascal_voc20": _benchmark_from_layout("panoptic", "semantic", "pascal_voc20", "val"),
     "coco_stuff": _benchmark_from_layout("panoptic", "semantic", "coco_stuff", "val2017"),
     "coco_instances": _benchmark_from_layout("panoptic", "instances", "coco_instances", "val2017"),
+    "coco_panoptic_instances": _benchmark_from_layout("panoptic", "instances", "coco_instances", "val2017", stuff=True),
     "coco_clicks": _benchmark_from_layout("region", "clicks", "coco_visual_prompts", "val2017"),
-    "voc_clicks": _benchmark_from_layout("region", "clicks", "pascal_voc_objects", "val"),
+    "voc_clicks": _click_benchmark("point"),
+    "voc_clicks_circle": _click_benchmark("circle"),
+    "voc_clicks_scribble": _click_benchmark("scribble"),
+    "voc_clicks_polygon": _click_benchmark("polygon"),
+    "voc_clicks_box_centre": _click_benchmark("box_centre"),
+    "voc_clicks_box": _click_benchmark("box"),
     "davis2016": _benchmark_from_layout("region", "davis", "davis2016", "val"),
     "davis2017": _benchmark_from_layout("region", "davis", "davis2017", "val"),
     "davis2017_unsupervised": _benchmark_from_layout("panoptic", "davis_unsupervised", "davis2017_unsupervised", "val"),
@@ -165,7 +211,7 @@ def check_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDic
 
 
 def open_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDict, system: System[Any], root: str) -> Task:
-    """Returns the benchmark as a validation task with one prompt per query, in the format of the config's task of that name.
+    """Returns the benchmark as a validation task, in the format of the config's task of that name.
 
     root: folder of all data. Raises UserError if files are missing or the config has no such task.
     """
@@ -175,6 +221,8 @@ def open_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDict
     examples = open_reader(f"benchmark {name}", benchmark.reader, benchmark.fields, root)
     if not len(examples):
         raise UserError(f"benchmark {name}: has no examples; check its files below {root}")
-    single = {size: 1 for size in ("prompts", "frames") if size in config.data.tasks[benchmark.task]}
-    prompt_processor = make_processor(config, system, system.load_tokenizer(config), benchmark.task, **single)
+    sizes = {size: 1 for size in ("prompts", "frames") if size in config.data.tasks[benchmark.task]}
+    if benchmark.together > 1:
+        sizes["prompts"] = benchmark.together
+    prompt_processor = make_processor(config, system, system.load_tokenizer(config), benchmark.task, **sizes)
     return Task(name, None, examples, 0, prompt_processor)

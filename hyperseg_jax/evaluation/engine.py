@@ -305,7 +305,7 @@ class _ExampleBatch:
         self._on_unreadable, self._filler_protocol = on_unreadable, filler_protocol
         self.protocols: dict[int, EvalProtocol] = {}
         self.steps = self.prompts = 1
-        self.uses_memory = self.same_image = False
+        self.uses_memory = self.shares_image = False
         self.canvas = 0, 0
         self.processor = task.processor
 
@@ -335,7 +335,7 @@ class _ExampleBatch:
         # A host without examples must run the same program as the others.
         if self.steps > 1:
             any_protocol = next(iter(protocols), None) or self._filler_protocol(self.processor)
-            self.uses_memory, self.same_image = any_protocol.uses_memory, any_protocol.same_image
+            self.uses_memory, self.shares_image = any_protocol.uses_memory, any_protocol.shares_image
 
     def _common_canvas(self, sizes: Mapping[int, Sequence[int]]) -> tuple[int, int]:
         """Returns the canvas for images of these (height, width) by row of the global batch. Drops those that would need a
@@ -374,7 +374,7 @@ class _ExampleBatch:
 
     def request(self, step: int, prompt: int) -> Request:
         """Returns the queries of all rows at one step, for one prompt. Features are cached if prompts or steps share them: all
-        steps with the same image, or consecutive ones with reference frames."""
+        steps with a common image, or consecutive ones with reference frames."""
         queries, failed = {}, {}
         for n, protocol in self.protocols.items():
             try:
@@ -389,7 +389,7 @@ class _ExampleBatch:
             filler = self._filler_protocol(self.processor).prepare_query(0, 0, self._prepare)
         rows = [queries.get(n, filler) for n in range(len(self.rows.indices))]
         arrays, geometries = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-        shared_by_steps = self.same_image or self._shares_frames or not self.uses_memory
+        shared_by_steps = self.shares_image or self._shares_frames or not self.uses_memory
         cache_features = self.prompts > 1 or (self.steps > 1 and shared_by_steps)
         return Request(self.processor, arrays, geometries, self.canvas, self.rows, cache_features)
 

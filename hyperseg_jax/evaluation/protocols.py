@@ -26,8 +26,9 @@ class EvalProtocol:
 
     uses_memory = True
     """Whether a step gets the memory of the model from the previous step."""
-    same_image = False
-    """Whether all steps use the same image, so that it is encoded only once."""
+    shares_image = False
+    """Whether all steps use a common image, so that it is encoded only once: the queried one, or the one that regions are drawn
+    on."""
     adaptive = False
     """Whether queries depend on earlier outputs. Then every host that holds the example gets the outputs."""
 
@@ -144,6 +145,8 @@ class SemiSupervisedVOS(EvalProtocol):
     """Semi-supervised video object segmentation: the objects are drawn on the first frame and segmented on the others. The
     prediction of the first frame is the drawing. On other frames, a pixel belongs to the most probable object, or to none,
     because DAVIS allows one object per pixel. The prediction function returns probabilities."""
+
+    shares_image = True
 
     def _single_query(self, prompt: Prompt, frame: int) -> Example:
         return dataclasses.replace(super()._single_query(prompt, frame), drawn_on=self.example.frames[0])

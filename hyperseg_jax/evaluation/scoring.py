@@ -35,8 +35,8 @@ class Scoring:
     kind: str
     add: Callable[[Any, str, Prompt, Sequence[Prediction]], None]
     headline: str
-    protocol: type[EvalProtocol] = EvalProtocol
-    interactive: type[EvalProtocol] | None = None
+    protocol: Callable[..., EvalProtocol] = EvalProtocol
+    interactive: Callable[..., EvalProtocol] | None = None
 
 
 def _target_masks(prompt: Prompt) -> np.ndarray:

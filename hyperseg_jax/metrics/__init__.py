@@ -3,7 +3,7 @@
 Shared:
     sums               the base class: sums by name, which merge over prompts and hosts
     published          scores reported by authors, for comparison
-    baselines          scores that are possible without reading the text
+    baselines          trivial predictions, and scores that are possible without reading the text
     no_ground_truth    counts predictions of benchmarks with server-side ground truth
 
 Masks of images:

@@ -1,4 +1,4 @@
-"""Text-blind baselines. A model that uses the text must score well above the best of them."""
+"""Trivial predictions. A model must score well above the best of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,46 @@ from collections.abc import Iterable
 import numpy as np
 
 from hyperseg_jax.metrics.ciou_giou import ReferringScores
+
+
+def disc(row: float, column: float, radius: float, size: tuple[int, int]) -> np.ndarray:
+    """Returns bool [H, W]: the pixels within a radius of a point, all in pixels. size: (height, width)."""
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    return np.hypot(rows + 0.5 - row, columns + 0.5 - column) <= radius
+
+
+CELLS = 64
+"""Cells of a mean shape along a length of sqrt(height * width) of an image."""
+
+
+class MeanShape:
+    """The mean size and shape of objects, relative to a point of each, in units of the square root of their image's area."""
+
+    def __init__(self) -> None:
+        self._count, self._area = 0, 0.0
+        self._sum = np.zeros((2 * CELLS + 1,) * 2)
+
+    def add(self, mask: np.ndarray, row: float, column: float) -> None:
+        """Adds an object. mask: bool [H, W]. row, column: its point, in pixels."""
+        height, width = mask.shape
+        offset = np.arange(-CELLS, CELLS + 1) * np.sqrt(height * width) / CELLS
+        rows, columns = (np.floor(at + offset).astype(int) for at in (row, column))
+        padded = np.pad(mask, 1)
+        self._sum += padded[np.ix_(np.clip(rows + 1, 0, height + 1), np.clip(columns + 1, 0, width + 1))]
+        self._area += mask.mean()
+        self._count += 1
+
+    def radius(self, size: tuple[int, int]) -> float:
+        """Returns the radius in pixels of a disc with the mean area of the objects in an image of this (height, width)."""
+        return float(np.sqrt(self._area / max(self._count, 1) * size[0] * size[1] / np.pi))
+
+    def at(self, row: float, column: float, size: tuple[int, int]) -> np.ndarray:
+        """Returns bool [H, W]: the pixels, relative to a point, that belong to at least half of the objects."""
+        scale = CELLS / np.sqrt(size[0] * size[1])
+        cells = [np.rint((np.arange(n) + 0.5 - at) * scale).astype(int) for n, at in zip(size, (row, column), strict=True)]
+        inside = [np.abs(index) <= CELLS for index in cells]
+        shape = 2 * self._sum >= max(self._count, 1)
+        return shape[np.ix_(*(np.clip(index, -CELLS, CELLS) + CELLS for index in cells))] & np.outer(*inside)
 
 
 def blind_answers(objects: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -27,8 +27,7 @@ class GeneralizedScores(Sums):
     fractional = (2,)
     update_columns = (3,)
 
-    @classmethod
-    def _is_valid(cls, row: np.ndarray) -> bool:
+    def _is_valid(self, row: np.ndarray) -> bool:
         """Also checks that every prompt is of one kind, and that no more prompts pass a threshold than have a target."""
         return super()._is_valid(row) and row[3] == row[4:8].sum() and bool((row[8:] <= row[6:8].sum()).all())
 

@@ -19,11 +19,11 @@ class ReportedResult:
 _SEEM = "README of SEEM, commit 7b2e76d"
 _SEEM_METRICS = (
     ("coco_panoptic", "pq"),
-    ("coco_instances", "ap"),
+    ("coco_panoptic_instances", "ap"),
     ("coco_semantic", "miou"),
-    ("refcocog", "ciou"),
-    ("refcocog", "giou"),
-    ("refcocog", "precision@0.5"),
+    ("refcocog_first", "ciou"),
+    ("refcocog_first", "giou"),
+    ("refcocog_first", "precision@0.5"),
     ("voc_clicks", "noc@85"),
     ("voc_clicks", "noc@90"),
 )

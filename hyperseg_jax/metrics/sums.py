@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -35,13 +35,13 @@ class Sums:
     () if none are.
     """
 
-    columns: ClassVar[int]
-    optional_scores: ClassVar[tuple[str, ...]] = ()
-    signed: ClassVar[tuple[int, ...]] = ()
-    fractional: ClassVar[tuple[int, ...]] = ()
-    bounds: ClassVar[tuple[tuple[int, int], ...]] = ()
-    count_column: ClassVar[int | None] = None
-    update_columns: ClassVar[tuple[int, ...]] = ()
+    columns: int
+    optional_scores: tuple[str, ...] = ()
+    signed: tuple[int, ...] = ()
+    fractional: tuple[int, ...] = ()
+    bounds: tuple[tuple[int, int], ...] = ()
+    count_column: int | None = None
+    update_columns: tuple[int, ...] = ()
 
     def __init__(self, **options: Any) -> None:
         self._options = options
@@ -83,19 +83,18 @@ class Sums:
         restored = cls(**state["options"])
         for name, row in state["sums"].items():
             numbers = np.array(row, np.float64) if is_list(row, int, float) else np.zeros(0)
-            if numbers.shape != (cls.columns,) or not cls._is_valid(numbers):
-                raise ValueError(f"the sums of {name!r} are not {cls.columns} valid numbers")
+            if numbers.shape != (restored.columns,) or not restored._is_valid(numbers):
+                raise ValueError(f"the sums of {name!r} are not {restored.columns} valid numbers")
             restored._sums[name] = numbers
         return restored
 
-    @classmethod
-    def _is_valid(cls, row: np.ndarray) -> bool:
+    def _is_valid(self, row: np.ndarray) -> bool:
         """Returns whether a row is possible as the result of updates."""
         return bool(
             (np.abs(row) < LARGEST).all()
-            and (np.delete(row, cls.signed) >= 0).all()
-            and (np.delete(row, cls.fractional) % 1 == 0).all()
+            and (np.delete(row, self.signed) >= 0).all()
+            and (np.delete(row, self.fractional) % 1 == 0).all()
             and row.any()
-            and all(abs(row[lower]) <= row[upper] for lower, upper in cls.bounds)
-            and (cls.count_column is None or row[cls.count_column] >= 1)
+            and all(abs(row[lower]) <= row[upper] for lower, upper in self.bounds)
+            and (self.count_column is None or row[self.count_column] >= 1)
         )

@@ -106,6 +106,26 @@ def select_regions(
     return jax.lax.map(select_region, (scores.T, valid))
 
 
+def select_own_masks(
+    masks: Float[DeviceArray, "R h w"],
+    scores: Float[DeviceArray, " R"],
+    resize: MaskResize,
+    *,
+    valid: Bool[DeviceArray, " R"],
+    soft: bool,
+) -> Selected:
+    """Selects the mask of each region if the system answers each with one mask. Returns mask [R, ...] and score [R], 0 for
+    padding."""
+
+    def select_region(inputs: tuple[Float[DeviceArray, "h w"], Float[DeviceArray, ""], Bool[DeviceArray, ""]]) -> Selected:
+        mask, score, is_valid = inputs
+        nothing = jnp.full(resize.inside.shape, -jnp.inf, jnp.float32)
+        logits = jax.lax.cond(is_valid, lambda: resize_masks(mask, resize), lambda: nothing)
+        return {"mask": _output_mask(logits, soft), "score": jax.nn.sigmoid(score) * mask_scores(logits)}
+
+    return jax.lax.map(select_region, (masks, scores, valid))
+
+
 def select_panoptic(
     masks: Float[DeviceArray, "Q h w"],
     logits: Float[DeviceArray, "Q C"],

@@ -208,7 +208,10 @@ def test_benchmarks_of_every_task(micro, run_evaluate, tmp_path):
         "toy_video",
         "toy_chat",
     )
-    scores = run_evaluate(",".join(names), "--limit", "5")
+    scores = run_evaluate(",".join(names), "--limit", "5", "--baselines")
+    trivial = json.loads((tmp_path / "out" / "scores.json").read_text())["baselines"]
+    assert [name for name, of in trivial.items() if of] == ["toy_panoptic", "toy_semantic", "toy_regions"]
+    assert trivial["toy_panoptic"]["nothing"]["pq"] == 0 < trivial["toy_panoptic"]["most_frequent"]["pq"] < 0.2
     keys = ("giou", "giou", "pq", "count", "miou", "miou", "jf", "accuracy")
     assert all(key in scores[name] for name, key in zip(names, keys, strict=True))
     assert all((tmp_path / "out" / f"{name}.png").exists() for name in names if name != "toy_instances")
@@ -226,6 +229,7 @@ def test_benchmarks_of_every_task(micro, run_evaluate, tmp_path):
         (["--benchmarks", "refcoco", "--config", "tiny"], "requires --config and --checkpoint"),
         ([], "give --model, or --benchmarks"),
         (["--model", "tiny", "--config", "tiny"], "require --benchmarks"),
+        (["--model", "tiny", "--baselines"], "--baselines requires --benchmarks"),
         (["--model", "tiny", "--batch-size", "0"], "give at least 1"),
         (
             ["--benchmarks", "refcoco", "--config", "tiny", "--checkpoint", "tiny", "--data-root", "/nowhere"],

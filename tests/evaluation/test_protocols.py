@@ -1,52 +1,18 @@
-"""Evaluation protocols: referring expressions of one video, first-frame objects, tracks and clicks."""
+"""Evaluation protocols: referring expressions of one video, first-frame objects and tracks."""
 
 import inspect
 import json
 
 import numpy as np
 import pytest
+from protocol_run import SIDE, make_block, make_example, run_protocol, score_protocol
 from sample_inputs import draw_regions, make_regions
 
-from hyperseg_jax.datasets.visual_prompts import draw_region
-from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.clicks import CorrectiveClicks, SimulatedClicks, centre
 from hyperseg_jax.evaluation.protocols import JointExpressions, SemiSupervisedVOS
 from hyperseg_jax.evaluation.scoring import SCORINGS
 from hyperseg_jax.evaluation.submissions import WRITERS, make_row
 from hyperseg_jax.evaluation.tracks import TrackedInstances
 from hyperseg_jax.structs import Example, Prediction, Prompt
-
-SIDE = 48
-
-
-def make_block(top, left, height=12, width=12, side=SIDE):
-    mask = np.zeros((side, side), bool)
-    mask[top : top + height, left : left + width] = True
-    return mask
-
-
-def make_example(*prompts, frames=3):
-    return Example("clip", np.zeros((frames, SIDE, SIDE, 3), np.uint8), prompts, tuple(str(t) for t in range(frames)))
-
-
-def run_protocol(protocol, outputs):
-    """Runs a protocol with outputs(step, prompt) as the model; returns the requested examples by step."""
-    requests = []
-    for step in range(protocol.steps):
-        for k in range(protocol.prompts):
-            inputs = {}
-            prepare = lambda one, inputs=inputs: inputs.setdefault("made", {"example": one})
-            requests.append(protocol.prepare_query(step, k, prepare))
-            protocol.add_outputs(k, outputs(step, k))
-    return requests
-
-
-def score_protocol(name, protocol):
-    scores, scoring = SCORINGS[name].new("official"), SCORINGS[name]
-    for prompt, result in protocol.answers():
-        scoring.add(scores, protocol.example.name, prompt, result)
-    return scores
-
 
 # expressions of one video
 
@@ -186,125 +152,6 @@ def test_proposals_do_not_overlap():
     scores = SCORINGS["davis_unsupervised"].new("official")
     SCORINGS["davis_unsupervised"].add(scores, "clip", prompt, frames)
     assert scores.compute()["j"] == pytest.approx((1 + 0.5) / 2)
-
-
-# clicks
-
-
-def test_the_centre_of_a_region():
-    assert centre(make_block(10, 20, 11, 5)) == (15, 22) or centre(make_block(10, 20, 11, 5))[1] == 22
-    ring = make_block(0, 0, 20, 20) & ~make_block(4, 4, 12, 12)  # a ring does not contain its centroid
-    assert ring[centre(ring)]
-    edge = make_block(0, 0, 9, SIDE)  # pixels outside the image count as background
-    assert centre(edge)[0] == 4
-    single = make_block(47, 47, 1, 1)
-    assert centre(single) == (47, 47)
-
-
-def grow_clicks(prompt, reach):
-    """Predicts, per region, all pixels within `reach` of its clicks."""
-    from hyperseg_jax.ops.dilation import dilate
-
-    return np.stack([dilate(region, reach) for region in draw_regions(prompt, (SIDE, SIDE))])
-
-
-def test_clicks_continue_until_an_object_is_found():
-    """Two bars; the prediction is every pixel of the bar within 6 pixels of a click. The first bar, 8 x 40, is clicked at its
-    left end first, which finds 10 columns; each further click finds about 11 more. The second, 8 x 8, needs one click."""
-    bars = np.stack([make_block(0, 0, 8, 40), make_block(20, 20, 8, 8)])
-    prompt = Prompt(task="region", masks=bars[:, None], labels=(0, 1), regions=make_regions(bars))
-    requests = []
-
-    def find(one, out):
-        requests.append(draw_regions(one, (SIDE, SIDE)))
-        return Prediction(grow_clicks(one, 6) & bars)
-
-    protocol = SimulatedClicks(make_example(prompt, frames=1), find)
-    run_protocol(protocol, lambda step, k: None)
-    assert protocol.steps == 20 and requests[0].sum((1, 2)).tolist() == [5, 5] and (requests[0] <= bars).all()
-    ((_, (result,)),) = protocol.answers()
-    long, short = result.ious
-    assert len(short) == 1 and short[0] == pytest.approx(1, abs=1e-4) and long[0] == pytest.approx(80 / 320)
-    assert len(long) == 4 and list(long) == sorted(long)
-    assert np.array_equal(requests[-1][1], requests[0][1])  # found objects get no further clicks
-    scores = score_protocol("clicks", protocol).compute()
-    assert scores["count"] == 2 and scores["noc@90"] == (1 + len(long)) / 2 and scores["failed@90"] == 0
-    assert scores["iou@1"] == pytest.approx((long[0] + short[0]) / 2)
-
-
-def test_clicks_are_point_prompts():
-    """Each step adds a click; a fully ignored object has none and is prompted with an empty mask."""
-    bars = np.stack([make_block(0, 0, 8, 40), make_block(20, 20, 8, 8)])
-    prompt = Prompt(task="region", masks=bars[:, None], labels=(0, 1), regions=make_regions(bars), ignore=bars[1:])
-    protocol = SimulatedClicks(make_example(prompt, frames=1), lambda one, out: Prediction(np.zeros_like(bars)))
-    first, second = protocol.prompt_at(0).regions
-    assert first.kind == second.kind == "point" and second.mask is not None and not second.mask.any()
-    assert first.mask is None and first.points.tolist() == [[3.5, 3.5, 1]]
-    for clicks in range(1, 4):
-        points = protocol.prompt_at(0).regions[0].points
-        assert len(points) == clicks and (points[:, 2] == 1).all() and (points[:, :2] % 1 == 0.5).all()
-        assert np.array_equal(draw_region(protocol.prompt_at(0).regions[0], (SIDE, SIDE)), protocol._drawn[0])
-        protocol.add_outputs(0, None)
-
-
-def test_false_positives_give_negative_clicks():
-    """The first prediction misses a little of the object and has many false positives, so the second click is in the middle of
-    those; the third is on the missing part. Lengths are measured for the last step in advance."""
-    target, beside = make_block(0, 0, 10, 20), make_block(20, 20, 20, 20)
-    prompt = Prompt(task="region", masks=target[None, None], labels=(0,), regions=make_regions(target[None]))
-    answers = iter([make_block(0, 0, 10, 15) | beside, make_block(0, 0, 10, 15)])
-    protocol = CorrectiveClicks(make_example(prompt, frames=1), lambda one, out: Prediction(next(answers)[None]))
-    assert protocol.uses_memory and protocol.same_image
-    assert (
-        protocol.bucket_of_longest_query(0, lambda example: len(example.prompts[0].regions[0].points)) == protocol.steps == 20
-    )
-    protocol.add_outputs(0, None)
-    protocol.add_outputs(0, None)
-    first, second, third = protocol.prompt_at(0).regions[0].points
-    assert first[2] == third[2] == 1 and second[2] == 0
-    assert beside[int(second[1]), int(second[0])] and third[0] > 15
-
-
-@pytest.mark.parametrize("kind", [SimulatedClicks, CorrectiveClicks])
-def test_a_fully_ignored_object_has_a_query(kind):
-    """A fully ignored object is prompted with an empty mask at each step."""
-    bars = np.stack([make_block(0, 0, 8, 40), make_block(20, 20, 8, 8)])
-    prompt = Prompt(task="region", masks=bars[:, None], labels=(0, 1), regions=make_regions(bars), ignore=bars[1:])
-    protocol = kind(make_example(prompt, frames=1), lambda one, out: Prediction(np.zeros_like(bars)))
-    regions = protocol.bucket_of_longest_query(0, lambda example: example.prompts[0].regions)
-    assert [len(region.points) for region in regions] == [20, 0] and len(protocol.prompt_at(0).regions) == 2
-
-
-def test_an_object_that_is_never_found_counts_twenty_clicks():
-    full = make_block(0, 0, 30, 30)[None]
-    prompt = Prompt(
-        task="region", masks=full[None], labels=(0,), regions=make_regions(full, "box"), ignore=make_block(0, 0, 2, SIDE)[None]
-    )
-    protocol = SimulatedClicks(make_example(prompt, frames=1), lambda one, out: Prediction(np.zeros((1, SIDE, SIDE), bool)))
-    run_protocol(protocol, lambda step, k: None)
-    scores = score_protocol("clicks", protocol).compute()
-    assert (scores["noc@50"], scores["failed@50"], scores["iou@1"]) == (20, 1, 0)
-    assert (
-        len(protocol.answers()[0][1][0].ious[0]) == 20 and not (protocol._drawn[0, 0]).any()
-    )  # ignored pixels are never clicked
-
-
-def test_border_pixels_do_not_count():
-    """IoU is 1 if only ignored pixels differ."""
-    target, ignore = make_block(0, 0), make_block(12, 0, 2, 12)
-    prompt = Prompt(
-        task="region", masks=target[None, None], labels=(0,), regions=make_regions(target[None]), ignore=ignore[None]
-    )
-    protocol = SimulatedClicks(make_example(prompt, frames=1), lambda one, out: Prediction((target | ignore)[None]))
-    run_protocol(protocol, lambda step, k: None)
-    assert protocol.answers()[0][1][0].ious[0][0] == pytest.approx(1, abs=1e-4)
-
-
-def test_regions_without_targets_are_rejected():
-    with pytest.raises(UserError, match="clip: has no objects to click on"):
-        SimulatedClicks(
-            make_example(Prompt(task="region", regions=make_regions(make_block(0, 0)[None]))), lambda one, out: None
-        )
 
 
 def test_protocols_of_all_scorings_take_reference_frames():

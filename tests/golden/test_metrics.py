@@ -168,7 +168,7 @@ def test_davis_object_merge(case):
 
 @pytest.mark.golden("seem", r"metrics.*")
 def test_seem_metrics(case):
-    clicks = ClickScores(limit=case.config["max_clicks"], at=case.config["iou_iter"])
+    clicks = ClickScores(limit=case.config["max_clicks"], at=(case.config["iou_iter"],))
     for ious in case.inputs["mask_iou"]:
         clicks.update(list(ious))  # float32, like the script's threshold comparison
     result = clicks.compute()

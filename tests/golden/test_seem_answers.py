@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from seem_model import CaseModel, marked_pixels, next_clicks, normalize_image, resize
 
+from hyperseg_jax.datasets import random_shapes
 from hyperseg_jax.decoders import seem
 from hyperseg_jax.decoders.marks import MarkedPoints, mean_features, sample_tokens
 from hyperseg_jax.layers.precision import Precision
@@ -13,7 +14,7 @@ from hyperseg_jax.results import answers, selection
 from hyperseg_jax.results.answers import Thresholds
 from hyperseg_jax.results.mask_resize import canvas_size, geometry_array, make_mask_resize
 from hyperseg_jax.structs import Prompt
-from hyperseg_jax.systems.seem import scores, shapes
+from hyperseg_jax.systems.seem import scores
 
 
 class ClassListAnswers:
@@ -195,10 +196,10 @@ def test_interactive_rounds(case):
 @pytest.mark.golden("seem", r"visual_sampler.*")
 def test_visual_prompts(case):
     read = case.inputs
-    case.compare("bezier_curve_xy", shapes.smooth_outline(read["bezier_points"]))
-    case.compare("bezier_curve_single_xy", shapes.smooth_outline(read["bezier_points_single"]))
+    case.compare("bezier_curve_xy", random_shapes.smooth_outline(read["bezier_points"]))
+    case.compare("bezier_curve_single_xy", random_shapes.smooth_outline(read["bezier_points_single"]))
     vertices = np.stack([read["stroke_x"], read["stroke_y"]], axis=1)
-    case.compare("stroke_mask", shapes.draw_stroke(vertices, 7, case.outputs["stroke_mask"].shape))
+    case.compare("stroke_mask", random_shapes.draw_stroke(vertices, 7, case.outputs["stroke_mask"].shape))
     for name in ("Point", "Box"):
         masks = read["gt_masks"] == 1
         if name == "Box":

@@ -49,12 +49,13 @@ def test_grefcoco():
 
 
 def test_clicks_to_reach_a_threshold():
-    scores = ClickScores(limit=20, at=3)
+    scores = ClickScores(limit=20, at=(1, 3))
     scores.update([0.4, 0.86])
     scores.update([0.1] * 20)
     result = scores.compute()
     assert (result["noc@50"], result["noc@85"], result["noc@90"]) == (11, 11, 20)
-    assert (result["failed@85"], result["failed@90"], result["iou@3"]) == (0.5, 1, pytest.approx((0.86 + 0.1) / 2))
+    assert (result["failed@85"], result["failed@90"]) == (0.5, 1)
+    assert result["iou@1"] == pytest.approx((0.4 + 0.1) / 2) and result["iou@3"] == pytest.approx((0.86 + 0.1) / 2)
     with pytest.raises(ValueError, match="pass 1 to 20"):
         scores.update([])
 

@@ -146,6 +146,19 @@ def test_each_region_selects_its_best_query():
     np.testing.assert_array_equal(predicted.masks, resize_like_torch(masks, geometry) > 0)
 
 
+@pytest.mark.parametrize("score", [5.0, -300.0])
+def test_each_region_has_its_own_mask(score):
+    """Also if the model is certain that nothing matches, as for an object that has left a video."""
+    geometry = fit_to_square(32, 48, 32)
+    masks = np.stack([make_blob_logits(8, 8, slice(0, 3), slice(0, 3)), make_blob_logits(8, 8, slice(3, 6), slice(3, 8))] * 2)
+    scores, valid = jnp.asarray([5.0, score, 5.0, 5.0]), jnp.asarray([True, True, True, False])
+    result = selection.select_own_masks(jnp.asarray(masks), scores, resize_for(masks, geometry), valid=valid, soft=False)
+    prompt = Prompt("region", regions=(Region.from_point(1, 1),) * 4)
+    predicted = answers.predict_regions(jax.device_get(result), prompt, geometry, OURS)
+    np.testing.assert_array_equal(predicted.masks[:3], resize_like_torch(masks, geometry)[:3] > 0)
+    assert not predicted.masks[3].any() and predicted.scores[3] == 0  # padding
+
+
 def select_panoptic(masks, scores, geometry, classes, things, threshold):
     limits = {"object_threshold": threshold, "overlap_threshold": threshold}
     valid = np.ones(scores.shape[1], bool)

@@ -3,7 +3,6 @@
 model        the model: its modules, parameters and published names
 texts        texts as token ids
 marks        visual prompts as marked pixels
-shapes       the random visual prompts of its training
 derived_prompts  the prompts of training beside a class list: sentences or class names, and objects to mark
 processor    converts an Example to the arrays of one batch element
 inputs       the arrays of a batch as the inputs of the model

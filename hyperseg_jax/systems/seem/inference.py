@@ -19,7 +19,7 @@ from hyperseg_jax.systems.pixels import normalize_padded
 from hyperseg_jax.systems.seem import inputs
 from hyperseg_jax.systems.seem.model import Seem, SeemImage
 from hyperseg_jax.systems.seem.rounds import MarkAnswers, answer_marks, fixed_choices, name_by_objects, round_prompts
-from hyperseg_jax.systems.seem.scores import NEVER, choose_masks, class_logits, phrase_logits
+from hyperseg_jax.systems.seem.scores import choose_masks, class_logits, phrase_logits
 from hyperseg_jax.systems.system import Predict
 
 COMPOSED = {"v1": "v1_marks_with_text", "v0": "demo"}
@@ -96,8 +96,7 @@ def make_predict(model: Seem, config: ml_collections.ConfigDict) -> Predict:
                 found = _answer_marks(model, params, image, batch, prompts, memory, named=classes is not None)
             else:
                 found = _answer_example(model, params, image, example, prompts)
-            own = jnp.where(jnp.eye(present.shape[1], dtype=bool), found.scores[:, None], NEVER)
-            outputs = {"mask_logits": found.mask_logits, "region": own, "region_valid": present}
+            outputs = {"mask_logits": found.mask_logits, "region": found.scores, "region_valid": present}
             if classes is not None:
                 outputs |= {"class": name_classes(found.class_embedding), "class_valid": batch["class_valid"]}
             return _by_prompt(outputs), found.mask_logits if example is None else None

@@ -19,7 +19,7 @@ from hyperseg_jax.systems import class_lists
 
 Outputs = Mapping[str, jax.Array]
 """Of one prompt: mask_logits [Q, h, w], and class [Q, C] with class_valid [C], or expression [1] of the one best query, or
-region [R, R] with region_valid [R]; the last two may have classes as well."""
+region [R] of the mask of each region, with region_valid [R]; the last two may have classes as well."""
 
 
 def _select_expression(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
@@ -28,7 +28,7 @@ def _select_expression(outputs: Outputs, resize: MaskResize, _: jax.Array, *, so
 
 
 def _select_regions(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
-    chosen = selection.select_regions(
+    chosen = selection.select_own_masks(
         outputs["mask_logits"], outputs["region"], resize, valid=outputs["region_valid"], soft=soft
     )
     return chosen | _best_classes(outputs)

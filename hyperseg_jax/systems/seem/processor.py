@@ -14,12 +14,13 @@ import numpy as np
 
 from hyperseg_jax.data.processor import Batch, Shape
 from hyperseg_jax.data.targets import TargetArrays, check_count
+from hyperseg_jax.datasets import random_shapes
 from hyperseg_jax.datasets.record_errors import naming_example
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.transforms import Geometry, SideRule, fit_to_square, resize_and_pad
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems.pixels import GREY
-from hyperseg_jax.systems.seem import marks, shapes
+from hyperseg_jax.systems.seem import marks
 from hyperseg_jax.systems.seem.derived_prompts import NAME, derive_prompts
 from hyperseg_jax.systems.seem.texts import pad_ids, padded_length, text_ids
 from hyperseg_jax.text.class_templates import BACKGROUND, SETS, clean_class_name
@@ -149,10 +150,11 @@ class SeemProcessor:
                 texts = self._class_texts(lists[0].classes, None)
                 shape["classes"], shape["class_length"] = len(texts), padded_length([*itertools.chain(*texts)], self.context)
             if phrases:
-                shape["phrases"], shape["length"] = len(phrases), padded_length(self._phrase_texts(phrases), self.context)
+                shape["phrases"] = _power_of_two(len(phrases))
+                shape["length"] = padded_length(self._phrase_texts(phrases), self.context)
             if regions:
                 (prompt,) = regions
-                shape["regions"] = 1 << max(len(prompt.regions) - 1, 0).bit_length()
+                shape["regions"] = _power_of_two(len(prompt.regions))
                 positive, negative = _draw(prompt, drawn_on)
                 capacity = lambda masks: next((step for step in STEPS if step >= masks.sum()), STEPS[-1])
                 shape["points"] = capacity(positive)
@@ -311,7 +313,7 @@ class SeemProcessor:
         if prompt is not None and train:
             for n in np.flatnonzero(targets["valid"]):
                 mask = targets["segments"][targets["planes"][n], 0] == n + 1
-                positive[n] = shapes.draw_random_shape(mask, rng or np.random.default_rng(0))
+                positive[n] = random_shapes.draw_random_shape(mask, rng or np.random.default_rng(0))
                 targets["valid"][n] = positive[n].any()
         elif prompt is not None:
             positive[:count], negative[:count] = _draw(prompt, drawn_on)
@@ -321,6 +323,11 @@ class SeemProcessor:
         if arrays.targets:
             result["drawn"] = np.packbits(positive, axis=-1)
         return result | {f"region_{name}": value for name, value in targets.items()}
+
+
+def _power_of_two(count: int) -> int:
+    """Returns the smallest power of two that is at least `count`."""
+    return 1 << max(count - 1, 0).bit_length()
 
 
 def _sort_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:

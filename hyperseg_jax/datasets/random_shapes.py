@@ -1,4 +1,4 @@
-"""The visual prompts that SEEM is trained with: random points, polygons, scribbles and blobs on an object."""
+"""Random visual prompts on an object: points, polygons, scribbles and blobs, as SEEM is trained and evaluated with."""
 
 from __future__ import annotations
 
