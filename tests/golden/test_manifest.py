@@ -12,7 +12,7 @@ from import_weights import abstract_params
 from hyperseg_jax import config as configs
 from hyperseg_jax.connectors import fine_grained_perceiver, projector
 from hyperseg_jax.encoders import siglip, swin
-from hyperseg_jax.llms import phi
+from hyperseg_jax.llms import gpt2, hub, llama, phi
 from hyperseg_jax.llms.head import LanguageHead, head_table
 from hyperseg_jax.structs import Pyramid, TokenStream
 from hyperseg_jax.tables import flatten, unflatten
@@ -109,3 +109,24 @@ def test_an_export_of_seem_has_every_published_name(manifest):
     config = configs.load(f"seem_{kind}", [f"model.mask_decoder.variant={variant}"])
     lines = [line.split("\t") for line in conversion_lines(config)]
     assert {name: json.loads(shape) for name, shape, *_ in lines} == {row["name"]: list(row["shape"]) for row in rows}
+
+
+SCA_MANIFESTS = [
+    path
+    for name in ("vit_huge-gpt2_large", "vit_base-gpt2_large", "vit_huge-open_llama_3b")
+    for path in find_files("sca", f"full_manifest_{name}.json")
+]
+
+
+@pytest.mark.parametrize("manifest", SCA_MANIFESTS, ids=lambda path: f"{path.parents[1].name}-{path.stem}")
+def test_the_language_models_of_sca_have_every_published_name(manifest):
+    prefix = "language_model."
+    content = json.loads(manifest.read_text())
+    rows = [row for row in content["tensors"] if row["name"].startswith(prefix)]
+    large = gpt2.GPT2(hidden_size=1280, mlp_size=5120, num_layers=36, num_heads=20)
+    model = llama.Llama() if "llama" in manifest.stem else large
+    shapes = flatten(abstract_params(model, TokenStream.of_text(np.zeros((1, 2, model.hidden_size), np.float32))))
+    placeholders = unflatten({path: np.broadcast_to(np.zeros((), np.int8), leaf.shape) for path, leaf in shapes.items()})
+    exported = hub.weight_table(model, with_head=True).with_prefix(name=prefix).to_torch(placeholders)
+    assert {name: list(tensor.shape) for name, tensor in exported.items()} == {row["name"]: row["shape"] for row in rows}
+    assert sum(leaf.size for leaf in shapes.values()) == content["counts"]["language_model"]
