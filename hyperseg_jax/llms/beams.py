@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32, Int32
 
+from hyperseg_jax import axes
 from hyperseg_jax.llms.cache import map_texts
 from hyperseg_jax.llms.decoding import Decoding
 from hyperseg_jax.structs import DeviceArray
@@ -41,13 +42,20 @@ class Beams:
 
     def with_finished(self, texts: Int32[jax.Array, "M k T"], scores: Float32[jax.Array, "M k"]) -> Beams:
         """Adds texts that ended, and keeps the n best. A score of -inf is not a text; earlier ones win a tie."""
-        scores, order = jax.lax.top_k(jnp.concatenate([self.scores, scores], axis=1), self.scores.shape[1])
+        scores, order = _best(jnp.concatenate([self.scores, scores], axis=1), self.scores.shape[1])
         return dataclasses.replace(self, finished=_take(jnp.concatenate([self.finished, texts], axis=1), order), scores=scores)
 
 
 def _take(x: jax.Array, indices: jax.Array) -> jax.Array:
     """Takes entries of the second axis of x [M, n, ...], by indices [M, k]."""
     return jax.vmap(lambda row, index: row[index])(x, indices)
+
+
+def _best(x: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """Returns the largest values of each row of x [M, n], in order, and their indices; of equal ones, the first."""
+    rows = ("batch", None)  # the compiler does not partition top_k by itself
+    indices = axes.map_shards(lambda x: jax.lax.top_k(x, count)[1], rows, out=rows)(x)
+    return jnp.take_along_axis(x, indices, axis=1), indices
 
 
 def search_beams(
@@ -67,7 +75,7 @@ def search_beams(
         """Adds the token `index` of the texts. Returns the search, and the beam that each new beam continues [M, n]."""
         probabilities = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)[:, : decoding.vocab_size]
         sums = beams.sums[..., None] + probabilities.reshape(*beams.sums.shape, -1)
-        best, pairs = jax.lax.top_k(sums.reshape(len(sums), -1), 2 * n)
+        best, pairs = _best(sums.reshape(len(sums), -1), 2 * n)
         parents, tokens = pairs // sums.shape[-1], (pairs % sums.shape[-1]).astype(jnp.int32)
         is_end = tokens == decoding.end_id
         texts = _take(beams.ids, parents).at[..., index].set(tokens)

@@ -6,11 +6,11 @@ from hyperseg_jax.connectors import caption_mixer
 from hyperseg_jax.decoders import sam, sam_prompts
 from hyperseg_jax.encoders import sam_vit
 from hyperseg_jax.layers.two_way import TwoWayTransformer
+from hyperseg_jax.llms import hub
 from hyperseg_jax.llms.gpt2 import GPT2
 from hyperseg_jax.llms.llama import Llama
 from hyperseg_jax.systems.sam import model as sam_model
 from hyperseg_jax.systems.sam.model import Sam
-from hyperseg_jax.systems.sca import model as sca_model
 from hyperseg_jax.systems.sca.model import Sca
 
 TASKS = ("recognition", "caption")
@@ -86,4 +86,4 @@ def make_model(c):
 def model_table(model):
     rows = sam_model.table(model.sam).with_prefix("sam/") + caption_mixer.prefix_table(model.prefix).with_prefix("prefix/")
     rows += caption_mixer.table(model.mixer).with_prefix("mixer/", "mask_decoder.")
-    return rows + sca_model.llm_table(model.llm, with_head=True).with_prefix("llm/", "language_model.")
+    return rows + hub.weight_table(model.llm, with_head=True).with_prefix("llm/", "language_model.")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -157,3 +158,18 @@ def test_samples_depend_on_the_seed_of_their_example_alone():
     assert (other[1] != texts[1]).any()
     same = write_words(np.broadcast_to(TABLES[:1, :1, :1], TABLES.shape), SEEDS, RANDOM)
     assert len(np.unique(np.asarray(same).reshape(12, 6), axis=0)) > 6  # texts of one prompt differ between regions
+
+
+@pytest.mark.parametrize("kind", ["greedy", "sampling", "beams"])
+def test_texts_of_a_mesh_are_the_same(kind):
+    """The devices agree only on whether all texts have ended."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    decoding = dataclasses.replace(RANDOM, kind=kind, chunk=4)
+    program = jax.jit(write_words.__wrapped__, in_shardings=(rows, rows, None), out_shardings=rows)
+    with jax.set_mesh(mesh), nn.logical_axis_rules([("batch", "data")]):
+        compiled = program.lower(TABLES, SEEDS, decoding).compile()
+        texts = compiled(TABLES, SEEDS, decoding)
+    np.testing.assert_array_equal(texts, write_words(TABLES, SEEDS, decoding))
+    collectives = re.findall(r"(all-reduce|all-gather|all-to-all|collective-permute)\(", compiled.as_text())
+    assert set(collectives) == {"all-reduce"}

@@ -7,6 +7,8 @@ import pytest
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.tables import (
     ConvKernel,
+    Copies,
+    FusedColumns,
     FusedQKV,
     Identity,
     PaddedRows,
@@ -23,6 +25,9 @@ OPERATORS = [
     (Identity(), [(3, 4)]),
     (Transpose(), [(5, 3)]),
     (ConvKernel(), [(6, 4, 3, 2)]),
+    (Copies(("table",)), [(3, 4)]),
+    (FusedColumns(), [(5, 12)]),
+    (FusedColumns(), [(12,)]),
     (FusedQKV(transpose=True), [(12, 5)]),
     (FusedQKV(transpose=False), [(12,)]),
     (FusedQKV(transpose=True, parts=2), [(8, 3)]),

@@ -18,7 +18,7 @@ from hyperseg_jax.decoders.sam_prompts import ABSENT, SamPrompts
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.layers.two_way import TwoWayTransformer
-from hyperseg_jax.llms import gpt2, llama
+from hyperseg_jax.llms import hub
 from hyperseg_jax.llms.cache import KeyValues
 from hyperseg_jax.llms.gpt2 import GPT2
 from hyperseg_jax.llms.llama import Llama
@@ -161,9 +161,4 @@ def weight_table(config: ml_collections.ConfigDict) -> Table:
     model = build_model(config)
     rows = sam.table(model.sam).with_prefix("sam/") + caption_mixer.prefix_table(model.prefix).with_prefix("prefix/")
     rows += caption_mixer.table(model.mixer).with_prefix("mixer/", "mask_decoder.")
-    return rows + llm_table(model.llm, with_head=True).with_prefix("llm/", "language_model.")
-
-
-def llm_table(llm: GPT2 | Llama, *, with_head: bool = False) -> Table:
-    """Returns the weight table of the language model, with the names of transformers. with_head: see head.tied_table."""
-    return gpt2.table(llm, with_head=with_head) if isinstance(llm, GPT2) else llama.table(llm, with_head=with_head)
+    return rows + hub.weight_table(model.llm, with_head=True).with_prefix("llm/", "language_model.")
