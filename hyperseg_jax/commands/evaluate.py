@@ -56,6 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("official", "released"),
         help="released: compute metrics as the released evaluation code does where it deviates from the benchmark",
     )
+    many.add_argument(
+        "--spacy-model",
+        help="spaCy pipeline that tags the words of captions, such as en_core_web_lg; it is code, so it must be trusted",
+    )
     many.add_argument("--batch-size", type=int, default=12, help="examples per batch (default 12)")
     add_host_arguments(parser)
 
@@ -78,6 +82,8 @@ def run(parsed: argparse.Namespace) -> None:
         from hyperseg_jax.commands.evaluate_benchmarks import evaluate_benchmarks
 
         evaluate_benchmarks(parsed)
+    elif parsed.spacy_model:
+        raise UserError("--spacy-model requires --benchmarks; add it, or remove this option")
     elif parsed.config or parsed.checkpoint:
         raise UserError("--config and --checkpoint require --benchmarks; add it, or give only --model")
     elif not parsed.model:

@@ -108,8 +108,8 @@ def evaluate(
 
 
 def _make_protocol(engine: Engine, options: AnswerOptions, scorer: Scorer, task: Task, example: Example) -> EvalProtocol:
-    """Returns the protocol of an example: all frames at once, unless each has reference frames. Prompts that have no metric get
-    an empty prediction."""
+    """Returns the protocol of an example: that of its scoring, or else all frames at once, unless each has reference frames.
+    Prompts that have no metric get an empty prediction."""
     geometry = task.processor.geometry(*example.frames.shape[1:3])
 
     predict = make_prediction_fn(engine, options, geometry)
@@ -119,6 +119,9 @@ def _make_protocol(engine: Engine, options: AnswerOptions, scorer: Scorer, task:
             Prediction(np.zeros((0, *geometry.original), bool)) if scorer.scoring(prompt) is None else predict(prompt, outputs)
         )
 
+    scoring = scorer.scoring(example.prompts[0])
+    if scoring is not None and scoring.protocol is not EvalProtocol:
+        return scoring.protocol(example, predict_if_scored, engine.reference_frames)
     if engine.reference_frames is not None and len(example.frames) > 1:
         return EvalProtocol(example, predict_if_scored, engine.reference_frames)
     return AllFrames(example, predict_if_scored, group_size=task.processor.prompts)
