@@ -18,7 +18,7 @@ from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, make_predictio
 from hyperseg_jax.evaluation.protocols import AllFrames, EvalProtocol
 from hyperseg_jax.evaluation.scoring import BY_TASK, SCORINGS, Scorer
 from hyperseg_jax.parallel import hosts
-from hyperseg_jax.results.drawing import arrange_tiles, draw_comparison, save_image
+from hyperseg_jax.results.drawing import arrange_tiles, describe_answer, draw_comparison, save_image
 from hyperseg_jax.structs import Example, Prediction, Prompt
 
 BATCH = 12  # examples per batch; constant, so that each task compiles one program
@@ -135,7 +135,10 @@ def _score_example(scorer: Scorer, protocol: EvalProtocol, *, draw: bool) -> lis
             continue
         scorer.add(f"{protocol.example.name} {k}", prompt, predictions_by_frame)
         if draw and k == 0:
-            tiles.append(draw_comparison(protocol.example.frames[0], prompt, list(predictions_by_frame[0].masks)))
+            first = predictions_by_frame[0]
+            tiles.append(
+                draw_comparison(protocol.example.frames[0], prompt, list(first.masks), describe_answer(prompt, first.texts))
+            )
     return tiles
 
 
