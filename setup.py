@@ -40,6 +40,7 @@ EXTRAS = {  # optional; each says what it is for
     "tpu": ["jax[tpu]>=0.10.0,<0.11"],  # the TPU runtime and compiler
     "torch": ["torch==2.13.0"],  # running an exported model in PyTorch
     "video": ["av>=14.4,<19"],  # video files (frames in folders need nothing)
+    "captions": ["pycocoevalcap==1.2", "spacy>=3.8,<4"],  # METEOR, SPICE, official words (with Java); nouns and verbs
     "sweep": ["ray[tune]>=2.51,<3"],  # sweeps over clusters
     "cloud": ["gcsfs>=2026.1,<2027"],  # gs:// paths; others: the package of fsspec for that store
     "notebooks": ["jupyter>=1.1,<2", *NOTEBOOKS],  # opening and executing the notebooks

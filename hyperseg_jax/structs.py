@@ -111,8 +111,8 @@ class TokenStream:
         """Returns the stream of one text per row, at positions from 0. mask: by default, all positions are tokens."""
         size = embeddings.shape[:2]
         positions = np.broadcast_to(np.arange(size[1], dtype=np.int32), size)
-        mask = np.ones(size, bool) if mask is None else mask
-        return cls(embeddings, positions, mask, np.full(size, Source.TEXT, np.int32))  # type: ignore[arg-type]
+        tokens: Any = np.ones(size, bool) if mask is None else mask
+        return cls(embeddings, positions, tokens, np.full(size, Source.TEXT, np.int32))  # type: ignore[arg-type]
 
 
 @flax.struct.dataclass

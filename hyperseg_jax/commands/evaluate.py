@@ -59,6 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     many.add_argument(
         "--baselines", action="store_true", help="also score trivial predictions, which use no model (docs/metrics.md)"
     )
+    many.add_argument(
+        "--spacy-model",
+        help="spaCy pipeline that tags the words of captions, such as en_core_web_lg; it is code, so it must be trusted",
+    )
     many.add_argument("--batch-size", type=int, default=12, help="examples per batch (default 12)")
     add_host_arguments(parser)
 
@@ -83,6 +87,8 @@ def run(parsed: argparse.Namespace) -> None:
         evaluate_benchmarks(parsed)
     elif parsed.baselines:
         raise UserError("--baselines requires --benchmarks; give it, or remove --baselines")
+    elif parsed.spacy_model:
+        raise UserError("--spacy-model requires --benchmarks; add it, or remove this option")
     elif parsed.config or parsed.checkpoint:
         raise UserError("--config and --checkpoint require --benchmarks; add it, or give only --model")
     elif not parsed.model:

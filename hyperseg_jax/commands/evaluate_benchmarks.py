@@ -20,6 +20,7 @@ from hyperseg_jax.commands.evaluate import check_output_paths
 from hyperseg_jax.data import sources
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import benchmark_run, benchmarks
+from hyperseg_jax.evaluation.caption_tools import Tools, load_spacy
 from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.evaluation.submissions import WRITERS
 from hyperseg_jax.evaluation.trivial_scores import trivial_scores
@@ -36,7 +37,7 @@ from hyperseg_jax.weights import model_folder
 
 PARTIAL = "partial"  # folder of partial results below --out
 WRITING = 24 * 3600
-"""Seconds that the other hosts wait while the first host writes files: the images of a submission may take hours."""
+"""Seconds that the other hosts wait while the first host runs other programs and writes files, which may take hours."""
 
 
 def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
@@ -52,6 +53,7 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
     )
     with hosts.exit_on_error():
         console = Console(stderr=True, quiet=not hosts.is_primary())
+        tools = Tools(load_spacy(parsed.spacy_model) if parsed.spacy_model and hosts.is_primary() else None)
         system = systems.get(config.system)
         for name, line in chosen.items():
             benchmarks.check_task(name, line, config)
@@ -73,7 +75,7 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
         if states and hosts.is_primary():
             states.mkdir(exist_ok=True)
         run_settings = {"config": config.to_json(sort_keys=True), "checkpoint": _identify_checkpoint(folder), "root": str(root)}
-        scores: dict[str, dict[str, float]] = {}
+        scores, notes = dict[str, dict[str, float]](), dict[str, list[str]]()
         trivial: dict[str, dict[str, dict[str, float]]] = {}
         with placement.use(mesh), _progress_bars(console) as bars:
             lines = {name: bars.add_task(name, total=len(task.val or ())) for name, task in tasks.items()}
@@ -104,6 +106,9 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
                         rules=parsed.rules,
                         interactive=engine.interactive,
                     )
+                notes[name] = []
+                if hosts.is_primary():
+                    scores[name] |= result.scorer.finish(tools, functools.partial(_note, console, name, notes[name]))
                 if result.resumed:
                     log(console, f"{name}: resumed after {result.resumed} examples")
                 if parsed.out and hosts.is_primary():
@@ -112,8 +117,7 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
                         (parsed.out / name).mkdir(exist_ok=True)
                         submission = _write_submission(writer, parsed.out / name, result, examples, state_file)
                         log(console, f"submission for the evaluation server: {submission}")
-                if parsed.out:
-                    hosts.exchange(f"the files of {name}", seconds=WRITING)
+                hosts.exchange(f"the scores and files of {name}", seconds=WRITING)
         if hosts.is_primary():
             if parsed.out:  # before the table, as the standard output may be closed
                 report = {
@@ -122,12 +126,19 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
                     "checkpoint": str(parsed.checkpoint),
                     "scores": scores,
                     "baselines": trivial,
+                    "notes": {name: lines for name, lines in notes.items() if lines},
                     "published": [vars(row) for row in REPORTED_RESULTS if row.benchmark in scores],
                 }
                 write_text(parsed.out / "scores.json", strict_json.dumps_finite(report))
                 log(console, f"wrote {parsed.out}/")
             Console().print(scores_table(scores, parsed.rules, trivial))
     hosts.shut_down()
+
+
+def _note(console: Console, name: str, lines: list[str], line: str) -> None:
+    """Prints a line about the scores of a benchmark, and adds it to those of scores.json."""
+    log(console, f"{name}: {line}")
+    lines.append(line)
 
 
 def _check_submission_paths(folder: pathlib.Path) -> None:

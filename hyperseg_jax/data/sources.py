@@ -348,7 +348,7 @@ def prepare_toy_world(data: ml_collections.ConfigDict, console: Console, *, for_
         toy.World(**{"compositional": 0, **parameters})
     except UserError as error:
         raise UserError(f"data.toy: {error}") from error
-    code = hashlib.sha256(json.dumps([toy.VERSION, parameters], sort_keys=True).encode()).hexdigest()
+    code = hashlib.sha256(json.dumps([toy.VERSION, toy.FILES, parameters], sort_keys=True).encode()).hexdigest()
     folder = cache_folder() / f"toy-{code[:16]}"
     if not folder.exists():
         printing.log(console, f"generating the toy dataset in {folder} (once)")

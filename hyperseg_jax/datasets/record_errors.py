@@ -14,7 +14,7 @@ import numpy as np
 
 from hyperseg_jax.datasets.check_errors import Problem, has_reported_problem
 from hyperseg_jax.errors import EXIT_EXCEPTIONS, UserError
-from hyperseg_jax.structs import Example, Region
+from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.untrusted import budget, limits
 from hyperseg_jax.untrusted.printing import escaped, escaped_value, one_line
 
@@ -106,6 +106,7 @@ def _check_prompts(example: Example) -> None:
         if not isinstance(prompt.regions, tuple) or not all(isinstance(region, Region) for region in prompt.regions):
             why = f"field 'regions' of a prompt is a {type(prompt.regions).__name__}, expected a tuple of Region"
             raise Problem("bad record", f"{example.name}: {why}; correct the reader")
+        _check_captions(prompt, example.name)
         if odd := [thing for thing in prompt.things if not isinstance(thing, bool | int | np.bool_)]:
             why = f"field 'things' of a prompt has {escaped_value(odd[0])}, expected a boolean per class"
             raise Problem("bad record", f"{example.name}: {why}; give true or false")
@@ -114,6 +115,18 @@ def _check_prompts(example: Example) -> None:
             if not isinstance(label, int) or not 0 <= label < count:
                 why = f"a mask has the label {escaped_value(label)}, and there are {count} classes or regions"
                 raise Problem("bad record", f"{example.name}: {why}; correct the record")
+
+
+def _check_captions(prompt: Prompt, name: str) -> None:
+    """Raises a Problem if the captions of a prompt are not one or several texts for each region, which can be tokenized."""
+    captions = prompt.captions
+    if not all(isinstance(texts, tuple) and texts and all(isinstance(text, str) for text in texts) for texts in captions):
+        raise Problem("bad record", f"{name}: field 'captions' of a prompt is not a tuple of texts for each region; correct it")
+    if captions and len(captions) != len(prompt.regions):
+        why = f"a prompt has {len(captions)} captions for {len(prompt.regions)} regions"
+        raise Problem("bad record", f"{name}: {why}; give texts for each region")
+    for number, text in ((k, text) for k, texts in enumerate(captions) for text in texts):
+        _check_text(text, f"{name}: a caption of region {number}")
 
 
 def _check_text(text: str, where: str) -> None:

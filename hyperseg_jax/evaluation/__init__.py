@@ -10,6 +10,7 @@ Running
     tracks          video instances, tracked over frames
 Scoring
     scoring         SCORINGS: accumulator, answer kind and protocol of each way to score
+    caption_tools   scores of captions by other programs: METEOR, SPICE, spaCy
     score_names     names of the validation scores of a task, known before training
     validation      evaluate(): the scores of a config's tasks
     text_controls   a referring score with controls: shuffled texts, and text-blind baselines

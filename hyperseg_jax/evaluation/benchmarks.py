@@ -119,6 +119,11 @@ def _click_benchmark(start: str) -> Benchmark:
     return dataclasses.replace(line, options={"start": start})
 
 
+def _caption_benchmark(layout: str, split: str, **options: Any) -> Benchmark:
+    """Returns a benchmark of region captions. options: of its reader, such as mark="point" instead of boxes."""
+    return _benchmark_from_layout("caption", "captions", layout, split, **options)
+
+
 def _toy_benchmark(task: str, scoring: str, **options: Any) -> Benchmark:
     """Returns a benchmark of the generated toy dataset. options: options of its reader."""
     return Benchmark(task, scoring, "toy", {"folder": "{root}", "task": task, "split": "val", **options}, published=False)
@@ -178,6 +183,18 @@ BENCHMARKS: dict[str, Benchmark] = {
     "pope_adversarial": _benchmark_from_layout("chat", "pope", "pope", "adversarial"),
     "scienceqa": _benchmark_from_layout("chat", "exact", "scienceqa", "test"),
     "mmbench": _benchmark_from_layout("chat", "multiple_choice", "mmbench", "DEV_EN", "mmbench"),
+    "vg_densecap": _caption_benchmark("visual_genome", "test"),
+    "vg_densecap_centre": _caption_benchmark("visual_genome", "test", mark="centre"),
+    "vg_densecap_point": _caption_benchmark("visual_genome", "test", mark="point"),
+    "refcoco_captions": _caption_benchmark("refcoco_captions", "val"),
+    "refcoco_captions_testA": _caption_benchmark("refcoco_captions", "testA"),
+    "refcoco_captions_testB": _caption_benchmark("refcoco_captions", "testB"),
+    "refcoco+_captions": _caption_benchmark("refcoco+_captions", "val"),
+    "refcoco+_captions_testA": _caption_benchmark("refcoco+_captions", "testA"),
+    "refcoco+_captions_testB": _caption_benchmark("refcoco+_captions", "testB"),
+    "refcocog_captions": _caption_benchmark("refcocog_captions", "val"),
+    "refcocog_captions_test": _caption_benchmark("refcocog_captions", "test"),
+    "refcoco_captions_mask_point": _caption_benchmark("refcoco_captions", "val", mark="mask_point"),
     "toy_referring": _toy_benchmark("referring", "referring"),
     "toy_absent": _toy_benchmark("referring", "generalized"),
     "toy_reasoning": _toy_benchmark("reasoning", "referring"),
@@ -188,6 +205,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "toy_clicks": _toy_benchmark("region", "clicks", kinds=("point",), max_regions=3),
     "toy_video": dataclasses.replace(_toy_benchmark("video", "clips"), submission="ref_youtube_vos"),
     "toy_chat": _toy_benchmark("chat", "exact", prompts_per_example=1),
+    "toy_captions": _toy_benchmark("caption", "captions"),
+    "toy_captions_point": _toy_benchmark("caption", "captions", mark="point"),
 }
 
 

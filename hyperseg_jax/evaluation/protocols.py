@@ -16,6 +16,8 @@ from hyperseg_jax.structs import Example, Prediction, Prompt
 PredictionFn = Callable[[Prompt, Any], Prediction]
 """f(prompt, selected outputs of one frame) -> Prediction."""
 T = TypeVar("T")
+REGIONS = 16
+"""Regions of a query that are described at once."""
 
 
 class EvalProtocol:
@@ -112,7 +114,43 @@ class AllFrames(EvalProtocol):
 
 def _without_targets(prompt: Prompt) -> Prompt:
     """Returns the prompt without its targets, which predictions do not need."""
-    return dataclasses.replace(prompt, masks=None, labels=())
+    return dataclasses.replace(prompt, masks=None, labels=(), captions=())
+
+
+class RegionTexts(EvalProtocol):
+    """Texts of the regions of one image, at most REGIONS per query, each independent of the others. All queries use the same
+    image, so it is encoded once."""
+
+    uses_memory = False
+
+    def __init__(self, example: Example, prediction_fn: PredictionFn, references: ReferenceFrames | None = None) -> None:
+        super().__init__(example, prediction_fn, references)
+        self.steps = 1
+        self._queries = [
+            (k, dataclasses.replace(prompt, regions=prompt.regions[start : start + REGIONS]))
+            for k, prompt in enumerate(example.prompts)
+            for start in range(0, max(1, len(prompt.regions)), REGIONS)
+        ]
+        self._texts: list[list[str]] = [[] for _ in example.prompts]
+
+    @property
+    def prompts(self) -> int:
+        return len(self._queries)
+
+    def prompt_at(self, index: int) -> Prompt:
+        return self._queries[index][1]
+
+    def add_outputs(self, prompt: int, outputs: Any) -> None:
+        number, query = self._queries[prompt]
+        texts = self._prediction_fn(query, outputs).texts
+        self._texts[number] += texts[: max(1, len(query.regions))]
+
+    def answers(self) -> list[tuple[Prompt, list[Prediction]]]:
+        size = self.example.frames.shape[1:3]
+        return [
+            (prompt, [Prediction(np.zeros((0, *size), bool), texts=tuple(texts))])
+            for prompt, texts in zip(self.example.prompts, self._texts, strict=True)
+        ]
 
 
 class JointExpressions(EvalProtocol):

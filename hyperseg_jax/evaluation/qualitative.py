@@ -11,7 +11,7 @@ import numpy as np
 
 from hyperseg_jax.datasets.masks import decode_segmentation
 from hyperseg_jax.ops import run_lengths
-from hyperseg_jax.results.drawing import arrange_tiles, describe_prompt, draw_comparison, save_image
+from hyperseg_jax.results.drawing import arrange_tiles, describe_answer, draw_comparison, join_captions, save_image
 from hyperseg_jax.structs import Example, Prediction
 from hyperseg_jax.untrusted import budget, limits
 from hyperseg_jax.untrusted.bad_file import BadFile
@@ -35,7 +35,8 @@ class QualitativeExamples:
         """Adds a case if it is among the best or worst so far. A case without a score (None) is skipped."""
         if value is None or not math.isfinite(value):
             return
-        row = {"value": float(value), "index": index, "prompt": prompt, "text": prediction.text}
+        text = join_captions(prediction.texts)[: limits.current().letters]
+        row = {"value": float(value), "index": index, "prompt": prompt, "text": text}
         if self._is_extreme(row):
             self.merge([{**row, "masks": [run_lengths.encode(mask) for mask in prediction.masks]}])
 
@@ -102,6 +103,5 @@ def _tile(row: Mapping[str, Any], example: Example) -> np.ndarray:
     prompt, frame = example.prompts[row["prompt"]], example.frames[0]
     with budget.record_budget():
         masks = [decode_segmentation(mask, frame.shape[0], frame.shape[1], example.name) for mask in row["masks"]]
-    answer = f" -> {row['text']}" if row["text"] else ""
-    text = f"{row['value']:.3f}  {example.name}  {describe_prompt(prompt)}{answer}"
+    text = f"{row['value']:.3f}  {example.name}  {describe_answer(prompt, [row['text']])}"
     return draw_comparison(frame, prompt, masks, text, height=44)

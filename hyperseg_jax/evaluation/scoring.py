@@ -13,8 +13,9 @@ import numpy as np
 from hyperseg_jax import metrics
 from hyperseg_jax.datasets.record_errors import error_message
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation.caption_tools import Tools
 from hyperseg_jax.evaluation.clicks import CorrectiveClicks, SimulatedClicks
-from hyperseg_jax.evaluation.protocols import EvalProtocol, JointExpressions, SemiSupervisedVOS
+from hyperseg_jax.evaluation.protocols import EvalProtocol, JointExpressions, RegionTexts, SemiSupervisedVOS
 from hyperseg_jax.evaluation.tracks import TrackedInstances
 from hyperseg_jax.metrics.davis import MAX_PROPOSALS
 from hyperseg_jax.parallel import hosts
@@ -28,7 +29,9 @@ class Scoring:
 
     new(rules) -> an empty accumulator. kind: answer kind on a frame (results.answers.Answers, or "text"). add(accumulator, name
     of the example, prompt, predictions by frame): adds a prompt. headline: the main score. protocol: evaluation protocol of an
-    example. interactive: protocol for interactive systems, if different.
+    example. interactive: protocol for interactive systems, if different. single: the score by which single prompts are ranked,
+    if it is not the headline. finish: the scores that are only computed once, after all prompts, because they need other
+    programs.
     """
 
     new: Callable[[str], Any]
@@ -37,6 +40,8 @@ class Scoring:
     headline: str
     protocol: Callable[..., EvalProtocol] = EvalProtocol
     interactive: Callable[..., EvalProtocol] | None = None
+    single: str = ""
+    finish: Callable[[Any, Tools, Callable[[str], None]], dict[str, float]] | None = None
 
 
 def _target_masks(prompt: Prompt) -> np.ndarray:
@@ -196,6 +201,13 @@ def _add_pope(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Pred
     scores.update(predictions[0].text, prompt.answer.strip().lower() == "yes", prompt.group)
 
 
+def _add_captions(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    """Adds the texts of the regions of an image. Raises UserError if the prompt has no true captions."""
+    if prompt.regions and not prompt.captions:
+        raise UserError("a caption prompt without captions cannot be scored; its reader must return Prompt.captions")
+    scores.update(name, predictions[0].texts, prompt.captions)
+
+
 _OPTION = re.compile(r"^([A-J])\. (.*)$", re.MULTILINE)
 ROTATIONS = 1_000_000
 """Offset that MMBench adds to the index of a question for each rotation of its options."""
@@ -242,6 +254,15 @@ SCORINGS: dict[str, Scoring] = {
     "vqa": Scoring(metrics.VqaScores, "text", _add_vqa, "accuracy"),
     "pope": Scoring(lambda _: metrics.PopeScores(), "text", _add_pope, "accuracy"),
     "multiple_choice": Scoring(lambda _: metrics.MultipleChoiceScores(), "text", _add_choice, "accuracy"),
+    "captions": Scoring(
+        lambda _: metrics.CaptionScores(),
+        "text",
+        _add_captions,
+        "cider",
+        RegionTexts,
+        single="rouge_l",
+        finish=lambda scores, tools, log: tools.scores(scores, log),
+    ),
     "no_ground_truth": Scoring(lambda _: metrics.NoGroundTruth(), "text", _add_nothing, ""),
 }
 BY_TASK = {
@@ -250,7 +271,7 @@ BY_TASK = {
     "video": "clips",
     "region": "regions",
     "panoptic": "panoptic",
-    "caption": "exact",
+    "caption": "captions",
 }
 """Scoring of each task in validation; other tasks are not scored."""
 
@@ -268,13 +289,13 @@ class Scorer:
         return SCORINGS[name] if name else None
 
     def add(self, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> float | None:
-        """Adds the predictions for one prompt, one per frame. Returns the headline score of only this prompt, None if it has
-        none. Raises UserError, without adding anything, if the prompt cannot be scored."""
+        """Adds the predictions for one prompt, one per frame. Returns the score of only this prompt by which prompts are
+        ranked, None if it has none. Raises UserError, without adding anything, if the prompt cannot be scored."""
         scoring = SCORINGS[self._by_task[prompt.task]]
         single = scoring.new(self._rules)
         try:
             scoring.add(single, name, prompt, predictions)
-            value = single.compute().get(scoring.headline)
+            value = single.compute().get(scoring.single or scoring.headline)
             self._merge_into(self._by_task[prompt.task], single)
         except UserError:
             raise
@@ -315,3 +336,12 @@ class Scorer:
     def compute(self) -> dict[str, float]:
         """Returns all scores by name."""
         return {name: value for accumulator in self._accumulators.values() for name, value in accumulator.compute().items()}
+
+    def finish(self, tools: Tools, log: Callable[[str], None]) -> dict[str, float]:
+        """Returns the scores by name that need other programs, which may replace those of compute(). log: receives a line about
+        each tool that is missing."""
+        scores: dict[str, float] = {}
+        for name, accumulator in self._accumulators.items():
+            if finish := SCORINGS[name].finish:
+                scores |= finish(accumulator, tools, log)
+        return scores

@@ -18,7 +18,7 @@ from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, make_predictio
 from hyperseg_jax.evaluation.protocols import AllFrames, EvalProtocol
 from hyperseg_jax.evaluation.scoring import BY_TASK, SCORINGS, Scorer
 from hyperseg_jax.parallel import hosts
-from hyperseg_jax.results.drawing import arrange_tiles, draw_comparison, save_image
+from hyperseg_jax.results.drawing import arrange_tiles, describe_answer, draw_comparison, save_image
 from hyperseg_jax.structs import Example, Prediction, Prompt
 
 BATCH = 12  # examples per batch; constant, so that each task compiles one program
@@ -108,8 +108,8 @@ def evaluate(
 
 
 def _make_protocol(engine: Engine, options: AnswerOptions, scorer: Scorer, task: Task, example: Example) -> EvalProtocol:
-    """Returns the protocol of an example: all frames at once, unless each has reference frames. Prompts that have no metric get
-    an empty prediction."""
+    """Returns the protocol of an example: that of its scoring, or else all frames at once, unless each has reference frames.
+    Prompts that have no metric get an empty prediction."""
     geometry = task.processor.geometry(*example.frames.shape[1:3])
 
     predict = make_prediction_fn(engine, options, geometry)
@@ -119,6 +119,9 @@ def _make_protocol(engine: Engine, options: AnswerOptions, scorer: Scorer, task:
             Prediction(np.zeros((0, *geometry.original), bool)) if scorer.scoring(prompt) is None else predict(prompt, outputs)
         )
 
+    scoring = scorer.scoring(example.prompts[0])
+    if scoring is not None and scoring.protocol is not EvalProtocol:
+        return scoring.protocol(example, predict_if_scored, engine.reference_frames)
     if engine.reference_frames is not None and len(example.frames) > 1:
         return EvalProtocol(example, predict_if_scored, engine.reference_frames)
     return AllFrames(example, predict_if_scored, group_size=task.processor.prompts)
@@ -132,7 +135,10 @@ def _score_example(scorer: Scorer, protocol: EvalProtocol, *, draw: bool) -> lis
             continue
         scorer.add(f"{protocol.example.name} {k}", prompt, predictions_by_frame)
         if draw and k == 0:
-            tiles.append(draw_comparison(protocol.example.frames[0], prompt, list(predictions_by_frame[0].masks)))
+            first = predictions_by_frame[0]
+            tiles.append(
+                draw_comparison(protocol.example.frames[0], prompt, list(first.masks), describe_answer(prompt, first.texts))
+            )
     return tiles
 
 

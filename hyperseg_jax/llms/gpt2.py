@@ -145,7 +145,7 @@ def from_hub(content: Mapping[str, Any], **fields: Any) -> GPT2:
         settings.size("n_layer", 12),
         settings.size("n_head", 12),
         settings.size("n_positions", 1024),
-        settings.number("layer_norm_epsilon", 1e-5),
+        epsilon=settings.number("layer_norm_epsilon", 1e-5),
         **{"dropout": dropouts.pop(), **fields},
     )
 

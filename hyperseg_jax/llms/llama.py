@@ -161,8 +161,8 @@ def from_hub(content: Mapping[str, Any], **fields: Any) -> Llama:
         settings.size("num_hidden_layers", 32),
         heads,
         settings.size("num_key_value_heads", heads),
-        rotary.number("rope_theta", settings.number("rope_theta", 10000.0)),
-        settings.number("rms_norm_eps", 1e-6),
+        rotary_theta=rotary.number("rope_theta", settings.number("rope_theta", 10000.0)),
+        epsilon=settings.number("rms_norm_eps", 1e-6),
         **{"tied": settings.flag("tie_word_embeddings", False), **fields},
     )
 

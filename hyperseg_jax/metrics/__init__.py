@@ -4,6 +4,7 @@ Shared:
     sums               the base class: sums by name, which merge over prompts and hosts
     published          scores reported by authors, for comparison
     baselines          trivial predictions, and scores that are possible without reading the text
+    caption_baselines  scores of captions that are possible without looking at the region
     no_ground_truth    counts predictions of benchmarks with server-side ground truth
 
 Masks of images:
@@ -26,9 +27,16 @@ Text answers:
     vqa                VQA accuracy
     multiple_choice    MMBench
     pope               POPE
+
+Captions of regions:
+    captions           CIDEr-D, BLEU and ROUGE-L over all captions
+    ngrams             these scores, from words
+    caption_words      splits captions into words
+    word_recall        recall of nouns and verbs, from tagged words
 """
 
 from hyperseg_jax.metrics.average_precision import MaskAP
+from hyperseg_jax.metrics.captions import CaptionScores
 from hyperseg_jax.metrics.ciou_giou import ReferringScores
 from hyperseg_jax.metrics.clicks import ClickScores
 from hyperseg_jax.metrics.davis import DavisScores
@@ -46,6 +54,7 @@ from hyperseg_jax.metrics.video_ap import VideoAP
 from hyperseg_jax.metrics.vqa import VqaScores
 
 __all__ = [
+    "CaptionScores",
     "ClickScores",
     "DavisScores",
     "ExactScores",

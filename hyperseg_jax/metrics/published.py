@@ -1,4 +1,4 @@
-"""Scores reported by authors, for comparison, in their units: percent or clicks."""
+"""Scores reported by authors, for comparison, in their units: percent (CIDEr-D: hundredths) or clicks."""
 
 from __future__ import annotations
 
@@ -58,14 +58,32 @@ _INSTRUCTSEG_SCORES = {
     "scienceqa": {"accuracy": 69.2},
     "mmbench": {"accuracy": 68.6},
 }
-REPORTED_RESULTS = tuple(
-    ReportedResult(benchmark, metric, model, value, _SEEM)
-    for model, values in _SEEM_MODELS.items()
-    for (benchmark, metric), value in zip(_SEEM_METRICS, values, strict=True)
-) + tuple(
-    ReportedResult(benchmark, metric, "InstructSeg-3B", value, _INSTRUCTSEG)
-    for benchmark, scores in _INSTRUCTSEG_SCORES.items()
-    for metric, value in scores.items()
+_SCA = "model zoo in the README of Segment and Caption Anything, commit 0d3f0b4"
+_SCA_METRICS = (
+    *("cider", "meteor", "spice", "bleu@1", "bleu@2", "bleu@3", "bleu@4", "rouge_l"),
+    *("noun", "verb", "noun_fuzzy", "verb_fuzzy"),
+)
+_SCA_MODELS = {
+    "SCA GPT2-large": (148.8, 17.4, 31.2, 38.0, 23.9, 16.6, 12.1, 35.5, 41.5, 4.8, 65.0, 7.6),
+    "SCA LLaMA-3B": (149.8, 17.4, 31.3, 38.0, 23.9, 16.7, 12.2, 35.5, 41.2, 4.5, 64.6, 7.1),
+    "SCA GPT2-large, Objects365 first": (149.8, 17.5, 31.4, 38.2, 24.1, 16.8, 12.2, 35.7, 41.7, 4.8, 65.1, 7.5),
+}
+REPORTED_RESULTS = (
+    tuple(
+        ReportedResult(benchmark, metric, model, value, _SEEM)
+        for model, values in _SEEM_MODELS.items()
+        for (benchmark, metric), value in zip(_SEEM_METRICS, values, strict=True)
+    )
+    + tuple(
+        ReportedResult(benchmark, metric, "InstructSeg-3B", value, _INSTRUCTSEG)
+        for benchmark, scores in _INSTRUCTSEG_SCORES.items()
+        for metric, value in scores.items()
+    )
+    + tuple(
+        ReportedResult("vg_densecap", metric, model, value, _SCA)
+        for model, values in _SCA_MODELS.items()
+        for metric, value in zip(_SCA_METRICS, values, strict=True)
+    )
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 from collections.abc import Sequence
 
@@ -9,11 +10,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from hyperseg_jax.atomic import atomic_file
+from hyperseg_jax.datasets.visual_prompts import draw_region
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prediction, Prompt, Segment
 from hyperseg_jax.untrusted.printing import printable
 
 TILE = 320
 """Pixels of the longer side of an image in a comparison."""
+SHOWN = 8
+"""Number of regions of a caption prompt that are drawn, and of captions that are printed."""
 LINE = 14
 """Pixels between two lines of a caption."""
 COLOURS = np.array(
@@ -105,18 +110,42 @@ def draw_comparison(
 ) -> np.ndarray:
     """Draws the targets of a prompt beside the predicted masks, with a caption: uint8 [h + height, 2 * w, 3].
 
-    masks: each bool [H, W]. text: the caption; the description of the prompt by default. longest: maximum pixels of the longer
-    side; larger frames are subsampled.
+    Without target masks, the regions of the prompt are drawn. masks: each bool [H, W]. text: the caption; the description of
+    the prompt by default. longest: maximum pixels of the longer side; larger frames are subsampled.
     """
     step = max(1, -(-max(frame.shape[:2]) // longest))
     small = lambda mask: mask[::step, ::step]
     targets = [small(mask[0]) for mask in prompt.masks] if prompt.masks is not None else []
+    if prompt.task == "caption":
+        targets = [small(mask) for mask in _draw_regions(prompt, frame)]
     tint = prompt.task == "panoptic"
     panels = [draw_masks(small(frame), panel_masks, tint=tint) for panel_masks in (targets, [small(mask) for mask in masks])]
     return add_caption(np.concatenate(panels, axis=1), text or describe_prompt(prompt), height=height)
 
 
+def _draw_regions(prompt: Prompt, frame: np.ndarray) -> list[np.ndarray]:
+    """Draws the first regions of a prompt, without those that mark no pixel of the frame."""
+    drawn = []
+    for region in prompt.regions[:SHOWN]:
+        with contextlib.suppress(UserError):
+            drawn.append(draw_region(region, frame.shape[:2]))
+    return drawn
+
+
 def describe_prompt(prompt: Prompt) -> str:
-    """Returns a short description of a prompt: its text, the kinds of its visual prompts, or the classes of its targets."""
+    """Returns a short description of a prompt: its text, the captions or the kinds of its visual prompts, or the classes of its
+    targets."""
+    if prompt.captions:
+        return join_captions([texts[0] for texts in prompt.captions])
     classes = dict.fromkeys(prompt.classes[label] for label in prompt.labels) if prompt.classes else ()
     return prompt.text or ", ".join(region.kind for region in prompt.regions) or ", ".join(classes or prompt.classes)
+
+
+def join_captions(texts: Sequence[str]) -> str:
+    """Returns the texts of the first regions as one."""
+    return "; ".join(texts[:SHOWN])
+
+
+def describe_answer(prompt: Prompt, texts: Sequence[str]) -> str:
+    """Returns a short description of a prompt and the texts that were generated for it."""
+    return f"{describe_prompt(prompt)}{f' -> {join_captions(texts)}' if any(texts) else ''}"

@@ -8,6 +8,7 @@ Drawing
 
 Text
     expressions     referring expressions
+    captions        captions of single objects, in the files of Visual Genome
     questions       reasoning questions with explanations, conversations
     corpus          the training texts of the toy tokenizer
 
@@ -23,7 +24,7 @@ Records, files and readers
 from hyperseg_jax.toy.readers import open_reader
 from hyperseg_jax.toy.toy_images import World
 from hyperseg_jax.toy.video_layouts import write_video_layouts
-from hyperseg_jax.toy.vocabulary import VERSION
+from hyperseg_jax.toy.vocabulary import FILES, VERSION
 from hyperseg_jax.toy.writer import read_world, write_world
 
-__all__ = ["VERSION", "World", "open_reader", "read_world", "write_video_layouts", "write_world"]
+__all__ = ["FILES", "VERSION", "World", "open_reader", "read_world", "write_video_layouts", "write_world"]

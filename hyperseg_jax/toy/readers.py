@@ -6,19 +6,24 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from hyperseg_jax.datasets import CocoInteractive, CocoPanoptic, Llava, ReasonSeg, RefCoco, ReVos
+from hyperseg_jax.datasets import CategoryBoxes, CocoInteractive, CocoPanoptic, Llava, ReasonSeg, RefCoco, ReVos, VisualGenome
 from hyperseg_jax.datasets.files import subpath
 from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.toy import captions
 from hyperseg_jax.toy.toy_images import SPLITS
 from hyperseg_jax.toy.writer import REVOS_NAMES, read_world
+
+CATEGORY = "category"
+"""The task of captions that are only the category names of objects, for weak supervision."""
+TASKS = ("referring", "reasoning", "panoptic", "region", "video", "chat", "caption", CATEGORY)
 
 
 def open_reader(folder: str | os.PathLike, task: str, split: str, **options: Any) -> Any:
     """Returns the reader of one task of a toy world.
 
-    task: one of structs.TASKS. split: "train", "val" or "compositional" (which has no videos). options: those of the
-    reader's class in datasets. Raises UserError if the world has no such split.
+    task: one of TASKS. split: "train", "val" or "compositional" (which has no videos). options: those of the reader's class in
+    datasets. Raises UserError if the world has no such split.
     """
     world = read_world(folder)
     splits = [name for name in SPLITS if (world.clip_count(name) if task == "video" else world.image_count(name))]
@@ -26,8 +31,13 @@ def open_reader(folder: str | os.PathLike, task: str, split: str, **options: Any
         raise UserError(f"{folder}: no split {split!r} for {task}; it has {', '.join(splits) or 'none'}")
     reader, names = _reader_and_files(task, split)
     paths = {name: subpath(folder, file) for name, file in names.items()}
-    check_fields(f"the toy reader of task {task!r}", reader, options, fixed=paths)
-    return reader(**paths, **options)
+    fixed: dict[str, Any] = dict(paths)
+    if task == "caption":
+        if not paths["folder"].exists():
+            raise UserError(f"{folder}: was written by an earlier version, without captions; delete it and write it again")
+        fixed["split"] = split
+    check_fields(f"the toy reader of task {task!r}", reader, options, fixed=fixed)
+    return reader(**fixed, **options)
 
 
 def _reader_and_files(task: str, split: str) -> tuple[Callable[..., Any], dict[str, str]]:
@@ -43,7 +53,11 @@ def _reader_and_files(task: str, split: str) -> tuple[Callable[..., Any], dict[s
         return CocoInteractive, {"json_path": f"interactive/coco_interactive_{split}.json", "image_root": images}
     if task == "chat":
         return Llava, {"json_path": f"llava/llava_{split}.json", "image_root": "coco"}
+    if task == "caption":
+        return VisualGenome, {"folder": captions.FOLDER}
+    if task == CATEGORY:
+        return CategoryBoxes, {"json_path": f"{notes}/instances_{split}.json", "image_root": images}
     if task != "video":
-        raise UserError(f"task={task!r} is unknown; choose referring, reasoning, panoptic, region, video or chat")
+        raise UserError(f"task={task!r} is unknown; choose one of {', '.join(TASKS)}")
     meta = f"revos/meta_expressions_{REVOS_NAMES[split]}_.json"
     return ReVos, {"meta_path": meta, "mask_path": "revos/mask_dict.json", "frame_root": "revos/JPEGImages"}

@@ -270,7 +270,8 @@ def _bounding_boxes(image: toy_images.ToyImage) -> list[list[int]]:
 
 def _write_regions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
     folder_path = root / "visual_genome"
-    descriptions, data, annotations, images = [], [], [], []
+    descriptions, data, annotations = [], [], []
+    images: list[dict[str, Any]] = []
     for k, image in enumerate(drawn):
         _save_image(folder_path / ("VG_100K_2" if k % 2 else "VG_100K") / f"{k + 1}.jpg", image.pixels)
         data.append({"image_id": k + 1, "width": SIZE, "height": SIZE, "url": "", "coco_id": None})

@@ -16,7 +16,7 @@ SPLITS = ("train", "val", "compositional")
 CLIP_EXPRESSIONS = 4
 MIN_THINGS, MAX_THINGS = 3, 6
 _KINDS = {"known": scenes.KNOWN, "held_back": scenes.HELD_BACK}
-_STREAMS = {"image": 0, "reasoning": 1, "clip": 2, "deck": 3}
+_STREAMS = {"image": 0, "reasoning": 1, "clip": 2, "deck": 3, "caption": 4}
 _ATTEMPTS = 2000
 
 

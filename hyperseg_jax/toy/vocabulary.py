@@ -4,6 +4,8 @@ from __future__ import annotations
 
 VERSION = 1
 """Increased whenever the images or texts of a seed change."""
+FILES = 2
+"""Increased whenever a world gets further files, so that cached worlds are written again."""
 
 SIZE = 192
 """Side of every image in pixels."""

@@ -5,6 +5,7 @@ refcoco/refcoco_{split}.json          the authors' json; images of coco/{split}
 interactive/coco_interactive_{split}.json
 llava/llava_{split}.json              images below coco/
 reasonseg/{split}/*.jpg + *.json, reasonseg/explanatory/{split}.json
+visual_genome/*.json, visual_genome/VG_100K/*.jpg    captions; the images of coco/ under another name
 revos/JPEGImages/<clip>/*.jpg, revos/meta_expressions_{train,valid}_.json, revos/mask_dict*.json
 toy.json                              the parameters; written last
 """
@@ -30,7 +31,7 @@ from hyperseg_jax.datasets import masks
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.process_lock import process_lock
 from hyperseg_jax.ops import run_lengths
-from hyperseg_jax.toy import toy_images
+from hyperseg_jax.toy import captions, toy_images
 from hyperseg_jax.toy.toy_images import SPLITS, World
 from hyperseg_jax.toy.vocabulary import BACKGROUNDS, CATEGORY_IDS, SIZE
 from hyperseg_jax.untrusted import paths, strict_json
@@ -161,7 +162,8 @@ def _draw_and_save_image(world: World, folder: pathlib.Path, item: tuple[str, in
     numbers = [segment["id"] for segment in records["panoptic"]["segments_info"]]
     png = encode_panoptic(segments, numbers)
     png.save(folder / "coco" / "annotations" / f"panoptic_{split}" / f"{index:012d}.png")
-    return records
+    texts, boxes = captions.write_captions(world, split, index, drawn.scene), list(map(bounding_box, visible_masks))
+    return records | {"regions": captions.build_regions(texts, boxes, split, index)}
 
 
 def _draw_and_save_reasoning(world: World, folder: pathlib.Path, item: tuple[str, int]) -> dict:
@@ -204,7 +206,8 @@ def _write_json(path: pathlib.Path, content: Any) -> None:
     path.write_text(json.dumps(content, separators=(",", ":")))
 
 
-def _write_image_split(world: World, folder: pathlib.Path, split: str, run: Callable) -> None:
+def _write_image_split(world: World, folder: pathlib.Path, split: str, run: Callable) -> list[dict[str, Any]]:
+    """Writes the images of a split and their files, except those of captions. Returns the records of captions."""
     records = list(run(_draw_and_save_image, [(split, k) for k in range(world.image_count(split))]))
     annotation_folder = folder / "coco" / "annotations"
     images = [record["image"] for record in records]
@@ -231,6 +234,7 @@ def _write_image_split(world: World, folder: pathlib.Path, split: str, run: Call
     _write_json(folder / "llava" / f"llava_{split}.json", [record["llava"] for record in records])
     explanations = list(run(_draw_and_save_reasoning, [(split, k) for k in range(world.reasoning_image_count(split))]))
     _write_json(folder / "reasonseg" / "explanatory" / f"{split}.json", explanations)
+    return [record["regions"] for record in records]
 
 
 def _write_videos(world: World, folder: pathlib.Path, run: Callable) -> None:
@@ -267,11 +271,14 @@ def _write_all(world: World, folder: pathlib.Path, run: Callable) -> None:
     splits = [split for split in SPLITS if world.image_count(split)]
     for name in ("coco/annotations", "refcoco", "interactive", "llava", "reasonseg/explanatory"):
         (folder / name).mkdir(parents=True)
+    regions = {}
     for split in splits:
         (folder / "coco" / split).mkdir()
         (folder / "coco" / "annotations" / f"panoptic_{split}").mkdir()
         (folder / "reasonseg" / split).mkdir()
-        _write_image_split(world, folder, split, run)
+        regions[split] = _write_image_split(world, folder, split, run)
+    pixels = {split: sorted((folder / "coco" / split).iterdir()) for split in splits}
+    captions.write_files(folder, regions, pixels)
     if world.clips:
         (folder / "revos" / "JPEGImages").mkdir(parents=True)
         _write_videos(world, folder, run)

@@ -2,12 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 from damage import edit_json, run_check, sorted_problems
 from PIL import Image
 
 from hyperseg_jax.datasets import Folder, ReasonSeg, RefCoco, layouts
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Example, Prompt, Region
 
 REFCOCO = "refcoco/refcoco_val.json"
 
@@ -37,6 +40,44 @@ def test_damaged_questions_hide_no_others(copy_samples, content):
     with pytest.raises(UserError, match=first.name):
         reader[0]
     assert reader[1].prompts[0].text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a\ud800b", r"a caption of region 1 has the lone surrogate '\\ud800'; correct it"),
+        ("x" * 40_000, r"a caption of region 1: has 40000 letters, and the limit is 32768; .*limits\.letters"),
+    ],
+)
+def test_captions_that_no_model_can_read(copy_samples, text, message):
+    root = copy_samples("visual_genome")
+    edit_json(root / "visual_genome/region_descriptions.json", lambda content: content[0]["regions"][1].update(phrase=text))
+    reader = layouts.find_layout("visual_genome").open(root, "test")
+    with pytest.raises(UserError, match=message) as raised:
+        reader[0]
+    assert sorted_problems(run_check(root, "visual_genome", "test")) == [("bad record", str(raised.value))]
+    assert reader[1].prompts[0].captions
+
+
+@pytest.mark.parametrize(
+    ("captions", "message"),
+    [
+        ((("a",),), "a prompt has 1 captions for 2 regions; give texts for each region"),
+        ((("a",), ()), "field 'captions' of a prompt is not a tuple of texts for each region"),
+        (("a", "b"), "field 'captions' of a prompt is not a tuple of texts for each region"),
+        ((("a",), (5,)), "field 'captions' of a prompt is not a tuple of texts for each region"),
+    ],
+)
+def test_captions_that_do_not_fit_their_regions(captions, message):
+    class Reader:
+        @guard_record
+        def __getitem__(self, index):
+            prompt = Prompt("caption", regions=(Region.from_box(0, 0, 5, 5),) * 2)
+            object.__setattr__(prompt, "captions", captions)  # past the checks of types in tests
+            return Example("it", np.zeros((1, 9, 9, 3), np.uint8), (prompt,))
+
+    with pytest.raises(UserError, match=f"it: {message}"):
+        Reader()[0]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from hyperseg_jax.systems import system as systems
 from hyperseg_jax.toy.samples import write_samples
 
 QUERIES = 6
-NAMES = [name for name in BENCHMARKS if not name.startswith("toy_")]
+NAMES = [name for name, line in BENCHMARKS.items() if line.reader != "toy" and line.task != "caption"]
 SUBMISSION_ONLY = {"ref_youtube_vos", "youtube_vis_2019", "youtube_vis_2021"}
 
 

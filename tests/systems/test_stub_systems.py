@@ -233,7 +233,7 @@ def test_training_on_words(scribe):
     losses = [line["text"] for line in lines if line["kind"] == "train"]
     assert losses[-1] < 0.5 * losses[0]
     (scores,) = (line for line in lines if line["kind"] == "validation")
-    assert 0 <= scores["accuracy"] <= 1 and scores["count"] >= 3
+    assert 0 <= scores["rouge_l"] <= 1 and scores["count"] >= 9 and scores["cider"] >= 0
 
 
 def test_text_generation_for_regions(scribe):
@@ -247,10 +247,10 @@ def test_text_generation_for_regions(scribe):
     assert len(texts) == 3 and texts[0] == texts[2] and all(isinstance(text, str) and text for text in texts)
     with pytest.raises(UserError, match="does not support answers of kind 'expression'; supported: none"):
         model.segment(image, "the ring")
-    line = benchmarks.Benchmark("caption", "exact", "words", {"regions": "{root}/visual_genome"})
+    line = benchmarks.Benchmark("caption", "captions", "words", {"regions": "{root}/visual_genome"})
     task = benchmarks.open_task("captions", line, config, systems.get("scribe"), config.data.root)
     result = benchmark_run.run(model.engine, line, task, batch_size=2)
-    assert result.scorer.compute()["count"] == len(task.val) >= 3
+    assert result.scorer.compute()["count"] == sum(len(example.prompts[0].regions) for example in task.val) >= 9
 
 
 def test_export_import_and_planning_of_scribe(scribe, tmp_path):

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import pickle
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from sample_inputs import draw_regions, region_kinds
 from hyperseg_jax import toy
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.toy import text_controls, toy_images, writer
+from hyperseg_jax.toy.vocabulary import BACKGROUNDS, COLORS, SHAPES, SIZE
 
 SMALL = {"train": 3, "val": 8, "compositional": 1, "clips": 2, "seed": 3}
 OPTIONS = {
@@ -144,7 +147,54 @@ def test_reasoning_region_chat_and_video_round_trip(folder):
             assert example.prompts[0].masks.shape == (0, *frames.shape[:3])
 
 
-@pytest.mark.parametrize("task", ["referring", "reasoning", "panoptic", "region", "video", "chat"])
+COLOURS, BACKGROUND_WORDS = "|".join(COLORS), "|".join(BACKGROUNDS)
+PLACE = "at the (top|bottom)( (left|right))?|on the (left|right)|in the middle"
+CAPTION = re.compile(f"an? (small|large) ({COLOURS}) ({'|'.join(SHAPES)})( ({PLACE}|on ({BACKGROUND_WORDS})))?")
+
+
+@pytest.mark.parametrize("split", ["train", "val", "compositional"])
+def test_captions_are_true(folder, split):
+    world, reader = toy.read_world(folder), toy.open_reader(folder, "caption", split)
+    names = toy.open_reader(folder, "category", split)
+    assert len(reader) == len(names) == world.image_count(split)
+    placed = []
+    for index in range(len(reader)):
+        sample = toy_images.generate_image(world, split, index)
+        (prompt,), (weak,) = reader[index].prompts, names[index].prompts
+        assert np.array_equal(reader[index].frames, names[index].frames)
+        assert len(prompt.captions) == len(prompt.regions) == len(sample.scene.things)
+        assert weak.captions == tuple((thing.name,) for thing in sample.scene.things)
+        for thing, mask, region, other, (text,) in zip(
+            sample.scene.things, sample.scene.masks, prompt.regions, weak.regions, prompt.captions, strict=True
+        ):
+            assert region.boxes.tolist() == other.boxes.tolist()
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            assert region.boxes.tolist() == [[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]]
+            assert CAPTION.fullmatch(text).groups()[:3] == (thing.size, thing.color, thing.shape)
+            words = text.split()
+            third = SIZE / 3
+            assert ("left" not in words or thing.x < third) and ("right" not in words or thing.x > 2 * third)
+            assert ("top" not in words or thing.y < third) and ("bottom" not in words or thing.y > 2 * third)
+            assert not set(words) & set(BACKGROUNDS) or sample.scene.background in words
+            placed.append("the" in words)
+    assert len(placed) < 10 or 0.2 < np.mean(placed) < 0.8
+
+
+def test_captions_of_an_earlier_version(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "old", ignore=shutil.ignore_patterns("visual_genome"))
+    assert len(toy.open_reader(tmp_path / "old", "category", "val")) == 8
+    with pytest.raises(UserError, match="old: was written by an earlier version, without captions; delete it and write it"):
+        toy.open_reader(tmp_path / "old", "caption", "val")
+    with pytest.raises(UserError, match=r"task='words' is unknown; choose one of referring, .*, caption, category"):
+        toy.open_reader(folder, "words", "val")
+
+
+def test_images_are_copied_where_files_have_one_name(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("not supported")))
+    assert read_tree(toy.write_world(tmp_path / "again", **SMALL, log=lambda line: None)) == read_tree(folder)
+
+
+@pytest.mark.parametrize("task", ["referring", "reasoning", "panoptic", "region", "video", "chat", "caption"])
 def test_readers_are_deterministic_and_picklable(folder, task):
     reader = toy.open_reader(folder, task, "train", **OPTIONS.get(task, {}))
     copy = pickle.loads(pickle.dumps(reader))
@@ -155,8 +205,10 @@ def test_readers_are_deterministic_and_picklable(folder, task):
         assert one.frames.dtype == np.uint8 and one.frames.ndim == 4
         for a, b in zip(one.prompts, two.prompts, strict=True):
             assert a.task == task and (a.text, a.classes, a.labels) == (b.text, b.classes, b.labels)
-            assert region_kinds(a) == region_kinds(b) and np.array_equal(draw_regions(a), draw_regions(b))
-            if task != "chat":
+            size = one.frames.shape[1:3]
+            assert region_kinds(a) == region_kinds(b) and np.array_equal(draw_regions(a, size), draw_regions(b, size))
+            assert a.captions == b.captions
+            if task not in ("chat", "caption"):
                 assert a.masks.dtype == bool and np.array_equal(a.masks, b.masks)
                 assert a.masks.shape[1:] == one.frames.shape[:3]
 

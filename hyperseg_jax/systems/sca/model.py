@@ -22,7 +22,7 @@ from hyperseg_jax.llms import hub
 from hyperseg_jax.llms.cache import KeyValues
 from hyperseg_jax.llms.gpt2 import GPT2
 from hyperseg_jax.llms.llama import Llama
-from hyperseg_jax.structs import DeviceArray, Source, TokenStream
+from hyperseg_jax.structs import DeviceArray, TokenStream
 from hyperseg_jax.systems.sam import model as sam
 from hyperseg_jax.tables import Table
 
@@ -100,7 +100,7 @@ class Sca(nn.Module):
         words = self.llm.embed(ids)
         embeddings = rearrange(jnp.concatenate([prefix.astype(words.dtype), words], axis=2), "b r l d -> (b r) l d")
         known = jnp.ones((b * r, length), bool)
-        stream = _stream(embeddings, jnp.concatenate([known, rearrange(mask, "b r t -> (b r) t")], axis=1))
+        stream = TokenStream.of_text(embeddings, jnp.concatenate([known, rearrange(mask, "b r t -> (b r) t")], axis=1))
         hidden = self.llm(stream, deterministic)[:, length - 1 :]
         return rearrange(hidden, "(b r) t d -> b r t d", b=b)
 
@@ -110,7 +110,7 @@ class Sca(nn.Module):
 
     def prefill(self, prefix: Float[DeviceArray, "M L D"], empty_slots: int) -> tuple[Float[jax.Array, "M V"], KeyValues]:
         """Returns the logits of the first token after each prefix, and the cache."""
-        stream = _stream(prefix, jnp.ones(prefix.shape[:2], bool))
+        stream = TokenStream.of_text(prefix)
         hidden, cache = self.llm.prefill(stream, empty_slots)
         return self.llm.logits(hidden[:, -1]), cache
 
@@ -120,12 +120,6 @@ class Sca(nn.Module):
         """Returns the logits after one more token of each text, and the updated cache."""
         hidden, cache = self.llm.step(self.llm.embed(ids), positions, cache)
         return self.llm.logits(hidden), cache
-
-
-def _stream(embeddings: Float[jax.Array, "M L D"], mask: Bool[jax.Array, "M L"]) -> TokenStream:
-    """Returns one text per row, at positions from 0."""
-    positions = jnp.broadcast_to(jnp.arange(mask.shape[1]), mask.shape)
-    return TokenStream(embeddings, positions, mask, jnp.full(mask.shape, Source.TEXT, jnp.int32))
 
 
 def build_model(config: ml_collections.ConfigDict) -> Sca:

@@ -37,6 +37,7 @@ def full():
             Region("point", points=[[0.1, 3, 1], [23.999999999, 7 / 3, 0]], boxes=[[1, 2, 3.7, 15]], mask=blobs()),
             Region("scribble", scribbles=(np.array([[0.3, 0.7], [5, 9]]), np.array([[1.0, 1.0]]))),
         ),
+        captions=(("a cat",), ("the sky", "é\ud83d"), ("a line",)),
         ignore=blobs(2),
         group="g",
         crowds=blobs(1, 2),
@@ -122,6 +123,7 @@ def test_damage_is_reported_or_harmless(full):
         ("regions", 5),
         ("regions", {"shape": [2], "planes": [0, 1]}),
         ("kinds", ["point", "point", "point"]),
+        *(("captions", captions) for captions in (["a"], [["a"], [5]], "a", 5, [["a", ["b"]]])),
         ("others", 5),
     ],
 )
@@ -182,6 +184,13 @@ def test_empty_masks_of_any_number_take_no_memory(full, field):
         content["prompts"][0][field] = {"shape": shape, "planes": []}
         with pytest.raises(UserError, match=r"^s#0: "):
             Record(msgpack.packb(content, unicode_errors="surrogatepass"), "s#0")
+
+
+def test_captions_of_other_regions_are_refused(full):
+    line = full.prompts[0].regions[2]
+    prompt = Prompt("caption", regions=(line, line), captions=(("one",),))
+    with pytest.raises(UserError, match=r"s#0: is damaged .it has 1 captions for 2 regions"):
+        Record(pack(dataclasses.replace(full, prompts=(prompt,))), "s#0")
 
 
 def test_more_regions_than_a_record_may_have_are_refused(full):
