@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import itertools
 import math
 import os
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -23,6 +24,9 @@ from hyperseg_jax.results.drawing import draw_segments, save_image
 from hyperseg_jax.structs import Prediction, Region
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.printing import log, one_line
+
+if TYPE_CHECKING:
+    from hyperseg_jax.predictors.model import Model
 
 WRITTEN = ("result.json", "*_mask.png", "*_mask[0-9]*.png", "*_overlay.png")
 """Patterns of the files in a results folder."""
@@ -84,6 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="another image, on which the object is marked by the options above",
     )
+    parser.add_argument("--everything", action="store_true", help="find all objects by prompting a grid of points (SAM, SCA)")
+    parser.add_argument("--caption", action="store_true", help="describe what is marked, or everything that is found (SCA)")
     parser.add_argument("--audio", help=argparse.SUPPRESS)
     parser.add_argument("--always", action="store_true", help="return a mask even if no object seems to match the text")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("segmentation"), help="folder for the results")
@@ -100,7 +106,7 @@ def run(parsed: argparse.Namespace) -> None:
 
     console, absent = Console(stderr=True), (None if parsed.always else ...)
     has_frames = is_video(parsed.image)
-    if has_frames and parsed.classes is not None:
+    if has_frames and (parsed.classes is not None or parsed.everything or parsed.caption):
         raise UserError(f"{parsed.image} is a video; give a text, or mark an object")
     # Reads the first frame before the model, so that invalid input fails without the slow loading of the model.
     frames = read_frames(parsed.image) if has_frames else iter([read_image(parsed.image)])
@@ -126,7 +132,9 @@ def run(parsed: argparse.Namespace) -> None:
             if not regions:
                 summary += f", {parsed.text!r} found in {sum(bool(row['segments']) for row in rows)}"
         else:
-            if regions:
+            if parsed.everything:
+                predicted = model.automatic(frame).prediction
+            elif regions:
                 predicted = model.segment_regions(frame, **marks)
             elif parsed.text is not None:
                 predicted = model.segment(frame, parsed.text, no_target_threshold=absent, reasoning=parsed.reasoning)
@@ -134,6 +142,8 @@ def run(parsed: argparse.Namespace) -> None:
                 things, stuff = _split_names(parsed.classes), _split_names(parsed.stuff)
                 predicted = model.segment_classes(frame, things, stuff=stuff, kind=parsed.kind or "panoptic")
                 report["classes"] = things + stuff
+            if parsed.caption:
+                predicted = _name_by_captions(model, frame, regions or [Region.from_mask(s.mask) for s in predicted], predicted)
             report["segments"] = _write_images(out, next(names)[1], frame, predicted)
             summary = "; ".join(
                 f"{s.label} ({s.mask.mean():.1%} of the image{'' if math.isnan(s.score) else f', score {s.score:.2f}'})"
@@ -142,6 +152,12 @@ def run(parsed: argparse.Namespace) -> None:
         (out / "result.json").write_text(strict_json.dumps_finite(report))
     log(console, f"found: {summary or 'no matching object'}")
     log(console, f"wrote {parsed.out}/")
+
+
+def _name_by_captions(model: Model, frame: np.ndarray, regions: Sequence[Region], predicted: Prediction) -> Prediction:
+    """Returns the masks, each named by the text that describes its region."""
+    captions = model.caption_regions(frame, regions) if regions else ()
+    return dataclasses.replace(predicted, names=tuple(captions))
 
 
 def _check_options(parsed: argparse.Namespace) -> None:
@@ -153,8 +169,10 @@ def _check_options(parsed: argparse.Namespace) -> None:
         raise UserError(f"{NO_AUDIO} as --text")
     if parsed.example is not None and not has_regions:
         raise UserError(f"--example requires {MARKS}; mark the object in that image")
-    if (parsed.text is not None or has_regions) == (parsed.classes is not None):
-        raise UserError(f"give a text, or --classes, or {MARKS}, which may have a --text as well")
+    if [parsed.text is not None or has_regions, parsed.classes is not None, parsed.everything].count(True) != 1:
+        raise UserError(f"give a text, or --classes, or --everything, or {MARKS}, which may have a --text as well")
+    if parsed.caption and (parsed.example is not None or not (has_regions or parsed.everything)):
+        raise UserError(f"--caption requires {MARKS} on the image itself, or --everything")
     if parsed.text is not None and not parsed.text.strip():
         raise UserError("the prompt is empty; say what to segment")
     if parsed.stuff is not None and parsed.classes is None:

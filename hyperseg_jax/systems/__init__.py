@@ -8,5 +8,6 @@ psalm/        what the descendants of PSALM share: HyperSeg and InstructSeg
 hyperseg/     HyperSeg: its model, prompts, preprocessing, losses and postprocessing
 instructseg/  InstructSeg: its model, prompts, preprocessing, losses and postprocessing
 seem/         SEEM: its model, prompts, preprocessing, losses and postprocessing
-sca/          SCA: its preprocessing
+sam/          SAM: its model, prompts, preprocessing and postprocessing; the base of SCA
+sca/          SCA: its model, preprocessing, losses and captions
 """

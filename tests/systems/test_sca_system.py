@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from safetensors.numpy import load_file
 from sam_model import make_config as make_sam_config
 from sam_model import make_reference
 
 from hyperseg_jax import config as configs
+from hyperseg_jax.commands.main import main
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.structs import Example, Prompt, Region
@@ -170,3 +172,12 @@ def test_captions_are_cut_and_end(folder, image):
     ids, mask = batch["caption_ids"][0, 0], batch["caption_mask"][0, 0]
     assert mask.all() and ids[-1] == tokenizer.eos_id and (ids[:-1] != tokenizer.eos_id).all()
     assert not batch["caption_mask"][0, 1:].any()
+
+
+def test_the_command_writes_captions(folder, image, tmp_path):
+    file, out = tmp_path / "it.png", tmp_path / "out"
+    Image.fromarray(image).save(file)
+    assert main(["predict", str(file), "--model", str(folder), "--box", "5,4,60,50", "--caption", "--out", str(out)]) == 0
+    (segment,) = json.loads((out / "result.json").read_text())["segments"]
+    assert segment["label"] == Model.load(folder).caption_regions(image, [Region.from_box(5, 4, 60, 50)])[0]
+    assert main(["predict", str(file), "the ring", "--model", str(folder), "--caption"]) == 2

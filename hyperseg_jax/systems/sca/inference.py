@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 from einops import rearrange
 from jaxtyping import Float32
@@ -19,8 +18,6 @@ from hyperseg_jax.systems.sam import inference as sam
 from hyperseg_jax.systems.sca.model import Sca, SeenRegions
 from hyperseg_jax.systems.system import Predict, Propose
 
-State = tuple[KeyValues, jax.Array]
-"""Keys and values, and the number of positions of the prefix [M]."""
 MOST_TOKENS = 19
 """Tokens of a caption with its end: the published maximum of 20 counts a start token that the model does not read."""
 CHUNK = 8
@@ -67,14 +64,13 @@ def make_writer(model: Sca, config: ml_collections.ConfigDict) -> Writer:
         seen: SeenRegions = apply(params, image, sam.prompts_of(batch), batch["task"], method="see")
         return rearrange(seen.prefix, "b r l d -> (b r) l d"), (1, seen.prefix.shape[1])
 
-    def begin(params: Any, prefix: jax.Array, empty_slots: int) -> tuple[jax.Array, State]:
-        logits, cache = apply(params, prefix, empty_slots, method="prefill")
-        return logits, (cache, jnp.full(len(prefix), prefix.shape[1], jnp.int32))
+    def begin(params: Any, prefix: jax.Array, empty_slots: int) -> tuple[jax.Array, KeyValues]:
+        logits, cache = apply(params, prefix, empty_slots, method="begin_text")
+        return logits, cache
 
-    def step(params: Any, ids: jax.Array, number: jax.Array, state: State) -> tuple[jax.Array, State]:
-        cache, length = state
-        logits, cache = apply(params, ids, length + number, cache, method="decode_step")
-        return logits, (cache, length)
+    def step(params: Any, ids: jax.Array, number: jax.Array, cache: KeyValues) -> tuple[jax.Array, KeyValues]:
+        logits, cache = apply(params, ids, cache, method="continue_text")
+        return logits, cache
 
     return Writer(prepare, begin, step)
 

@@ -108,18 +108,13 @@ class Sca(nn.Module):
         """Returns the logits of the next token."""
         return self.llm.logits(hidden)
 
-    def prefill(self, prefix: Float[DeviceArray, "M L D"], empty_slots: int) -> tuple[Float[jax.Array, "M V"], KeyValues]:
+    def begin_text(self, prefix: Float[DeviceArray, "M L D"], empty_slots: int) -> tuple[Float[jax.Array, "M V"], KeyValues]:
         """Returns the logits of the first token after each prefix, and the cache."""
-        stream = TokenStream.of_text(prefix)
-        hidden, cache = self.llm.prefill(stream, empty_slots)
-        return self.llm.logits(hidden[:, -1]), cache
+        return self.llm.begin_text(prefix, empty_slots)
 
-    def decode_step(
-        self, ids: Int[DeviceArray, " M"], positions: Int[DeviceArray, " M"], cache: KeyValues
-    ) -> tuple[Float[jax.Array, "M V"], KeyValues]:
+    def continue_text(self, ids: Int[DeviceArray, " M"], cache: KeyValues) -> tuple[Float[jax.Array, "M V"], KeyValues]:
         """Returns the logits after one more token of each text, and the updated cache."""
-        hidden, cache = self.llm.step(self.llm.embed(ids), positions, cache)
-        return self.llm.logits(hidden), cache
+        return self.llm.continue_text(ids, cache)
 
 
 def build_model(config: ml_collections.ConfigDict) -> Sca:
