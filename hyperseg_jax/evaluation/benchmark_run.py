@@ -200,4 +200,6 @@ def _make_protocol(engine: Engine, benchmark: Benchmark, task: Task, options: An
         check_question(benchmark.submission, example, prompt)
     geometry = task.processor.geometry(*example.frames.shape[1:3])
     predict = make_prediction_fn(engine, options, geometry)
-    return benchmark.make_protocol(example, predict, engine.reference_frames, interactive=engine.interactive)
+    together = task.processor.prompts if benchmark.together > 1 else 1
+    references, interactive = engine.reference_frames, engine.interactive
+    return benchmark.make_protocol(example, predict, references, interactive=interactive, together=together)

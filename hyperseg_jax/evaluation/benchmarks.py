@@ -25,8 +25,8 @@ class Benchmark:
     reader: a name of sources.READERS. fields: arguments of the reader; {root} is replaced by the folder of all data.
     published: whether to use the thresholds of the published scores instead of the usual ones. submission: format of the
     evaluation server, a name of submissions.WRITERS, or "". truth: whether the files have ground truth; otherwise answers are
-    only written for the server. together: maximum number of prompts of an image in one query. options: further arguments of
-    the evaluation protocol.
+    only written for the server. together: maximum number of phrases about an image in one query, for systems that relate them.
+    options: further arguments of the evaluation protocol.
     """
 
     task: str
@@ -46,10 +46,12 @@ class Benchmark:
         references: ReferenceFrames | None = None,
         *,
         interactive: bool = False,
+        together: int = 1,
     ) -> EvalProtocol:
-        """Returns the evaluation protocol of an example. predict, references: see EvalProtocol. interactive: of the system."""
-        if self.together > 1:
-            return AllFrames(example, predict, group_size=self.together)
+        """Returns the evaluation protocol of an example. predict, references: see EvalProtocol. interactive: of the system.
+        together: prompts in one query."""
+        if together > 1:
+            return AllFrames(example, predict, group_size=together)
         scoring = SCORINGS[self.scoring]
         protocol = scoring.interactive or scoring.protocol if interactive else scoring.protocol
         return protocol(example, predict, references, **self.options)
@@ -241,7 +243,7 @@ def open_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDict
     if not len(examples):
         raise UserError(f"benchmark {name}: has no examples; check its files below {root}")
     sizes = {size: 1 for size in ("prompts", "frames") if size in config.data.tasks[benchmark.task]}
-    if benchmark.together > 1:
+    if benchmark.together > 1 and system.relates_phrases:
         sizes["prompts"] = benchmark.together
     prompt_processor = make_processor(config, system, system.load_tokenizer(config), benchmark.task, **sizes)
     return Task(name, None, examples, 0, prompt_processor)

@@ -100,6 +100,7 @@ class System(Generic[Model]):
     decoding(config) -> how it generates texts by default.
     interactive: whether it accepts negative points and carries a memory between rounds about one image.
     composes: whether a prompt with regions may also have a text, and classes that name what is marked.
+    relates_phrases: whether the answer to a phrase depends on the other phrases about its image in the same query.
     shorten(batch, length) -> the batch with its sequences cut to length; None if they are not longer, or the system has no
     sequences. Like `needed_length`, it is called while jit traces.
     needed_length(batch) -> int32 scalar: the length of the longest sequence of the batch without padding.
@@ -130,6 +131,7 @@ class System(Generic[Model]):
     decoding: Callable[[ConfigDict], Decoding] = lambda config: Decoding()
     interactive: bool = False
     composes: bool = False
+    relates_phrases: bool = False
     shorten: Callable[[Batch, int], Batch | None] = lambda batch, length: None
     needed_length: Callable[[Batch], jax.Array | int] = lambda batch: 0
 

@@ -36,4 +36,5 @@ SYSTEM = System(
     hf_config=checkpoints.hf_config,
     interactive=True,
     composes=True,
+    relates_phrases=True,
 )
