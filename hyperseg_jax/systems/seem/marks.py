@@ -24,7 +24,7 @@ def draw_marks(regions: Sequence[Region], shape: tuple[int, int], geometry: Geom
     """Returns the pixels of the model's input that each region marks, and those that it excludes: bool [N, S, S] each.
 
     Clicks are squares; boxes and masks mark all of their pixels. shape: (height, width) of the image that they are drawn on.
-    Raises UserError if a region marks nothing, or is outside of the image.
+    Raises UserError if a region marks nothing, has only negative points, or is outside of the image.
     """
     positive = np.zeros((len(regions), *geometry.padded), bool)
     negative = np.zeros_like(positive)
@@ -32,14 +32,15 @@ def draw_marks(regions: Sequence[Region], shape: tuple[int, int], geometry: Geom
         _click(positive[n], region.points[region.points[:, 2] == 1], shape, geometry, n)
         _click(negative[n], region.points[region.points[:, 2] == 0], shape, geometry, n)
         rest = Region(region.kind, boxes=region.boxes, scribbles=region.scribbles, mask=region.mask, radius=region.radius or 0)
-        if rest.mask is not None or has_positive_mark(rest):
+        if has_positive_mark(rest):
             try:
                 drawn = draw_region(rest, shape)
             except UserError as error:
                 raise UserError(f"region {n + 1}: {error}") from error
             positive[n] |= _to_model(drawn, geometry)
-        elif not len(region.points):
-            raise UserError(f"region {n + 1} is empty; add a point, a box, a scribble or a mask")
+        elif not has_positive_mark(region):
+            why = "has only points beside the object" if len(region.points) else "is empty"
+            raise UserError(f"region {n + 1} {why}; add a point on the object, a box, a scribble or a mask")
     return positive, negative
 
 
