@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import math
@@ -66,6 +67,8 @@ def make_parser(doc: str | None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="--config.x.y=value changes one field of the config.",
     )
+    for kind in (int, float):
+        result.register("type", kind, functools.partial(_parse_number, kind))
     result.add_argument("config", metavar="CONFIG", help="a config file, or the name of a shipped one (tiny)")
     result.add_argument("workdir", metavar="WORKDIR", help="folder or bucket of the run; the same command resumes it")
     result.add_argument("--name", help="name of the run or job (default: from WORKDIR)")
@@ -79,6 +82,13 @@ def make_parser(doc: str | None) -> argparse.ArgumentParser:
         "--accept-changes", action="store_true", help="resume with another data mixture, other losses or another learning rate"
     )
     return result
+
+
+def _parse_number(kind: type[int] | type[float], text: str) -> float:
+    """Returns the number of a text without what int and float accept besides: underscores, and the digits of other scripts."""
+    if not text.isascii() or "_" in text:
+        raise ValueError
+    return kind(text)
 
 
 def add_mounts(options: argparse.ArgumentParser) -> None:

@@ -1,5 +1,6 @@
 """Small train states, to save and restore in tests."""
 
+import json
 import os
 
 import jax
@@ -33,3 +34,20 @@ def restore(workdir, state=None):
 def replace_by_pipe(path):
     path.unlink(missing_ok=True)
     os.mkfifo(path)
+
+
+def edit_array(name, **changed):
+    """Changes fields of an array's description."""
+
+    def change(path):
+        import tensorstore
+
+        base = {"driver": "file", "path": f"{path}/"}
+        store, key = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result(), f"{name}/zarr.json"
+        store[key] = json.dumps(json.loads(store[key]) | changed).encode()
+
+    return change
+
+
+def edit_chunks(*chunk):
+    return {"name": "regular", "configuration": {"chunk_shape": list(chunk)}}

@@ -1,8 +1,9 @@
 """Command-line interface: one module for each subcommand of `hyperseg`.
 
 Entry point
-    main.py    parses the arguments, runs the subcommand, prints errors caused by the user's input as one line
-    script.py  process setup: closed or full output streams, Ctrl-C and SIGTERM
+    main.py     parses the arguments, runs the subcommand, prints errors caused by the user's input as one line
+    numbers.py  integers and decimal numbers in arguments
+    script.py   process setup: closed or full output streams, Ctrl-C and SIGTERM
 
 Models
     quickstart.py           segments and fine-tunes, with an HTML report

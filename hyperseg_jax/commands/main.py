@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from hyperseg_jax import __version__, failures
 from hyperseg_jax.cache import set_compilation_cache
+from hyperseg_jax.commands.numbers import Parser
 from hyperseg_jax.commands.script import script
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.renamed_fields import FLAGS
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(arguments)
     with_traceback = failures.settings.with_traceback = "--traceback" in arguments
     arguments, limit_settings = _split_limits([a for a in arguments if a != "--traceback"])
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="hyperseg",
         description="Universal image and video segmentation with vision-language models, in JAX.",
         epilog="--traceback with any command shows the traceback of an error; --limits NAME=VALUE changes a resource limit of "

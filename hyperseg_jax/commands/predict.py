@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from hyperseg_jax.atomic import atomic_folder, check_replaceable
+from hyperseg_jax.commands.numbers import parse_number
 from hyperseg_jax.datasets.labels import read_label_image
 from hyperseg_jax.datasets.visual_prompts import shares_area
 from hyperseg_jax.errors import UserError
@@ -277,7 +278,7 @@ def _parse_coordinates(flag: str, text: str, count: int, size: tuple[int, int]) 
 def _parse_numbers(flag: str, text: str, count: int) -> list[float]:
     """Parses `count` comma-separated numbers. flag: for messages."""
     try:
-        numbers = [float(number) for number in text.split(",")]
+        numbers = [parse_number(float, number) for number in text.split(",")]
     except ValueError:
         numbers = []
     if len(numbers) != count or not all(map(math.isfinite, numbers)):

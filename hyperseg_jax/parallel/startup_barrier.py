@@ -22,7 +22,7 @@ def startup_barrier(address: str, process_id: int, processes: int, *, name: str,
     process. seconds: timeout. Raises HostLost, naming the missing processes, if not all arrive in time.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not (port.isascii() and port.isdigit()):
         raise UserError(f"--coordinator {address}: give HOST:PORT of process 0")
     deadline = time.monotonic() + seconds
     if process_id == 0:

@@ -133,6 +133,8 @@ def _check(
         initial = _trace_state(config, system, mesh or placement.make("single"))
     if initial is None:
         return
+    with report.collect():
+        checks.check_shards(initial.abstract)
     if run_dir is not None and run_dir.has_checkpoints:
         _check_resumption(config, tasks, initial.abstract, run_dir, accept_changes, report)
     else:

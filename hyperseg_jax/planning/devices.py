@@ -50,7 +50,7 @@ def local_devices() -> Devices:
 def slice_of_topology(topology: str) -> Devices:
     """Returns the devices of a TPU slice. topology: generation, then number of chips along each side ("v5e:4x4"). Raises
     UserError if it has another form."""
-    match = re.fullmatch(r"(\w+):([1-9]\d{0,2}(?:x[1-9]\d{0,2}){1,2})", topology)
+    match = re.fullmatch(r"(\w+):([1-9]\d{0,2}(?:x[1-9]\d{0,2}){1,2})", topology, re.ASCII)
     if match is None or match[1] not in MEMORY or match[2].count("x") + 1 != SIDES[match[1]]:
         raise UserError(
             f"--topology {escaped(topology)}: unknown; give a generation ({', '.join(MEMORY)}) and the chips along each side "

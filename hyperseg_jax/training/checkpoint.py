@@ -15,14 +15,15 @@ from hyperseg_jax.data.mixture import MAX_ELEMENTS
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.tables import flatten
-from hyperseg_jax.training.checkpoint_folder import CheckpointFolder, Log, compare_arrays
+from hyperseg_jax.training.checkpoint_folder import CheckpointFolder, Log, compare_arrays, find_damage, move_damaged
 from hyperseg_jax.training.clock import SHARES, is_seconds
 from hyperseg_jax.training.state import TrainState
 from hyperseg_jax.untrusted.printing import is_name
 
 T = TypeVar("T")
-FORMAT = 2
-FORMATS = (1, FORMAT)  # checkpoints of format 1 contain the frozen parameters
+FORMAT = 3
+FORMATS = (1, 2, FORMAT)
+"""Checkpoints of format 1 contain the frozen parameters; since format 3, their parameters contain the step."""
 FLOAT32 = float(np.finfo(np.float32).max)
 MAX_SUMS = 10_000
 """Maximum number of sums of metrics, of all tasks together."""
@@ -54,7 +55,7 @@ class Checkpoints:
         read_only: bool = False,
     ) -> None:
         self._batch_size = batch_size
-        self._best, self._log, self._seconds, self._read_only = best, log, seconds, read_only
+        self._best, self._log, self._seconds = best, log, seconds
         self._steps = CheckpointFolder(folder, keep=keep, best=bool(best), log=log, seconds=seconds, read_only=read_only)
         self._frozen_hash = ""  # of the saved frozen parameters of this run
         self._frozen_folder: CheckpointFolder | None = None  # while they are saved
@@ -90,7 +91,7 @@ class Checkpoints:
             self._steps.report_failed_save(int(state.step), failure)
             return failure
         parts = {
-            "params": {"trainable": state.trainable},
+            "params": _params_part(state, FORMAT),
             "train": _train_part(state),
             "run": {**run, "format": FORMAT, "frozen": self._frozen_hash},
         }
@@ -98,8 +99,10 @@ class Checkpoints:
 
     def start_saving_frozen(self, frozen: Any) -> None:
         """Starts to save the frozen parameters, unless this run has already saved or restored them. Training does not wait; the
-        first checkpoint does, and repeats a save that failed."""
+        first checkpoint does, and repeats a save that failed. What is damaged in their folder is of no run, and is renamed.
+        Raises UserError if that is not possible."""
         if frozen and not self._frozen_hash and self._frozen_error is None:
+            move_damaged(self._steps.path / FROZEN, self._log)
             self._start_frozen(frozen)
             if self._frozen_error:
                 self._log_early_failure(self._frozen_error)
@@ -201,7 +204,7 @@ class Checkpoints:
         failure = compare_arrays(self._steps.path / str(step), _abstract_parts(state, run["format"]))
         if not failure and state.frozen and run["format"] != 1:
             where = self._steps.path / FROZEN / "0"
-            if failure := compare_arrays(where, {"params": state.frozen}):
+            if failure := self._find_frozen_damage() or compare_arrays(where, {"params": state.frozen}):
                 failure = f"the frozen parameters in {where}: {failure}"
         return (None, failure) if failure else ((step, run), "")
 
@@ -211,11 +214,12 @@ class Checkpoints:
         if run is None:
             return None, failure
         loaded, failure = self._steps.load(step, _abstract_parts(state, run["format"]))
-        if not failure and (saved_step := int(jax.device_get(loaded["train"]["step"]))) != step:
-            failure = f"it contains step {saved_step}"
         if failure:
             return None, failure
         params, train = loaded["params"], loaded["train"]
+        steps = train["step"], params.pop("step", train["step"])
+        if others := {int(saved) for saved in jax.device_get(steps)} - {step}:
+            return None, f"it contains step {min(others)}"
         if run["format"] != 1:
             params["frozen"], failure = self._restore_frozen(state.frozen, run["frozen"])
             if failure:
@@ -231,16 +235,23 @@ class Checkpoints:
         where = self._steps.path / FROZEN / "0"
         params = frozen
         if frozen:
-            options: dict[str, Any] = {"log": self._log, "seconds": self._seconds, "read_only": self._read_only}
-            with CheckpointFolder(self._steps.path / FROZEN, **options) as folder:
-                loaded, failure = folder.load(0, {"params": jax.tree.map(_abstract_array, frozen)})
+            loaded = dict[str, Any]()
+            if not (failure := self._find_frozen_damage()):  # else Orbax would create a missing folder
+                options: dict[str, Any] = {"log": self._log, "seconds": self._seconds, "read_only": True}
+                with CheckpointFolder(self._steps.path / FROZEN, **options) as folder:
+                    loaded, failure = folder.load(0, {"params": jax.tree.map(_abstract_array, frozen)})
             if failure:
-                return None, f"the frozen parameters in {where} cannot be read: {failure}"
+                return None, f"the frozen parameters in {where} cannot be read: {failure}; restore that folder"
             params = loaded["params"]
         if (content := content_hash(params)) != expected:
             return None, f"the frozen parameters in {where} are not those of this run; restore that folder"
         self._frozen_hash = content
         return params, ""
+
+    def _find_frozen_damage(self) -> str:
+        """Returns why the frozen parameters cannot be restored, "" if their folder can be opened; the same on all hosts."""
+        failure = find_damage(self._steps.path / FROZEN, step=0) if hosts.is_primary() else ""
+        return hosts.exchange("the folder of the frozen parameters", failure)[0]
 
 
 def content_hash(params: Any) -> str:
@@ -288,7 +299,7 @@ def check_run_metadata(run: Any) -> None:
         raise ValueError("its run metadata has no valid format")
     if run["format"] not in FORMATS:
         return  # restore() reports the unknown format
-    if run["format"] == FORMAT and not is_name(run.get("frozen")):
+    if run["format"] != 1 and not is_name(run.get("frozen")):
         raise ValueError("its run metadata has no valid hash of the frozen parameters")
     seconds, pending_sums = run.get("seconds", {}), run.get("untold")
     position: Any = run.get("global_next_index")
@@ -334,6 +345,12 @@ def find_score(scores: Mapping[str, Mapping[str, float]], name: str) -> float:
     return float(scores[task][metric])
 
 
+def _params_part(state: TrainState, format: int) -> dict[str, Any]:
+    """Returns the fields that are saved as the part `params` in this format."""
+    more = {1: {"frozen": state.frozen}, 2: {}, FORMAT: {"step": state.step}}
+    return {"trainable": state.trainable, **more[format]}
+
+
 def _train_part(state: TrainState) -> dict[str, Any]:
     """Returns the fields that are saved as the part `train`: all but the parameters."""
     return {
@@ -347,8 +364,7 @@ def _train_part(state: TrainState) -> dict[str, Any]:
 
 def _abstract_parts(state: TrainState, format: int) -> dict[str, Any]:
     """Returns the shapes, types and shardings of the arrays in a checkpoint of this format, by part."""
-    params = {"trainable": state.trainable} | ({"frozen": state.frozen} if format == 1 else {})
-    return jax.tree.map(_abstract_array, {"params": params, "train": _train_part(state)})
+    return jax.tree.map(_abstract_array, {"params": _params_part(state, format), "train": _train_part(state)})
 
 
 def _replicate_like(count: int, like: jax.Array) -> jax.Array:

@@ -25,7 +25,7 @@ from hyperseg_jax.training.orbax_messages import drop_task_messages
 from hyperseg_jax.untrusted import checkpoints as untrusted
 from hyperseg_jax.untrusted import paths, stores
 from hyperseg_jax.untrusted.bad_file import BadFile, failure_reason
-from hyperseg_jax.untrusted.checkpoint_arrays import Arrays, check_arrays
+from hyperseg_jax.untrusted.checkpoint_arrays import CHUNK_BYTES, Arrays, check_arrays
 from hyperseg_jax.untrusted.printing import escaped
 
 # This module logs failed saves in one line each; the messages of Orbax are dropped.
@@ -87,13 +87,13 @@ class CheckpointFolder:
         if not self._remote:
             paths.check_link(pathlib.Path(self.path))
         if self._read_only:
-            self._check_without_renaming()
+            check_steps(self.path)
             return
         with contextlib.suppress(Exception):  # storage clients raise many types of errors
             for probe in self.path.glob(f"{PROBE}*"):
                 probe.unlink()
         if self._remote:
-            self._check_without_renaming()
+            check_steps(self.path)
             return
         folder = pathlib.Path(self.path)
         invalid, valid = dict[pathlib.Path, str](), 0
@@ -117,21 +117,6 @@ class CheckpointFolder:
                 f"{self.path}: {escaped(path.name)} is not a readable checkpoint ({why}); renamed to {escaped(aside.name)}"
             )
 
-    def _check_without_renaming(self) -> None:
-        """Raises BadFile if the folder has a damaged checkpoint, which Orbax must not open."""
-        try:
-            steps = [path for path in self.path.iterdir() if untrusted.is_step_name(path.name)]
-        except Exception:  # as above; Orbax reports the error or creates the folder
-            return
-        for path in sorted(steps):
-            try:
-                untrusted.check_checkpoint(path)
-            except FileNotFoundError:  # a run that uses the folder has removed an old checkpoint in the meantime
-                continue
-            except Exception as error:  # as above
-                why = f"{escaped(path.name)} is not a readable checkpoint ({_root_cause(error)})"
-                raise BadFile(why, "remove it, or give another --workdir") from error
-
     def _open_checkpointer(self) -> ocp.training.Checkpointer:
         policies = ocp.training.preservation_policies
         preserved: list[Any] = [policies.LatestN(self._keep) if self._keep else policies.PreserveAll()]
@@ -141,6 +126,8 @@ class CheckpointFolder:
         drop_task_messages()
         context = ocp.Context()
         context.async_options.timeout_secs = int(self._seconds)
+        # Otherwise each of n devices writes its own part of every replicated array, however small.
+        context.array_options.saving.min_slice_bytes_for_replica_parallel = CHUNK_BYTES
         try:
             return ocp.training.Checkpointer(
                 self.path if self._remote else self.path.absolute(),
@@ -279,6 +266,53 @@ class CheckpointFolder:
             cause = _root_cause(error)
         gc.collect()  # frees the asyncio tasks of the failed load, which the error no longer references
         raise BadFile(cause)
+
+
+def check_steps(folder: epath.Path) -> None:
+    """Raises BadFile if a folder has a damaged checkpoint, which Orbax must not open. Writes nothing."""
+    try:
+        steps = [path for path in folder.iterdir() if untrusted.is_step_name(path.name)]
+    except Exception:  # as above; Orbax reports the error or creates the folder
+        return
+    for path in sorted(steps):
+        try:
+            untrusted.check_checkpoint(path)
+        except FileNotFoundError:  # a run that uses the folder has removed an old checkpoint in the meantime
+            continue
+        except Exception as error:  # as above
+            why = f"{escaped(path.name)} is not a readable checkpoint ({_root_cause(error)})"
+            raise BadFile(why, "remove it, or give another --workdir") from error
+
+
+def find_damage(folder: epath.Path, *, step: int | None = None) -> str:
+    """Returns why Orbax must not open a folder of checkpoints, "" if there is no reason. Writes nothing. step: of a checkpoint
+    that must exist; None: the folder may be missing."""
+    try:
+        is_local = not stores.is_url(os.fspath(folder)) and os.path.lexists(folder)
+        if is_local and not paths.check_link(pathlib.Path(folder)).is_dir():
+            raise BadFile("is not a folder")
+        check_steps(folder)
+        if step is not None and not (folder / str(step)).is_dir():
+            raise BadFile(f"{step} does not exist")
+    except Exception as error:  # as above
+        return _root_cause(error)
+    return ""
+
+
+def move_damaged(folder: epath.Path, log: Log) -> None:
+    """Renames a folder that Orbax must not open although its checkpoints will be replaced, and logs a line. All hosts must call
+    it. Raises UserError if it cannot be renamed, or is in a bucket."""
+    failure = ""
+    if hosts.is_primary() and (why := find_damage(folder)):
+        failure = f"{folder}: {why}; remove it, or give another --workdir"
+        if not stores.is_url(os.fspath(folder)):
+            try:
+                log(f"{folder}: {why}; renamed to {paths.rename_damaged(pathlib.Path(folder)).name}")
+                failure = ""
+            except OSError as error:
+                failure = f"{folder}: {why}, and cannot be renamed ({error.strerror}); give another --workdir"
+    if failure := hosts.exchange(f"the folder {folder.name}", failure)[0]:
+        raise UserError(failure)
 
 
 def compare_arrays(checkpoint: epath.Path, abstract: Mapping[str, Any]) -> str:

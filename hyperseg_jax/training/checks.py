@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 from collections.abc import Mapping
 
@@ -21,6 +22,7 @@ from hyperseg_jax.training import resume
 from hyperseg_jax.training.state import COUNTERS, TrainState
 from hyperseg_jax.training.workdir import Workdir
 from hyperseg_jax.untrusted import paths, printing
+from hyperseg_jax.untrusted.checkpoint_arrays import max_chunks
 
 FROZEN_TYPES = CHOICES["frozen_type"]
 
@@ -98,6 +100,19 @@ def check_record_counts(saved: Mapping[str, int] | None, tasks: Mapping[str, Tas
             f"the training data has changed ({'; '.join(changed)}), so the position of the checkpoint means other records; "
             f"give the same data, or {resume.FLAG}"
         )
+
+
+def check_shards(state: TrainState) -> None:
+    """Raises UserError if an array is divided into so many small shards that a checkpoint of it would be refused when it is
+    read. state: arrays, or their shapes and shardings."""
+    for path, leaf in jax.tree.leaves_with_path((state.trainable, state.frozen, state.optimizer, state.average)):
+        count = leaf.size // max(math.prod(leaf.sharding.shard_shape(leaf.shape)), 1)
+        if count > (most := max_chunks(leaf.size * leaf.dtype.itemsize)):
+            name = jax.tree_util.keystr(path[1:], simple=True, separator="/")
+            raise UserError(
+                f"train.preset: {name} has {count} shards, and a checkpoint may have {most} of an array of that size; use a "
+                "preset with fewer shards (docs/pods.md)"
+            )
 
 
 def report_placement(state: TrainState, mesh: placement.Placement, workdir: pathlib.Path, console: Console) -> None:

@@ -91,6 +91,7 @@ def train(
         rows = feed.rows(config.train.batch_size)
         engine = Engine.from_system(system, config, None, mesh.batch)
         initial = trace_initial_state(config, system, model, groups, learning_rate, mesh)
+        checks.check_shards(initial.abstract)
         train_step = make_step(system, model, config, initial.tx)
         if not run_dir.has_checkpoints:
             initial.check_source(config)

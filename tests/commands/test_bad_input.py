@@ -80,6 +80,8 @@ PREDICT = {
     "model in a bucket": ("good.jpg 'a ring' --model gs://bucket/run", "gs://bucket/run", "copy the files"),
     "out in a bucket": ("good.jpg 'a ring' --out=gs://bucket/out", "gs://bucket/out", "copy the files"),
     "reasoning without a text": ("good.jpg --point 3,3 --reasoning", "--reasoning", "requires a text"),
+    "point with an underscore": ("good.jpg --point 1_0,2", "--point 1_0,2", "give 2 numbers"),
+    "box in other digits": ("good.jpg --box 1,2,\u0663\u0660,\u0664\u0660", "--box 1,2,", "give 4 numbers"),
     "point of one number": ("good.jpg --point 3", "--point 3", "give 2 numbers"),
     "box without area": ("good.jpg --box 9,9,9,9", "--box 9,9,9,9", "has no area inside the image"),
     "endless text": ("good.jpg '" + "ring " * 10_000 + "'", "letters, and the limit is", "raise limits.letters"),

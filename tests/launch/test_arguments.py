@@ -155,6 +155,12 @@ def test_numbers_that_no_option_takes(scripts, way, option):
         assert message.startswith(f"error: {option} {float(text) if is_fraction else text}: give "), message
 
 
+@pytest.mark.parametrize("text", ["1_0", "\u0661"])
+def test_numbers_in_other_digits_are_refused(scripts, text):
+    output = scripts.run("local", *RUN, *ALL["local"][0], f"--grace={text}", system=False)
+    assert output.returncode == 2 and not output.stdout and f"--grace: invalid float value: '{text}'" in output.stderr
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_long_names_of_config_files(scripts, way):
     output = scripts.run(way, "x" * 300 + ".py", RUN[1], *WAYS[way][0], "--dry-run")

@@ -100,6 +100,8 @@ def test_invalid_flags_are_one_line(monkeypatch):
         hosts.connect(timeouts, process_id=1)
     with pytest.raises(UserError, match="--coordinator localhost: give HOST:PORT"):
         hosts.connect(timeouts, coordinator="localhost", process_id=0, processes=2)
+    with pytest.raises(UserError, match="--coordinator localhost:\u00b2: give HOST:PORT"):
+        hosts.connect(timeouts, coordinator="localhost:\u00b2", process_id=0, processes=2)
     with pytest.raises(UserError, match="--processes 70000: give at most 65536"):
         hosts.connect(timeouts, coordinator="localhost:1", process_id=0, processes=70000)
     for text in ("two", "²", "9" * 10):

@@ -299,7 +299,20 @@ def test_topologies(topology, expected):
 
 
 @pytest.mark.parametrize(
-    "topology", ["v5p:4x4", "v5e:4x4x4", "v5e", "v5e:", "v5e:4", "v9:4x4", "v5e:0x4", "v5e:4x4x4x4", "v5e:99999x4", "v5e:4x4\n"]
+    "topology",
+    [
+        "v5p:4x4",
+        "v5e:4x4x4",
+        "v5e",
+        "v5e:",
+        "v5e:4",
+        "v9:4x4",
+        "v5e:0x4",
+        "v5e:4x4x4x4",
+        "v5e:99999x4",
+        "v5e:4x4\n",
+        "v5e:1\u0660x4",
+    ],
 )
 def test_unknown_topologies_are_one_line(topology):
     with pytest.raises(UserError, match=r"--topology .*: unknown; give a generation"):

@@ -190,16 +190,27 @@ def test_prompts_of_one_record_do_not_change_each_other(composed, loss):
             np.testing.assert_allclose(value, together[name], rtol=1e-4, err_msg=name)
 
 
-def test_rows_may_have_different_class_lists(model):
-    one, other = (Example("it", IMAGE[None], (Prompt("panoptic", classes=names),)) for names in (CLASSES, CLASSES[::-1]))
-    processor = model._processor.for_bucket(model._processor.bucket(one))
-    batch = stack(processor(one, train=False), processor(other, train=False))
-    encode = SYSTEM.encode(SYSTEM.build(model.config), model.config)["classes"].function
-    both = jax.jit(encode)(model.params, batch, {})
-    alone = jax.jit(encode)(model.params, stack(processor(one, train=False)), {})
-    np.testing.assert_allclose(both[0], alone[0], atol=1e-5)
-    np.testing.assert_allclose(both[1, :3], both[0, 2::-1], atol=1e-5)
-    assert np.abs(both[0, 0] - both[0, 1]).max() > 1e-2
+@pytest.mark.parametrize(
+    ("names", "others"),
+    [
+        (CLASSES, CLASSES[::-1]),
+        (("red ring\nblue star", "square"), ("red ring", "blue star\nsquare")),  # equal when they are joined by lines
+        (  # equal in CRC-32
+            ("redbdfh", "bluedfh", "greenbd", "ringbdf", "stardfh"),
+            ("seecdfi", "cltddgh", "frddocd", "siofbeg", "stasdfh"),
+        ),
+    ],
+)
+def test_rows_may_have_different_class_lists(model, names, others):
+    examples = [Example("it", IMAGE[None], (Prompt("panoptic", classes=of_row),)) for of_row in (names, others)]
+    largest = jax.tree.map(max, *map(model._processor.bucket, examples))
+    processor = model._processor.for_bucket(largest)
+    rows = [processor(example, train=False) for example in examples]
+    encode = jax.jit(SYSTEM.encode(SYSTEM.build(model.config), model.config)["classes"].function)
+    both = encode(model.params, stack(*rows), {})
+    for found, row in zip(both, rows, strict=True):
+        np.testing.assert_allclose(found, encode(model.params, stack(row), {})[0], atol=1e-5)
+    assert np.abs(both[0] - both[1]).max() > 1e-2
 
 
 def test_class_vectors_stay_cached_for_further_images(model):
@@ -302,6 +313,20 @@ def test_marks_keep_thin_lines_and_small_clicks():
     positive, negative = marks.draw_marks([line, click], big, geometry)
     assert positive[0].sum() > 20
     assert positive[1].sum() == 9 and negative[1].sum() == 4 and not negative[0].any()
+
+
+@pytest.mark.parametrize(
+    ("region", "why"),
+    [
+        (Region("point", points=np.array([[5.0, 5.0, 0]])), "has only points beside the object"),
+        (Region("mask", points=np.array([[5.0, 5.0, 0]]), mask=np.zeros((40, 60), bool)), "has only points beside the object"),
+        (Region.from_mask(np.zeros((40, 60), bool)), "is empty"),
+        (Region("point"), "is empty"),
+    ],
+)
+def test_regions_without_a_mark_on_the_object_are_refused(region, why):
+    with pytest.raises(UserError, match=f"region 2 {why}; add a point on the object, a box, a scribble or a mask"):
+        marks.draw_marks([Region.from_point(3, 3), region], (40, 60), make_processor().geometry(40, 60))
 
 
 def test_pixels_are_shared_between_prompts():

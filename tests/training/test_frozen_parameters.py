@@ -18,7 +18,7 @@ from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.training import loop, param_groups
+from hyperseg_jax.training import checkpoint_folder, loop, param_groups
 from hyperseg_jax.training.checkpoint import Checkpoints, content_hash
 from hyperseg_jax.training.checkpoint_folder import CheckpointFolder
 from hyperseg_jax.training.initial_state import trace_initial_state
@@ -65,13 +65,18 @@ def test_a_run_without_frozen_parameters_has_no_folder_for_them(tmp_path):
     assert restore(tmp_path / "checkpoints", state)[0].frozen == {}
 
 
-def test_checkpoints_of_the_earlier_format_load(tmp_path):
-    """They contain the frozen parameters. The next save writes those to their folder."""
+@pytest.mark.parametrize("format", [1, 2])
+def test_checkpoints_of_earlier_formats_load(tmp_path, format):
+    """The next save of a run of format 1, whose checkpoints contain the frozen parameters, writes those to their folder."""
     state = advance(make_state())
     train = {name: getattr(state, name) for name in ("optimizer", "average", "step", "skipped", "key")}
-    params = {"trainable": state.trainable, "frozen": state.frozen}
+    params = {"trainable": state.trainable} | ({"frozen": state.frozen} if format == 1 else {})
+    run = {"format": format, "global_next_index": 7, "frozen": content_hash(state.frozen)}
     with CheckpointFolder(tmp_path / "checkpoints", log=print, seconds=60) as folder:
-        folder.save(1, {"params": params, "train": train, "run": {"format": 1, "global_next_index": 7}}, wait=True)
+        folder.save(1, {"params": params, "train": train, "run": run}, wait=True)
+    if format == 2:
+        with CheckpointFolder(tmp_path / "checkpoints" / "frozen", log=print, seconds=60) as folder:
+            folder.save(0, {"params": state.frozen, "run": {"format": 2}}, wait=True)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         restored, run = checkpoints.restore(make_state())
         assert run["global_next_index"] == 7 and int(restored.step) == 1
@@ -91,16 +96,84 @@ def test_other_frozen_parameters_are_refused(folder, tmp_path):
         restore(folder)
 
 
-def test_missing_frozen_parameters_are_one_line(folder):
-    shutil.rmtree(folder / "frozen" / "0")
-    with pytest.raises(UserError, match=r"no checkpoint fits .*frozen parameters in .*frozen/0 cannot be read"):
+@pytest.mark.parametrize("missing", ["frozen", "frozen/0"])
+def test_missing_frozen_parameters_are_one_line_and_are_not_created(folder, missing):
+    shutil.rmtree(folder / missing)
+    with pytest.raises(
+        UserError, match=r"no checkpoint fits .*parameters in .*frozen/0 cannot be read: 0 does not exist; rest"
+    ):
         restore(folder)
+    assert not (folder / missing).exists()
 
 
 def test_unsafe_frozen_parameters_are_not_opened(folder):
     replace_by_pipe(folder / "frozen" / "0" / "params" / "_METADATA")
-    with fuzz.limit_resources(seconds=60, memory=2**33), pytest.raises(UserError, match="frozen: 0 is not a readable checkp"):
+    why = (
+        "frozen/0 cannot be read: 0 is not a readable checkpoint .params/_METADATA is not a regular file.; restore that folder"
+    )
+    with fuzz.limit_resources(seconds=60, memory=2**33), pytest.raises(UserError, match=why):
         restore(folder)
+
+
+def test_damaged_frozen_parameters_can_be_repaired(folder, tmp_path):
+    """They stay where they are, also beside another checkpoint that can be read."""
+    saved = shutil.copytree(folder / "frozen" / "0", tmp_path / "saved")
+    shutil.copytree(saved, folder / "frozen" / "5")
+    (folder / "frozen" / "0" / "_CHECKPOINT_METADATA").write_text("{}")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"0 is not a readable checkpoint .*item_handlers\); restore that folder"):
+            restore(folder)
+    assert sorted(path.name for path in (folder / "frozen").iterdir()) == ["0", "5"]
+    shutil.copytree(saved, folder / "frozen" / "0", dirs_exist_ok=True)
+    assert int(restore(folder)[0].step) == 2
+
+
+def damage_metadata(frozen):
+    (frozen / "0" / "_CHECKPOINT_METADATA").write_text("{}")
+
+
+def damage_files(frozen):
+    replace_by_pipe(frozen / "0" / "params" / "_METADATA")
+
+
+def damage_step(frozen):
+    shutil.rmtree(frozen / "0")
+    (frozen / "0").write_text("")
+
+
+def damage_folder(frozen):
+    shutil.rmtree(frozen)
+    frozen.write_text("")
+
+
+def link_elsewhere(frozen):
+    frozen.symlink_to(shutil.move(frozen, frozen.parents[1] / "elsewhere"))
+
+
+@pytest.mark.parametrize("damage", [damage_metadata, damage_files, damage_step, damage_folder, link_elsewhere])
+def test_a_new_run_moves_damaged_frozen_parameters_aside(folder, damage):
+    """Otherwise none of its checkpoints could be saved."""
+    for step in (1, 2):
+        shutil.rmtree(folder / str(step))
+    damage(folder / "frozen")
+    state, messages = advance(make_state()), []
+    with Checkpoints(folder, log=messages.append) as checkpoints:
+        checkpoints.start_saving_frozen(state.frozen)
+        assert checkpoints.save(state, {"global_next_index": 1}, wait=True) == ""
+    assert len(messages) == 1 and messages[0].endswith("; renamed to frozen.damaged-0")
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "frozen", "frozen.damaged-0"]
+    assert restore(folder)[1]["global_next_index"] == 1
+
+
+def test_a_new_run_is_refused_where_damaged_frozen_parameters_cannot_be_renamed(folder, monkeypatch):
+    shutil.rmtree(folder / "1")
+    shutil.rmtree(folder / "2")
+    damage_metadata(folder / "frozen")
+    with Checkpoints(folder) as checkpoints:
+        monkeypatch.setattr(checkpoint_folder.stores, "is_url", lambda path: True)  # a bucket
+        with pytest.raises(UserError, match=r"frozen: 0 is not a readable checkpoint .*; remove it, or give another --workdir"):
+            checkpoints.start_saving_frozen(make_state().frozen)
+    assert [path.name for path in folder.iterdir()] == ["frozen"]
 
 
 def test_a_step_can_be_chosen(folder):
@@ -203,16 +276,13 @@ def test_a_run_starts_to_save_its_frozen_parameters_before_the_first_step(small_
     frozen = ({"pattern": "first/.*", "rate": 0.0, "decay": 0.0}, {"pattern": ".*", "rate": 1.0, "decay": 0.0})
     with config.unlocked():
         config.optimizer.param_groups = frozen
-    folder.mkdir(parents=True)
-    (folder / "frozen").write_text("")
-    report_padding = loop.checks.report_padding
-
-    def report(*arguments):  # called after the early save, before the first step
-        (folder / "frozen").unlink()
-        report_padding(*arguments)
-
-    monkeypatch.setattr(loop.checks, "report_padding", report)
+    (folder / "frozen").mkdir(parents=True)
+    (folder / "frozen" / "0").write_text("")  # of a run before
+    failures, probe = ["No space left on device"], CheckpointFolder._write_probe
+    fails = lambda self: self.path.name == "frozen" and failures
+    monkeypatch.setattr(CheckpointFolder, "_write_probe", lambda self: failures.pop() if fails(self) else probe(self))
     console = Console(file=io.StringIO(), width=300)
     loop.train(config, tmp_path / "run", console=console, stop_at=3)
+    assert "renamed to frozen.damaged-0" in console.file.getvalue()
     assert "the early save of the frozen parameters failed (" in console.file.getvalue()
     assert "stopped at step 3" in console.file.getvalue() and (folder / "frozen" / "0").is_dir() and (folder / "3").is_dir()

@@ -22,12 +22,12 @@ TEXTS = 256
 
 
 def class_vectors(
-    model: Seem, params: Any, ids: Int[DeviceArray, "B K T L"], lists: Int[DeviceArray, " B"]
+    model: Seem, params: Any, ids: Int[DeviceArray, "B K T L"], lists: Int[DeviceArray, "B 8"]
 ) -> Float[jax.Array, "B K E"]:
     """Returns the vectors of the classes of each row, each the mean over its T templates.
 
-    lists: rows with equal numbers have the same names. If all rows have, as usual, the list is encoded once: in training with
-    the random sentences of the first row, as the authors draw them once for a batch.
+    lists: a digest of the names of each row. If all rows have the same names, as usual, the list is encoded once: in training
+    with the random sentences of the first row, as the authors draw them once for a batch.
     """
 
     def encode(of_row: Int[DeviceArray, "K T L"]) -> jax.Array:

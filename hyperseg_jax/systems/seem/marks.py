@@ -32,7 +32,7 @@ def draw_marks(regions: Sequence[Region], shape: tuple[int, int], geometry: Geom
         _click(positive[n], region.points[region.points[:, 2] == 1], shape, geometry, n)
         _click(negative[n], region.points[region.points[:, 2] == 0], shape, geometry, n)
         rest = Region(region.kind, boxes=region.boxes, scribbles=region.scribbles, mask=region.mask, radius=region.radius or 0)
-        if rest.mask is not None or has_positive_mark(rest):
+        if has_positive_mark(rest):
             try:
                 drawn = draw_region(rest, shape)
             except UserError as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
-import zlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self, cast
 
@@ -104,7 +105,7 @@ class SeemProcessor:
         """Returns the arrays of one element.
 
         images uint8 [1, H, W, 3]; filled int32 [2], (height, width) of the unpadded part; class_ids int32 [C, T, L],
-        class_valid bool [C], class_list int32 [], a number of the list; phrase_ids int32 [N, L], phrase_present bool [N],
+        class_valid bool [C], class_list int32 [8], the SHA-256 of its names; phrase_ids int32 [N, L], phrase_present bool [N],
         is_sentence bool []; marked_points, marked_prompt, marked_positive: see marks.mark_arrays; region_present bool [R]; bad
         bool [], False.
         Targets of each kind ("", "phrase_", "region_"): segments, planes, valid, labels, see TargetArrays. In training with
@@ -179,7 +180,7 @@ class SeemProcessor:
             "filled": array(np.int32, 2),
             "class_ids": array(np.int32, self.classes, self._sentences(), self.class_length),
             "class_valid": array(bool, self.classes),
-            "class_list": array(np.int32),
+            "class_list": array(np.int32, 8),
             "phrase_ids": array(np.int32, self.phrases, self.length),
             "phrase_present": array(bool, self.phrases),
             "is_sentence": array(bool),
@@ -270,7 +271,7 @@ class SeemProcessor:
         return {
             "class_ids": ids,
             "class_valid": np.arange(self.classes) < len(texts),
-            "class_list": np.asarray(zlib.crc32("\n".join(names).encode("utf-8", "replace")) >> 1, np.int32),
+            "class_list": np.frombuffer(hashlib.sha256(json.dumps(names).encode()).digest(), np.int32),
             **targets,
         }
 
