@@ -189,7 +189,7 @@ def test_empty_masks_of_any_number_take_no_memory(full, field):
 def test_captions_of_other_regions_are_refused(full):
     line = full.prompts[0].regions[2]
     prompt = Prompt("caption", regions=(line, line), captions=(("one",),))
-    with pytest.raises(UserError, match="s#0: is damaged .it has 1 captions for 2 regions"):
+    with pytest.raises(UserError, match=r"s#0: is damaged .it has 1 captions for 2 regions"):
         Record(pack(dataclasses.replace(full, prompts=(prompt,))), "s#0")
 
 
