@@ -4,7 +4,8 @@ Running
     engine          Engine: a model behind jitted functions; run_protocols(): all examples of a task in global batches
     array_limit     limit_arrays(): checks the arrays of a program against the limit `array`
     features        FeatureCache: encoded features, cached for further prompts about the same image
-    protocols       queries of an example: frame by frame, all frames at once, joint expressions, semi-supervised VOS
+    protocols       queries of an example: frame by frame, all frames at once, joint expressions, semi-supervised VOS, texts of
+                    regions
     clicks          interactive segmentation with simulated clicks
     start_shapes    the first prompts of simulated interactions
     tracks          video instances, tracked over frames

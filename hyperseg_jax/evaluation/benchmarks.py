@@ -121,9 +121,9 @@ def _click_benchmark(start: str) -> Benchmark:
     return dataclasses.replace(line, options={"start": start})
 
 
-def _caption_benchmark(layout: str, split: str, **options: Any) -> Benchmark:
+def _caption_benchmark(layout: str, split: str, scoring: str = "captions", **options: Any) -> Benchmark:
     """Returns a benchmark of region captions. options: of its reader, such as mark="point" instead of boxes."""
-    return _benchmark_from_layout("caption", "captions", layout, split, **options)
+    return _benchmark_from_layout("caption", scoring, layout, split, **options)
 
 
 def _toy_benchmark(task: str, scoring: str, **options: Any) -> Benchmark:
@@ -188,6 +188,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "vg_densecap": _caption_benchmark("visual_genome", "test"),
     "vg_densecap_centre": _caption_benchmark("visual_genome", "test", mark="centre"),
     "vg_densecap_point": _caption_benchmark("visual_genome", "test", mark="point"),
+    "vg_densecap_predicted_point": _caption_benchmark("visual_genome", "test", "captions_of_predicted_points"),
     "refcoco_captions": _caption_benchmark("refcoco_captions", "val"),
     "refcoco_captions_testA": _caption_benchmark("refcoco_captions", "testA"),
     "refcoco_captions_testB": _caption_benchmark("refcoco_captions", "testB"),
@@ -209,6 +210,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "toy_chat": _toy_benchmark("chat", "exact", prompts_per_example=1),
     "toy_captions": _toy_benchmark("caption", "captions"),
     "toy_captions_point": _toy_benchmark("caption", "captions", mark="point"),
+    "toy_captions_predicted_point": _toy_benchmark("caption", "captions_of_predicted_points"),
 }
 
 

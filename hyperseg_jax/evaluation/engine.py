@@ -43,6 +43,8 @@ from hyperseg_jax.untrusted import limits
 
 TEXT = "text"
 """The answer kind of generated text."""
+REGIONS = "regions"
+"""The answer kind of steps that ask for masks before the texts, see EvalProtocol.mask_steps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,12 +233,14 @@ def make_prediction_fn(engine: Engine, options: AnswerOptions, geometry: Geometr
     """Returns f(prompt, selected outputs of one frame [1, 1, ...]) -> Prediction. geometry: placement of the example's frames
     in the model's input."""
 
+    masks = REGIONS if options.kind == TEXT else options.kind
+
     def predict(prompt: Prompt, selected: Any) -> Prediction:
         arrays = {name: value[0, 0] for name, value in selected.items()}
-        if options.kind == TEXT:
+        if "texts" in arrays:
             count = max(1, len(prompt.regions))
             return Prediction(np.zeros((0, *geometry.original), bool), texts=tuple(arrays["texts"][:count]))
-        return engine.answers.find(options.kind).predict(arrays, prompt, geometry, options.thresholds)
+        return engine.answers.find(masks).predict(arrays, prompt, geometry, options.thresholds)
 
     return predict
 
@@ -306,6 +310,7 @@ class _ExampleBatch:
         self.protocols: dict[int, EvalProtocol] = {}
         self.steps = self.prompts = 1
         self.uses_memory = self.shares_image = False
+        self.mask_steps = 0
         self.canvas = 0, 0
         self.processor = task.processor
 
@@ -336,6 +341,7 @@ class _ExampleBatch:
         if self.steps > 1:
             any_protocol = next(iter(protocols), None) or self._filler_protocol(self.processor)
             self.uses_memory, self.shares_image = any_protocol.uses_memory, any_protocol.shares_image
+            self.mask_steps = any_protocol.mask_steps
 
     def _common_canvas(self, sizes: Mapping[int, Sequence[int]]) -> tuple[int, int]:
         """Returns the canvas for images of these (height, width) by row of the global batch. Drops those that would need a
@@ -425,11 +431,12 @@ def _run_batch(engine: Engine, batch: _ExampleBatch, options: AnswerOptions) -> 
         for prompt in range(batch.prompts):
             request = batch.request(step, prompt)
             outputs: dict[str, Any]
-            if options.kind == TEXT:
+            if options.kind == TEXT and step >= batch.mask_steps:
                 seeds = [batch.first + row for row in batch.rows.indices]
                 outputs = {"texts": engine.generate(request, options.decoding, seeds)}
             else:
-                outputs, memory[prompt] = engine.select(request, options, memory.get(prompt) if batch.uses_memory else None)
+                masks = dataclasses.replace(options, kind=REGIONS) if options.kind == TEXT else options
+                outputs, memory[prompt] = engine.select(request, masks, memory.get(prompt) if batch.uses_memory else None)
             batch.add_outputs(step, prompt, outputs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ import numpy as np
 from hyperseg_jax.datasets.frame_sampling import ReferenceFrames
 from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.results.objects import merge_soft
-from hyperseg_jax.structs import Example, Prediction, Prompt
+from hyperseg_jax.structs import Example, Prediction, Prompt, Region
 
 PredictionFn = Callable[[Prompt, Any], Prediction]
 """f(prompt, selected outputs of one frame) -> Prediction."""
@@ -33,6 +34,8 @@ class EvalProtocol:
     on."""
     adaptive = False
     """Whether queries depend on earlier outputs. Then every host that holds the example gets the outputs."""
+    mask_steps = 0
+    """Of a protocol of texts: the number of steps, before the others, that ask for the masks of the regions."""
 
     def __init__(self, example: Example, prediction_fn: PredictionFn, references: ReferenceFrames | None = None) -> None:
         """references: the reference frames of a queried frame; None: a query has one frame."""
@@ -142,8 +145,7 @@ class RegionTexts(EvalProtocol):
 
     def add_outputs(self, prompt: int, outputs: Any) -> None:
         number, query = self._queries[prompt]
-        texts = self._prediction_fn(query, outputs).texts
-        self._texts[number] += texts[: max(1, len(query.regions))]
+        self._texts[number] += self._prediction_fn(query, outputs).texts
 
     def answers(self) -> list[tuple[Prompt, list[Prediction]]]:
         size = self.example.frames.shape[1:3]
@@ -151,6 +153,37 @@ class RegionTexts(EvalProtocol):
             (prompt, [Prediction(np.zeros((0, *size), bool), texts=tuple(texts))])
             for prompt, texts in zip(self.example.prompts, self._texts, strict=True)
         ]
+
+
+class PredictedPointTexts(RegionTexts):
+    """Texts of regions that are marked by a random pixel of the mask that the model predicts for each (an ablation of SCA).
+    Where the mask is empty, the region keeps its own mark."""
+
+    same_image = True
+    adaptive = True
+    mask_steps = 1
+
+    def __init__(self, example: Example, prediction_fn: PredictionFn, references: ReferenceFrames | None = None) -> None:
+        super().__init__(example, prediction_fn, references)
+        self.steps = 2
+        self._marked = [False] * len(self._queries)
+
+    def _single_query(self, prompt: Prompt, frame: int) -> Example:
+        return super()._single_query(prompt, 0)
+
+    def add_outputs(self, prompt: int, outputs: Any) -> None:
+        if self._marked[prompt]:
+            super().add_outputs(prompt, outputs)
+            return
+        number, query = self._queries[prompt]
+        rng = np.random.default_rng([zlib.crc32(self.example.name.encode("utf-8", "replace")), prompt])
+        regions = list(query.regions)
+        for k, mask in enumerate(self._prediction_fn(query, outputs).masks):
+            if len(pixels := np.argwhere(mask)):
+                y, x = pixels[int(rng.integers(len(pixels)))] + 0.5
+                regions[k] = Region.from_point(float(x), float(y))
+        self._queries[prompt] = number, dataclasses.replace(query, regions=tuple(regions))
+        self._marked[prompt] = True
 
 
 class JointExpressions(EvalProtocol):

@@ -15,7 +15,13 @@ from hyperseg_jax.datasets.record_errors import error_message
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.caption_tools import Tools
 from hyperseg_jax.evaluation.clicks import CorrectiveClicks, SimulatedClicks
-from hyperseg_jax.evaluation.protocols import EvalProtocol, JointExpressions, RegionTexts, SemiSupervisedVOS
+from hyperseg_jax.evaluation.protocols import (
+    EvalProtocol,
+    JointExpressions,
+    PredictedPointTexts,
+    RegionTexts,
+    SemiSupervisedVOS,
+)
 from hyperseg_jax.evaluation.tracks import TrackedInstances
 from hyperseg_jax.metrics.davis import MAX_PROPOSALS
 from hyperseg_jax.parallel import hosts
@@ -232,6 +238,15 @@ def _add_choice(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Pr
     scores.update(predictions[0].text, prompt.answer, parse_options(prompt.text), question, prompt.group)
 
 
+_CAPTIONS = Scoring(
+    lambda _: metrics.CaptionScores(),
+    "text",
+    _add_captions,
+    "cider",
+    RegionTexts,
+    single="rouge_l",
+    finish=lambda scores, tools, log: tools.scores(scores, log),
+)
 SCORINGS: dict[str, Scoring] = {
     "referring": Scoring(metrics.ReferringScores, "expression", _add_expression, "giou"),
     "generalized": Scoring(metrics.GeneralizedScores, "expression", _add_generalized, "giou"),
@@ -254,15 +269,8 @@ SCORINGS: dict[str, Scoring] = {
     "vqa": Scoring(metrics.VqaScores, "text", _add_vqa, "accuracy"),
     "pope": Scoring(lambda _: metrics.PopeScores(), "text", _add_pope, "accuracy"),
     "multiple_choice": Scoring(lambda _: metrics.MultipleChoiceScores(), "text", _add_choice, "accuracy"),
-    "captions": Scoring(
-        lambda _: metrics.CaptionScores(),
-        "text",
-        _add_captions,
-        "cider",
-        RegionTexts,
-        single="rouge_l",
-        finish=lambda scores, tools, log: tools.scores(scores, log),
-    ),
+    "captions": _CAPTIONS,
+    "captions_of_predicted_points": dataclasses.replace(_CAPTIONS, protocol=PredictedPointTexts),
     "no_ground_truth": Scoring(lambda _: metrics.NoGroundTruth(), "text", _add_nothing, ""),
 }
 BY_TASK = {

@@ -3,18 +3,21 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake_engine import make_engine
-from scribe import SCRIBE
+from scribe import SCRIBE, SIDE
 from write_config import write_config
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import benchmark_run, benchmarks, protocols
 from hyperseg_jax.evaluation.benchmarks import BENCHMARKS
 from hyperseg_jax.evaluation.caption_tools import Tools
+from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.evaluation.scoring import Scorer
 from hyperseg_jax.evaluation.validation import evaluate
+from hyperseg_jax.results.answers import Answer, Answers, Thresholds
+from hyperseg_jax.results.mask_resize import resize_masks
 from hyperseg_jax.structs import Example, Prediction, Prompt, Region
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.toy.samples import write_samples
@@ -46,7 +49,22 @@ def write(params, batch, features, *, max_new_tokens, eos_id, vocab_size):
     return np.stack([FIRST + codes, np.full_like(codes, eos_id)], -1)
 
 
-ENGINE = make_engine(None, write)
+def predict(params, batch, features, memory):
+    """Predicts the marked pixels of each region."""
+    return {"mask_logits": jnp.where(jnp.asarray(batch["regions"]), 8.0, -8.0)[:, None]}, None
+
+
+def select(outputs, resize, thresholds):
+    return {"mask": resize_masks(outputs["mask_logits"], resize) > 0}
+
+
+def cut(selected, prompt, geometry, thresholds):
+    height, width = geometry.original
+    return Prediction(selected["mask"][: len(prompt.regions), :height, :width])
+
+
+THRESHOLDS = Thresholds(None, 0.5, 0.8)
+ENGINE = Engine(predict, write, Answers({"regions": Answer(select, cut)}, THRESHOLDS, THRESHOLDS), None)
 
 
 def open_task(name, config, samples):
@@ -65,7 +83,7 @@ def test_every_benchmark_of_captions(samples, config, tmp_path, name):
     assert scores["count"] == regions > 5 and 0 <= scores["rouge_l"] <= 1 and scores["cider"] >= 0
     assert repeated.resumed == first.done and repeated.scorer.compute() == scores
     kinds = {region.kind for region in task.val[0].prompts[0].regions}
-    assert kinds == {"point" if name.endswith(("point", "centre")) else "box"}
+    assert kinds == {"point" if name.endswith(("point", "centre")) and "predicted" not in name else "box"}
     first.cases.save_sheet(tmp_path / "sheet.png", task.val)
     assert (tmp_path / "sheet.png").exists() and not first.rows
 
@@ -90,6 +108,35 @@ def test_texts_belong_to_their_regions_in_any_number_of_queries(samples, config,
     assert sum(sizes) == len(task.val[0].prompts[0].regions) and max(sizes) <= 4 and queries.steps == 1
     asked = queries.prepare_query(0, 0, lambda example: example.prompts[0])
     assert asked.captions == () and len(asked.regions) == sizes[0]
+
+
+def test_points_in_predicted_masks(samples, config, monkeypatch):
+    """The texts are of points in the masks that were predicted from the boxes, in any number of queries."""
+    name, asked = "toy_captions_predicted_point", []
+
+    def record(params, batch, features, **options):
+        asked.append(np.array(batch["regions"]))
+        return write(params, batch, features, **options)
+
+    task, line, engine = open_task(name, config, samples), BENCHMARKS[name], dataclasses.replace(ENGINE, write=record)
+    run = lambda: benchmark_run.run(engine, line, task, batch_size=1, limit=1).scorer.state()["captions_of_predicted_points"]
+    first, (marks,) = run(), asked
+    assert first == run()
+    (prompt,), size = task.val[0].prompts, task.val[0].frames.shape[1]
+    boxes = [region.boxes[0] * SIDE / size for region in prompt.regions]
+    for (left, top, right, bottom), mark in zip(boxes, marks[0, 0], strict=False):
+        (y, x), area = np.argwhere(mark).mean(0) + 0.5, (right - left) * (bottom - top)
+        assert left - 1 <= x <= right + 1 and top - 1 <= y <= bottom + 1 and 0 < mark.sum() < area
+    monkeypatch.setattr(protocols, "REGIONS", 2)
+    asked.clear()
+    assert len(run()["examples"][task.val[0].name]) == len(boxes) and len(asked) == -(-len(boxes) // 2)
+    nothing = dataclasses.replace(ENGINE, predict=lambda *_: ({"mask_logits": jnp.full((1, 1, 1, 16, SIDE, SIDE), -8.0)}, None))
+    monkeypatch.setattr(protocols, "REGIONS", 16)
+    empty = benchmark_run.run(nothing, line, task, batch_size=1, limit=1).scorer.compute()
+    boxed = benchmark_run.run(ENGINE, BENCHMARKS["toy_captions"], task, batch_size=1, limit=1).scorer.compute()
+    assert empty == boxed  # without a mask, a region keeps its box
+    with pytest.raises(UserError, match="this system predicts no masks; request text instead"):
+        benchmark_run.run(dataclasses.replace(ENGINE, predict=None), line, task)
 
 
 def test_validation_scores_captions(samples, config):
@@ -125,7 +172,7 @@ def test_captions_that_cannot_be_scored(samples, config):
         UserError, match=r"record 0: a caption prompt without captions cannot be scored; its reader must return"
     ):
         benchmark_run.run(ENGINE, BENCHMARKS["toy_captions"], dataclasses.replace(task, val=unknown))
-    silent = make_engine(None)
+    silent = dataclasses.replace(ENGINE, write=None)
     with pytest.raises(UserError, match="this system writes no text; request masks instead"):
         benchmark_run.run(silent, BENCHMARKS["toy_captions"], task)
 
