@@ -159,7 +159,7 @@ class PredictedPointTexts(RegionTexts):
     """Texts of regions that are marked by a random pixel of the mask that the model predicts for each (an ablation of SCA).
     Where the mask is empty, the region keeps its own mark."""
 
-    same_image = True
+    shares_image = True
     adaptive = True
     mask_steps = 1
 
