@@ -13,8 +13,7 @@ def make_plain_step(
 ):
     """Returns make_step for loss(params, batch, key, counts). functions: further fields of the system."""
     system = types.SimpleNamespace(
-        loss=lambda model, config: loss,
-        counts=lambda model, config: counts,
+        training_functions=lambda model, config: (counts, loss),
         **{"shorten": lambda batch, length: None, **functions},
     )
     config = {

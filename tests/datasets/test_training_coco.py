@@ -87,7 +87,7 @@ def test_sentences_follow_the_class_list(samples):
     expected = []
     for name, split in (("refcoco", "train"), ("refcoco+", "train"), ("refcocog", "train")):
         reader = layouts.open_benchmark(name, split, samples)
-        expected += [reader[k].prompts[0] for k in range(len(reader)) if reader._refs[k]["image_id"] == image]
+        expected += [reader[k].prompts[0] for k in range(len(reader)) if reader._files.refs[k]["image_id"] == image]
     _, *sentences = example.prompts
     assert len(sentences) == len(expected) > 3
     for sentence, same in zip(sentences, expected, strict=True):

@@ -1,5 +1,6 @@
 """Visual prompts: drawing of points, scribbles and boxes in training and prediction."""
 
+import argparse
 import json
 
 import numpy as np
@@ -16,6 +17,11 @@ from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.structs import Region
 
 SIZE = (480, 640)
+
+
+def given(**marks):
+    """The options of hyperseg predict."""
+    return argparse.Namespace(**{"point": [], "box": [], "scribble": [], "mask": []} | marks)
 
 
 def make_square():
@@ -53,7 +59,7 @@ def test_training_and_prediction_draw_the_same_pixels(tmp_path, size):
     for example in examples:
         (drawn,) = draw_regions(example.prompts[0], size)
         rows, columns = np.nonzero(drawn)
-        ((requests,), _) = _parse_regions([f"{columns.mean():.0f}.7,{rows.mean():.0f}.2"], [], [], size)
+        ((requests,), _) = _parse_regions(given(point=[f"{columns.mean():.0f}.7,{rows.mean():.0f}.2"]), size)
         assert np.array_equal(draw_region(requests, size), drawn), example.name
         assert 0.0009 < drawn.mean() < 0.0012  # of any image
 
@@ -69,7 +75,7 @@ def test_boxes_are_drawn_as_in_training():
     drawn = visual_prompts.draw_marks(make_square(), np.random.default_rng(0))["box"]
     rows, columns = np.nonzero(drawn)
     corners = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-    ((requests,), _) = _parse_regions([], [",".join(map(str, corners))], [], SIZE)
+    ((requests,), _) = _parse_regions(given(box=[",".join(map(str, corners))]), SIZE)
     assert np.array_equal(draw_region(requests, SIZE), drawn)
     dots = [visual_prompts.filled_box((4, 9), *corners) for corners in ((3.1, 1.1, 3.2, 1.2), (8.9, 3.9, 20, 20))]
     assert [np.argwhere(dot).tolist() for dot in dots] == [[[1, 3]], [[3, 8]]]

@@ -59,7 +59,7 @@ def predict(params, batch, query=None):
     return make_outputs(batch, **outputs), pixels.mean((1, 2, 3))
 
 
-def write(params, batch, features, **options):
+def write(params, batch, features, seeds, decoding):
     """Generates the same word for every prompt."""
     return np.full((len(batch["images"]), 1, 1, 2), 40)
 

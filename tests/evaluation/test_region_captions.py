@@ -42,11 +42,11 @@ def config(samples, tmp_path_factory):
     return write_config(root, "scribe", {"width": 4, "vocabulary": 640}, samples["toy"], {"caption": task})
 
 
-def write(params, batch, features, *, max_new_tokens, eos_id, vocab_size):
+def write(params, batch, features, seeds, decoding):
     """Generates one word for each region, by its pixels."""
     regions = np.asarray(batch["regions"])
     codes = (regions * np.arange(regions.shape[-1] ** 2).reshape(regions.shape[-2:])).sum((-2, -1)) % 300
-    return np.stack([FIRST + codes, np.full_like(codes, eos_id)], -1)
+    return np.stack([FIRST + codes, np.full_like(codes, decoding.end_id)], -1)
 
 
 def predict(params, batch, features, memory):
@@ -114,9 +114,9 @@ def test_points_in_predicted_masks(samples, config, monkeypatch):
     """The texts are of points in the masks that were predicted from the boxes, in any number of queries."""
     name, asked = "toy_captions_predicted_point", []
 
-    def record(params, batch, features, **options):
+    def record(params, batch, *inputs):
         asked.append(np.array(batch["regions"]))
-        return write(params, batch, features, **options)
+        return write(params, batch, *inputs)
 
     task, line, engine = open_task(name, config, samples), BENCHMARKS[name], dataclasses.replace(ENGINE, write=record)
     run = lambda: benchmark_run.run(engine, line, task, batch_size=1, limit=1).scorer.state()["captions_of_predicted_points"]

@@ -66,7 +66,7 @@ def test_the_support_is_that_of_transformers():
         ({"max_new_tokens": 0}, "max_new_tokens = 0: must be an integer of at least 1"),
         ({"beams": -2}, "beams = -2: must be an integer"),
         ({"chunk": -1}, "chunk = -1"),
-        ({"temperature": 0.0}, "temperature = 0.0: must be positive; for the most probable tokens use kind='greedy'"),
+        ({"temperature": 0.0}, "temperature = 0.0: must be positive; for the most probable use kind='greedy'"),
         ({"temperature": float("nan")}, "temperature = nan: must be a finite number"),
         ({"top_k": -1}, "top_k = -1"),
         ({"top_p": 0.0}, r"top_p = 0.0: must be in \(0, 1\]"),

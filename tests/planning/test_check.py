@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from real_vocabulary import write_clip, write_phi2
+from real_vocabulary import write_clip, write_gpt2, write_phi2
 from rich.console import Console
 from run_check import run_check
 
@@ -25,7 +25,10 @@ from hyperseg_jax.toy.samples import write_samples
 LARGE = ("hyperseg_3b", "hyperseg_3b_full", "hyperseg_3b_lora", "hyperseg_3b_released", "instructseg_3b")
 CHECKOUT = pathlib.Path(__file__).parents[2]
 SEEM = ("seem_davitd3", "seem_davitd5", "seem_focall", "seem_focalt", "seem_samvitb", "seem_samvitl")
-SMALL = ("own_data", "davis_small", "instructseg_tiny", "seem_own_classes", "seem_tiny", "tiny", "tiny_lora")
+SMALL = ("own_data", "davis_small", "instructseg_tiny", "sca_tiny", "seem_own_classes", "seem_tiny", "tiny", "tiny_lora")
+SCA = ("sca_gpt2_large", "sca_gpt2_large_weak")
+UNCHECKED = ("sca_llama_3b", "sam_vitb", "sam_vith", "sam_vitl")
+"""No package ships the vocabulary of OpenLLaMA; SAM has no training."""
 SIZES = {"seem_own_classes": ":seem_tiny"}
 
 
@@ -37,6 +40,7 @@ def samples_root(shared):
         write_samples(folder)
         write_phi2(folder / "phi-2")
         write_clip(folder / "clip")
+        write_gpt2(folder / "gpt2")
 
     return shared("datasets", write)
 
@@ -58,7 +62,7 @@ def data_root(samples_root, world, tmp_path):
     """f(config name): a folder with data as the config expects it."""
 
     def make(name):
-        if name in LARGE + SEEM:
+        if name in LARGE + SEEM + SCA:
             return samples_root
         if name == "own_data":
             return samples_root / "yours" / "folder"
@@ -83,7 +87,7 @@ def load(name, root):
 
 
 def test_every_shipped_config_is_checked():
-    assert sorted(LARGE + SEEM + SMALL) == configs.shipped_names()
+    assert sorted(LARGE + SEEM + SCA + SMALL + UNCHECKED) == configs.shipped_names()
 
 
 @pytest.mark.parametrize(
@@ -103,6 +107,19 @@ def test_shipped_configs_pass_on_samples(name, data_root):
     else:
         output = run_check(load(name + SIZES.get(name, ""), data_root(name)))
     assert "ready: no step was run" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCA)
+def test_configs_of_sca_pass_on_samples(name, data_root):
+    """With GPT-2's vocabulary."""
+    output = run_check(load(name, data_root(name)), topology="v5e:4x4")
+    assert "ready: no step was run" in output
+
+
+def test_a_system_without_training_is_one_line(world):
+    with pytest.raises(UserError, match="system = 'sam' has no training; use its released weights, or the config of another"):
+        run_check(load("sam_vitb", world))
 
 
 @pytest.mark.slow
