@@ -56,5 +56,8 @@ def get_config() -> ml_collections.ConfigDict:
             },
         },
     }
+    # sharding in evaluation; the model has no training
+    c.train = {"preset": "auto", "mesh": {"data": 0, "fsdp": 0, "tensor": 0, "space": 0}}
+    c.hosts = {"start": 300, "barrier": 600, "heartbeat": 100, "watchdog": 1800}
     c.limits = limits.default_block()
     return c

@@ -107,6 +107,8 @@ def _name_processes(lists: Sequence[Sequence[str]]) -> list[str]:
 def _check(
     config: ml_collections.ConfigDict, run_dir: Workdir | None, accept_changes: bool, topology: str, report: _Report
 ) -> None:
+    if config.system in systems.registered_names():
+        systems.get(config.system).check_training()
     devices = mesh = system = tokenizer = initial = None
     batch_fits = False
     with report.collect():

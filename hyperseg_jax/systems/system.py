@@ -139,12 +139,15 @@ class System(Generic[Model]):
         """Loads a tokenizer, see MakeTokenizer; None if the system has no text."""
         return None if self.tokenizer is None else self.tokenizer(config, path)
 
-    def training_functions(self, model: Model, config: ConfigDict) -> tuple[Callable[[Batch], Counts], Loss]:
-        """Returns the functions of `counts` and `loss`. Raises UserError if the system is not trained here."""
+    def check_training(self) -> None:
+        """Raises UserError if the system has no training."""
         if self.counts is None or self.loss is None:
-            raise UserError(
-                f"system = {self.name!r} has no training; use its released weights, or the config of another system"
-            )
+            raise UserError(f"system = {self.name!r} has no training; use its released weights, or a config of another system")
+
+    def training_functions(self, model: Model, config: ConfigDict) -> tuple[Callable[[Batch], Counts], Loss]:
+        """Returns the functions of `counts` and `loss`. Raises UserError if the system has no training."""
+        self.check_training()
+        assert self.counts is not None and self.loss is not None
         return self.counts(model, config), self.loss(model, config)
 
     def full_loss(self, model: Model, config: ConfigDict) -> Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]]:
