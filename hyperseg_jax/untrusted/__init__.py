@@ -17,6 +17,7 @@ features        reads the metadata of datasets prepared by tensorflow-datasets
 stores          opens buckets, with an allowlist of protocols
 checkpoints     validates Orbax checkpoint folders before Orbax opens them
 checkpoint_arrays   validates the shapes, dtypes and codecs of checkpoint arrays
+checkpoint_index    bounds what the index of checkpoint arrays unpacks to
 printing        sanitizes untrusted text for messages: no markup, no control characters
 pickle_machine  reads pickles as data; names are only looked up in a table
 regexes         bounds the time of regular expressions

@@ -9,6 +9,7 @@ from typing import Any
 
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.checkpoint_index import check_index
 from hyperseg_jax.untrusted.checkpoints import LARGEST, TREE, AnyPath, is_remote, read_fields, walk_files
 from hyperseg_jax.untrusted.printing import escaped, escaped_value
 
@@ -54,9 +55,11 @@ def check_arrays(folder: AnyPath, expected: Mapping[str, Arrays]) -> None:
 
 
 def _check_part_files(folder: AnyPath, expected: int) -> None:
-    """Raises BadFile if the files of a part are far larger than its arrays."""
-    if sum(stored for _, stored in walk_files(folder)) > 4 * expected + LARGEST:
+    """Raises BadFile if the files of a part, or what its index unpacks to, are far larger than its arrays."""
+    most = 4 * expected + LARGEST
+    if sum(stored for _, stored in walk_files(folder)) > most:
         raise BadFile(f"its {folder.name} has far more bytes than its arrays")
+    check_index(folder, expected, most)
     _check_host_notes(folder)
 
 
