@@ -87,6 +87,7 @@ def get_config() -> ml_collections.ConfigDict:
         "tokenizer": "{root}/clip",  # a folder with the tokenizer.json of CLIP
         "class_templates": "all",  # the sentences of class names: "all" 81 of CLIP, or "name"
         "image_size": 1024,  # of the square that training crops
+        "padding": "grey",  # of squares in training; "zero": after normalization, as in prediction
         "resize": {"short_side": 512, "long_side": 2048, "multiple": 32, "bicubic": 1},  # in prediction: as in their demo
         "horizontal_flip": 0.5,
         "workers": 8,

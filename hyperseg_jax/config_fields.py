@@ -111,7 +111,7 @@ SIMPLE_REGEX = (
     f"a regular expression of ASCII letters, without flags and with at most {regexes.REPEATS} repeats, none of them inside "
     "another (docs/security.md)"
 )
-CHOICES = {"frozen_type": ("", "float32", "bfloat16", "float16")}
+CHOICES = {"frozen_type": ("", "float32", "bfloat16", "float16"), "padding": ("zero", "grey")}
 """{field name: its possible values} of strings."""
 UNCHECKED_BLOCKS = ("data.tasks", "data.augment", "data.toy", "limits")
 """Blocks with user-defined names, or that are checked elsewhere."""
@@ -119,7 +119,7 @@ TASK_FIELDS = {"reader": "", "ratio": 0}
 """Fields of every task; the other fields are sizes that depend on the system."""
 SYSTEM_BLOCKS = ("model", "loss")
 """Blocks whose fields depend on the system."""
-SYSTEM_DATA_FIELDS = ("template", "image_size", "buckets", "resize")
+SYSTEM_DATA_FIELDS = ("template", "image_size", "buckets", "resize", "padding")
 """Fields of `data` that depend on the system."""
 NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 

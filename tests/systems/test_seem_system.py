@@ -20,7 +20,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.systems.seem import marks, rounds
+from hyperseg_jax.systems.seem import inputs, marks, rounds
 from hyperseg_jax.text.class_templates import TEMPLATES
 
 SYSTEM = systems.get("seem")
@@ -281,6 +281,16 @@ def test_images_keep_their_shape_in_prediction():
     assert [(shape["height"], shape["width"]) for shape in shapes] == [(32, 64), (96, 32)]
     together = processor.for_bucket(common_shape(shapes))
     assert together.geometry(40, 60).padded == (96, 64) and together.geometry(40, 60).filled == (32, 48)
+
+
+def test_padding_of_training():
+    batch = {"images": np.full((1, 1, 4, 4, 3), 128, np.uint8), "filled": np.array([[4, 2]])}
+    zero, grey = (inputs.training_images(batch, padding) for padding in ("zero", "grey"))
+    assert not zero[:, :, 2:].any() and zero[:, :, :2].all()
+    np.testing.assert_allclose(grey[0, 0, 3], (128 - np.array([123.675, 116.28, 103.53])) / [58.395, 57.12, 57.375], rtol=1e-6)
+    np.testing.assert_array_equal(grey[:, :, :2], zero[:, :, :2])
+    with pytest.raises(UserError, match=r"data\.padding = 'white': give one of 'zero', 'grey'"):
+        configs.load("seem_focalt", ["data.padding=white"])
 
 
 def test_sam_reads_images_of_one_size():

@@ -13,12 +13,20 @@ from hyperseg_jax.decoders.marks import MarkedPoints
 from hyperseg_jax.encoders.clip_text import select_end
 from hyperseg_jax.losses.targets import MaskTargets
 from hyperseg_jax.structs import DeviceArray
+from hyperseg_jax.systems.pixels import normalize_for_masks, normalize_padded
 from hyperseg_jax.systems.seem.criterion import MARKS, OBJECTS, PHRASES, Targets
 from hyperseg_jax.systems.seem.model import Seem, average_templates
 from hyperseg_jax.systems.seem.rounds import Marks
 
 TEXTS = 256
 """Number of sentences that are encoded at once."""
+
+
+def training_images(batch: Batch, padding: str) -> Float[jax.Array, "B H W 3"]:
+    """Returns the normalized images of a training batch. padding: "zero": 0 after normalization, as in prediction; "grey": what
+    the images have outside of their filled part, as published for training."""
+    images = batch["images"][:, 0]
+    return normalize_for_masks(images) if padding == "grey" else normalize_padded(images, batch["filled"])
 
 
 def class_vectors(

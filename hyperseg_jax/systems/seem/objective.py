@@ -15,7 +15,6 @@ from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.decoders.seem import SeemPrediction, SeemPrompts
 from hyperseg_jax.losses.targets import TargetCounts
 from hyperseg_jax.structs import DeviceArray
-from hyperseg_jax.systems.pixels import normalize_padded
 from hyperseg_jax.systems.seem import inputs
 from hyperseg_jax.systems.seem.criterion import MARKS, PromptVectors, Targets, build_criteria, predictions_of
 from hyperseg_jax.systems.seem.model import Seem, SeemImage
@@ -82,12 +81,12 @@ def make_counts(model: Seem, config: ml_collections.ConfigDict) -> Callable[[Bat
 
 def make_loss(model: Seem, config: ml_collections.ConfigDict) -> Loss:
     """Returns the Loss. config.loss.rounds is the maximum number of rounds before the pass with gradients; the number is drawn
-    uniformly from 0 to it."""
-    criteria, most_rounds = build_criteria(config), config.loss.rounds
+    uniformly from 0 to it. config.data.padding: see inputs.training_images."""
+    criteria, most_rounds, padding = build_criteria(config), config.loss.rounds, config.data.get("padding", "zero")
 
     def batch_loss(params: Any, batch: Batch, key: PRNGKeyArray, counts: Counts) -> tuple[jax.Array, dict[str, jax.Array]]:
         choices_key, rounds_key, points_key = jax.random.split(key, 3)
-        images = normalize_padded(batch["images"][:, 0], batch["filled"])
+        images = inputs.training_images(batch, padding)
         image: Any = model.apply({"params": params}, images, method="encode_image")
         targets, text, phrases, classes, rounds = inputs.targets_of(batch), None, None, None, None
         if batch["phrase_ids"].shape[1]:
