@@ -23,6 +23,7 @@ from hyperseg_jax.llms.settings import Settings
 from hyperseg_jax.structs import DeviceArray, TokenStream
 from hyperseg_jax.tables import FusedColumns, Identity, Row, Table
 
+END = 50256  # <|endoftext|> in GPT-2's vocabulary
 DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 
 
@@ -165,6 +166,5 @@ def hub_settings(model: GPT2) -> dict[str, Any]:
         "activation_function": "gelu_new",
         **dict.fromkeys(DROPOUTS, model.dropout),
         "tie_word_embeddings": True,
-        "bos_token_id": None,
-        "eos_token_id": None,
+        **dict.fromkeys(("bos_token_id", "eos_token_id"), END if model.vocab_size > END else None),
     }

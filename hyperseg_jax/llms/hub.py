@@ -40,9 +40,9 @@ def weight_table(model: GPT2 | Llama, *, with_head: bool = False) -> Table:
     return gpt2.table(model, with_head=with_head) if isinstance(model, GPT2) else llama.table(model, with_head=with_head)
 
 
-def make_parts(find: Find, path: str = "llm/", **settings: Any) -> dict[str, Part]:
+def make_parts(find: Find, path: str = "llm/") -> dict[str, Part]:
     """Returns the parts "gpt2" and "llama" of a system, for its System.parts. path: prefix of the parameters of the language
-    model. settings: fields of config.json, such as eos_token_id."""
+    model."""
 
     def checked(name: str, config: Any) -> Any:
         model, (kind, _) = find(config), KINDS[name]
@@ -53,7 +53,7 @@ def make_parts(find: Find, path: str = "llm/", **settings: Any) -> dict[str, Par
 
     def make(name: str, module: Any) -> Part:
         table = lambda config: module.table(checked(name, config)).with_prefix(path)
-        return Part((path,), table, lambda config: module.hub_settings(checked(name, config)) | settings, reads_text=True)
+        return Part((path,), table, lambda config: module.hub_settings(checked(name, config)), reads_text=True)
 
     return {name: make(name, module) for name, (_, module) in KINDS.items()}
 

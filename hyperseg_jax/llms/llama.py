@@ -22,6 +22,7 @@ from hyperseg_jax.llms.settings import Settings
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.tables import Identity, Row, Table
 
+VOCABULARY, START, END = 32000, 1, 2  # number of tokens, <s> and </s> of LLaMA
 CONTEXT = 2048  # open_llama's max_position_embeddings; the weights do not depend on it
 # linear -> (its submodule of a layer, its PyTorch name)
 LINEARS = {
@@ -169,6 +170,7 @@ def from_hub(content: Mapping[str, Any], **fields: Any) -> Llama:
 
 def hub_settings(model: Llama) -> dict[str, Any]:
     """Returns the config.json of LlamaForCausalLM, see from_hub."""
+    has_ids = model.vocab_size >= VOCABULARY
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -185,6 +187,6 @@ def hub_settings(model: Llama) -> dict[str, Any]:
         "attention_bias": False,
         "mlp_bias": False,
         "tie_word_embeddings": model.tied,
-        "bos_token_id": None,
-        "eos_token_id": None,
+        "bos_token_id": START if has_ids else None,
+        "eos_token_id": END if has_ids else None,
     }

@@ -30,7 +30,6 @@ FROZEN_TYPES = CHOICES["frozen_type"]
 def check_counts(config: ml_collections.ConfigDict) -> None:
     """Raises UserError listing the counts of steps or examples that are below one or too large, and names in data.curriculum
     and train.best that are no tasks."""
-    systems.get(config.system).check_training()
     curriculum, tasks, best = config.data.curriculum, config.data.tasks, config.train.best
     problems = []
     if not 0 <= curriculum.share < 1:

@@ -137,16 +137,18 @@ def test_the_same_tokens(ours, theirs, tokenizer, decoding, options, capsys):
         logits, cache = apply(apply(ids, method="embed"), decoding.max_new_tokens - 1, method="begin_text")
         return generate(logits, step, cache, jax.random.split(jax.random.key(0), 1), decoding)
 
-    written = np.asarray(write(params))[0]
-    start = time.perf_counter()
     jax.block_until_ready(write(params))
+    start = time.perf_counter()
+    written = np.asarray(write(params))[0]
     seconds = time.perf_counter() - start
     settings = {"do_sample": False, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id, **options}
     given = torch.tensor(ids)
+    start = time.perf_counter()
     expected = theirs.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=decoding.max_new_tokens, **settings)
-    expected = expected[0, ids.shape[1] :].numpy()
+    their_seconds, expected = time.perf_counter() - start, expected[0, ids.shape[1] :].numpy()
+    each = [f"{1000 * total / len(expected):.0f} ms" for total in (seconds, their_seconds)]
     with capsys.disabled():
-        print(f"\n{tokenizer.decode(written.tolist())!r}\n{1000 * seconds / len(written):.0f} ms per token, with the prompt")
+        print(f"\n{tokenizer.decode(written.tolist())!r}\n{each[0]} per token with the prompt, in PyTorch {each[1]}")
     np.testing.assert_array_equal(written[: len(expected)], expected)
     assert (written[len(expected) :] == tokenizer.eos_id).all() and len(expected) >= 16
     assert "Paris" in tokenizer.decode(written.tolist())

@@ -21,7 +21,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.planning import check, devices
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.toy.samples import write_samples
-from hyperseg_jax.training.checks import check_counts
+from hyperseg_jax.training.loop import train
 
 LARGE = ("hyperseg_3b", "hyperseg_3b_full", "hyperseg_3b_lora", "hyperseg_3b_released", "instructseg_3b")
 CHECKOUT = pathlib.Path(__file__).parents[2]
@@ -118,9 +118,10 @@ def test_configs_of_sca_pass_on_samples(name, data_root):
     assert "ready: no step was run" in output
 
 
-def test_a_system_without_training_is_one_line(world):
-    with pytest.raises(UserError, match="system = 'sam' has no training; use its released weights, or a config of another"):
-        check_counts(load("sam_vitb", world))
+@pytest.mark.parametrize("call", [run_check, lambda config: train(config, "runs/none")])
+def test_a_system_without_training_is_one_line(world, call):
+    with pytest.raises(UserError, match="^system = 'sam' has no training; use its released weights, or a config of another"):
+        call(load("sam_vitb", world))
 
 
 @pytest.mark.slow

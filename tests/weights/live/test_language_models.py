@@ -61,7 +61,8 @@ def theirs(ours, make_theirs):
 
 def hub_content(model):
     module = gpt2 if kind_of(model) == "gpt2" else llama
-    return {key: value for key, value in module.hub_settings(model).items() if key != "architectures"}
+    without = {"bos_token_id": None, "eos_token_id": None}
+    return {key: value for key, value in module.hub_settings(model).items() if key != "architectures"} | without
 
 
 def shapes(model):
