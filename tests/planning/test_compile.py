@@ -90,6 +90,15 @@ REAL = [
     ("hyperseg_3b:v5e-16", "v5e:4x4", "referring", 15.75),
     ("hyperseg_3b_full:v5p-128", "v5p:4x4x4", "referring", 95.0),
 ]
+# (config, task with the largest program), for v5e:4x4.
+SMALLER = [
+    ("sca_gpt2_large", "caption"),
+    ("sca_llama_3b", "caption"),
+    ("seem_samvitb", "panoptic"),
+    ("seem_davitd3", "panoptic"),
+    ("seem_focalt", "panoptic"),
+    ("seem_focall", "panoptic"),
+]
 
 
 @pytest.mark.slow
@@ -101,6 +110,17 @@ def test_hyperseg_3b_fits_its_slice(name, topology, task, room):
     assert result.memory.peak < room * 2**30
     assert result.matching_loops >= 2 and not result.loop_collectives
     assert result.collectives["all-reduce"] >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "task"), SMALLER, ids=[name for name, _ in SMALLER])
+def test_recipes_of_seem_and_sca_fit_v5e_16(name, task):
+    result = planning.compile_step(configs.load(name), task, topologies.slice_devices("v5e:4x4"))
+    print(f"{result.memory.peak / 1e9:.2f} GB per chip, {result.examples} examples")
+    assert not result.problem, result.problem
+    assert result.examples >= 1 and not result.loop_collectives
+    assert result.memory.peak < 15.75 * 2**30
+    assert (result.matching_loops >= 2) == name.startswith("seem")
 
 
 @pytest.mark.slow
