@@ -18,6 +18,7 @@ from hyperseg_jax import config as configs
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.commands.evaluate import check_output_paths
 from hyperseg_jax.data import sources
+from hyperseg_jax.datasets.check import notes_of
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import benchmark_run, benchmarks
 from hyperseg_jax.evaluation.caption_tools import Tools, load_spacy
@@ -108,6 +109,8 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
                     )
                 notes[name] = []
                 if hosts.is_primary():
+                    for note in notes_of(task.val):
+                        _note(console, name, notes[name], note)
                     scores[name] |= result.scorer.finish(tools, functools.partial(_note, console, name, notes[name]))
                 if result.resumed:
                     log(console, f"{name}: resumed after {result.resumed} examples")

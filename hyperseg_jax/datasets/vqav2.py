@@ -11,6 +11,7 @@ from hyperseg_jax.datasets.check_errors import Problem, note_problem, report_pro
 from hyperseg_jax.datasets.id_index import IdIndex
 from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.structs import Prompt
+from hyperseg_jax.untrusted.printing import escaped_value
 
 MIN_ANSWERS = 2
 """Minimum number of answers that VQA accuracy can compare."""
@@ -38,10 +39,16 @@ class VqaV2(PerImage):
         self._questions = files.list_field(self._file.content, "questions", str(self._file.path))
         self._question_index = IdIndex(self._questions, "question_id", f"{self._file.path} questions", strict=False)
         self._answers: IdIndex | None = None
+        self.notes: tuple[str, ...] = ()
         if annotations_path:
             self._answers_path = str(annotations_path)
             self._annotations = files.list_field(files.Json(annotations_path, dict).content, "annotations", self._answers_path)
             self._answers = IdIndex(self._annotations, "question_id", f"{self._answers_path} annotations", strict=False)
+            if unasked := [key for key in self._answers if key not in self._question_index]:
+                self.notes = (
+                    f"{len(unasked)} answers of {self._answers_path} have no question in {self.name} and are left out; the first: "
+                    f"question_id {escaped_value(unasked[0])}",
+                )
         self._group_prompts(len(self._questions), self._image_id, prompts_per_example)
 
     def _location(self, n: int) -> str:

@@ -37,6 +37,13 @@ def test_questions_with_too_many_answers(copy_samples):
     assert reader[1].prompts
 
 
+def test_answers_without_a_question_are_counted(copy_samples):
+    root = copy_samples("coco", "vqav2")
+    edit_json(root / "vqav2/v2_OpenEnded_mscoco_val2014_questions.json", lambda content: content["questions"].pop(0))
+    (note,) = layouts.find_layout("vqav2").open(root, "val2014").notes
+    assert note.startswith("1 answers of ") and note.endswith("are left out; the first: question_id 0")
+
+
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize(("name", "home"), [("davis2016", "davis2016"), ("davis2017", "davis2017")])
 def test_videos_with_too_few_frames(copy_samples, name, home, count):
