@@ -45,10 +45,8 @@ class VqaV2(PerImage):
             self._annotations = files.list_field(files.Json(annotations_path, dict).content, "annotations", self._answers_path)
             self._answers = IdIndex(self._annotations, "question_id", f"{self._answers_path} annotations", strict=False)
             if unasked := [key for key in self._answers if key not in self._question_index]:
-                self.notes = (
-                    f"{len(unasked)} answers of {self._answers_path} have no question in {self.name} and are left out; the first: "
-                    f"question_id {escaped_value(unasked[0])}",
-                )
+                what = f"{len(unasked)} answers of {self._answers_path} have no question in {self.name} and are left out"
+                self.notes = (f"{what}; the first: question_id {escaped_value(unasked[0])}",)
         self._group_prompts(len(self._questions), self._image_id, prompts_per_example)
 
     def _location(self, n: int) -> str:
