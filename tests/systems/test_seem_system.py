@@ -1,6 +1,7 @@
 """SEEM: its arrays, losses, cached features, prompts of all kinds, and interactive sessions."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from hyperseg_jax.data.processor import common_shape
 from hyperseg_jax.decoders.marks import MarkedPoints
 from hyperseg_jax.decoders.seem import TABLES, SeemPrediction, SeemStage
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation.benchmarks import BENCHMARKS
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.systems import system as systems
@@ -79,6 +81,18 @@ def test_elements_have_the_declared_arrays(tasks, name):
     processor = task.processor.for_bucket(task.processor.bucket(example))
     made, spec = processor(example, train=False), processor.spec(1)
     assert {key: leaf.shape for key, leaf in made.items()} == {key: leaf.shape[1:] for key, leaf in spec.items()}
+
+
+def test_sentences_are_read_as_they_are_asked_in_prediction(tasks, world):
+    """In training, validation and the benchmark: without a period of ours, which would be another text."""
+    line = BENCHMARKS["toy_referring"]
+    benchmark = sources.open_reader("it", line.reader, line.fields, str(world))
+    task = tasks["referring"]
+    for split, reader in (("train", task.train), ("val", task.val), ("val", benchmark)):
+        records = json.loads((world / "refcoco" / f"refcoco_{split}.json").read_text())
+        written = {entry["raw"] for record in records for entry in record["instruction"]}
+        assert {prompt.text for k in range(len(reader)) for prompt in reader[k].prompts} == written
+        assert not any(text.endswith(".") for text in written)
 
 
 @pytest.fixture(scope="module")
