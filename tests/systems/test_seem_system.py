@@ -362,6 +362,14 @@ def test_pixels_are_shared_between_prompts():
         assert 4 <= (prompt == 1).sum() <= 8
 
 
+def test_memory_belongs_to_the_prompts_that_an_image_has():
+    """Objects without a mark, as very small ones, leave gaps."""
+    valid = jnp.array([[True, False, True, False], [False, False, False, True]])
+    slots = rounds.random_choices(small_decoder(), jax.random.key(0), 8, valid).slots
+    assert set(slots[:, :, 0].ravel().tolist()) == {0, 2} and set(slots[:, :, 1].ravel().tolist()) == {3}
+    assert (jnp.diff(slots, axis=-1) >= 0).all()
+
+
 def test_simulated_rounds_click_until_the_mask_is_good():
     """A prediction that covers all pixels gets negative clicks; a perfect one gets none."""
     size, target = (16, 16), np.zeros((1, 2, 16, 16), bool)
