@@ -194,8 +194,13 @@ def test_panoptic_quality_over_all_classes(coco):
     assert scores["pq_things"] == pytest.approx(person / 2) and scores["pq_stuff"] == 1
 
 
-def test_semantic_scores_over_all_classes(coco):
-    """The row of the first image without a segment in the truth does not count."""
+@pytest.mark.parametrize("crowd", [False, True])
+def test_semantic_scores_over_all_classes(coco, crowd):
+    """The row of the first image without a segment in the truth does not count. A crowd counts as its class."""
+    notes = coco / "coco" / "annotations" / "panoptic_val2017.json"
+    content = json.loads(notes.read_text())
+    content["annotations"][1]["segments_info"][0]["iscrowd"] = int(crowd)
+    write_json(notes, content)
     answers = [ANSWERS[0], [(PERSON, make_band(0, 28)), (DOG, make_band(28, 12)), (GRASS, make_band(40, 24))]]
     scores = run(coco, "coco_semantic", lambda batch: class_masks(batch, answers))
     rows = lambda segments: np.array([next((c for c, mask, *_ in segments if mask[y, 0]), -1) for y in range(SIDE)])
