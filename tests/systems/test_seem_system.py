@@ -114,6 +114,21 @@ def assert_close(one, other, rtol=2e-5):
         np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=1e-6)
 
 
+@pytest.mark.parametrize(("variant", "field"), [("v0", "regions"), ("demo", "phrases"), ("demo", "regions")])
+def test_prompts_that_a_variant_cannot_train(variant, field):
+    """In v0 the marks of one object would be read as those of another; class lists alone can be trained."""
+    config = small_config(model__mask_decoder__variant=variant).unlock()
+    config.data.tasks = {"panoptic": config.data.tasks.panoptic}
+    make = lambda: SYSTEM.loss(SYSTEM.build(config), config)
+    assert make()
+    config.data.tasks.panoptic[field] = 3
+    message = rf"^data\.tasks\.panoptic\.{field} = 3: variant '{variant}' cannot be trained with them; give 0"
+    with pytest.raises(UserError, match=message):
+        make()
+    config.data.tasks.panoptic.ratio = 0
+    assert make()
+
+
 def elements(tasks, name):
     task = tasks[name]
     rows = [task.prepare(task.train[k], np.random.default_rng(k)) for k in range(2)]
