@@ -169,7 +169,7 @@ def composed(tasks):
     """f(seed, **sizes) -> an element with a class list, sentences about three objects and marks; and its class list."""
     lists, sentences = tasks["panoptic"].train[0], tasks["referring"].train[0].prompts
     objects = {prompt.masks.tobytes(): prompt for prompt in sentences if len(prompt.masks)}
-    chosen = list(objects.values())[:3]
+    chosen = [dataclasses.replace(prompt, group="name") for prompt in list(objects.values())[:3]]  # any text of a file
     assert len(chosen) == 3
     again = [dataclasses.replace(prompt, text=f"{prompt.text} again") for prompt in chosen]
     example = dataclasses.replace(lists, prompts=(*lists.prompts, *chosen, *again))
