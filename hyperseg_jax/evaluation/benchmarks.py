@@ -110,8 +110,7 @@ def _benchmark_from_layout(
 def _sentence_benchmark(split: str) -> Benchmark:
     """Returns the benchmark of RefCOCOg in which each object has one sentence, its first, as it was written, and the sentences
     about an image are one query, as in SEEM's evaluation."""
-    options = {"sentences": "first", "prompts_per_example": TOGETHER}
-    line = _benchmark_from_layout("referring", "referring", "refcocog", split, **options)
+    line = _benchmark_from_layout("referring", "referring", "refcocog", split, sentences="first", prompts_per_example=TOGETHER)
     return dataclasses.replace(line, together=TOGETHER)
 
 
