@@ -120,7 +120,7 @@ def test_configs_of_sca_pass_on_samples(name, data_root):
 
 @pytest.mark.parametrize("call", [run_check, lambda config: train(config, "runs/none")])
 def test_a_system_without_training_is_one_line(world, call):
-    with pytest.raises(UserError, match="^system = 'sam' has no training; use its released weights, or a config of another"):
+    with pytest.raises(UserError, match=r"^system = 'sam' has no training; use its released weights, or a config of another"):
         call(load("sam_vitb", world))
 
 
