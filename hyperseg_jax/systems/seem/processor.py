@@ -22,7 +22,7 @@ from hyperseg_jax.ops.transforms import Geometry, SideRule, fit_to_square, resiz
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems.pixels import GREY
 from hyperseg_jax.systems.seem import marks
-from hyperseg_jax.systems.seem.derived_prompts import NAME, derive_prompts
+from hyperseg_jax.systems.seem.derived_prompts import derive_prompts
 from hyperseg_jax.systems.seem.texts import pad_ids, padded_length, text_ids
 from hyperseg_jax.text.class_templates import BACKGROUND, SETS, clean_class_name
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -124,12 +124,14 @@ class SeemProcessor:
         prompts = example.prompts[: self.prompts]
         with naming_example(example):
             lists, phrases, regions = _sort_prompts(prompts)
+            named = bool(train and lists and not regions and not phrases)  # class names take the place of sentences
             if train and lists and not regions:
                 rng = rng or np.random.default_rng(0)
                 derived = derive_prompts(lists[0], phrases, self.phrases, self.regions, self.templates, rng)
                 _, phrases, regions = _sort_prompts(derived)
             arrays = self._class_arrays(lists[0] if lists else None, geometry, train, rng)
             arrays |= self._phrase_arrays(phrases, geometry, train)
+            arrays["is_sentence"] = np.asarray(not named)
             arrays |= self._region_arrays(regions[0] if regions else None, geometry, of_regions, train, rng)
         for prefix, (image, placed) in images.items():
             arrays[f"{prefix}images"] = resize_and_pad(image, placed, GREY, bicubic=bool(self.bicubic and not train))[None]
@@ -297,7 +299,6 @@ class SeemProcessor:
         return {
             "phrase_ids": pad_ids(texts, self.phrases, self.length, self.tokenizer.eos_id),
             "phrase_present": present,
-            "is_sentence": np.asarray(not prompts or prompts[0].group != NAME),
             **{f"phrase_{name}": value for name, value in targets.items()},
         }
 
