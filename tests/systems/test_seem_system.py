@@ -348,6 +348,18 @@ def test_pixels_are_shared_between_prompts():
         assert 4 <= (prompt == 1).sum() <= 8
 
 
+@pytest.mark.parametrize("height", [255, 511, 512])
+def test_pixels_of_a_box_are_spread_over_it(height):
+    """At equal distances in raster order, those of a box that is 511 pixels high are in one column."""
+    masks = np.zeros((1, 512, 300), bool)
+    masks[0, :height, 20:120] = True
+    first, again = (marks.sample_pixels(marks.find_pixels(masks), 512, None) for _ in range(2))
+    prompt, row, column = first
+    assert len({*zip(row.tolist(), column.tolist(), strict=True)}) == 512 and masks[prompt, row, column].all()
+    assert abs(column.mean() - 69.5) < 4 and 26 < column.std() < 32 and abs(row.mean() - height / 2) < 2
+    assert all(map(np.array_equal, first, again))
+
+
 def test_simulated_rounds_click_until_the_mask_is_good():
     """A prediction that covers all pixels gets negative clicks; a perfect one gets none."""
     size, target = (16, 16), np.zeros((1, 2, 16, 16), bool)
