@@ -22,6 +22,7 @@ from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.systems.seem import inputs, marks, rounds
 from hyperseg_jax.text.class_templates import TEMPLATES
+from hyperseg_jax.text.tokenizer import Tokenizer
 
 SYSTEM = systems.get("seem")
 RNG = np.random.default_rng(0)
@@ -230,6 +231,19 @@ def test_class_names_are_put_in_all_published_sentences():
     decode = lambda ids: processor.tokenizer.decode(ids).strip()
     assert decode(texts[1][1]) == "a photo of a star."
     assert decode(texts[3][0]) == "background."
+
+
+def test_a_class_list_is_tokenized_once(monkeypatch):
+    """Not for each image and round: COCO's has more than ten thousand sentences."""
+    processor, encoded = make_processor(templates="all"), []
+    real = Tokenizer.encode
+    monkeypatch.setattr(Tokenizer, "encode", lambda self, text: encoded.append(text) or real(self, text))
+    asked = (Prompt("panoptic", classes=CLASSES), Prompt("region", regions=tuple(two_boxes()), classes=CLASSES))
+    rows = []
+    for prompt in asked:
+        example = Example("it", IMAGE[None], (prompt,))
+        rows.append(processor.for_bucket(processor.bucket(example))(example, train=False)["class_ids"])
+    assert len(encoded) == 4 * len(TEMPLATES) and np.array_equal(*rows)
 
 
 def make_processor(**fields):
