@@ -247,3 +247,22 @@ def test_class_lists_of_all_kinds(model):
     assert (semantic.masks.sum(0) == 1).all() and len(set(semantic.names)) == len(semantic)
     with pytest.raises(UserError, match="kind = 'boxes': use one of panoptic, instances, semantic"):
         model.segment_classes(IMAGE, CLASSES, kind="boxes")
+
+
+@pytest.mark.parametrize(
+    "ask, message",
+    [
+        (
+            lambda m: m.segment_classes(IMAGE, "dog"),
+            r"classes = 'dog': is one text; .* as in classes=\['dog'\]",
+        ),
+        (lambda m: m.segment_classes(IMAGE, ["dog"], stuff="grass"), "stuff = 'grass': is one text"),
+        (lambda m: m.session(IMAGE, classes="dog"), "classes = 'dog': is one text"),
+        (lambda m: m.segment_classes(IMAGE, [], kind="semantic"), "no classes are given; name at least one"),
+        (lambda m: m.segment_regions(IMAGE, two_boxes(), text=" "), "the prompt is empty"),
+        (lambda m: list(m.segment_video([IMAGE], ".", regions=two_boxes())), "the prompt is empty"),
+    ],
+)
+def test_texts_that_say_nothing_are_refused(model, ask, message):
+    with pytest.raises(UserError, match=message):
+        ask(model)
