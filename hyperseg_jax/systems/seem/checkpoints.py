@@ -19,7 +19,7 @@ SEEM = SourceCheckpoint(
     mark=r"sem_seg_head\.predictor\.pn_indicator\.weight",
     file="seem_focalt_v1.pt, or the *.pt of another released model",
     file_names=(
-        FileName(r"seem_focall_v1(?!\d).*", VARIANT, (), TWO_MEANINGS),
+        FileName(r"seem[_-]focall[_-]v1(?!\d).*", VARIANT, (), TWO_MEANINGS),
         FileName(r".*[_-]v0(?!\d).*", VARIANT, ("v0", "demo")),
         FileName(r".*[_-]v1(?!\d).*", VARIANT, ("v1",)),
     ),

@@ -53,7 +53,9 @@ def test_torch_to_ours_to_torch_is_bit_exact(random_tensors, save, tmp_path):
         ("seem_focall_v1.pt", "v1", "published with weights of v0 and of v1"),
         ("seem_focall_v1.pt", "v0", "published with weights of v0 and of v1"),
         ("seem_focall_v1 (1).pt", "v1", "published with weights of v0 and of v1"),
+        ("SEEM-FocalL-v1.pt", "v1", "published with weights of v0 and of v1"),
         ("seem_focalt_v0_copy.pt", "v1", "is v0 or demo"),
+        ("SEEM_FOCALT_V0.PT", "v1", "is v0 or demo"),
     ],
 )
 def test_a_variant_that_the_file_name_contradicts_is_refused(random_tensors, save, tmp_path, name, variant, message):
