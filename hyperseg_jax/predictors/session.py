@@ -85,13 +85,14 @@ class Session:
         return self._add_marks(Region.from_mask(mask), target)
 
     def add_text(self, text: str) -> Prediction:
-        """Adds a phrase. Without marks, it is segmented; with marks, it helps to find what they mark."""
+        """Adds a phrase, which replaces an earlier one. Without marks, it is segmented; with marks, it helps to find what they
+        mark."""
         if not text.strip(" ."):
             raise UserError("the prompt is empty; say what to segment")
         return self._answer(dataclasses.replace(self._rounds[-1], text=text.strip()))
 
     def add_example(self, image: ImageLike, *regions: Region | Bool[np.ndarray, "H W"]) -> Prediction:
-        """Finds in this image what each region marks in another one. Earlier marks are replaced."""
+        """Finds in this image what each region marks in another one. Earlier marks are replaced; a text is kept."""
         from hyperseg_jax.predictors.model import read_image
 
         if not regions:

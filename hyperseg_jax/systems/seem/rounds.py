@@ -57,8 +57,8 @@ def random_choices(decoder: SeemDecoder, key: PRNGKeyArray, rounds: int, valid: 
 
 
 def fixed_choices(decoder: SeemDecoder, known: Bool[DeviceArray, "B N"]) -> Choices:
-    """Returns the choices of prediction: queries at equal distances, and an equal number of memory tokens for each prompt with a
-    mask of the last round. known: which prompts have one, the first ones of each image."""
+    """Returns the choices of prediction: queries at equal distances, and an equal number of memory tokens for each prompt with
+    a mask of the last round. known: which prompts have one, the first ones of each image."""
     count = known.shape[1] * QUERIES_PER_PROMPT
     queries = jnp.arange(count) * decoder.num_queries // count
     remembered = known.sum(1)[:, None]
