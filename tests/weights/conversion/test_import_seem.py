@@ -75,6 +75,24 @@ def test_the_report_names_the_variant(random_tensors, save, tmp_path, name, vari
     assert Model.load(tmp_path / "ours").config.model.mask_decoder.variant == variant
 
 
+def test_files_of_v0_are_those_of_demo(random_tensors, save, tmp_path):
+    """They have the class weights of the loss, which the model of demo does not have."""
+    v0, demo = (small_config(model__mask_decoder__variant=variant) for variant in ("v0", "demo"))
+    tensors = random_tensors(v0)
+    convert(save(tensors, "seem_focalt_v0.pt"), tmp_path / "ours", demo)
+    export_weights(tmp_path / "ours", tmp_path / "back")
+    assert tensors.pop("criterion.empty_weight").size
+    assert_equal(read_all(tmp_path / "back"), tensors)
+
+
+def test_one_file_records_its_variant(random_tensors, save, tmp_path):
+    config = small_config(model__mask_decoder__variant="v0")
+    convert(save(random_tensors(config), "mine.pt"), tmp_path / "ours", config)
+    export_weights(tmp_path / "ours", tmp_path / "export", format="state-dict")
+    again = convert(tmp_path / "export" / "state_dict.pth", tmp_path / "again")
+    assert again.config == {"model.mask_decoder.variant": ["v1", "v0"]} and not again.notes
+
+
 @pytest.mark.parametrize("variant", ["v0", "demo"])
 def test_an_export_records_its_variant(random_tensors, save, tmp_path, variant):
     """An import takes it over the variant of the config."""
@@ -123,7 +141,7 @@ def test_xdecoder_starts_a_training(random_tensors, save, tmp_path):
     report = convert(save(tensors, "xdecoder_focalt_last.pt"), tmp_path / "ours")
     assert list(report.sources) == ["X-Decoder"]
     assert sum(map(len, report.initialized.values())) == len(NEW)
-    assert sum(map(len, report.ignored.values())) == 3
+    assert sum(map(len, report.ignored.values())) == 4
 
 
 def test_another_size_is_not_taken_for_another_system(random_tensors, save, tmp_path):
