@@ -122,7 +122,7 @@ class Session:
         if last.example is not None:
             raise UserError("the marks are those of an example image; call reset() before marking this image")
         index = max(len(last.regions) - 1, 0) if target is None else target
-        if not 0 <= index <= len(last.regions):
+        if not isinstance(index, int | np.integer) or not 0 <= index <= len(last.regions):
             raise UserError(f"target = {index}: give the index of an object, or {len(last.regions)} for another one")
         regions = list(last.regions)
         regions[index : index + 1] = [_join(regions[index], marks) if index < len(regions) else marks]

@@ -75,8 +75,7 @@ def test_a_session(model, monkeypatch):
     assert len(encoded) == 1
 
 
-@pytest.mark.parametrize("variant", ["v1", "v0", "demo"])
-@pytest.mark.parametrize("text", ["", "the red ring"])
+@pytest.mark.parametrize(("variant", "text"), [("v1", ""), ("v0", ""), ("v0", "the red ring")])
 def test_objects_that_are_begun_later_have_no_memory(variant, text):
     """What was predicted for the padding of the last round is not taken for their last mask. The table of demo, which v0 uses
     with a text, has no memory at all."""
@@ -147,6 +146,7 @@ def test_marks_of_all_kinds(model):
     "add, message",
     [
         (lambda s: s.add_points([[1, 1]], target=5), "target = 5: give the index of an object, or 1 for another one"),
+        (lambda s: s.add_points([[1, 1]], target=0.5), "target = 0.5: give the index of an object"),
         (lambda s: s.add_points([[100, 1]]), r"the point \(100, 1\) is not inside an image of 60 x 40 pixels"),
         (lambda s: s.add_points([[5, 5], [-1, 1]]), r"the point \(-1, 1\) is not inside"),
         (lambda s: s.add_points([]), "points: are no points"),
