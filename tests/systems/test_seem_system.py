@@ -24,6 +24,7 @@ from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.systems.seem import inputs, marks, rounds
 from hyperseg_jax.text.class_templates import TEMPLATES
+from hyperseg_jax.text.tokenizer import Tokenizer
 
 SYSTEM = systems.get("seem")
 RNG = np.random.default_rng(0)
@@ -261,6 +262,19 @@ def test_class_names_are_put_in_all_published_sentences():
     assert decode(texts[3][0]) == "background."
 
 
+def test_a_class_list_is_tokenized_once(monkeypatch):
+    """Not for each image and round: COCO's has more than ten thousand sentences."""
+    processor, encoded = make_processor(templates="all"), []
+    real = Tokenizer.encode
+    monkeypatch.setattr(Tokenizer, "encode", lambda self, text: encoded.append(text) or real(self, text))
+    asked = (Prompt("panoptic", classes=CLASSES), Prompt("region", regions=tuple(two_boxes()), classes=CLASSES))
+    rows = []
+    for prompt in asked:
+        example = Example("it", IMAGE[None], (prompt,))
+        rows.append(processor.for_bucket(processor.bucket(example))(example, train=False)["class_ids"])
+    assert len(encoded) == 4 * len(TEMPLATES) and np.array_equal(*rows)
+
+
 def make_processor(**fields):
     config = small_config()
     return dataclasses.replace(SYSTEM.processor(config, SYSTEM.tokenizer(config), {}), **fields)
@@ -383,6 +397,18 @@ def test_memory_belongs_to_the_prompts_that_an_image_has():
     slots = rounds.random_choices(small_decoder(), jax.random.key(0), 8, valid).slots
     assert set(slots[:, :, 0].ravel().tolist()) == {0, 2} and set(slots[:, :, 1].ravel().tolist()) == {3}
     assert (jnp.diff(slots, axis=-1) >= 0).all()
+
+
+@pytest.mark.parametrize("height", [255, 511, 512])
+def test_pixels_of_a_box_are_spread_over_it(height):
+    """At equal distances in raster order, those of a box that is 511 pixels high are in one column."""
+    masks = np.zeros((1, 512, 300), bool)
+    masks[0, :height, 20:120] = True
+    first, again = (marks.sample_pixels(marks.find_pixels(masks), 512, None) for _ in range(2))
+    prompt, row, column = first
+    assert len({*zip(row.tolist(), column.tolist(), strict=True)}) == 512 and masks[prompt, row, column].all()
+    assert abs(column.mean() - 69.5) < 4 and 26 < column.std() < 32 and abs(row.mean() - height / 2) < 2
+    assert all(map(np.array_equal, first, again))
 
 
 def test_simulated_rounds_click_until_the_mask_is_good():

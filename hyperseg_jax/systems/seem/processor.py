@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -251,12 +252,11 @@ class SeemProcessor:
 
     def _class_texts(self, names: Sequence[str], rng: np.random.Generator | None) -> list[list[list[int]]]:
         """Returns the sentences of each class and of the background, as ids; with rng, a random one of each."""
+        if rng is None:
+            return _all_sentences(self.tokenizer, tuple(names), self.templates, self.context)
         templates = SETS[self.templates]
-        texts = []
-        for name in (*map(clean_class_name, names), BACKGROUND):
-            chosen = templates if rng is None else (templates[int(rng.integers(len(templates)))],)
-            texts.append([text_ids(self.tokenizer, template.replace("{}", name), self.context) for template in chosen])
-        return texts
+        draw = lambda: (templates[int(rng.integers(len(templates)))],)
+        return [_fill_in(self.tokenizer, name, draw(), self.context) for name in (*names, BACKGROUND)]
 
     def _class_arrays(
         self, prompt: Prompt | None, geometry: Geometry, train: bool, rng: np.random.Generator | None
@@ -325,6 +325,19 @@ class SeemProcessor:
         if arrays.targets:
             result["drawn"] = np.packbits(positive, axis=-1)
         return result | {f"region_{name}": value for name, value in targets.items()}
+
+
+@functools.lru_cache(maxsize=4)
+def _all_sentences(tokenizer: Tokenizer, names: tuple[str, ...], templates: str, context: int) -> list[list[list[int]]]:
+    """Returns all sentences of each class and of the background. Cached, as lists have ten thousand, and each image and each
+    round asks for them."""
+    return [_fill_in(tokenizer, name, SETS[templates], context) for name in (*names, BACKGROUND)]
+
+
+def _fill_in(tokenizer: Tokenizer, name: str, templates: Sequence[str], context: int) -> list[list[int]]:
+    """Returns the ids of sentences about a class."""
+    cleaned = clean_class_name(name)
+    return [text_ids(tokenizer, template.replace("{}", cleaned), context) for template in templates]
 
 
 def _power_of_two(count: int) -> int:

@@ -58,12 +58,15 @@ def random_choices(decoder: SeemDecoder, key: PRNGKeyArray, rounds: int, valid: 
     return Choices(queries, jnp.sort(slots, axis=-1))
 
 
-def fixed_choices(decoder: SeemDecoder, valid: Bool[DeviceArray, "B N"]) -> Choices:
-    """Returns the choices of prediction: queries at equal distances, and an equal number of memory tokens for each prompt."""
-    count = valid.shape[1] * QUERIES_PER_PROMPT
+def fixed_choices(decoder: SeemDecoder, known: Bool[DeviceArray, "B N"]) -> Choices:
+    """Returns the choices of prediction: queries at equal distances, and an equal number of memory tokens for each prompt with
+    a mask of the last round. known: which prompts have one, the first ones of each image."""
+    count = known.shape[1] * QUERIES_PER_PROMPT
     queries = jnp.arange(count) * decoder.num_queries // count
-    even = jnp.arange(decoder.num_memories) * jnp.maximum(valid.sum(1), 1)[:, None] // decoder.num_memories
-    return Choices(queries[None], jnp.broadcast_to(even, (1, decoder.num_layers, *even.shape)))
+    remembered = known.sum(1)[:, None]
+    even = jnp.arange(decoder.num_memories) * remembered // decoder.num_memories
+    slots = jnp.where(remembered > 0, even, -1)
+    return Choices(queries[None], jnp.broadcast_to(slots, (1, decoder.num_layers, *slots.shape)))
 
 
 def round_prompts(
