@@ -1,6 +1,7 @@
 """SCA as a system: it starts from SAM and GPT-2 of transformers, trains its mixer, writes captions, and is exported."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -15,11 +16,13 @@ from sam_model import make_reference
 from hyperseg_jax import config as configs
 from hyperseg_jax.commands.main import main
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.parallel import placement
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.systems.sca.processor import ScaProcessor
 from hyperseg_jax.tables import flatten
+from hyperseg_jax.training.initial_state import trace_initial_state
 from hyperseg_jax.training.param_groups import groups_from_config, split_params
 from hyperseg_jax.weights.exporting import export_weights
 from hyperseg_jax.weights.importing import import_weights
@@ -96,6 +99,28 @@ def test_round_trip_of_the_authors_folder(folder, tmp_path):
     (tmp_path / "hf" / "config.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match=r"needs model.caption_mixer.reads = raw, but the config has decoded"):
         import_weights([tmp_path / "hf"], make_config(), tmp_path / "wrong")
+    (tmp_path / "hf" / "config.json").unlink()
+    (note,) = import_weights([tmp_path / "hf"], make_config(), tmp_path / "unknown").notes
+    assert "has no config.json" in note
+
+
+def test_the_other_mixer_is_restored_and_not_trained_further(folder, tmp_path):
+    """Both mixers have the same tensors, so only the config tells them apart."""
+    config = make_config()
+    config.model.caption_mixer.reads = "raw"
+    shutil.copytree(folder, tmp_path / "raw")
+    (tmp_path / "raw" / "config.json").write_text(config.to_json())
+    export_weights(tmp_path / "raw", tmp_path / "hf")
+    assert import_weights([tmp_path / "hf"], make_config(), tmp_path / "again").config == {
+        "model.caption_mixer.reads": ["decoded", "raw"]
+    }
+    config = make_config()
+    config.init_from = str(tmp_path / "again")
+    system, mesh = systems.get("sca"), placement.make("single")
+    groups = groups_from_config(config.optimizer.param_groups)
+    state = trace_initial_state(config, system, system.build(config), groups, lambda step: 0.0, mesh)
+    with pytest.raises(UserError, match=r"init_from = .*again: model\.caption_mixer\.reads: 'raw' saved, 'decoded' given"):
+        state.check_source(config)
 
 
 def test_parts_are_those_of_transformers(references, folder, tmp_path):
