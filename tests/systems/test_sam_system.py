@@ -9,6 +9,7 @@ from sam_model import SIDE, make_config, make_reference
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.structs import Region
+from hyperseg_jax.systems import system as systems
 from hyperseg_jax.weights.exporting import export_weights
 from hyperseg_jax.weights.importing import import_weights
 
@@ -94,6 +95,14 @@ def test_exports_what_transformers_reads(reference, folder, tmp_path):
     for name, tensor in reference.state_dict().items():
         assert torch.equal(state[name], tensor), name
     assert again.config.vision_config.global_attn_indexes == reference.config.vision_config.global_attn_indexes
+
+
+def test_shapes_depend_on_the_image_size():
+    """The encoder has a position vector for each cell of the image."""
+    small, large = make_config(), make_config()
+    large.data.image_size = 2 * SIDE
+    for config, side in ((small, SIDE), (large, 2 * SIDE)):
+        assert systems.get("sam").shapes(config)["encoder"]["vit"]["positions"].shape == (side // 16, side // 16, 32)
 
 
 def test_texts_and_captions_are_refused(folder, image):
