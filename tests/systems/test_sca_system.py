@@ -1,5 +1,6 @@
 """SCA as a system: it starts from SAM and GPT-2 of transformers, trains its mixer, writes captions, and is exported."""
 
+import dataclasses
 import json
 import shutil
 
@@ -15,13 +16,16 @@ from sam_model import make_reference
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.commands.main import main
+from hyperseg_jax.data.sources import make_augmentation
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.systems import system as systems
+from hyperseg_jax.systems.sca import inference
 from hyperseg_jax.systems.sca.processor import ScaProcessor
 from hyperseg_jax.tables import flatten
+from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.training.initial_state import trace_initial_state
 from hyperseg_jax.training.param_groups import groups_from_config, split_params
 from hyperseg_jax.weights.exporting import export_weights
@@ -76,7 +80,8 @@ def test_starts_from_the_weights_of_transformers(references, folder):
             np.testing.assert_array_equal(exported[prefix + name], tensor.numpy(), err_msg=name)
 
 
-def test_captions_of_regions_are_those_of_each_alone(folder, image):
+def test_captions_of_regions_are_those_of_each_alone(folder, image, monkeypatch):
+    monkeypatch.setattr(inference, "CHUNK", 3)  # of 4 regions, one of which is padding
     model = Model.load(folder)
     regions = [Region.from_box(*box) for box in BOXES]
     together = model.caption_regions(image, regions)
@@ -84,6 +89,23 @@ def test_captions_of_regions_are_those_of_each_alone(folder, image):
     assert len(set(together)) > 1, "the case must tell regions apart"
     masks = model.segment_regions(image, regions)
     assert len(masks) == 3
+
+
+def test_many_regions_need_the_memory_of_a_chunk(folder):
+    """Each region has an image map of its own in both mixers."""
+    config, system = make_config(), systems.get("sca")
+    model, tokenizer = system.build(config), system.load_tokenizer(config)
+    decoding = dataclasses.replace(system.decoding(config), max_new_tokens=1)
+    write = jax.jit(system.write(model, config).write)
+
+    def memory(regions):
+        batch = system.processor(config, tokenizer, {"regions": regions}).spec(1)
+        features = {"image": jax.ShapeDtypeStruct((1, 6, 6, 32), np.float32)}
+        seeds = jax.ShapeDtypeStruct((1,), np.uint32)
+        program = write.lower(system.shapes(config), batch, features, seeds, decoding.for_tokenizer(0, VOCAB)).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert memory(128) < 2 * memory(16)
 
 
 def test_round_trip_of_the_authors_folder(folder, tmp_path):
