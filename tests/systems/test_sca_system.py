@@ -202,6 +202,40 @@ def test_released_recipe_trains_the_mixer_alone():
     assert (total - buffer, trained) == (1_434_553_520, 19_432_832)
 
 
+def test_captions_of_llama_begin_with_its_start_token(image, tmp_path):
+    """The authors' tokenizer adds it to every caption, in front of the other ids."""
+    config, system = make_config(), systems.get("sca")
+    config.model.llm = {
+        "kind": "llama",
+        "vocab_size": 600,
+        "hidden_size": HIDDEN,
+        "mlp_size": 64,
+        "num_layers": 1,
+        "num_heads": 4,
+    }
+    Tokenizer.train(["red ring"], [], 300, added=["<s>", "</s>"]).save(tmp_path)
+    tokenizer = system.load_tokenizer(config, tmp_path)
+    start, end = tokenizer.id_of("<s>"), tokenizer.id_of("</s>")
+    for train in (True, False):
+        processor = system.processor(config, tokenizer, {"regions": 1, "marks": 2, "length": 12})
+        batch = processor(example_of(image, ["red ring"]), train=train, rng=np.random.default_rng(0))
+        ids = batch["caption_ids"][0][batch["caption_mask"][0]].tolist()
+        assert ids == [start, *tokenizer.encode("red ring"), end]
+    Tokenizer.train(["red ring"], [], 300, added=["</s>"]).save(tmp_path)
+    with pytest.raises(UserError, match="has no token '<s>'"):
+        system.processor(config, system.load_tokenizer(config, tmp_path), {"regions": 1, "marks": 2, "length": 12})
+
+
+def test_the_recipe_flips_only_where_the_captions_allow_it(image):
+    augment = make_augmentation(configs.load("sca_gpt2_large"), "caption")
+    assert augment.horizontal_flip == 0.5
+    augment = dataclasses.replace(augment, horizontal_flip=1.0)
+    for caption, flips in (("a red ring", True), ("the left ring", False), ("a sign that says stop", False)):
+        changed, _ = augment(example_of(image, [caption]), np.random.default_rng(0))
+        assert np.array_equal(changed.frames[0], image[:, ::-1] if flips else image)
+        assert changed.prompts[0].captions == ((caption,),)
+
+
 def test_a_training_image_without_regions_is_empty_and_counts_nothing(folder, image):
     config = Model.load(folder).config
     empty = Example("it", image[None], (Prompt("caption", regions=(), captions=()),))
