@@ -88,6 +88,18 @@ def test_a_session_gives_the_last_mask_to_the_decoder(reference, folder, image):
     assert (second.masks[0] != masks[0, 0]).mean() < 2e-3
 
 
+def test_a_new_object_of_a_session_has_no_last_mask(folder, image):
+    """Three objects are padded to four, so that a fourth one takes the place of padding."""
+    model = Model.load(folder)
+    points = [POINT, (60.0, 30.0), (80.0, 10.0), (10.0, 40.0)]
+    session = model.session(image)
+    for target, point in enumerate(points):
+        found = session.add_points([point], target=target)
+    alone = model.segment_regions(image, [Region.from_point(*points[-1])])
+    np.testing.assert_allclose(found.scores[-1], alone.scores[0], atol=1e-5)
+    assert (found.masks[-1] == alone.masks[0]).all()
+
+
 def test_exports_what_transformers_reads(reference, folder, tmp_path):
     export_weights(folder, tmp_path / "hf")
     again = transformers.SamModel.from_pretrained(tmp_path / "hf")

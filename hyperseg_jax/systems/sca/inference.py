@@ -36,8 +36,8 @@ def make_predict(model: Sca, config: ml_collections.ConfigDict) -> Predict:
     predict = sam.make_predict(model.sam, config)
 
     def predict_batch(
-        params: Any, batch: Batch, features: Mapping[str, Any], memory: jax.Array | None = None
-    ) -> tuple[dict[str, jax.Array], Any]:
+        params: Any, batch: Batch, features: Mapping[str, Any], memory: sam.Memory | None = None
+    ) -> tuple[dict[str, jax.Array], sam.Memory]:
         return predict(params["sam"], batch, features, memory)
 
     return predict_batch
