@@ -19,6 +19,7 @@ from hyperseg_jax.commands.main import main
 from hyperseg_jax.data.sources import make_augmentation
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import placement
+from hyperseg_jax.predictors.automatic import AutomaticOptions
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.systems import system as systems
@@ -264,3 +265,16 @@ def test_the_command_writes_captions(folder, image, tmp_path):
     with pytest.raises(SystemExit) as ended:
         main(["predict", str(file), "the ring", "--model", str(folder), "--caption"])
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("threshold, finds", [(0, True), (1, False)])
+def test_the_command_captions_everything(folder, image, tmp_path, monkeypatch, threshold, finds):
+    options = AutomaticOptions(points_per_side=2, pred_iou_thresh=threshold, stability_score_thresh=threshold)
+    monkeypatch.setattr("hyperseg_jax.predictors.model.AutomaticOptions", lambda: options)
+    file, out, model = tmp_path / "it.png", tmp_path / "out", Model.load(folder)
+    Image.fromarray(image).save(file)
+    main(["predict", str(file), "--model", str(folder), "--everything", "--caption", "--out", str(out)])
+    masks = model.automatic(image, options).prediction.masks
+    assert (len(masks) > 0) == finds
+    captions = model.caption_regions(image, list(masks)) if finds else ()
+    assert [row["label"] for row in json.loads((out / "result.json").read_text())["segments"]] == list(captions)
