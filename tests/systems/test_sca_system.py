@@ -227,6 +227,17 @@ def test_captions_of_llama_begin_with_its_start_token(image, tmp_path):
         system.processor(config, system.load_tokenizer(config, tmp_path), {"regions": 1, "marks": 2, "length": 12})
 
 
+def test_padding_is_reported_by_the_length_of_a_caption(image):
+    """The length in the report is the field `length` of the task, and the longest caption is what it must hold."""
+    config, system = make_config(), systems.get("sca")
+    tokenizer = system.load_tokenizer(config)
+    processor = system.processor(config, tokenizer, {"regions": 3, "marks": 2, "length": 12})
+    texts = ["red ring", "a small blue star"]
+    used = processor.padding(processor(example_of(image, texts), train=False))
+    lengths = [len(tokenizer.encode(text)) + 1 for text in texts]
+    assert used["positions"] == (max(lengths), 12) and used["tokens"] == (sum(lengths), 36)
+
+
 def test_the_recipe_flips_only_where_the_captions_allow_it(image):
     augment = make_augmentation(configs.load("sca_gpt2_large"), "caption")
     assert augment.horizontal_flip == 0.5

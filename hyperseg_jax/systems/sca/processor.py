@@ -130,7 +130,8 @@ class ScaProcessor:
     def padding(self, element: Batch) -> Mapping[str, tuple[int, int]]:
         used = {**self.places.padding(element)}
         if self.length:
-            used["positions"] = (int(element["caption_mask"].sum()), self.places.regions * self.length)
+            lengths = element["caption_mask"].sum(-1)
+            used |= {"positions": (int(lengths.max()), self.length), "tokens": (int(lengths.sum()), lengths.size * self.length)}
         return used
 
 
