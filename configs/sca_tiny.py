@@ -1,4 +1,5 @@
-"""A small but complete SCA for the toy world: it learns to describe the object in a box. All parts are trained."""
+"""A small but complete SCA for the toy world: it learns to describe the object in a box. Everything that captions depend on is
+trained; masks have no loss, so they stay random."""
 
 import pathlib
 import runpy

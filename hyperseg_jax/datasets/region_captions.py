@@ -53,22 +53,23 @@ class RegionCaptions(PerImage):
             region = box_region(row.box, size, row.where)
             if region is None:  # reported by a check
                 continue
-            marked = self._marked(region, row, n, k)
+            marked = self._marked(region, row, n, k, size)
             if marked is not None:
                 regions.append(marked)
                 captions.append(row.texts)
         return Prompt(task="caption", regions=tuple(regions), captions=tuple(captions), key=self._image_key(n))
 
-    def _marked(self, region: Region, row: DescribedRegion, n: int, k: int) -> Region | None:
-        """Returns region k of image n as it is marked. Reports a problem and returns None if it has no mask to draw from."""
+    def _marked(self, region: Region, row: DescribedRegion, n: int, k: int, size: tuple[int, int]) -> Region | None:
+        """Returns region k of image n as it is marked. size: (height, width) of the image. Reports a problem and returns None
+        if the region has no mask to draw from."""
         if self._mark == "box":
             return region
         (left, top, right, bottom) = region.boxes[0].tolist()
         if self._mark == "centre":
-            return Region.from_point((left + right) / 2, (top + bottom) / 2)
+            return _point_inside((left + right) / 2, (top + bottom) / 2, size)
         rng = np.random.default_rng([self._seed, n, k])
         if self._mark == "point":
-            return Region.from_point(rng.uniform(left, right), rng.uniform(top, bottom))
+            return _point_inside(rng.uniform(left, right), rng.uniform(top, bottom), size)
         if row.mask is None:
             raise UserError(f"{row.where}: mark='mask_point' needs a mask, and this dataset has none; use another mark")
         pixels = np.argwhere(row.mask())
@@ -77,3 +78,9 @@ class RegionCaptions(PerImage):
             return None
         y, x = pixels[int(rng.integers(len(pixels)))] + 0.5
         return Region.from_point(float(x), float(y))
+
+
+def _point_inside(x: float, y: float, size: tuple[int, int]) -> Region:
+    """Returns a point of a box, moved to a pixel of the image: an empty box may be at its right or lower border."""
+    height, width = size
+    return Region.from_point(min(x, width - 0.5), min(y, height - 0.5))

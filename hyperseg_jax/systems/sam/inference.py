@@ -18,6 +18,9 @@ from hyperseg_jax.systems.pixels import normalize_padded
 from hyperseg_jax.systems.sam.model import Sam
 from hyperseg_jax.systems.system import Predict, Propose
 
+Memory = tuple[Float[DeviceArray, "B R h4 w4"], Bool[DeviceArray, "B R"]]
+"""The last round: the chosen mask logits, which the decoder reads as mask prompts, and which regions existed."""
+
 
 def make_encodings(model: Sam, config: ml_collections.ConfigDict) -> dict[str, Encoding]:
     """Returns the Encoding of images."""
@@ -32,19 +35,19 @@ def make_encodings(model: Sam, config: ml_collections.ConfigDict) -> dict[str, E
 
 def make_predict(model: Sam, config: ml_collections.ConfigDict) -> Predict:
     """Returns the Predict function. Outputs: mask_logits [B, 1, 1, R, M, h, w] of all candidates of each region, iou and order,
-    see `rank_candidates`. features: see make_encodings. memory: the chosen mask logits of the last round, which the decoder
-    reads as a mask prompt."""
+    see `rank_candidates`. features: see make_encodings. memory: see Memory."""
     encode_image = make_encodings(model, config)["image"].function
 
     def predict_batch(
-        params: Any, batch: Batch, features: Mapping[str, Any], memory: jax.Array | None = None
-    ) -> tuple[dict[str, jax.Array], jax.Array]:
+        params: Any, batch: Batch, features: Mapping[str, Any], memory: Memory | None = None
+    ) -> tuple[dict[str, jax.Array], Memory]:
         image = features["image"] if "image" in features else encode_image(params, batch, {})
         prompts = prompts_of(batch, memory)
         prediction: SamPrediction = model.apply({"params": params}, image, prompts, method="decode")  # type: ignore[assignment]
         order = rank_candidates(prediction.iou, has_one_point(prompts))
         outputs = {"mask_logits": prediction.mask_logits, "iou": prediction.iou, "order": order}
-        return {name: value[:, None, None] for name, value in outputs.items()}, choose(prediction.mask_logits, order)
+        chosen = choose(prediction.mask_logits, order), batch["region_valid"]
+        return {name: value[:, None, None] for name, value in outputs.items()}, chosen
 
     return predict_batch
 
@@ -63,14 +66,14 @@ def make_propose(model: Sam, config: ml_collections.ConfigDict) -> Propose:
     return propose
 
 
-def prompts_of(batch: Batch, memory: Float[DeviceArray, "B R h4 w4"] | None = None) -> SamPrompts:
-    """Returns the prompts of a batch. memory: masks of the first regions, from the last round."""
+def prompts_of(batch: Batch, memory: Memory | None = None) -> SamPrompts:
+    """Returns the prompts of a batch. memory: of the last round, which may have had fewer regions."""
     places, kinds = batch["places"], batch["kinds"]
     if memory is None:
         return SamPrompts(places, kinds)
-    known, count = memory.shape[1], kinds.shape[1]
-    masks = jnp.pad(memory, ((0, 0), (0, max(count - known, 0)), (0, 0), (0, 0)))[:, :count]
-    return SamPrompts(places, kinds, masks, jnp.broadcast_to(jnp.arange(count) < known, kinds.shape[:2]))
+    count = kinds.shape[1]
+    fit = lambda x: jnp.pad(x, ((0, 0), (0, max(count - x.shape[1], 0)), *((0, 0),) * (x.ndim - 2)))[:, :count]
+    return SamPrompts(places, kinds, *map(fit, memory))
 
 
 def has_one_point(prompts: SamPrompts) -> Bool[jax.Array, "B R"]:

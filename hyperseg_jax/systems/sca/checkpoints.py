@@ -13,12 +13,13 @@ from hyperseg_jax.llms import hub
 from hyperseg_jax.systems.sam import checkpoints as sam
 from hyperseg_jax.systems.sam import model as sam_model
 from hyperseg_jax.systems.sca.model import build_model
-from hyperseg_jax.tables import Part, Rule, SourceCheckpoint
+from hyperseg_jax.tables import Part, PublishedField, Rule, SourceCheckpoint
 from hyperseg_jax.untrusted.printing import escaped_value
 
 READS = "model.caption_mixer.reads"
 CLASSES = {"ScaMultitaskV2Model": "decoded", "ScaMultitaskSplitMixerModel": "raw"}
-"""Classes of the authors, by the values of READS. Their tensors have the same names and shapes."""
+"""Classes of the authors, and the values of READS. Their tensors have the same names and shapes."""
+PUBLISHED_READS = PublishedField(READS, tuple(CLASSES.values()))
 
 
 def check_settings(content: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:

@@ -18,7 +18,7 @@ from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.systems.sam.processor import SamProcessor
 from hyperseg_jax.systems.sca.images import Regions, augment
 from hyperseg_jax.systems.sca.model import CAPTION
-from hyperseg_jax.systems.sca.texts import pack_captions
+from hyperseg_jax.systems.sca.texts import START, pack_captions
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 
@@ -28,6 +28,7 @@ class ScaProcessor:
 
     places: SAM's processor of the regions. length: tokens of a caption with its end; 0 in prediction. task: number of the task
     (model.RECOGNITION or CAPTION). jitter: (minimum, maximum) scale of the large-scale jitter of training; None without.
+    start: ids that a caption begins with.
     """
 
     COUNTS = ("length", "task")
@@ -37,6 +38,7 @@ class ScaProcessor:
     length: int = 0
     task: int = CAPTION
     jitter: tuple[float, float] | None = None
+    start: tuple[int, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -85,7 +87,8 @@ class ScaProcessor:
 
     def _caption_arrays(self, texts: tuple[str, ...]) -> dict[str, np.ndarray]:
         end = self.tokenizer.eos_id
-        ids, mask = pack_captions([self.tokenizer.encode(text) for text in texts], self.length, end=end, padding=end)
+        captions = [(*self.start, *self.tokenizer.encode(text)) for text in texts]
+        ids, mask = pack_captions(captions, self.length, end=end, padding=end)
         rows = (0, self.places.regions - len(texts)), (0, 0)
         return {
             "caption_ids": np.pad(ids.reshape(-1, self.length), rows, constant_values=end),
@@ -127,7 +130,8 @@ class ScaProcessor:
     def padding(self, element: Batch) -> Mapping[str, tuple[int, int]]:
         used = {**self.places.padding(element)}
         if self.length:
-            used["positions"] = (int(element["caption_mask"].sum()), self.places.regions * self.length)
+            lengths = element["caption_mask"].sum(-1)
+            used |= {"positions": (int(lengths.max()), self.length), "tokens": (int(lengths.sum()), lengths.size * self.length)}
         return used
 
 
@@ -146,4 +150,11 @@ def make_processor(config: ml_collections.ConfigDict, tokenizer: Tokenizer | Non
         None, config.data.image_size, **{name: size for name, size in sizes.items() if name not in ScaProcessor.COUNTS}
     )
     jitter = tuple(config.data.jitter) or None
-    return ScaProcessor(cast(Tokenizer, tokenizer), places, **own, jitter=cast("tuple[float, float] | None", jitter))
+    start = START.get(config.model.llm.kind, "") if own.get("length") else ""
+    return ScaProcessor(
+        cast(Tokenizer, tokenizer),
+        places,
+        **own,
+        jitter=cast("tuple[float, float] | None", jitter),
+        start=(tokenizer.id_of(start),) if start and tokenizer is not None else (),
+    )
