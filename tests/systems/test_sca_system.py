@@ -24,6 +24,7 @@ from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.systems.sca import inference
+from hyperseg_jax.systems.sca.objective import mask_loss
 from hyperseg_jax.systems.sca.processor import ScaProcessor
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -188,7 +189,7 @@ def test_losses_of_the_parts_of_a_batch_add_up(folder, image):
     total, _ = run(params, whole, jax.random.key(0), divisor)
     rows = [jax.tree.map(lambda leaf, k=k: leaf[k : k + 1], whole) for k in range(3)]
     parts = [run(params, row, jax.random.key(0), divisor)[0] for row in rows]
-    assert divisor == sum(map(counts, rows)) and parts[2] == 0
+    assert divisor["tokens"] == sum(counts(row)["tokens"] for row in rows) and parts[2] == 0
     np.testing.assert_allclose(sum(parts), total, rtol=1e-5)
 
 
@@ -254,7 +255,46 @@ def test_a_training_image_without_regions_is_empty_and_counts_nothing(folder, im
     batch = make_batch(config, [empty])
     assert not batch["region_valid"].any() and not batch["bad"].any()
     counts, _ = systems.get("sca").training_functions(systems.get("sca").build(config), config)
-    assert counts(batch) == 0
+    assert counts(batch) == {"tokens": 0}
+
+
+def test_masks_are_supervised_where_they_are_given(folder, image):
+    """With config.loss.mask, for models that do not start from a trained SAM."""
+    system, config = systems.get("sca"), configs.ml_collections.ConfigDict(Model.load(folder).config.to_dict())
+    processor = system.processor(config, system.load_tokenizer(config), {"regions": 3, "marks": 2, "length": 8, "masks": 1})
+    example = example_of(image, ["a ring", "a star"])
+    (prompt,) = example.prompts
+    masks = np.zeros((2, 1, *image.shape[:2]), bool)
+    for mask, region in zip(masks[:, 0], prompt.regions, strict=True):
+        left, top, right, bottom = region.boxes[0].round().astype(int)
+        mask[top:bottom, left:right] = True
+    prompt = dataclasses.replace(prompt, masks=masks, labels=(0, 1))
+    for seed, jitter in enumerate([(), (0.5, 2.0), (0.5, 2.0), (0.5, 2.0)]):
+        changed = dataclasses.replace(processor, jitter=jitter or None)
+        rng = np.random.default_rng(seed)
+        element = changed(dataclasses.replace(example, prompts=(prompt,)), train=True, rng=rng)
+        assert jax.tree.map(np.shape, element) == jax.tree.map(lambda leaf: leaf.shape[1:], changed.spec(1))
+        for k in np.flatnonzero(element["region_valid"]):
+            rows, columns = np.nonzero(element["region_masks"][k])
+            corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            np.testing.assert_allclose(element["places"][k].ravel(), corners, atol=1.5)
+        assert not element["region_masks"][~element["region_valid"]].any()
+    batch = jax.tree.map(lambda row: row[None], element)
+    model, params = system.build(config), Model.load(folder).params
+    without = system.full_loss(model, config)(params, batch, jax.random.key(0))
+    assert set(without[1]) == {"caption"}
+    config.loss.mask = 2.0
+    total, metrics = system.full_loss(model, config)(params, batch, jax.random.key(0))
+    np.testing.assert_allclose(total, without[0] + 2 * metrics["mask"], rtol=1e-5)
+    assert metrics["mask"] > 0.5
+
+
+def test_mask_loss_is_small_for_the_right_masks():
+    targets = np.zeros((1, 2, 8, 8), bool)
+    targets[0, 0, :4, :6] = targets[0, 1, 4:] = True
+    right = np.where(targets[:, :, ::2, ::2], 20.0, -20.0)
+    both, one = np.ones((1, 2), bool), np.array([[True, False]])
+    assert mask_loss(right, targets, both) < 1e-3 < 20 < mask_loss(-right, targets, one) < mask_loss(-right, targets, both)
 
 
 def test_captions_are_cut_and_end(folder, image):
