@@ -157,7 +157,7 @@ def run(parsed: argparse.Namespace) -> None:
 
 def _name_by_captions(model: Model, frame: np.ndarray, regions: Sequence[Region], predicted: Prediction) -> Prediction:
     """Returns the masks, each named by the text that describes its region."""
-    captions = model.caption_regions(frame, regions) if regions else ()
+    captions = model.caption_regions(frame, regions)
     return dataclasses.replace(predicted, names=tuple(captions))
 
 

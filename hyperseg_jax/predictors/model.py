@@ -257,11 +257,13 @@ class Model:
     def caption_regions(
         self, image: ImageLike, regions: Sequence[np.ndarray | Region], *, seed: int = 0, **decoding: Any
     ) -> tuple[str, ...]:
-        """Returns a text for each region (a Region, or bool [H, W]). seed, decoding: see `chat`.
+        """Returns a text for each region (a Region, or bool [H, W]); nothing if there is none. seed, decoding: see `chat`.
 
         Raises UserError if the system generates no text.
         """
         frame = read_image(image)
+        if not len(regions):
+            return ()
         return self._generate_texts(frame, _region_prompt("caption", frame, regions), seed, decoding)
 
     def _generate_texts(self, frame: np.ndarray, prompt: Prompt, seed: int, changes: dict[str, Any]) -> tuple[str, ...]:

@@ -327,5 +327,5 @@ def test_the_command_captions_everything(folder, image, tmp_path, monkeypatch, t
     main(["predict", str(file), "--model", str(folder), "--everything", "--caption", "--out", str(out)])
     masks = model.automatic(image, options).prediction.masks
     assert (len(masks) > 0) == finds
-    captions = model.caption_regions(image, list(masks)) if finds else ()
+    captions = model.caption_regions(image, list(masks))
     assert [row["label"] for row in json.loads((out / "result.json").read_text())["segments"]] == list(captions)
