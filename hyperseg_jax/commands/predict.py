@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
 
 from hyperseg_jax.atomic import atomic_folder, check_replaceable
 from hyperseg_jax.commands.numbers import parse_number
@@ -24,7 +23,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import draw_segments, save_image
 from hyperseg_jax.structs import Prediction, Region
 from hyperseg_jax.untrusted import strict_json
-from hyperseg_jax.untrusted.printing import log, one_line
+from hyperseg_jax.untrusted.printing import log, make_console, one_line
 
 if TYPE_CHECKING:
     from hyperseg_jax.predictors.model import Model
@@ -105,7 +104,7 @@ def run(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.data.video_files import image_files, is_video, read_frames
     from hyperseg_jax.predictors.model import load, read_image
 
-    console, absent = Console(stderr=True), (None if parsed.always else ...)
+    console, absent = make_console(stderr=True), (None if parsed.always else ...)
     has_frames = is_video(parsed.image)
     if has_frames and (parsed.classes is not None or parsed.everything or parsed.caption):
         raise UserError(f"{parsed.image} is a video; give a text, or mark an object")

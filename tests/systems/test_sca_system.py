@@ -123,6 +123,15 @@ def test_round_trip_of_the_authors_folder(folder, tmp_path):
     (tmp_path / "hf" / "config.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match=r"needs model.caption_mixer.reads = raw, but the config has decoded"):
         import_weights([tmp_path / "hf"], make_config(), tmp_path / "wrong")
+    settings["architectures"] = ["ScaMultitaskV2Model"]
+    for changed, message in (
+        ({"n_head": 2}, r"text_config: is of a model with num_heads = 2, but model\.llm\.num_heads = 4"),
+        ({"layer_norm_epsilon": 10**400}, r"text_config: layer_norm_epsilon = .* must be a number of at least 0"),
+    ):
+        wrong = settings | {"text_config": settings["text_config"] | changed}
+        (tmp_path / "hf" / "config.json").write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match=message):
+            import_weights([tmp_path / "hf"], make_config(), tmp_path / "wrong")
     (tmp_path / "hf" / "config.json").unlink()
     (note,) = import_weights([tmp_path / "hf"], make_config(), tmp_path / "unknown").notes
     assert "has no config.json" in note
