@@ -146,7 +146,7 @@ def run(parsed: argparse.Namespace) -> None:
                 predicted = _name_by_captions(model, frame, regions or [Region.from_mask(s.mask) for s in predicted], predicted)
             report["segments"] = _write_images(out, next(names)[1], frame, predicted)
             summary = "; ".join(
-                f"{s.label} ({s.mask.mean():.1%} of the image{'' if math.isnan(s.score) else f', score {s.score:.2f}'})"
+                f"{one_line(s.label)} ({s.mask.mean():.1%} of the image{'' if math.isnan(s.score) else f', score {s.score:.2f}'})"
                 for s in predicted
             )
         (out / "result.json").write_text(strict_json.dumps_finite(report))
