@@ -21,7 +21,7 @@ from hyperseg_jax.datasets.labels import read_label_image
 from hyperseg_jax.datasets.visual_prompts import shares_area
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import draw_segments, save_image
-from hyperseg_jax.structs import Prediction, Region
+from hyperseg_jax.structs import Prediction, Region, Segment
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.printing import log, make_console, one_line
 
@@ -145,13 +145,15 @@ def run(parsed: argparse.Namespace) -> None:
             if parsed.caption:
                 predicted = _name_by_captions(model, frame, regions or [Region.from_mask(s.mask) for s in predicted], predicted)
             report["segments"] = _write_images(out, next(names)[1], frame, predicted)
-            summary = "; ".join(
-                f"{one_line(s.label)} ({s.mask.mean():.1%} of the image{'' if math.isnan(s.score) else f', score {s.score:.2f}'})"
-                for s in predicted
-            )
+            summary = "; ".join(map(_summary, predicted))
         (out / "result.json").write_text(strict_json.dumps_finite(report))
     log(console, f"found: {summary or 'no matching object'}")
     log(console, f"wrote {parsed.out}/")
+
+
+def _summary(segment: Segment) -> str:
+    score = "" if math.isnan(segment.score) else f", score {segment.score:.2f}"
+    return f"{one_line(segment.label)} ({segment.mask.mean():.1%} of the image{score})"
 
 
 def _name_by_captions(model: Model, frame: np.ndarray, regions: Sequence[Region], predicted: Prediction) -> Prediction:
