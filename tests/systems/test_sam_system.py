@@ -100,6 +100,19 @@ def test_a_new_object_of_a_session_has_no_last_mask(folder, image):
     assert (found.masks[-1] == alone.masks[0]).all()
 
 
+def test_objects_whose_marks_do_not_change_keep_their_masks(folder, image):
+    """SAM would read their last mask as a prompt, and answer otherwise."""
+    session = Model.load(folder).session(image)
+    first = session.add_points([POINT])
+    second = session.add_points([(60.0, 30.0)], target=1)
+    assert second.scores[0] == first.scores[0] and (second.masks[0] == first.masks[0]).all()
+    third = session.add_points([(30.0, 40.0)], positive=False, target=1)
+    assert third.scores[0] == first.scores[0] and (third.masks[0] == first.masks[0]).all()
+    assert third.scores[1] != second.scores[1]
+    fourth = session.add_points([(70.0, 40.0)], target=0)
+    assert fourth.scores[0] != first.scores[0] and fourth.scores[1] == third.scores[1]
+
+
 def test_exports_what_transformers_reads(reference, folder, tmp_path):
     export_weights(folder, tmp_path / "hf")
     again = transformers.SamModel.from_pretrained(tmp_path / "hf")
