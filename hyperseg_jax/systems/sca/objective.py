@@ -65,8 +65,8 @@ def labels_of(batch: Batch) -> Int[jax.Array, "M T"]:
 
 def check_masks(config: ml_collections.ConfigDict) -> None:
     """Raises UserError if the loss has masks, but no task in training reads any."""
-    weight, tasks = config.loss.get("mask"), config.data.tasks
-    if weight and not any(block.get("masks") for block in tasks.values() if block.ratio):
+    weight = config.loss.get("mask")
+    if weight and not any(block.get("masks") for block in config.data.tasks.values() if block.ratio):
         raise UserError(
             f"loss.mask = {weight}: no task in training has masks; give 0, or set data.tasks.TASK.masks = 1 and masks = True of"
             " its reader"
