@@ -10,7 +10,8 @@ from hyperseg_jax.results.mask_resize import geometry_array, make_mask_resize, r
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.systems.pixels import normalize_padded
 from hyperseg_jax.systems.sca.images import Jitter, clip_boxes, nonempty_boxes, place_boxes, place_points
-from hyperseg_jax.systems.sca.texts import caption_labels, pack_captions
+from hyperseg_jax.systems.sca.objective import labels_of
+from hyperseg_jax.systems.sca.texts import pack_captions
 
 
 def normalized(image, filled):
@@ -71,4 +72,12 @@ def compare_captions(case):
     cut = expected.shape[-1]
     case.compare("collate.input_ids", np.stack([ids[:, :cut] for ids, _ in packed]))
     case.compare("collate.attention_mask", np.stack([mask[:, :cut] for _, mask in packed]))
-    case.compare("collate.labels", np.stack([caption_labels(ids, mask)[:, : cut + 1] for ids, mask in packed]))
+    ids, mask = (np.stack(arrays) for arrays in zip(*packed, strict=True))
+    batch = {
+        "caption_ids": ids,
+        "caption_mask": mask,
+        "bad": np.zeros(len(ids), bool),
+        "region_valid": np.ones(ids.shape[:2], bool),
+    }
+    labels = np.asarray(labels_of(batch)).reshape(*ids.shape[:2], -1)
+    case.compare("collate.labels", labels[..., : cut + 1])

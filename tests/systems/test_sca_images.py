@@ -7,7 +7,8 @@ import torch
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt, Region
 from hyperseg_jax.systems.sca.images import MEAN, STD, Jitter, augment, clip_boxes, shuffle_regions
-from hyperseg_jax.systems.sca.texts import caption_labels, pack_captions
+from hyperseg_jax.systems.sca.objective import labels_of
+from hyperseg_jax.systems.sca.texts import pack_captions
 
 
 def make_image(rng, kind):
@@ -116,4 +117,10 @@ def test_captions_of_gpt2_end_where_padding_begins():
     ids, mask = pack_captions([[5, 6], [], [1, 2, 3, 4, 5]], 4, end=9, padding=9)
     assert ids.tolist() == [[5, 6, 9, 9], [9, 9, 9, 9], [1, 2, 3, 9]]
     labels = [[-100, 5, 6, 9, -100], [-100, 9, -100, -100, -100], [-100, 1, 2, 3, 9]]
-    assert caption_labels(ids, mask).tolist() == labels
+    batch = {
+        "caption_ids": ids[None],
+        "caption_mask": mask[None],
+        "bad": np.zeros(1, bool),
+        "region_valid": np.ones((1, 3), bool),
+    }
+    assert labels_of(batch).tolist() == labels

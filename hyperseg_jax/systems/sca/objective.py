@@ -57,10 +57,12 @@ def mask_loss(
     return jnp.where(has_mask, mask_bce(given, target) + mask_dice(given, target), 0).sum()
 
 
-def labels_of(batch: Batch) -> Int[jax.Array, "M T"]:
-    """Returns the target tokens of all regions; IGNORED at padding, and for unreadable examples and absent regions."""
+def labels_of(batch: Batch) -> Int[jax.Array, "M labels"]:
+    """Returns the labels of all regions: one position without a label (the last token of the region, which predicts the first
+    word), then the target tokens. IGNORED at padding, and for unreadable examples and absent regions."""
     supervised = batch["caption_mask"] & ~batch["bad"][:, None, None] & batch["region_valid"][..., None]
-    return rearrange(jnp.where(supervised, batch["caption_ids"], IGNORED), "b r t -> (b r) t")
+    labels = rearrange(jnp.where(supervised, batch["caption_ids"], IGNORED), "b r t -> (b r) t")
+    return jnp.pad(labels, ((0, 0), (1, 0)), constant_values=IGNORED)
 
 
 def check_masks(config: ml_collections.ConfigDict) -> None:
@@ -96,7 +98,7 @@ def make_loss(model: Sca, config: ml_collections.ConfigDict) -> Loss:
             head_logits,
             head,
             hidden,
-            jnp.pad(labels, ((0, 0), (1, 0)), constant_values=IGNORED),
+            labels,
             weights=jnp.full(len(labels), 1 / jnp.maximum(counts["tokens"], 1)),
             smoothing=smoothing,
         )

@@ -9,7 +9,6 @@ import ml_collections
 import numpy as np
 from jaxtyping import Bool, Int32
 
-from hyperseg_jax.structs import IGNORED
 from hyperseg_jax.systems.tokenizer_path import tokenizer_path
 from hyperseg_jax.text.tokenizer import Tokenizer
 
@@ -40,9 +39,3 @@ def pack_captions(
         ids[row, : len(tokens)] = tokens
         mask[row, : len(tokens)] = True
     return ids, mask
-
-
-def caption_labels(ids: Int32[np.ndarray, "R length"], mask: Bool[np.ndarray, "R length"]) -> Int32[np.ndarray, "R labels"]:
-    """Returns the labels: the ids without padding, after one position without a label (the last token of the region, which
-    predicts the first word)."""
-    return np.pad(np.where(mask, ids, IGNORED), ((0, 0), (1, 0)), constant_values=IGNORED).astype(np.int32)
