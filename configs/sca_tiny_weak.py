@@ -10,6 +10,6 @@ BASE = runpy.run_path(str(pathlib.Path(__file__).with_name("sca_tiny.py")))
 
 def get_config() -> ml_collections.ConfigDict:
     c = BASE["get_config"]()
-    c.data.tasks.caption.ratio = 0
+    del c.data.tasks.caption
     c.train.steps = 1500
     return c
