@@ -51,6 +51,17 @@ def grid_table_rows(side: int) -> int:
     return (2 * side - 1) ** 2 + 3
 
 
+def cell_offsets(side: int) -> Int[np.ndarray, "_ _"]:
+    """Returns the table row of each pair (query, key) of the token before a square grid and its cells: OFA's index table."""
+    rows, columns = np.divmod(np.arange(side**2), side)
+    steps, count = 2 * side - 1, grid_table_rows(side)
+    index = np.empty((side**2 + 1,) * 2, np.int64)
+    index[1:, 1:] = (np.subtract.outer(rows, rows) + side - 1) * steps + np.subtract.outer(columns, columns) + side - 1
+    index[0], index[:, 0] = count - 3, count - 2
+    index[0, 0] = count - 1
+    return index
+
+
 def token_to_grid(table: Float[DeviceArray, "rows heads"]) -> tuple[Float[jax.Array, " heads"], ...]:
     """Returns the biases of the token before the grid: from it to all cells, from all cells to it, and to itself."""
     return table[-3], table[-2], table[-1]
