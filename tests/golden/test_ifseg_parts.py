@@ -1,29 +1,29 @@
-"""IFSeg's image encoder, OFA's encoder and the segmentation decoder against the published system."""
+"""IFSeg's image encoder, the complete model, and the smoothing of its answers against the published system."""
 
 import dataclasses
+import json
 
+import ifseg_parts
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_case import find_files
 from import_weights import abstract_params, channels_last, import_params
 
 from hyperseg_jax.encoders import resnet
 from hyperseg_jax.encoders.resnet import ResNet
 from hyperseg_jax.layers.conv import Conv
-from hyperseg_jax.layers.linear import Linear, linear_table
 from hyperseg_jax.layers.norms import FrozenBatchNorm
-from hyperseg_jax.llms import grid_positions, ofa
+from hyperseg_jax.llms import grid_positions
+from hyperseg_jax.ops.neighbours import nearest_cells, smooth
+from hyperseg_jax.systems.ifseg import model as ifseg
+from hyperseg_jax.systems.ifseg.word_images import enlarge
 
 IMAGES = "encoder.embed_images."
-# parts of OFA that segmentation never uses
-LEGACY = ("decoder.embed_positions", "decoder.embed_image_positions", "decoder.pos_ln", "decoder.image_pos_ln")
-LEGACY += ("decoder.code_layernorm_embedding", "decoder.token_rel_pos_table_list", "decoder.image_rel_pos_table_list")
 
 
-def weights_with(case, prefix, without=()):
-    names = [name for name in case.weights if name.startswith(prefix) and not name.startswith(without)]
-    return {name: case.weights[name] for name in names}
+def weights_with(case, prefix):
+    return {name: x for name, x in case.weights.items() if name.startswith(prefix)}
 
 
 @pytest.mark.golden("ifseg", r"backbone.*")
@@ -41,65 +41,52 @@ def test_image_encoder(case):
 
 
 @pytest.mark.golden("ifseg", r"model_.*")
-def test_encoder_and_decoder(case):
-    c, weights = case.config, case.weights
-    side = c["orig_patch_image_size"] // resnet.STRIDE
-    sizes = {"hidden_size": c["dim"], "mlp_size": c["ffn"], "num_heads": c["heads"]}
-    encoder = ofa.OfaEncoder(
-        **sizes,
-        num_layers=c["enc_layers"],
-        text_buckets=c["token_bucket_size"],
-        side=c["image_bucket_size"],
-        base=(side, side),
-        num_positions=weights["encoder.embed_positions.weight"].shape[0],
-    )
-    decoder = ofa.SegmentationDecoder(
-        **sizes, num_layers=c["dec_layers"], side=c["patch_image_size"] // resnet.STRIDE, causal=not c.get("full_context", False)
-    )
-    words = weights["encoder.embed_tokens.weight"]
+def test_model(case):
+    model, params = ifseg_parts.load_model(case)
+    cells = ifseg_parts.see(case, model, params)
     ids = case.inputs["src_tokens"]
-    valid, text = ids != 1, jnp.asarray(words[ids])
-    if c.get("artificial"):
-        patches = case.inputs["patch_ids"]
-        grid, ends = patches.shape[1:], case.inputs["subword_cumlen"]
-        parts = [np.split(row[: end[-1]], end[:-1]) for row, end in zip(case.inputs["subword_ids"], ends, strict=True)]
-        image = np.stack([np.stack([words[one].mean(0) for one in cells]) for cells in parts])
-    else:
-        pixels = channels_last(case.inputs["patch_images"])
-        net = ResNet(tuple(c["resnet_layers"]))
-        params = import_params(weights_with(case, IMAGES), image=(abstract_params(net, pixels), resnet.table(net), IMAGES))
-        features = jax.jit(lambda p, x: net.apply({"params": p}, x))(params["image"], pixels)
-        case.compare("enc.resnet", np.moveaxis(np.asarray(features), -1, 1))
-        grid = features.shape[1:3]
-        features = features.reshape(len(features), -1, features.shape[-1])
-        case.compare("enc.image_feature", features)
-        project = Linear(c["dim"])
-        names = weights_with(case, "encoder.image_proj.")
-        table = (abstract_params(project, features), linear_table("linear", "encoder.image_proj"), "")
-        linear = {"linear": table[1].to_flax(names)["linear"]}
-        image = project.apply({"params": linear["linear"]}, features)
-        case.compare("enc.image_embed_projected", image)
-    print(grid, image.shape, names if False else "")
-    resized = not c.get("artificial")
-    encode = lambda p: encoder.apply({"params": p}, image, text, valid, grid, resized=resized)
-    abstract = jax.eval_shape(lambda key: encoder.init(key, image, text, valid, grid, resized=resized), jax.random.key(0))
-    import flax.linen as nn
-    table = ofa.encoder_table(encoder)
-    skip = ("encoder.embed_images", "encoder.image_proj", "encoder.embed_tokens", "encoder.seg_embed_tokens")
-    params = import_params(weights_with(case, "encoder.", skip), encoder=(nn.unbox(abstract["params"]), table, "encoder."))
-    hidden, positions = jax.jit(encode)(params["encoder"])
-    if "enc.out" in case.outputs:
-        case.compare("enc.out", hidden)
-        case.compare("enc.position_embeddings", np.broadcast_to(positions, (len(hidden), *positions.shape)))
-    cells = hidden[:, : image.shape[1]] if c.get("decoder_input_type", "encoder_output") == "encoder_output" else image
-    start = jnp.broadcast_to(jnp.asarray(words[0]), (len(hidden), 1, c["dim"]))
-    every = jnp.concatenate([jnp.ones(image.shape[:2], bool), valid], axis=1)
-    given = (start, cells, hidden, positions, every, tuple(grid))
-    abstract = jax.eval_shape(lambda key: decoder.init(key, *given), jax.random.key(0))
-    legacy = (*LEGACY, "decoder.embed_tokens", "decoder.seg_embed_tokens", "decoder.seg_projection")
-    params = import_params(
-        weights_with(case, "decoder.", legacy), decoder=(nn.unbox(abstract["params"]), ofa.decoder_table(decoder), "decoder.")
-    )
-    features = jax.jit(lambda p: decoder.apply({"params": p}, *given))(params["decoder"])
-    case.compare("dec.features", features)
-    case.compare("logits", features @ case.outputs["seg_embed_tokens"].T)
+    if cells.feature is not None:
+        found = np.moveaxis(np.asarray(cells.feature).reshape(len(ids), *cells.grid, -1), -1, 1)
+        case.compare("enc.resnet", found)
+        case.compare("enc.image_feature", cells.feature)
+        case.compare("enc.image_embed_projected", cells.embedding)
+    decode = jax.jit(lambda p, cells, ids: model.apply({"params": p}, cells, ids, method="decode"))
+    features = decode(params, cells, ids)
+    expected = case.outputs["dec.features"][:, :-1]  # the last row stands behind the last cell
+    case.compare("dec.features", features, expected)
+    logits = np.asarray(features) @ case.outputs["seg_embed_tokens"].T
+    case.compare("logits", logits, case.outputs["logits"][:, :-1])
+    case.check()
+
+
+@pytest.mark.golden("ifseg", r"knn_postprocess.*")
+def test_smoothing(case):
+    neighbours = jax.jit(nearest_cells, static_argnums=1)(case.inputs["features"][0], case.config["K"])
+    np.testing.assert_array_equal(neighbours, case.outputs["topk_index"][0])
+    start = jax.nn.softmax(case.inputs["logits"][0, :-1])
+    for rounds in (1, 5, 25):
+        case.compare(f"prob_iter{rounds}", np.asarray(smooth(start, neighbours, rounds))[None])
+    case.check()
+
+
+@pytest.mark.golden("ifseg", r"artificial_image.*")
+def test_images_of_words(case):
+    size = case.config["patch_image_size"]
+    for name in {key.split(".")[0] for key in case.inputs}:
+        grid, target = case.inputs[f"{name}.grid"], enlarge(case.inputs[f"{name}.grid"], size)
+        np.testing.assert_array_equal(enlarge(grid, size // resnet.STRIDE), case.outputs[f"{name}.patch_ids"])
+        expected = case.outputs[f"{name}.target_hist"]
+        np.testing.assert_array_equal(np.bincount(target.ravel(), minlength=len(expected)), expected)
+    case.check()
+
+
+@pytest.mark.golden("ifseg", r"position_tables.*")
+def test_index_tables(case):
+    for kind, buckets in case.config["tables"]:
+        table = grid_positions.text_offsets(1024, buckets) if kind == "token" else grid_positions.cell_offsets(buckets)
+        (info,) = (row for row in case.meta["info"] if (row["kind"], row["bucket"]) == (kind, buckets))
+        rows, columns = info.get("strides", (31, 29))
+        np.testing.assert_array_equal(table[::rows, ::columns], case.outputs[f"{kind}_{buckets}.sub"])
+        np.testing.assert_array_equal(table[0], case.outputs[f"{kind}_{buckets}.row0"])
+        np.testing.assert_array_equal(table[:, 0], case.outputs[f"{kind}_{buckets}.col0"])
+    case.check()
