@@ -65,9 +65,9 @@ def get_config() -> ml_collections.ConfigDict:
         "tokenizer": "{root}/gpt2",  # a folder with the tokenizer of GPT-2
         "image_size": 1024,
         "jitter": (0.1, 2.0),  # scale of the large-scale jitter of training; () without
-        "horizontal_flip": 0.5,  # only where no caption says left or right; theirs flips every image
+        "horizontal_flip": 0.5,
         "workers": 8,
-        "augment": {},
+        "augment": {"caption": {"flipped_texts": "skip"}},  # ours: no flip if a caption names a side or writing
         "length_buckets": (),
         "batches": "task",
         "max_unreadable_share": 0.01,

@@ -20,5 +20,5 @@ def get_config() -> ml_collections.ConfigDict:
         "epsilon": 1e-6,
         "remat": "full",
     }
-    c.data.tokenizer = "{root}/open_llama"  # a folder with the tokenizer.json of OpenLLaMA v2
+    c.data.tokenizer = "{root}/open_llama"  # a folder with tokenizer.json, see docs/systems.md
     return c

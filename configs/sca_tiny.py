@@ -1,4 +1,5 @@
-"""A small but complete SCA for the toy world: it learns to describe the object in a box. All parts are trained."""
+"""A small but complete SCA for the toy world: it learns to describe the object in a box. All parts are trained; begin with
+sca_tiny_weak, which learns masks and category names."""
 
 import pathlib
 import runpy
@@ -45,7 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
             "dropout": 0.0,
         },
     }
-    c.loss = {"label_smoothing": 0.1}
+    c.loss = {"label_smoothing": 0.1, "mask": 0.0}  # mask: weight of the loss of SAM's masks, for regions that have one
     del c.data.template, c.data.buckets
     c.data.jitter = (0.8, 1.3)
     c.data.curriculum = {"task": "", "share": 0.0}

@@ -79,8 +79,6 @@ def get_config() -> ml_collections.ConfigDict:
 
     coco, notes = "{root}/coco", "{root}/coco/annotations"
     refer, refcocog = "{root}/refer", "{root}/refer/refcocog/refs(umd).p"
-    refcoco = {"image_root": f"{coco}/train2014", "group_by_image": True, "prompts_per_example": 3}
-    marks = {"max_regions": 5}
     evaluated = {"short_side": 800, "long_side": 1333, "bicubic": 0}  # sides of images in evaluation, as published
     c.data = {
         "root": "datasets",
@@ -91,7 +89,7 @@ def get_config() -> ml_collections.ConfigDict:
         "resize": {"short_side": 512, "long_side": 2048, "multiple": 32, "bicubic": 1},  # in prediction: as in their demo
         "horizontal_flip": 0.5,
         "workers": 8,
-        "augment": {"panoptic": {"scale": (0.1, 2.0)}, "referring": {"scale": (0.1, 2.0)}},
+        "augment": {"panoptic": {"scale": (0.1, 2.0)}},
         "length_buckets": (),
         "batches": "task",
         "max_unreadable_share": 0.01,
@@ -128,31 +126,32 @@ def get_config() -> ml_collections.ConfigDict:
                 },
             },
             "referring": {
-                "reader": "refcoco",
+                "reader": "benchmark",
                 "ratio": 0,  # for validation; sentences are trained with the class lists
-                "prompts": 3,
-                "phrases": 3,
+                "prompts": 16,
+                "phrases": 16,
                 "length": 77,
                 "short_side": 512,
                 "long_side": 1024,
                 "bicubic": 0,
-                "train": {"json_path": "{root}/refcoco/refcocog_train.json", "sentences": "each", **refcoco},
-                "val": {"json_path": "{root}/refcoco/refcocog_val.json", **refcoco},
+                "val": {
+                    "name": "refcocog",
+                    "split": "val",
+                    "root": "{root}",
+                    "sentences": "first",
+                    "prompts_per_example": 16,
+                },
             },
             "region": {
-                "reader": "interactive",
-                "ratio": 0,  # for validation
+                "reader": "coco_visual_prompts",
+                "ratio": 0,  # for validation, without masks as prompts, as these are nearly the answer
                 "regions": 32,
                 **evaluated | {"bicubic": 1},
-                "train": {
-                    "json_path": "{root}/interactive/coco_interactive_train.json",
-                    "image_root": f"{coco}/train2017",
-                    **marks,
-                },
                 "val": {
-                    "json_path": "{root}/interactive/coco_interactive_val.json",
+                    "json_path": f"{notes}/instances_val2017.json",
                     "image_root": f"{coco}/val2017",
-                    **marks,
+                    "kinds": ("point", "scribble", "box"),
+                    "max_regions": 5,
                 },
             },
         },

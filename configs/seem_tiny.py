@@ -69,9 +69,23 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.tasks = {
         "panoptic": task("panoptic", 3, classes=9, class_length=8, targets=8, read={"max_classes": 8}),
         "referring": task(
-            "referring", 4, prompts=6, phrases=6, length=16, read={"group_by_image": True, "prompts_per_example": 6}
+            "referring",
+            4,
+            prompts=6,
+            phrases=6,
+            length=16,
+            read={"sentences": "raw", "group_by_image": True, "prompts_per_example": 6},
         ),
-        "region": task("region", 3, regions=3, points=128, read={"max_regions": 3, "kinds": ("mask",)}),
+        # In training, only the masks of the objects are read, and the marks are drawn on them. Validation has no masks as
+        # prompts, as these are nearly the answer.
+        "region": task(
+            "region",
+            3,
+            regions=3,
+            points=128,
+            read={"max_regions": 3, "kinds": ("mask",)},
+            val={"kinds": ("point", "scribble", "box")},
+        ),
     }
     c.optimizer.learning_rate = 1e-3
     c.optimizer.param_groups = (

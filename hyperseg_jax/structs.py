@@ -235,8 +235,8 @@ class Prompt:
     classes: the class list of a panoptic prompt, without "background".
     things: for each class, whether it has instances (thing) or not (stuff).
     masks: target masks. referring, reasoning, video: one mask (the union of all objects that the text refers to), or none if no
-        object matches; panoptic: one per segment; region: one per region, in order.
-    labels: N integers: class of each mask (panoptic) or region of each mask (region).
+        object matches; panoptic: one per segment; region, and caption if its reader gives masks: one per region, in order.
+    labels: N integers: class of each mask (panoptic) or region of each mask (region, caption).
     regions: the visual prompts of a region or caption task; () otherwise. Their coordinates are of the first frame, or of
         Example.drawn_on if it is given.
     captions: the texts of each region (caption), one or several that are equally good; () if they are not known.

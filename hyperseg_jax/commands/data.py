@@ -11,10 +11,8 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted.printing import escape_markup, escaped, log
+from hyperseg_jax.untrusted.printing import escape_markup, escaped, log, make_console
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -81,7 +79,7 @@ def run(parsed: argparse.Namespace) -> None:
 def _write_toy(parsed: argparse.Namespace) -> None:
     from hyperseg_jax import toy
 
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     toy.write_world(
         parsed.out,
         seed=parsed.seed,
@@ -99,7 +97,7 @@ def _write_samples(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.toy.samples import write_samples
 
     write_samples(parsed.out)
-    log(Console(stderr=True), f"{parsed.out}: wrote a sample of each benchmark")
+    log(make_console(stderr=True), f"{parsed.out}: wrote a sample of each benchmark")
 
 
 def _choose_splits(requested: Sequence[str] | None, available: Sequence[str], name: str) -> Sequence[str]:
@@ -119,7 +117,7 @@ def _progress_bars() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=make_console(stderr=True), transient=True) as progress:
         yield progress
 
 
@@ -145,7 +143,7 @@ def _check_benchmark(parsed: argparse.Namespace) -> None:
             bar = progress.add_task(escape_markup(f"{parsed.name} {split}"), total=None)
             advance = functools.partial(progress.update, bar)
             reports |= check_by_split(functools.partial(open_split, split), split, advance)
-    console = Console()
+    console = make_console()
     table = Table("split", "examples", "images", "prompts", "masks", "regions", "problems")
     for split, report in reports.items():
         counts = (
@@ -160,12 +158,12 @@ def _check_benchmark(parsed: argparse.Namespace) -> None:
     console.print(table)
     for split, report in reports.items():
         for note in report.notes:
-            log(console, f"{split}: {note}")
+            log(console, f"{escaped(split)}: {note}")
         for message, kind in list(report.collected.problems.items())[: parsed.show]:
             console.print(f"[red]{kind}[/] {escape_markup(message)}", highlight=False, soft_wrap=True)
         if report.problem_count > parsed.show:
             kinds = ", ".join(f"{count} {kind}" for kind, count in report.collected.counts.items() if count)
-            log(console, f"{split}: {report.problem_count} problems in total: {kinds}")
+            log(console, f"{escaped(split)}: {report.problem_count} problems in total: {kinds}")
     if any(report.problem_count for report in reports.values()):
         raise SystemExit(1)
 

@@ -8,7 +8,6 @@ import os
 import pathlib
 from collections.abc import Iterable
 
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -126,7 +125,7 @@ def _evaluate_own_tasks(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.systems import system as systems
     from hyperseg_jax.weights import model_folder
 
-    console = Console(stderr=True)
+    console = printing.make_console(stderr=True)
     log = functools.partial(printing.log, console)
     model, folder = load(parsed.model), model_folder.find_model_folder(parsed.model)
     config = model.config.copy_and_resolve_references()
@@ -177,4 +176,4 @@ def _evaluate_own_tasks(parsed: argparse.Namespace) -> None:
         write_text(parsed.out / "scores.json", strict_json.dumps_finite(evaluation.scores))
         evaluation.save_sheet(parsed.out / "predictions.png")
         log(f"wrote {parsed.out}/")
-    Console().print(table)
+    printing.make_console().print(table)

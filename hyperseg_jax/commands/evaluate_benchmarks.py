@@ -33,7 +33,7 @@ from hyperseg_jax.tables import flatten
 from hyperseg_jax.training import resume
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.limits import set_block
-from hyperseg_jax.untrusted.printing import escape_markup, escaped, first_line, log
+from hyperseg_jax.untrusted.printing import escape_markup, escaped, first_line, log, make_console
 from hyperseg_jax.weights import model_folder
 
 PARTIAL = "partial"  # folder of partial results below --out
@@ -53,7 +53,7 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
         hosts.Timeouts(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
     )
     with hosts.exit_on_error():
-        console = Console(stderr=True, quiet=not hosts.is_primary())
+        console = make_console(stderr=True, quiet=not hosts.is_primary())
         tools = Tools(load_spacy(parsed.spacy_model) if parsed.spacy_model and hosts.is_primary() else None)
         system = systems.get(config.system)
         for name, line in chosen.items():
@@ -134,7 +134,7 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
                 }
                 write_text(parsed.out / "scores.json", strict_json.dumps_finite(report))
                 log(console, f"wrote {parsed.out}/")
-            Console().print(scores_table(scores, parsed.rules, trivial))
+            make_console().print(scores_table(scores, parsed.rules, trivial))
     hosts.shut_down()
 
 

@@ -13,7 +13,7 @@ from hyperseg_jax import config as configs
 from hyperseg_jax.atomic import scratch_folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import stores
-from hyperseg_jax.untrusted.printing import log, printable
+from hyperseg_jax.untrusted.printing import log, make_console, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.weights import exporting, model_folder
 
-    console = Console()
+    console = make_console()
     if parsed.print_table:
         if not (parsed.config or parsed.workdir):
             raise UserError("--print-table needs a config; give --config or a WORKDIR")

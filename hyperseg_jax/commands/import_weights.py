@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import pathlib
 
-from rich.console import Console
-
 from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted.limits import set_block
-from hyperseg_jax.untrusted.printing import log
+from hyperseg_jax.untrusted.printing import log, make_console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +48,6 @@ def run(parsed: argparse.Namespace) -> None:
         )
     paths = [fetch_checkpoint(source) for source in parsed.sources]
     report = import_weights(paths, config, parsed.out, dtype=parsed.dtype, tokenizer=parsed.tokenizer)
-    console = Console()
+    console = make_console()
     console.print(report.table())
     log(console, f"wrote {parsed.out}; use it with hyperseg predict --model or --config.init_from")

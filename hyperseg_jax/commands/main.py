@@ -13,7 +13,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
 from hyperseg_jax import __version__, failures
@@ -23,7 +22,7 @@ from hyperseg_jax.commands.script import script
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.renamed_fields import FLAGS
 from hyperseg_jax.untrusted import limits, stores
-from hyperseg_jax.untrusted.printing import escaped, message
+from hyperseg_jax.untrusted.printing import escaped, make_console, message
 
 VERBS = {
     "quickstart": "segment images, fine-tune, and write an HTML report, in minutes on a CPU",
@@ -165,4 +164,4 @@ def _parse_limits(parsed: argparse.Namespace, settings: Sequence[str]) -> Mappin
 
 
 def _print_error(text: str) -> None:
-    Console(stderr=True).print("[bold red]error:[/] " + escape(message(text)), highlight=False, soft_wrap=True)
+    make_console(stderr=True).print("[bold red]error:[/] " + escape(message(text)), highlight=False, soft_wrap=True)

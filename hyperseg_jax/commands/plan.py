@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 
-from rich.console import Console
 from rich.table import Table
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.untrusted.limits import set_block
-from hyperseg_jax.untrusted.printing import escape_markup, log
+from hyperseg_jax.untrusted.printing import escape_markup, log, make_console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +32,7 @@ def run(parsed: argparse.Namespace) -> None:
 
     config = configs.load(parsed.config, parsed.overrides)
     set_block(config.get("limits", {}))
-    console = Console()
+    console = make_console()
     devices = topologies.slice_devices(parsed.topology)
     title = escape_markup(f"{parsed.config} on {parsed.topology}")
     table = Table("task", "examples per chip", "peak GB per chip", "upper bound", "fits", title=title)

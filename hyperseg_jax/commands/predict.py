@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
 
 from hyperseg_jax.atomic import atomic_folder, check_replaceable
 from hyperseg_jax.commands.numbers import parse_number
@@ -22,9 +21,9 @@ from hyperseg_jax.datasets.labels import read_label_image
 from hyperseg_jax.datasets.visual_prompts import shares_area
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import draw_segments, save_image
-from hyperseg_jax.structs import Prediction, Region
+from hyperseg_jax.structs import Prediction, Region, Segment
 from hyperseg_jax.untrusted import strict_json
-from hyperseg_jax.untrusted.printing import log, one_line
+from hyperseg_jax.untrusted.printing import log, make_console, one_line
 
 if TYPE_CHECKING:
     from hyperseg_jax.predictors.model import Model
@@ -105,7 +104,7 @@ def run(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.data.video_files import image_files, is_video, read_frames
     from hyperseg_jax.predictors.model import load, read_image
 
-    console, absent = Console(stderr=True), (None if parsed.always else ...)
+    console, absent = make_console(stderr=True), (None if parsed.always else ...)
     has_frames = is_video(parsed.image)
     if has_frames and (parsed.classes is not None or parsed.everything or parsed.caption):
         raise UserError(f"{parsed.image} is a video; give a text, or mark an object")
@@ -146,18 +145,20 @@ def run(parsed: argparse.Namespace) -> None:
             if parsed.caption:
                 predicted = _name_by_captions(model, frame, regions or [Region.from_mask(s.mask) for s in predicted], predicted)
             report["segments"] = _write_images(out, next(names)[1], frame, predicted)
-            summary = "; ".join(
-                f"{s.label} ({s.mask.mean():.1%} of the image{'' if math.isnan(s.score) else f', score {s.score:.2f}'})"
-                for s in predicted
-            )
+            summary = "; ".join(map(_summary, predicted))
         (out / "result.json").write_text(strict_json.dumps_finite(report))
     log(console, f"found: {summary or 'no matching object'}")
     log(console, f"wrote {parsed.out}/")
 
 
+def _summary(segment: Segment) -> str:
+    score = "" if math.isnan(segment.score) else f", score {segment.score:.2f}"
+    return f"{one_line(segment.label)} ({segment.mask.mean():.1%} of the image{score})"
+
+
 def _name_by_captions(model: Model, frame: np.ndarray, regions: Sequence[Region], predicted: Prediction) -> Prediction:
     """Returns the masks, each named by the text that describes its region."""
-    captions = model.caption_regions(frame, regions) if regions else ()
+    captions = model.caption_regions(frame, regions)
     return dataclasses.replace(predicted, names=tuple(captions))
 
 

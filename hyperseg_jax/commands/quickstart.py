@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> None:
     if parsed.images < FEWEST:
         raise UserError(f"--images {parsed.images}: give at least {FEWEST}")
-    began, console = time.monotonic(), Console(stderr=True)
+    began, console = time.monotonic(), printing.make_console(stderr=True)
     log = lambda text: printing.log(console, f"[{_elapsed_time(began)}] {text}")
     page = Page("hyperseg_jax: a first look")
     page.text(

@@ -88,7 +88,7 @@ class _Sweep:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    console = Console(stderr=True)
+    console = printing.make_console(stderr=True)
     log = functools.partial(printing.log, console)
     base = configs.load(parsed.config, parsed.overrides)
     set_block(base.get("limits", {}))
@@ -103,7 +103,7 @@ def run(parsed: argparse.Namespace) -> None:
     start()
     rows = results.collect_rows(sweep.trials, metric)
     results.save_results(rows, metric, parsed.out, log)
-    Console().print(results.results_table(rows, metric))
+    printing.make_console().print(results.results_table(rows, metric))
     written = [parsed.out / name for name in ("results.json", "results.png") if (parsed.out / name).exists()]
     log(f"wrote {' and '.join(map(str, written))}")
     failed = [row.trial for row in rows if row.status == "failed"]

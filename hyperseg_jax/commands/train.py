@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-
 from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted.printing import log
+from hyperseg_jax.untrusted.printing import log, make_console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,12 +63,12 @@ def run(parsed: argparse.Namespace) -> None:
                 workdir=parsed.workdir or "",
                 accept_changes=parsed.accept_changes,
                 topology=parsed.topology or "",
-                console=Console(stderr=True, quiet=not hosts.is_primary()),
+                console=make_console(stderr=True, quiet=not hosts.is_primary()),
             )
         hosts.shut_down()
         return
     with hosts.exit_on_error():
-        console = Console(stderr=True, quiet=not hosts.is_primary())
+        console = make_console(stderr=True, quiet=not hosts.is_primary())
         model = train(config, parsed.workdir, console=console, accept_changes=parsed.accept_changes)
         plots = {title: model.parent / name for title, name in (("loss curve", "loss.png"), ("predictions", "predictions.png"))}
         images = "  ".join(f"{title}: {path}" for title, path in plots.items() if path.is_file())

@@ -23,8 +23,16 @@ from hyperseg_jax.errors import UserError
 class CategoryBoxes(RegionCaptions):
     """Random access to the images of one file that have boxes (crowds excluded), in file order."""
 
-    def __init__(self, json_path: str | os.PathLike, image_root: str | os.PathLike, *, mark: str = "box", seed: int = 0):
-        """image_root: file_name is relative to this folder. mark, seed: see region_captions."""
+    def __init__(
+        self,
+        json_path: str | os.PathLike,
+        image_root: str | os.PathLike,
+        *,
+        mark: str = "box",
+        seed: int = 0,
+        masks: bool = False,
+    ):
+        """image_root: file_name is relative to this folder. mark, seed, masks: see region_captions."""
         self._records = CocoRecords(json_path)
         self._images = files.existing_folder(image_root)
         self.name = self._records.path.name
@@ -36,7 +44,7 @@ class CategoryBoxes(RegionCaptions):
             except UserError as error:
                 errors[len(self._items)] = error.with_traceback(None)
             self._items.append(image_id)
-        self._set_images(len(self._items), mark, seed, errors)
+        self._set_images(len(self._items), mark, seed, errors, masks)
 
     def _image_key(self, n: int) -> str:
         return str(self._items[n])

@@ -20,8 +20,11 @@ from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.untrusted import budget
+from hyperseg_jax.untrusted.printing import escaped_value, is_name
 
 TASKS = ("referring", "reasoning")
+MAX_SPLITS = 100
+"""Maximum number of splits of a captions.jsonl, each of which is reported by itself."""
 
 
 class Folder(PerImage):
@@ -45,6 +48,8 @@ class Folder(PerImage):
         self._file = files.JsonLines(files.join_inside(self._root, "captions.jsonl", str(self._root)))
         self.name = self._root.name
         self._splits = [self._read_split_field(n) for n in range(len(self._file))]
+        if len(set(self._splits)) > MAX_SPLITS:
+            raise UserError(f"{self._file.path}: has {len(set(self._splits))} splits, and at most {MAX_SPLITS} are supported")
         if (split or None) not in (None, *self._splits) or not self._splits:
             raise UserError(f"{self._file.path}: no line {f'with split {split!r}' if split else 'in it'}; add some")
         self._records = [n for n, line_split in enumerate(self._splits) if not split or line_split in (split, None)]
@@ -53,9 +58,15 @@ class Folder(PerImage):
     def _read_split_field(self, line: int) -> str | None:
         """Returns the split of a line: "" if it has none, None if the line is malformed."""
         try:
-            return str(self._file[line].get("split", ""))
+            return self._parse_split(line)
         except UserError:
             return None
+
+    def _parse_split(self, line: int) -> str:
+        split = str(self._file[line].get("split", ""))
+        if not is_name(split):
+            raise UserError(f"{self._file.where(line)}: split {escaped_value(split)} is no short printable text; change it")
+        return split
 
     def split_of(self, index: int) -> str:
         """Returns the split of the first line of an example; "" if it has none."""
@@ -71,6 +82,7 @@ class Folder(PerImage):
     def _build_prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         line = self._records[n]
         row, where = self._file[line], self._file.where(line)
+        self._parse_split(line)
         text = files.field(row, "text", where)
         if not isinstance(text, str) or not text.strip():
             report_problem("bad record", f"{where}: field 'text' is empty; describe what the mask shows")

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.check_errors import Problem
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import budget
 
 OVERLAP = 0.7
 """Boxes of the same object overlap by more than this (intersection over union)."""
@@ -44,12 +45,16 @@ class LvisMasks:
             return coco
         size = coco.shape[1], coco.shape[2]
         objects = [(files.field(annotation, "segmentation", where), where) for annotation, where in map(self._read, found)]
-        boxes = np.array([masks.segmentation_box(segmentation, *size, where) for segmentation, where in objects])
-        same = box_overlaps(np.array(list(map(masks.mask_box, coco))), boxes) > OVERLAP
+        boxes = np.zeros((len(objects), 4))
+        for box, (segmentation, where) in zip(boxes, objects, strict=True):
+            budget.charge_masks(1, (1, 1), where)  # its pixels are not filled here
+            box[:] = masks.segmentation_box(segmentation, *size, where)
         result = coco.copy()
-        for n in np.flatnonzero(same.any(1)):
-            segmentation, where = objects[int(same[n].argmax())]
-            result[n] = masks.decode_segmentation(segmentation, *size, where, polygons="coco")
+        for n, mask in enumerate(coco):
+            same = np.flatnonzero(box_overlaps(np.array(masks.mask_box(mask)), boxes) > OVERLAP)
+            if len(same):
+                segmentation, where = objects[int(same[0])]
+                result[n] = masks.decode_segmentation(segmentation, *size, where, polygons="coco")
         return result
 
     def _read(self, place: tuple[int, int]) -> tuple[dict, str]:
@@ -58,10 +63,10 @@ class LvisMasks:
         return file.content["annotations"][k], f"{file.path} annotations#{k}"
 
 
-def box_overlaps(one: Float[np.ndarray, "N 4"], other: Float[np.ndarray, "M 4"]) -> Float[np.ndarray, "N M"]:
-    """Returns the intersection over union of boxes (left, top, right, bottom); 0 for empty boxes."""
-    sides = np.minimum(one[:, None, 2:], other[None, :, 2:]) - np.maximum(one[:, None, :2], other[None, :, :2])
+def box_overlaps(one: Float[np.ndarray, " 4"], others: Float[np.ndarray, "M 4"]) -> Float[np.ndarray, " M"]:
+    """Returns the intersection over union of a box (left, top, right, bottom) and others; 0 for empty boxes."""
+    sides = np.minimum(one[2:], others[:, 2:]) - np.maximum(one[:2], others[:, :2])
     common = np.maximum(sides, 0).prod(-1)
-    area = lambda boxes: (boxes[:, 2:] - boxes[:, :2]).prod(-1)
-    union = area(one)[:, None] + area(other)[None] - common
+    area = lambda boxes: (boxes[..., 2:] - boxes[..., :2]).prod(-1)
+    union = area(one) + area(others) - common
     return np.where(common > 0, common / np.maximum(union, 1e-9), 0.0)

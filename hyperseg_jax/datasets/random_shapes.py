@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from PIL import Image, ImageDraw
 
 SMALLEST = 10
@@ -70,12 +70,12 @@ def draw_polygon(mask: Mask, rng: np.random.Generator) -> Mask:
 
 def draw_scribble(mask: Mask, rng: np.random.Generator) -> Mask:
     """Marks 1 to STROKES thin strokes inside of the object."""
-    return _draw_strokes(mask, SCRIBBLES, rng)
+    return draw_strokes(mask, SCRIBBLES, rng)
 
 
 def draw_blob(mask: Mask, rng: np.random.Generator) -> Mask:
     """Marks 1 to STROKES wide strokes inside of the object."""
-    return _draw_strokes(mask, BLOBS, rng)
+    return draw_strokes(mask, BLOBS, rng)
 
 
 SHAPES: tuple[Callable[[Mask, np.random.Generator], Mask], ...] = (draw_points, draw_polygon, draw_scribble, draw_blob)
@@ -111,10 +111,14 @@ def draw_stroke(vertices: Float[np.ndarray, "N 2"], width: int, size: tuple[int,
     return np.array(image)
 
 
-def _draw_strokes(mask: Mask, brushes: tuple[Brush, ...], rng: np.random.Generator) -> Mask:
+def draw_strokes(
+    mask: Mask, brushes: tuple[Brush, ...], rng: np.random.Generator, starts: Int[np.ndarray, "N 2"] | None = None
+) -> Mask:
+    """Marks strokes inside of the object, of one of the brushes. starts: where they start, (x, y) each; by default at 1 to
+    STROKES random pixels of the object."""
     brush = brushes[int(rng.integers(len(brushes)))]
     strokes = np.zeros_like(mask)
-    for start in _random_pixels(mask, int(rng.integers(1, STROKES + 1)), rng):
+    for start in _random_pixels(mask, int(rng.integers(1, STROKES + 1)), rng) if starts is None else starts:
         width = int(rng.integers(*brush.width))
         strokes |= draw_stroke(_random_walk(start, brush, rng), width, mask.shape)
     return strokes & mask

@@ -20,7 +20,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.expressions import join_sentences
 
-SENTENCES = ("joined", "each", "first")
+SENTENCES = ("joined", "each", "raw")
 ALL = -1
 """Number of the sentence of a prompt that has all sentences of a record."""
 
@@ -59,8 +59,9 @@ class RefCoco:
         """json_path: a file, or a list of files that are read one after the other. image_root: image_info.file_name is relative
         to this folder.
 
-        sentences: "joined" is one prompt per record, as in the published evaluation; "each" is one prompt per sentence; "first"
-        is one prompt per record with its first sentence (SEEM). polygons: how polygons are filled, one of masks.POLYGON_RULES:
+        sentences: "joined" is one prompt per record, as in the published evaluation; "each" is one prompt per sentence, which
+        ends with a period in both; "raw" is one prompt per sentence, as it was written but in lower case, without a period of
+        ours (SEEM; its field is `raw`). polygons: how polygons are filled, one of masks.POLYGON_RULES:
         "fill_poly" as in the published evaluation, "coco" as in the published training. group_by_image: an example has up to
         prompts_per_example prompts of one image, in file order.
         """
@@ -92,7 +93,7 @@ class RefCoco:
             with contextlib.suppress(UserError):  # raised again when the record is read
                 count = len(files.list_field(record, "instruction", where))
                 name = files.text_field(record, "image_info.file_name", where)
-            chosen = {"joined": (), "each": range(count), "first": range(min(count, 1))}[self._sentences]
+            chosen = range(0) if self._sentences == "joined" else range(count)
             for sentence in chosen or (ALL,):
                 by_image.setdefault(name, []).append(len(items))
                 items.append(_Sentence(file, number, sentence))
@@ -122,7 +123,8 @@ class RefCoco:
         record, where = item.content, item.where
         entries = files.list_field(record, "instruction", where)
         selected = entries if item.sentence == ALL else entries[item.sentence : item.sentence + 1]
-        sentences = [files.text_field(entry, "sent", where) for entry in selected]
+        raw = self._sentences == "raw"
+        sentences = [files.text_field(entry, "raw" if raw else "sent", where) for entry in selected]
         anns = [] if files.flag_field(record, "no_target", where, False) else files.list_field(record, "anns", where)
         target = np.zeros(size, bool)
         for ann in anns:
@@ -130,7 +132,7 @@ class RefCoco:
             target |= masks.decode_segmentation(segmentation, *size, f"{where} segmentation", polygons=self._polygons)
         return Prompt(
             task="referring",
-            text=join_sentences(sentences),
+            text="".join(sentences).strip().lower() if raw else join_sentences(sentences),
             masks=target[None, None] if anns else np.zeros((0, 1, *size), bool),
             group=files.text_field(record, "group", where, ""),
         )

@@ -16,7 +16,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.text.expressions import join_sentences
 
-SENTENCES = ("joined", "each", "raw")
+SENTENCES = ("joined", "each", "raw", "first")
 
 
 class RefCocoRefs(PerImage):
@@ -36,18 +36,18 @@ class RefCocoRefs(PerImage):
         """image_root: COCO's train2014. split: "train", "val", "testA", "testB" (RefCOCO, RefCOCO+, gRefCOCO), "test".
 
         sentences: "each" is one prompt per sentence, as the benchmark evaluates; "joined" is one prompt per ref (HyperSeg);
-        "raw" is one prompt per sentence, as it was written but in lower case, without a period of ours (SEEM).
-        prompts_per_example: maximum number of prompts of one image per example. polygons: see
-        masks.decode_segmentation; the REFER tools use pycocotools.
+        "raw" is one prompt per sentence, as it was written but in lower case, without a period of ours, and "first" that of the
+        first sentence of each ref (training and evaluation of SEEM). prompts_per_example: maximum number of prompts of one
+        image per example. polygons: see masks.decode_segmentation; the REFER tools use pycocotools.
         """
         for name, value, known in (("sentences", sentences, SENTENCES), ("polygons", polygons, masks.POLYGON_RULES)):
             if value not in known:
                 raise UserError(f"{name}={value!r} is unknown; choose one of {', '.join(known)}")
-        self._polygons, self._raw = polygons, sentences == "raw"
+        self._polygons, self._raw = polygons, sentences in ("raw", "first")
         self._images = files.existing_folder(image_root)
         self._files = ReferFiles(refs_path, instances_path, split, text_field="raw" if self._raw else "sent")
         self.name, refs = self._files.name, self._files.refs
-        selected = [range(len(ref["sentences"])) if sentences != "joined" else (-1,) for ref in refs]
+        selected = [{"joined": (-1,), "first": (0,)}.get(sentences, range(len(ref["sentences"]))) for ref in refs]
         self._items = [(n, sentence) for n, indices in enumerate(selected) for sentence in indices]
         errors = {k: refs[n]["error"] for k, (n, _) in enumerate(self._items) if "error" in refs[n]}
         self._group_prompts(len(self._items), lambda n: refs[self._items[n][0]]["image_id"], prompts_per_example, errors)

@@ -45,12 +45,12 @@ TABLES: dict[str, AttentionTable] = {
     "v0": {
         OBJECT: {OBJECT: "all"},
         TEXT_QUERY: {TEXT_QUERY: "all", TEXT: "valid"},
-        MARK_QUERY: {MARK_QUERY: "all", MARK: "valid", MEMORY: "all"},
+        MARK_QUERY: {MARK_QUERY: "all", MARK: "valid", MEMORY: "valid"},
         TEXT: {TEXT_QUERY: "all", TEXT: "valid"},
         MARK: {MARK: "valid"},
-        MEMORY: {MEMORY: "all"},
+        MEMORY: {MEMORY: "valid"},
     },
-    # one set of queries, which attends to all prompts
+    # one set of queries, which attends to all prompts and has no memory
     "demo": {
         OBJECT: {OBJECT: "all", TEXT: "valid", MARK: "valid", EXAMPLE: "valid"},
         TEXT: {OBJECT: "all", TEXT: "valid"},
@@ -68,7 +68,8 @@ class SeemPrompts:
     text, text_valid: tokens of all phrases of an image. marked: marked pixels, for the mean features and for each level.
     query_index: the object query that each copy is of, as many for each visual prompt; None: all queries for one prompt.
     example, example_valid: tokens of another image, by level. previous: mask logits of the last round, at the stride of the
-    mask features. slots: the prompt that each memory token belongs to, by layer, -1 for none.
+    mask features; variants without memory ignore them. slots: the prompt that each memory token belongs to, by layer, -1 for
+    none: then no query attends to it.
     """
 
     text: Float[DeviceArray, "B T C"] | None = None
@@ -233,6 +234,8 @@ class SeemDecoder(nn.Module):
         """
         variant = variant or self.variant
         table = TABLES[variant]
+        if MEMORY not in table:
+            prompts = prompts.replace(previous=None)  # type: ignore[attr-defined]
         levels = self._embed_levels(levels)
         keys = tuple(rearrange(level + self._sine(level), "b h w c -> b (h w) c") for level in levels)
         values = tuple(rearrange(level, "b h w c -> b (h w) c") for level in levels)
@@ -339,13 +342,9 @@ class SeemDecoder(nn.Module):
         """Returns the groups with the prompt of each memory token in this layer."""
         if prompts.previous is None:
             return crossing
-        slots = self._slots(prompts, layer)
-        return [
-            dataclasses.replace(group, prompt=jnp.broadcast_to(slots, (group.content.shape[0], group.length)))
-            if group.name == MEMORY
-            else group
-            for group in crossing
-        ]
+        of_rows = lambda group: jnp.broadcast_to(self._slots(prompts, layer), (group.content.shape[0], group.length))
+        assign = lambda group: dataclasses.replace(group, prompt=of_rows(group), valid=of_rows(group) >= 0)
+        return [assign(group) if group.name == MEMORY else group for group in crossing]
 
     def _slots(self, prompts: SeemPrompts, layer: int) -> Int32[jax.Array, "*B M"]:
         return jnp.zeros(self.num_memories, jnp.int32) if prompts.slots is None else jnp.asarray(prompts.slots)[layer]

@@ -107,12 +107,11 @@ def _benchmark_from_layout(
     return Benchmark(task, scoring, "benchmark", fields, submission=submission, truth=truth)
 
 
-def _sentence_benchmark(name: str) -> Benchmark:
-    """Returns a benchmark of the RefCOCO family in which each object has one sentence, its first, and the sentences about an
-    image are one query, as in SEEM's evaluation. name: see _referring_benchmark."""
-    line = _referring_benchmark(name)
-    fields = {**line.fields, "sentences": "first", "group_by_image": True, "prompts_per_example": TOGETHER}
-    return dataclasses.replace(line, fields=fields, together=TOGETHER)
+def _sentence_benchmark(split: str) -> Benchmark:
+    """Returns the benchmark of RefCOCOg in which each object has one sentence, its first, as it was written, and the sentences
+    about an image are one query, as in SEEM's evaluation."""
+    line = _benchmark_from_layout("referring", "referring", "refcocog", split, sentences="first", prompts_per_example=TOGETHER)
+    return dataclasses.replace(line, together=TOGETHER)
 
 
 def _click_benchmark(start: str) -> Benchmark:
@@ -142,8 +141,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "refcoco+_testB": _referring_benchmark("refcoco+_testB"),
     "refcocog": _referring_benchmark("refcocog_val"),
     "refcocog_test": _referring_benchmark("refcocog_test"),
-    "refcocog_first": _sentence_benchmark("refcocog_val"),
-    "refcocog_first_test": _sentence_benchmark("refcocog_test"),
+    "refcocog_first": _sentence_benchmark("val"),
+    "refcocog_first_test": _sentence_benchmark("test"),
     "grefcoco": dataclasses.replace(_benchmark_from_layout("referring", "generalized", "grefcoco", "val"), published=False),
     "reasonseg": _reasoning_benchmark("val"),
     "reasonseg_test": _reasoning_benchmark("test"),
@@ -198,8 +197,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "refcocog_captions": _caption_benchmark("refcocog_captions", "val"),
     "refcocog_captions_test": _caption_benchmark("refcocog_captions", "test"),
     "refcoco_captions_mask_point": _caption_benchmark("refcoco_captions", "val", mark="mask_point"),
-    "toy_referring": _toy_benchmark("referring", "referring"),
-    "toy_absent": _toy_benchmark("referring", "generalized"),
+    "toy_referring": _toy_benchmark("referring", "referring", sentences="raw"),
+    "toy_absent": _toy_benchmark("referring", "generalized", sentences="raw"),
     "toy_reasoning": _toy_benchmark("reasoning", "referring"),
     "toy_panoptic": _toy_benchmark("panoptic", "panoptic", max_classes=8),
     "toy_instances": _toy_benchmark("panoptic", "instances", max_classes=8),

@@ -181,11 +181,14 @@ def _add_nothing(scores: Any, name: str, prompt: Prompt, predictions: Sequence[P
 
 
 def _add_semantic(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
-    """Adds the semantic segmentation of an image."""
+    """Adds the semantic segmentation of an image. Crowds have their class, as in the semantic maps of COCO panoptic."""
     target = np.full(predictions[0].masks.shape[1:], -1)
+    ignore = np.zeros(target.shape, bool) if prompt.ignore is None else prompt.ignore[0].copy()
     for mask, label in zip(_target_masks(prompt)[:, 0], prompt.labels, strict=True):
         target[mask] = label
-    ignore = target < 0 if prompt.ignore is None else (target < 0) | prompt.ignore[0]
+    for mask, label in zip(() if prompt.crowds is None else prompt.crowds[:, 0], prompt.crowd_labels, strict=True):
+        target[mask], ignore[mask] = label, False
+    ignore |= target < 0
     predicted = np.zeros(target.shape, int)
     for mask, label in zip(predictions[0].masks, predictions[0].labels, strict=True):
         predicted[mask] = label

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -37,13 +38,13 @@ def start_with_box(target: Mask, rng: np.random.Generator) -> Region:
 
 
 def start_with_circle(target: Mask, rng: np.random.Generator) -> Region:
-    """Draws up to five wide blobs on the object."""
-    return _draw(random_shapes.draw_blob, "mask", target, rng)
+    """Draws a wide stroke on the object."""
+    return _draw(functools.partial(_draw_stroke, random_shapes.BLOBS), "mask", target, rng)
 
 
 def start_with_scribble(target: Mask, rng: np.random.Generator) -> Region:
-    """Draws up to five thin strokes on the object."""
-    return _draw(random_shapes.draw_scribble, "scribble", target, rng)
+    """Draws a thin stroke on the object."""
+    return _draw(functools.partial(_draw_stroke, random_shapes.SCRIBBLES), "scribble", target, rng)
 
 
 def start_with_polygon(target: Mask, rng: np.random.Generator) -> Region:
@@ -76,6 +77,11 @@ def _filled_box(target: Mask) -> Mask:
     return np.outer(target.any(1), target.any(0))
 
 
+def _draw_stroke(brushes: tuple[random_shapes.Brush, ...], target: Mask, rng: np.random.Generator) -> Mask:
+    """Draws a stroke that starts at the centre of the object, as in SEEM's evaluation."""
+    return random_shapes.draw_strokes(target, brushes, rng, np.array([centre(target)[::-1]]))
+
+
 def _draw(shape: Callable[[Mask, np.random.Generator], Mask], kind: str, target: Mask, rng: np.random.Generator) -> Region:
     """Draws a shape on the object at the size of SIDES. Where none comes out, as on a very small object, it is clicked."""
     height, width = target.shape
@@ -84,5 +90,6 @@ def _draw(shape: Callable[[Mask, np.random.Generator], Mask], kind: str, target:
     enlarged = np.array(Image.fromarray(target.astype(np.uint8)).resize(size, Image.Resampling.NEAREST), bool)
     rows, columns = np.nonzero(shape(enlarged, rng)) if enlarged.any() else ((), ())
     drawn = np.zeros(target.shape, bool)
-    drawn[np.asarray(rows, int) * height // size[1], np.asarray(columns, int) * width // size[0]] = True
+    centres = lambda at, old, new: (2 * np.asarray(at, int) + 1) * old // (2 * new)  # as nearest neighbours are chosen
+    drawn[centres(rows, height, size[1]), centres(columns, width, size[0])] = True
     return Region.from_mask(drawn, kind) if drawn.any() else start_with_point(target, rng)

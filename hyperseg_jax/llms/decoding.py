@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,7 +81,7 @@ class Decoding:
                 raise UserError(f"{name} = {value!r}: must be an integer of at least 1")
         for name in ("temperature", "top_k", "top_p", "length_penalty"):
             value = getattr(self, name)
-            if type(value) not in (int, float) or not math.isfinite(value):
+            if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
                 raise UserError(f"{name} = {value!r}: must be a finite number")
         if self.temperature <= 0:
             raise UserError(f"temperature = {self.temperature}: must be positive; for the most probable use kind='greedy'")

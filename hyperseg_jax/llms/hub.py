@@ -66,7 +66,7 @@ def source_checkpoints(
     field: the block of the config. prefix: of their names in the weight table of the system. initialized: names of the table
     that they lack.
     """
-    check = functools.partial(_check_settings, find, field)
+    check = functools.partial(check_settings, find, field)
     is_gpt2 = SourceCheckpoint(
         "GPT-2",
         mark=r"(transformer\.)?wpe\.weight",
@@ -91,7 +91,7 @@ def source_checkpoints(
     return is_gpt2, is_llama
 
 
-def _check_settings(find: Find, field: str, content: Mapping[str, Any], config: Any) -> None:
+def check_settings(find: Find, field: str, content: Mapping[str, Any], config: Any) -> None:
     """Raises UserError if a config.json is that of another model than the language model of a config."""
     model, published = find(config), from_hub(content)
     if type(model) is not type(published):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +40,7 @@ class Settings:
     def number(self, name: str, default: float | None = None) -> float:
         """Returns a number of at least 0."""
         value = self._value(name, default)
-        if type(value) not in (int, float) or not 0 <= value < math.inf:
+        if type(value) not in (int, float) or not 0 <= value <= sys.float_info.max:
             raise UserError(f"{name} = {escaped_value(value)} must be a number of at least 0")
         return float(value)
 

@@ -82,7 +82,7 @@ def check_run(
     workdir: of the run, if it is known. accept_changes: see `training.loop.train`. topology: a TPU slice such as "v5e:4x4"; ""
     uses the devices of this process group.
     """
-    report = _Report(console or Console(stderr=True, quiet=not hosts.is_primary()))
+    report = _Report(console or printing.make_console(stderr=True, quiet=not hosts.is_primary()))
     with temporary_block(config.get("limits", {})), contextlib.ExitStack() as stack:
         run_dir = None
         with report.collect():

@@ -94,7 +94,8 @@ def find_everything(model: Model, image: np.ndarray, options: AutomaticOptions) 
 
 
 def _crops(shape: tuple[int, int], options: AutomaticOptions) -> Iterator[tuple[tuple[int, int, int, int], int]]:
-    """Yields (left, top, right, bottom) of the whole image and of the crops of each layer, and their layer."""
+    """Yields (left, top, right, bottom) of the whole image and of the crops of each layer, and their layer. Images of a few
+    pixels have fewer crops than the options say: those without a pixel are left out."""
     height, width = shape
     yield (0, 0, width, height), 0
     for layer in range(1, options.crop_n_layers + 1):
@@ -103,7 +104,9 @@ def _crops(shape: tuple[int, int], options: AutomaticOptions) -> Iterator[tuple[
         wide, high = (math.ceil((overlap * (count - 1) + side) / count) for side in (width, height))
         for left in (int((wide - overlap) * i) for i in range(count)):
             for top in (int((high - overlap) * i) for i in range(count)):
-                yield (left, top, min(left + wide, width), min(top + high, height)), layer
+                right, bottom = min(left + wide, width), min(top + high, height)
+                if left < right and top < bottom:
+                    yield (left, top, right, bottom), layer
 
 
 def _search_crop(

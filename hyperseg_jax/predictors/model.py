@@ -104,7 +104,9 @@ class Model:
         """
         if kind not in CLASS_ANSWERS:
             raise UserError(f"kind = {kind!r}: use one of {', '.join(CLASS_ANSWERS)}")
-        names = (*map(_check_text, classes), *map(_check_text, stuff))
+        names = (*_check_names("classes", classes), *_check_names("stuff", stuff))
+        if not names:
+            raise UserError("no classes are given; name at least one")
         things = (True,) * len(classes) + (False,) * len(stuff)
         prompt = Prompt(task="panoptic", classes=names, things=things)
         example = _image_example(read_image(image), prompt)
@@ -151,7 +153,7 @@ class Model:
     def session(self, image: ImageLike, *, classes: Sequence[str] = ()) -> Session:
         """Starts interactive segmentation of an image. classes: names of which each mask gets the most probable one; for
         systems that compose prompts (System.composes)."""
-        return Session(self, read_image(image), tuple(map(_check_text, classes)))
+        return Session(self, read_image(image), _check_names("classes", classes))
 
     def answer_round(
         self,
@@ -255,11 +257,13 @@ class Model:
     def caption_regions(
         self, image: ImageLike, regions: Sequence[np.ndarray | Region], *, seed: int = 0, **decoding: Any
     ) -> tuple[str, ...]:
-        """Returns a text for each region (a Region, or bool [H, W]). seed, decoding: see `chat`.
+        """Returns a text for each region (a Region, or bool [H, W]); nothing if there is none. seed, decoding: see `chat`.
 
         Raises UserError if the system generates no text.
         """
         frame = read_image(image)
+        if not len(regions):
+            return ()
         return self._generate_texts(frame, _region_prompt("caption", frame, regions), seed, decoding)
 
     def _generate_texts(self, frame: np.ndarray, prompt: Prompt, seed: int, changes: dict[str, Any]) -> tuple[str, ...]:
@@ -285,7 +289,8 @@ class Model:
         """Returns the prompt of regions, which may have a text, and classes that name what is found, if the system composes
         prompts. Raises UserError for other systems."""
         self._check_composed(text=text, classes=classes)
-        return dataclasses.replace(_region_prompt("region", drawn_on, regions), text=text, classes=tuple(classes))
+        prompt = _region_prompt("region", drawn_on, regions)
+        return dataclasses.replace(prompt, text=_check_text(text) if text else "", classes=tuple(classes))
 
     def _check_composed(self, *, text: str, classes: Sequence[str]) -> None:
         if (text or classes) and not self._system.composes:
@@ -378,6 +383,14 @@ def _check_text(text: str) -> str:
     if not text.strip(" ."):
         raise UserError("the prompt is empty; say what to segment")
     return text.strip()
+
+
+def _check_names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the stripped names of classes. Raises UserError if one is empty, or if they are one text. argument: for the
+    message."""
+    if isinstance(names, str):
+        raise UserError(f"{argument} = {names!r}: is one text; give a list of names, as in {argument}=[{names!r}]")
+    return tuple(map(_check_text, names))
 
 
 def _region_prompt(task: str, frame: np.ndarray, regions: Sequence[np.ndarray | Region]) -> Prompt:

@@ -85,13 +85,14 @@ class Session:
         return self._add_marks(Region.from_mask(mask), target)
 
     def add_text(self, text: str) -> Prediction:
-        """Adds a phrase. Without marks, it is segmented; with marks, it helps to find what they mark."""
+        """Adds a phrase, which replaces an earlier one. Without marks, it is segmented; with marks, it helps to find what they
+        mark."""
         if not text.strip(" ."):
             raise UserError("the prompt is empty; say what to segment")
         return self._answer(dataclasses.replace(self._rounds[-1], text=text.strip()))
 
     def add_example(self, image: ImageLike, *regions: Region | Bool[np.ndarray, "H W"]) -> Prediction:
-        """Finds in this image what each region marks in another one. Earlier marks are replaced."""
+        """Finds in this image what each region marks in another one. Earlier marks are replaced; a text is kept."""
         from hyperseg_jax.predictors.model import read_image
 
         if not regions:
@@ -121,7 +122,7 @@ class Session:
         if last.example is not None:
             raise UserError("the marks are those of an example image; call reset() before marking this image")
         index = max(len(last.regions) - 1, 0) if target is None else target
-        if not 0 <= index <= len(last.regions):
+        if not isinstance(index, int | np.integer) or not 0 <= index <= len(last.regions):
             raise UserError(f"target = {index}: give the index of an object, or {len(last.regions)} for another one")
         regions = list(last.regions)
         regions[index : index + 1] = [_join(regions[index], marks) if index < len(regions) else marks]

@@ -74,7 +74,8 @@ class System(Generic[Model]):
     """A published system. All of its functions use the same Linen model.
 
     build(config) -> the model of config.model.
-    init(model, config, key) -> parameters boxed with their axis names. Their shapes depend on config.model alone.
+    init(model, config, key) -> parameters boxed with their axis names. Their shapes depend on config.model and
+    data.image_size alone.
     tokenizer: loads a tokenizer, see MakeTokenizer; None if the system reads and writes no text.
     processor(config, tokenizer, task) -> the Processor of a task. task: its array sizes, {} in prediction. tokenizer: may be
     None if only shapes are needed.
@@ -160,8 +161,9 @@ class System(Generic[Model]):
         return nn.unbox(self.init(model, config, key))
 
     def boxed_shapes(self, config: ConfigDict) -> Any:
-        """Returns jax.ShapeDtypeStructs of the parameters, boxed with axis names; traced once for each model config."""
-        key = self.init, config.model.to_json()
+        """Returns jax.ShapeDtypeStructs of the parameters, boxed with axis names; traced once for each model
+        block and image size."""
+        key = self.init, config.model.to_json(), str(config.get("data", {}).get("image_size"))
         if key not in _shape_cache:
             _shape_cache[key] = jax.eval_shape(lambda: self.init(self.build(config), config, jax.random.key(0)))
         return _shape_cache[key]
@@ -197,7 +199,7 @@ def lora_block(config: ConfigDict) -> Any:
     return block if block is not None and block.rank else None
 
 
-_shape_cache: dict[tuple[Callable[..., Any], str], Any] = {}
+_shape_cache: dict[tuple[Callable[..., Any], str, str], Any] = {}
 
 
 GROUP = "hyperseg_jax.systems"

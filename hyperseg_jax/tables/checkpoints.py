@@ -41,8 +41,8 @@ class PublishedField:
 class FileName:
     """What the name of a checkpoint's file says about a config field that its tensors do not show.
 
-    pattern: a regex for the file name. field: as in "model.PART.FIELD". values: the values that fit; () if the name has had
-    several meanings. advice: what the user can do then.
+    pattern: a regex for the file name, of small or capital letters. field: as in "model.PART.FIELD". values: the values that
+    fit; () if the name has had several meanings. advice: what the user can do then.
     """
 
     pattern: str

@@ -72,7 +72,7 @@ class Squeeze:
     """A tensor [1, ...] <-> the array [...]."""
 
     def to_flax(self, tensors: Arrays) -> Arrays:
-        return (tensors[0][0],)
+        return (tensors[0].squeeze(0),)
 
     def to_torch(self, leaves: Arrays) -> Arrays:
         return (leaves[0][None],)
@@ -190,6 +190,8 @@ class ZeroBias:
 
     def to_flax(self, tensors: Arrays) -> Arrays:
         weight, bias = tensors
+        if bias.shape != weight.shape[:1]:
+            raise UserError(f"{self.name}: has shape {bias.shape}, and its weight {weight.shape}; they do not fit each other")
         if bias.any():
             raise UserError(
                 f"{self.name}: not zero, but the model has no such bias, so its outputs would change; "

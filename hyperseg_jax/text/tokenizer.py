@@ -22,6 +22,7 @@ EOS = "<|endoftext|>"  # end-of-sequence token of GPT-2 and similar tokenizers
 TOY_FILE = paths.ASSETS / "toy_tokenizer.json"
 JSON_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
 CACHE_SIZE = 2048  # texts whose ids are cached: class names, and prompts that are repeated for each frame
+CLIP_WORD_END = "</w>"  # ends the tokens of CLIP that end a word; CLIP's files have the names of GPT-2's
 LARGEST = 2**26  # maximum bytes of a tokenizer file; those of known models have at most 20 million
 # Fields of tokenizer_config.json and special_tokens_map.json passed to transformers; others may name paths, classes or code.
 CONFIG_FIELDS = {"added_tokens_decoder", "add_prefix_space", "bos_token", "eos_token", "unk_token", "pad_token"}
@@ -93,8 +94,8 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, eos: str = EOS, added: Sequence[str] = ()) -> Tokenizer:
-        """Loads a tokenizer.json, or a Hugging Face folder with tokenizer.json or GPT-2's older files (vocab.json, merges.txt)
-        and optionally tokenizer_config.json and added_tokens.json.
+        """Loads a tokenizer.json, or a Hugging Face folder with tokenizer.json or the older files of GPT-2 and CLIP
+        (vocab.json, merges.txt) and optionally tokenizer_config.json and added_tokens.json.
 
         No code in the folder is executed. Raises UserError if there is no tokenizer, or if it is invalid.
         """
@@ -200,7 +201,9 @@ def _load_folder(folder: pathlib.Path) -> _Backend:
         for fields in (tokenizer_config, parsed.get("special_tokens_map.json", {}))
     )
     # PreTrainedTokenizerFast loads tokenizer.json unchanged; other classes would rebuild the tokenizer from its vocabulary.
-    parsed["tokenizer_config.json"] = config | {"tokenizer_class": "PreTrainedTokenizerFast" if is_fast else "GPT2Tokenizer"}
+    is_clip = not is_fast and any(token.endswith(CLIP_WORD_END) for token in parsed["vocab.json"])
+    kind, name = ("clip", "CLIPTokenizer") if is_clip else ("gpt2", "GPT2Tokenizer")
+    parsed["tokenizer_config.json"] = config | {"tokenizer_class": "PreTrainedTokenizerFast" if is_fast else name}
     parsed["special_tokens_map.json"] = specials
     with naming_path(folder), scratch_folder() as copy:
         with converting_exceptions("is not a tokenizer"):
@@ -212,7 +215,7 @@ def _load_folder(folder: pathlib.Path) -> _Backend:
                     tokenizers.check_merges(tokenizers.parse_merges(merges.decode(errors="replace")), parsed["vocab.json"])
                     (copy / "merges.txt").write_bytes(merges)
             options = {"local_files_only": True, "trust_remote_code": False}
-            tokenizer = AutoTokenizer.from_pretrained(copy, tokenizer_type=None if is_fast else "gpt2", **options)
+            tokenizer = AutoTokenizer.from_pretrained(copy, tokenizer_type=None if is_fast else kind, **options)
             backend: _Backend = tokenizer.backend_tokenizer
             backend.no_padding()
             backend.no_truncation()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import math
 import os
 import pathlib
 import time
@@ -121,7 +122,8 @@ class CheckpointFolder:
         policies = ocp.training.preservation_policies
         preserved: list[Any] = [policies.LatestN(self._keep) if self._keep else policies.PreserveAll()]
         if self._best:
-            best_score = lambda metrics: metrics["best"]
+            # not a number, as of a validation without an object, is no score: it has no place in an order
+            best_score = lambda metrics: -math.inf if math.isnan(metrics["best"]) else metrics["best"]
             preserved.append(policies.BestN(get_metric_fn=best_score, n=1, keep_checkpoints_without_metrics=False))
         drop_task_messages()
         context = ocp.Context()

@@ -61,7 +61,7 @@ def train(
     """
     # ---- Checks of the config, and the devices ---------------------------------------------------
     timer = Clock()
-    console = console or Console(stderr=True, quiet=not hosts.is_primary())
+    console = console or printing.make_console(stderr=True, quiet=not hosts.is_primary())
     systems.get(config.system).check_training()
     checks.check_counts(config)
     mesh = placement.make(config.train.preset, config.train.mesh, adapters=systems.lora_block(config) is not None)

@@ -68,6 +68,11 @@ def escape_markup(text: str) -> str:
     return escape(one_line(text))
 
 
+def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """Returns a console that prints names as they are: rich would replace ":bomb:" even without markup."""
+    return Console(stderr=stderr, quiet=quiet, emoji=False)
+
+
 def log(console: Console, text: str) -> None:
     """Prints a message without markup or highlighting."""
     console.print(message(text), highlight=False, markup=False, soft_wrap=True)

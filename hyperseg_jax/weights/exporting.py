@@ -103,10 +103,10 @@ def export_weights(
     """Exports a workdir, model folder or shipped model to the folder `out`.
 
     format: "hf": sharded safetensors with index, config.json and tokenizer, with the authors' names and merged LoRA;
-    "state-dict": one state_dict.pth for torch.load; "peft": only the LoRA adapter. part: for "hf", exports only one component
-    that a transformers class can load, with the names of that class (System.parts). dtype: float32, float16, bfloat16, or
-    "source" (unchanged). strict_authors: raises UserError if the authors' code lacks some of the names, or computes something
-    else with them.
+    "state-dict": one state_dict.pth for torch.load, and a config.json if the system has published fields; "peft": only the LoRA
+    adapter. part: for "hf", exports only one component that a transformers class can load, with the names of that class
+    (System.parts). dtype: float32, float16, bfloat16, or "source" (unchanged). strict_authors: raises UserError if the authors'
+    code lacks some of the names, or computes something else with them.
     """
     if part is not None and format != "hf":
         raise UserError(f"--part {part} requires --format hf, not {format}")
@@ -150,13 +150,15 @@ def export_weights(
         with atomic_folder(out) as temporary:
             if format == "state-dict":
                 write_state_dict(temporary / "state_dict.pth", described, itertools.chain.from_iterable(map(convert, pieces)))
+                if recorded:
+                    _write_settings(temporary, {PUBLISHED_FIELDS: recorded})
             else:
                 write_sharded(temporary, described, convert, pieces, shard_bytes)
                 settings = system.part(part).config_json(config) if part else system.hf_config(config)
                 types = {kind.name for _, kind in described.values() if kind.kind not in "iub"}
                 settings["torch_dtype"] = types.pop() if len(types) == 1 else "float32"
                 settings |= {PUBLISHED_FIELDS: recorded} if recorded else {}
-                (temporary / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+                _write_settings(temporary, settings)
                 tokenizer = system.load_tokenizer(config, folder) if part is None or system.part(part).reads_text else None
                 if tokenizer is not None:
                     _save_tokenizer(tokenizer, settings, temporary)
@@ -196,6 +198,10 @@ def _model_card(
 def _paths_without_adapters(file: TensorFile) -> set[str]:
     """Returns the paths of all parameters except LoRA adapters."""
     return {path for path in file.tensors if not path.endswith(("/lora_a", "/lora_b"))}
+
+
+def _write_settings(out: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    (out / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _save_tokenizer(tokenizer: Tokenizer, settings: Mapping[str, Any], out: pathlib.Path) -> None:

@@ -23,7 +23,7 @@ def check_file_name(
         name.field: str(functools.reduce(lambda block, key: block[key], name.field.split("."), config))
         for name in kind.file_names
     }
-    name = next((name for name in kind.file_names if re.fullmatch(name.pattern, path.name)), None)
+    name = next((name for name in kind.file_names if re.fullmatch(name.pattern, path.name, re.IGNORECASE)), None)
     lines = [f"{field} = {value}, which the tensors do not show" for field, value in values.items() if field not in known]
     if name is None:
         return lines

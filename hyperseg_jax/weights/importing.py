@@ -100,7 +100,7 @@ def import_weights(
         tensors = _assign_sources(system, files, report)
         _update_sizes(config, files, tensors, report)
         restored = _restore_published_fields(config, system, files, report)
-        _check_settings(config, files)
+        _check_settings(config, files, report)
         for kind, file in files:
             report.notes += check_file_name(kind, file.path, config, restored)
         text = _load_tokenizer(system, tokenizer, [file.path for _, file in files], config)
@@ -241,17 +241,24 @@ def _restore_published_fields(
     return restored
 
 
-def _check_settings(config: ml_collections.ConfigDict, files: Sequence[tuple[SourceCheckpoint, TensorFile]]) -> None:
-    """Raises UserError if the config.json of a checkpoint is that of another model than the config."""
+def _check_settings(
+    config: ml_collections.ConfigDict, files: Sequence[tuple[SourceCheckpoint, TensorFile]], report: ImportReport
+) -> None:
+    """Raises UserError if the config.json of a checkpoint is that of another model than the config. Adds to the report which of
+    them have none."""
     for kind, file in files:
         folder = file.path if file.path.is_dir() else file.path.parent
-        if kind.check_settings is not None and (folder / "config.json").is_file():
-            with naming_path(folder):
-                content = strict_json.read(model_file_path(folder, "config.json"))
-            try:
-                kind.check_settings(content, config)
-            except UserError as error:
-                raise UserError(f"{folder}/config.json: {error}") from error
+        if kind.check_settings is None:
+            continue
+        if not (folder / "config.json").is_file():
+            report.notes.append(f"{kind.name}: {folder} has no config.json, so its settings were not compared with the config")
+            continue
+        with naming_path(folder):
+            content = strict_json.read(model_file_path(folder, "config.json"))
+        try:
+            kind.check_settings(content, config)
+        except UserError as error:
+            raise UserError(f"{folder}/config.json: {error}") from error
 
 
 def _set_field(config: ml_collections.ConfigDict, field: str, value: Any, report: ImportReport) -> None:

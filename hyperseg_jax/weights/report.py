@@ -60,7 +60,7 @@ class ImportReport:
             table.add_row("loaded", part, str(count), f"{size:,}", " ".join(sorted(types)))
         for title, rules in (("ignored", self.ignored), ("initialized", self.initialized)):
             for reason, names in rules.items():
-                table.add_row(title, reason, str(len(names)))
+                table.add_row(title, escape_markup(reason), str(len(names)))
         for field, (before, after) in self.config.items():
             table.add_row("config", f"{field}: {before} -> {after}, to match the checkpoint")
         for note in self.notes:

@@ -90,6 +90,23 @@ def test_malformed_lines_do_not_hide_others(copy_samples):
     assert sum(len(grouped[k].prompts) for k in range(len(grouped)) if k not in (1, 2, 3)) == len(sound)
 
 
+def test_splits_are_short_names(copy_samples):
+    """They are printed, so they can neither add lines nor be of any number."""
+    home = copy_samples("yours") / "yours" / "folder"
+    path = home / "captions.jsonl"
+    sound = path.read_text().splitlines()
+    row = json.loads(sound[0])
+    path.write_text(
+        "\n".join([*sound, json.dumps(row | {"split": "val\n  forged: a line"}), json.dumps(row | {"split": "x" * 300})])
+    )
+    messages = sorted(message for _, message in sorted_problems(run_check(home, "folder")))
+    assert len(messages) == 2 and all("is no short printable text; change it" in message for message in messages)
+    assert f"{path} line {len(sound) + 1}: split 'val\\n forged: a line'" in messages[0]
+    path.write_text("\n".join(json.dumps(row | {"split": f"s{k}"}) for k in range(101)))
+    with pytest.raises(UserError, match=r"captions\.jsonl: has 101 splits, and at most 100 are supported"):
+        Folder(home)
+
+
 def test_malformed_lines_are_reported_in_every_split(copy_samples):
     """Its split is unknown, so it is reported for every split, and does not create a split."""
     home = copy_samples("yours") / "yours" / "folder"

@@ -101,5 +101,9 @@ def test_boxes_outside_their_image_are_clipped_and_reported(copy_samples):
     edit_json(root / "visual_genome" / "region_descriptions.json", lambda c: c[0]["regions"][0].update(x=500))
     regions = open_samples(root, "visual_genome")[0].prompts[0].regions
     assert regions[0].boxes[0, ::2].tolist() == [SIZE, SIZE] and len(regions) > 2
+    for mark in ("centre", "point"):  # inside of the image, so that the image is not left out for one bad box
+        (prompt,) = open_samples(root, "visual_genome", mark=mark)[0].prompts
+        (x, y) = prompt.regions[0].points[0, :2].astype(np.float32)
+        assert SIZE - 1 <= x < SIZE and 0 <= y < SIZE and len(prompt.regions) == len(regions)
     ((kind, message),) = sorted_problems(run_check(root, "visual_genome", "test"))
     assert kind == "bad mask" and "#0 regions#0: box [500," in message and "contains no pixel of its image" in message

@@ -89,6 +89,9 @@ def test_refcoco_sentences(root):
     each = refcoco(root, records, sentences="each")
     assert [each[k].prompts[0].text for k in range(3)] == ["a cat.", "the cat on the left.", "one."]
     assert len({each[k].name for k in range(3)}) == 3
+    records[0]["instruction"] = [{"sent": "cleaned", "raw": " A Cat "}, {"sent": "cleaned", "raw": "Sits."}]
+    raw = refcoco(root, records, sentences="raw")
+    assert [raw[k].prompts[0].text for k in range(3)] == ["a cat", "sits.", "one"]
 
 
 def test_refcoco_several_anns_are_one_target(root):

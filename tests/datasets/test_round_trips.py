@@ -8,7 +8,7 @@ from PIL import Image
 from sample_inputs import draw_regions, region_kinds
 from scipy.io import savemat
 
-from hyperseg_jax.datasets import CocoInstances, Folder, LabelMe, PascalContext59, class_names, layouts, masks
+from hyperseg_jax.datasets import CocoInstances, Folder, LabelMe, PascalContext59, class_names, layouts, masks, refcoco_refs
 from hyperseg_jax.datasets.choices import REQUEST
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.toy import toy_images
@@ -150,17 +150,25 @@ def test_polygon_fill_options(samples):
     assert grown  # those with polygons
 
 
-def test_sentences_of_a_ref_joined(samples, tmp_path):
+def test_sentences_of_a_ref(samples, tmp_path):
     import json
 
     folder = samples / "refer" / "grefcoco"
     refs = json.loads((folder / "grefs(unc).json").read_text())[:1]
-    refs[0]["sentences"].append({"sent": "also that"})
+    refs[0]["sentences"].append({"sent": "also that", "raw": "Also, that"})
     (tmp_path / "refs.json").write_text(json.dumps(refs))
-    reader = layouts.find_layout("grefcoco").reader(
-        tmp_path / "refs.json", folder / "instances.json", samples / "coco" / "train2014", split="train", sentences="joined"
+    images = samples / "coco" / "train2014"
+    read = lambda sentences: layouts.find_layout("grefcoco").reader(
+        tmp_path / "refs.json", folder / "instances.json", images, split="train", sentences=sentences
     )
-    assert len(reader) == 1 and reader[0].prompts[0].text.endswith(". also that.")
+    texts = {sentences: [example.prompts[0].text for example in read(sentences)] for sentences in refcoco_refs.SENTENCES}
+    first = refs[0]["sentences"][0]["sent"]
+    assert texts == {
+        "joined": [f"{first}. also that."],
+        "each": [f"{first}.", "also that."],
+        "raw": [first, "also, that"],
+        "first": [first],
+    }
 
 
 def test_polygons_by_both_rules():

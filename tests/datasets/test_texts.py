@@ -15,15 +15,15 @@ from hyperseg_jax.structs import Example, Prompt, Region
 REFCOCO = "refcoco/refcoco_val.json"
 
 
-@pytest.mark.parametrize("sentences", ["joined", "each"])
-@pytest.mark.parametrize("instruction", [[], [{"sent": " "}], 17])
+@pytest.mark.parametrize("sentences", ["joined", "each", "raw"])
+@pytest.mark.parametrize("instruction", [[], [{"sent": " ", "raw": " "}], 17])
 def test_records_without_an_instruction(copy_samples, sentences, instruction):
     root = copy_samples("refcoco", "coco")
     sound = len(layouts.find_layout("refcoco_json").open(root, "val", sentences=sentences))
     count = len(json.loads((root / REFCOCO).read_text())[0]["instruction"])
     edit_json(root / REFCOCO, lambda content: content[0].update(instruction=instruction))
     reader = layouts.find_layout("refcoco_json").open(root, "val", sentences=sentences)
-    assert isinstance(reader, RefCoco) and len(reader) == sound - (count - 1 if sentences == "each" else 0)
+    assert isinstance(reader, RefCoco) and len(reader) == sound - (count - 1 if sentences != "joined" else 0)
     with pytest.raises(UserError, match=r"refcoco_val\.json#0.*(its text is empty; describe|field 'instruction' is 17)"):
         reader[0]
     assert reader[1].prompts[0].text

@@ -11,6 +11,7 @@ from damage import edit_json
 from hyperseg_jax.datasets import CocoInstances, CocoPanoptic, layouts
 from hyperseg_jax.datasets.lvis_masks import LvisMasks, box_overlaps
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import budget, limits
 
 NAME, SPLIT = "coco_with_sentences", "train2017"
 UMD = "refer/refcocog/refs(umd).p"
@@ -35,7 +36,7 @@ def write_lvis(path, *annotations):
 def test_overlap_of_boxes():
     boxes = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30], [0, 0, 0, 0]], float)
     expected = [[1, 1 / 3, 0, 0], [1 / 3, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
-    np.testing.assert_allclose(box_overlaps(boxes, boxes), expected)
+    np.testing.assert_allclose([box_overlaps(box, boxes) for box in boxes], expected)
 
 
 @pytest.mark.parametrize(("side", "replaced"), [(17, True), (16, False)])  # of 20: shares of 0.72 and 0.64
@@ -46,6 +47,15 @@ def test_masks_are_replaced_where_boxes_overlap(tmp_path, side, replaced):
     expected = square(10, 10, side) if replaced else masks[0]
     assert (result[0] == expected).all() and (result[1] == masks[1]).all()
     assert (lvis.replace(9, masks) == masks).all()
+
+
+def test_lvis_objects_are_charged_to_the_record(tmp_path):
+    """A small file may list any number of them for one image."""
+    lvis = LvisMasks([write_lvis(tmp_path / "lvis.json", *[(7, polygon(10, 10, 18))] * 30)])
+    masks = square(10, 10, 20)[None]
+    assert lvis.replace(7, masks).sum() == 18**2
+    with limits.temporary_limits(masks=20), budget.record_budget(), pytest.raises(UserError, match=r"#20: .*limits\.masks"):
+        lvis.replace(7, masks)
 
 
 def test_the_first_of_several_lvis_objects_is_taken(tmp_path):

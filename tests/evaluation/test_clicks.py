@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from protocol_run import SIDE, make_block, make_example, run_protocol, score_protocol
 from sample_inputs import draw_regions, make_regions
+from scipy import ndimage
 
 from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
@@ -221,6 +222,15 @@ def test_strokes_have_the_width_of_a_large_image():
     disc = np.hypot(*(np.mgrid[:80, :80] - 40)) < 38
     drawn = [START_SHAPES["scribble"](disc, np.random.default_rng(k)).mask.sum() for k in range(30)]
     assert np.median(drawn) < 0.1 * disc.sum()
+
+
+@pytest.mark.parametrize("shape", ["scribble", "circle"])
+def test_a_stroke_starts_near_the_centre(shape):
+    """It is one, and not the several of training, which may be anywhere on the object."""
+    disc = np.hypot(*(np.mgrid[:800, :800] - 400)) < 395
+    for k in range(12):
+        drawn = START_SHAPES[shape](disc, np.random.default_rng(k)).mask
+        assert ndimage.label(drawn, np.ones((3, 3)))[1] == 1 and drawn[350:450, 350:450].any()
 
 
 def test_a_shape_that_does_not_come_out_is_a_click():

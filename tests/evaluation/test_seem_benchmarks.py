@@ -6,6 +6,7 @@ The model is replaced by rules on the arrays that it gets; the expected scores a
 import collections
 import functools
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from hyperseg_jax.evaluation.trivial_scores import trivial_scores
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.systems import system as systems
+from hyperseg_jax.systems.seem.texts import text_ids
 
 SIDE = 64
 SEEM = systems.get("seem")
@@ -72,35 +74,42 @@ FOUND |= {"the big one": make_band(40, 24), "the small one": make_band(4, 8)}
 
 @pytest.fixture
 def refcocog(tmp_path):
-    """Four annotations about two images. Each has a second sentence, which describes another object."""
-    rows = []
+    """Four annotations about two images. Each has a second sentence, which describes another object. The cleaned sentences are
+    those of other objects."""
+    refs, objects = [], []
     for k, (file, text) in enumerate(RECORDS):
         save_image(tmp_path / "coco" / "train2014" / file, 50)
-        info = {"file_name": file, "height": SIDE, "width": SIDE}
         other = next(sentence for sentence in TARGETS if sentence != text)
-        anns = [{"segmentation": run_lengths.encode(TARGETS[text])}]
-        rows.append({"new_img_id": k, "image_info": info, "instruction": [{"sent": text}, {"sent": other}], "anns": anns})
-    write_json(tmp_path / "refcoco" / "refcocog_val.json", rows)
+        rows = [{"sent": other, "raw": text.upper()}, {"sent": text, "raw": other}]
+        refs.append({"ref_id": k, "ann_id": k, "image_id": FILES.index(file), "split": "val", "sentences": rows})
+        objects.append({"id": k, "image_id": FILES.index(file), "segmentation": run_lengths.encode(TARGETS[text])})
+    images = [{"id": FILES.index(file), "file_name": file, "height": SIDE, "width": SIDE} for file in sorted(set(FILES))]
+    folder = tmp_path / "refer" / "refcocog"
+    write_json(folder / "instances.json", {"images": images, "annotations": objects, "categories": []})
+    (folder / "refs(umd).p").write_bytes(pickle.dumps(refs))
     return tmp_path
 
 
 def phrase_masks():
     """Returns predict(batch) that knows the mask of each sentence, and the list of its queries: the sentences of each row."""
-    config, queries = small_config(), []
-    tokenizer = SEEM.tokenizer(config)
+    tokenizer, queries = SEEM.tokenizer(small_config()), []
+    read = {tuple(text_ids(tokenizer, text, 32)): text for text in TARGETS}
 
     def predict(batch):
         ids, present = np.asarray(batch["phrase_ids"]), np.asarray(batch["phrase_present"])
-        texts = [[tokenizer.decode(row.tolist()).strip(" .") for row in rows] for rows in ids]
-        queries.append([[text for text, here in zip(*row, strict=True) if here] for row in zip(texts, present, strict=True)])
-        nothing = make_block(0, 0, 0, 0)
-        masks = np.array([[FOUND.get(text.partition("<")[0].strip(" ."), nothing) for text in row] for row in texts])
+        until_end = lambda row: tuple(row[: int(np.argmax(row == tokenizer.eos_id)) + 1].tolist())
+        texts = [[read[until_end(row)] for row in rows[here]] for rows, here in zip(ids, present, strict=True)]
+        queries.append(texts)
+        masks = np.zeros((*ids.shape[:2], SIDE, SIDE), bool)
+        for row, of_row in enumerate(texts):
+            masks[row, : len(of_row)] = [FOUND[text] for text in of_row]
         return {"mask_logits": logits_of(masks)[:, None, :, None], "expression": np.ones((*masks.shape[:2], 1))[:, None]}
 
     return predict, queries
 
 
 def test_the_first_sentences_about_an_image_are_one_query(refcocog):
+    """As they were written: in lower case, without a period of ours."""
     predict, queries = phrase_masks()
     scores = run(refcocog, "refcocog_first", predict)
     ious, overlap, union = [], 0, 0
@@ -112,7 +121,7 @@ def test_the_first_sentences_about_an_image_are_one_query(refcocog):
     expected = {"ciou": overlap / union, "giou": np.mean(ious), "count": 4}
     shares = zip((0.5, 0.6, 0.7, 0.8, 0.9), (0.75, 0.5, 0.5, 0.25, 0.25), strict=True)
     expected |= {f"precision@{least}": share for least, share in shares}
-    assert scores == pytest.approx(expected, abs=1e-5)
+    assert {name: scores[name] for name in expected} == pytest.approx(expected, abs=1e-5)
     assert len(queries) == 1 and [len(row) for row in queries[0]] == [3, 1]
 
 
@@ -185,8 +194,13 @@ def test_panoptic_quality_over_all_classes(coco):
     assert scores["pq_things"] == pytest.approx(person / 2) and scores["pq_stuff"] == 1
 
 
-def test_semantic_scores_over_all_classes(coco):
-    """The row of the first image without a segment in the truth does not count."""
+@pytest.mark.parametrize("crowd", [False, True])
+def test_semantic_scores_over_all_classes(coco, crowd):
+    """The row of the first image without a segment in the truth does not count. A crowd counts as its class."""
+    notes = coco / "coco" / "annotations" / "panoptic_val2017.json"
+    content = json.loads(notes.read_text())
+    content["annotations"][1]["segments_info"][0]["iscrowd"] = int(crowd)
+    write_json(notes, content)
     answers = [ANSWERS[0], [(PERSON, make_band(0, 28)), (DOG, make_band(28, 12)), (GRASS, make_band(40, 24))]]
     scores = run(coco, "coco_semantic", lambda batch: class_masks(batch, answers))
     rows = lambda segments: np.array([next((c for c, mask, *_ in segments if mask[y, 0]), -1) for y in range(SIDE)])

@@ -14,7 +14,6 @@ from hyperseg_jax.ops.sampling import resize_bilinear
 from hyperseg_jax.systems.seem import scores
 
 PREDICTOR = "sem_seg_head.predictor."
-VARIANTS = {"_refspatial": "v1_text_with_marks", "_strokegrounding": "v1_marks_with_text"}
 
 
 def marked_points(read, batch):

@@ -26,7 +26,17 @@ from hyperseg_jax.training.loop import train
 LARGE = ("hyperseg_3b", "hyperseg_3b_full", "hyperseg_3b_lora", "hyperseg_3b_released", "instructseg_3b")
 CHECKOUT = pathlib.Path(__file__).parents[2]
 SEEM = ("seem_davitd3", "seem_davitd5", "seem_focall", "seem_focalt", "seem_samvitb", "seem_samvitl")
-SMALL = ("own_data", "davis_small", "instructseg_tiny", "sca_tiny", "seem_own_classes", "seem_tiny", "tiny", "tiny_lora")
+SMALL = (
+    "own_data",
+    "davis_small",
+    "instructseg_tiny",
+    "sca_tiny",
+    "sca_tiny_weak",
+    "seem_own_classes",
+    "seem_tiny",
+    "tiny",
+    "tiny_lora",
+)
 SCA = ("sca_gpt2_large", "sca_gpt2_large_weak")
 UNCHECKED = ("sca_llama_3b", "sam_vitb", "sam_vith", "sam_vitl")
 """No package ships the vocabulary of OpenLLaMA; SAM has no training."""

@@ -104,6 +104,17 @@ def test_crops_cover_the_image_and_keep_their_place(model, image, monkeypatch):
     assert covered.all()
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (2, 30), (17, 19)])
+def test_crops_of_tiny_images_have_pixels(model, shape):
+    """Images with fewer pixels than crops: some crops would be empty."""
+    options = AutomaticOptions(points_per_side=1, crop_n_layers=4, pred_iou_thresh=0, stability_score_thresh=0)
+    for (left, top, right, bottom), _ in _crops(shape, options):
+        assert 0 <= left < right <= shape[1] and 0 <= top < bottom <= shape[0]
+    if shape == (1, 1):
+        found = model.automatic(np.full((*shape, 3), 200, np.uint8), options)
+        assert found.prediction.masks.shape[1:] == shape
+
+
 def test_boxes_that_a_crop_cuts_are_dropped():
     boxes = np.array([[40, 40, 60, 60], [40, 40, 95, 60], [2, 30, 60, 60], [30, 118, 60, 128]])
     assert _is_cut(boxes, (0, 0, 100, 128), (128, 200)).tolist() == [False, True, False, False]

@@ -9,6 +9,7 @@ from sam_model import SIDE, make_config, make_reference
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.structs import Region
+from hyperseg_jax.systems import system as systems
 from hyperseg_jax.weights.exporting import export_weights
 from hyperseg_jax.weights.importing import import_weights
 
@@ -87,6 +88,31 @@ def test_a_session_gives_the_last_mask_to_the_decoder(reference, folder, image):
     assert (second.masks[0] != masks[0, 0]).mean() < 2e-3
 
 
+def test_a_new_object_of_a_session_has_no_last_mask(folder, image):
+    """Three objects are padded to four, so that a fourth one takes the place of padding."""
+    model = Model.load(folder)
+    points = [POINT, (60.0, 30.0), (80.0, 10.0), (10.0, 40.0)]
+    session = model.session(image)
+    for target, point in enumerate(points):
+        found = session.add_points([point], target=target)
+    alone = model.segment_regions(image, [Region.from_point(*points[-1])])
+    np.testing.assert_allclose(found.scores[-1], alone.scores[0], atol=1e-5)
+    assert (found.masks[-1] == alone.masks[0]).all()
+
+
+def test_objects_whose_marks_do_not_change_keep_their_masks(folder, image):
+    """SAM would read their last mask as a prompt, and answer otherwise."""
+    session = Model.load(folder).session(image)
+    first = session.add_points([POINT])
+    second = session.add_points([(60.0, 30.0)], target=1)
+    assert second.scores[0] == first.scores[0] and (second.masks[0] == first.masks[0]).all()
+    third = session.add_points([(30.0, 40.0)], positive=False, target=1)
+    assert third.scores[0] == first.scores[0] and (third.masks[0] == first.masks[0]).all()
+    assert third.scores[1] != second.scores[1]
+    fourth = session.add_points([(70.0, 40.0)], target=0)
+    assert fourth.scores[0] != first.scores[0] and fourth.scores[1] == third.scores[1]
+
+
 def test_exports_what_transformers_reads(reference, folder, tmp_path):
     export_weights(folder, tmp_path / "hf")
     again = transformers.SamModel.from_pretrained(tmp_path / "hf")
@@ -94,6 +120,14 @@ def test_exports_what_transformers_reads(reference, folder, tmp_path):
     for name, tensor in reference.state_dict().items():
         assert torch.equal(state[name], tensor), name
     assert again.config.vision_config.global_attn_indexes == reference.config.vision_config.global_attn_indexes
+
+
+def test_shapes_depend_on_the_image_size():
+    """The encoder has a position vector for each cell of the image."""
+    small, large = make_config(), make_config()
+    large.data.image_size = 2 * SIDE
+    for config, side in ((small, SIDE), (large, 2 * SIDE)):
+        assert systems.get("sam").shapes(config)["encoder"]["vit"]["positions"].shape == (side // 16, side // 16, 32)
 
 
 def test_texts_and_captions_are_refused(folder, image):

@@ -75,6 +75,34 @@ def test_a_session(model, monkeypatch):
     assert len(encoded) == 1
 
 
+@pytest.mark.parametrize(("variant", "text"), [("v1", ""), ("v0", ""), ("v0", "the red ring")])
+def test_objects_that_are_begun_later_have_no_memory(variant, text):
+    """What was predicted for the padding of the last round is not taken for their last mask. The table of demo, which v0 uses
+    with a text, has no memory at all."""
+    fields = {"variant": variant, "num_layers": 3}
+    config = small_config(data__image_size=128, **{f"model__mask_decoder__{name}": value for name, value in fields.items()})
+    large = Model(config, SYSTEM.tokenizer(config), random_params(SYSTEM.shapes(config), seed=3, spread=0.3))
+    four = [*two_boxes(), Region.from_point(50, 5), Region.from_box(4, 32, 20, 38)]
+    _, memory = large.answer_round(IMAGE, four[:3], text=text)
+    assert memory.known.tolist() == [[True, True, True, False]]
+
+    def scores(*remembered):
+        """Answers with these masks (left or right half) in the memory."""
+        signs = np.where(np.arange(memory.mask_logits.shape[-1]) < memory.mask_logits.shape[-1] // 2, 9.0, -9.0)
+        masks = [np.broadcast_to(signs * sign, memory.mask_logits.shape[-2:]) for sign in remembered]
+        predicted, _ = large.answer_round(IMAGE, four, text=text, memory=memory.replace(mask_logits=jnp.asarray([masks])))
+        return np.array(predicted.scores)
+
+    first = np.array(large.answer_round(IMAGE, four, text=text)[0].scores)
+    again = scores(1, 1, 1, 1)
+    np.testing.assert_array_equal(scores(1, 1, 1, -1), again)
+    np.testing.assert_allclose(again[3], first[3], rtol=1e-5)
+    changed = np.abs(scores(-1, -1, -1, 1) - again) > 1e-5
+    remembers = variant == "v1" or (variant == "v0" and not text)
+    assert changed[:3].any() == remembers and not changed[3]
+    assert np.allclose(again, first, rtol=1e-5) != remembers
+
+
 def test_names_are_those_of_the_objects_that_overlap_most():
     """A prompt whose own class embedding says something else, and whose mask shares more with the second object."""
     masks = -np.ones((1, 3, 4, 4), np.float32)
@@ -118,6 +146,7 @@ def test_marks_of_all_kinds(model):
     "add, message",
     [
         (lambda s: s.add_points([[1, 1]], target=5), "target = 5: give the index of an object, or 1 for another one"),
+        (lambda s: s.add_points([[1, 1]], target=0.5), "target = 0.5: give the index of an object"),
         (lambda s: s.add_points([[100, 1]]), r"the point \(100, 1\) is not inside an image of 60 x 40 pixels"),
         (lambda s: s.add_points([[5, 5], [-1, 1]]), r"the point \(-1, 1\) is not inside"),
         (lambda s: s.add_points([]), "points: are no points"),
@@ -218,3 +247,22 @@ def test_class_lists_of_all_kinds(model):
     assert (semantic.masks.sum(0) == 1).all() and len(set(semantic.names)) == len(semantic)
     with pytest.raises(UserError, match="kind = 'boxes': use one of panoptic, instances, semantic"):
         model.segment_classes(IMAGE, CLASSES, kind="boxes")
+
+
+@pytest.mark.parametrize(
+    "ask, message",
+    [
+        (
+            lambda m: m.segment_classes(IMAGE, "dog"),
+            r"classes = 'dog': is one text; .* as in classes=\['dog'\]",
+        ),
+        (lambda m: m.segment_classes(IMAGE, ["dog"], stuff="grass"), "stuff = 'grass': is one text"),
+        (lambda m: m.session(IMAGE, classes="dog"), "classes = 'dog': is one text"),
+        (lambda m: m.segment_classes(IMAGE, [], kind="semantic"), "no classes are given; name at least one"),
+        (lambda m: m.segment_regions(IMAGE, two_boxes(), text=" "), "the prompt is empty"),
+        (lambda m: list(m.segment_video([IMAGE], ".", regions=two_boxes())), "the prompt is empty"),
+    ],
+)
+def test_texts_that_say_nothing_are_refused(model, ask, message):
+    with pytest.raises(UserError, match=message):
+        ask(model)

@@ -1,6 +1,7 @@
 """SEEM: its arrays, losses, cached features, prompts of all kinds, and interactive sessions."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,13 @@ from hyperseg_jax.data.processor import common_shape
 from hyperseg_jax.decoders.marks import MarkedPoints
 from hyperseg_jax.decoders.seem import TABLES, SeemPrediction, SeemStage
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation.benchmarks import BENCHMARKS
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.systems.seem import inputs, marks, rounds
 from hyperseg_jax.text.class_templates import TEMPLATES
+from hyperseg_jax.text.tokenizer import Tokenizer
 
 SYSTEM = systems.get("seem")
 RNG = np.random.default_rng(0)
@@ -81,6 +84,18 @@ def test_elements_have_the_declared_arrays(tasks, name):
     assert {key: leaf.shape for key, leaf in made.items()} == {key: leaf.shape[1:] for key, leaf in spec.items()}
 
 
+def test_sentences_are_read_as_they_are_asked_in_prediction(tasks, world):
+    """In training, validation and the benchmark: without a period of ours, which would be another text."""
+    line = BENCHMARKS["toy_referring"]
+    benchmark = sources.open_reader("it", line.reader, line.fields, str(world))
+    task = tasks["referring"]
+    for split, reader in (("train", task.train), ("val", task.val), ("val", benchmark)):
+        records = json.loads((world / "refcoco" / f"refcoco_{split}.json").read_text())
+        written = {entry["raw"] for record in records for entry in record["instruction"]}
+        assert {prompt.text for k in range(len(reader)) for prompt in reader[k].prompts} == written
+        assert not any(text.endswith(".") for text in written)
+
+
 @pytest.fixture(scope="module")
 def loss(model):
     """f(*rows, divisors) -> (total, metrics) of elements, jitted; and f(*rows) -> their counts."""
@@ -98,6 +113,21 @@ def loss(model):
 def assert_close(one, other, rtol=2e-5):
     for ours, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=1e-6)
+
+
+@pytest.mark.parametrize(("variant", "field"), [("v0", "regions"), ("demo", "phrases"), ("demo", "regions")])
+def test_prompts_that_a_variant_cannot_train(variant, field):
+    """In v0 the marks of one object would be read as those of another; class lists alone can be trained."""
+    config = small_config(model__mask_decoder__variant=variant).unlock()
+    config.data.tasks = {"panoptic": config.data.tasks.panoptic}
+    make = lambda: SYSTEM.loss(SYSTEM.build(config), config)
+    assert make()
+    config.data.tasks.panoptic[field] = 3
+    message = rf"^data\.tasks\.panoptic\.{field} = 3: variant '{variant}' cannot be trained with them; give 0"
+    with pytest.raises(UserError, match=message):
+        make()
+    config.data.tasks.panoptic.ratio = 0
+    assert make()
 
 
 def elements(tasks, name):
@@ -140,7 +170,7 @@ def composed(tasks):
     """f(seed, **sizes) -> an element with a class list, sentences about three objects and marks; and its class list."""
     lists, sentences = tasks["panoptic"].train[0], tasks["referring"].train[0].prompts
     objects = {prompt.masks.tobytes(): prompt for prompt in sentences if len(prompt.masks)}
-    chosen = list(objects.values())[:3]
+    chosen = [dataclasses.replace(prompt, group="name") for prompt in list(objects.values())[:3]]  # any text of a file
     assert len(chosen) == 3
     again = [dataclasses.replace(prompt, text=f"{prompt.text} again") for prompt in chosen]
     example = dataclasses.replace(lists, prompts=(*lists.prompts, *chosen, *again))
@@ -230,6 +260,19 @@ def test_class_names_are_put_in_all_published_sentences():
     decode = lambda ids: processor.tokenizer.decode(ids).strip()
     assert decode(texts[1][1]) == "a photo of a star."
     assert decode(texts[3][0]) == "background."
+
+
+def test_a_class_list_is_tokenized_once(monkeypatch):
+    """Not for each image and round: COCO's has more than ten thousand sentences."""
+    processor, encoded = make_processor(templates="all"), []
+    real = Tokenizer.encode
+    monkeypatch.setattr(Tokenizer, "encode", lambda self, text: encoded.append(text) or real(self, text))
+    asked = (Prompt("panoptic", classes=CLASSES), Prompt("region", regions=tuple(two_boxes()), classes=CLASSES))
+    rows = []
+    for prompt in asked:
+        example = Example("it", IMAGE[None], (prompt,))
+        rows.append(processor.for_bucket(processor.bucket(example))(example, train=False)["class_ids"])
+    assert len(encoded) == 4 * len(TEMPLATES) and np.array_equal(*rows)
 
 
 def make_processor(**fields):
@@ -346,6 +389,26 @@ def test_pixels_are_shared_between_prompts():
         prompt, row, column = marks.sample_pixels(marks.find_pixels(masks), 16, rng)
         assert len(prompt) <= 16 and masks[prompt, row, column].all()
         assert 4 <= (prompt == 1).sum() <= 8
+
+
+def test_memory_belongs_to_the_prompts_that_an_image_has():
+    """Objects without a mark, as very small ones, leave gaps."""
+    valid = jnp.array([[True, False, True, False], [False, False, False, True]])
+    slots = rounds.random_choices(small_decoder(), jax.random.key(0), 8, valid).slots
+    assert set(slots[:, :, 0].ravel().tolist()) == {0, 2} and set(slots[:, :, 1].ravel().tolist()) == {3}
+    assert (jnp.diff(slots, axis=-1) >= 0).all()
+
+
+@pytest.mark.parametrize("height", [255, 511, 512])
+def test_pixels_of_a_box_are_spread_over_it(height):
+    """At equal distances in raster order, those of a box that is 511 pixels high are in one column."""
+    masks = np.zeros((1, 512, 300), bool)
+    masks[0, :height, 20:120] = True
+    first, again = (marks.sample_pixels(marks.find_pixels(masks), 512, None) for _ in range(2))
+    prompt, row, column = first
+    assert len({*zip(row.tolist(), column.tolist(), strict=True)}) == 512 and masks[prompt, row, column].all()
+    assert abs(column.mean() - 69.5) < 4 and 26 < column.std() < 32 and abs(row.mean() - height / 2) < 2
+    assert all(map(np.array_equal, first, again))
 
 
 def test_simulated_rounds_click_until_the_mask_is_good():

@@ -13,6 +13,7 @@ from hyperseg_jax.tables import (
     Identity,
     PaddedRows,
     Row,
+    Squeeze,
     Stack,
     Table,
     Transpose,
@@ -34,7 +35,15 @@ OPERATORS = [
     (Stack(Transpose(), 3), [(5, 2)] * 3),
     (Stack(FusedQKV(transpose=True), 2), [(6, 4)] * 2),
     (PaddedRows(3, 3, "table"), [(3, 2)]),
+    (Squeeze(), [(1, 4, 2)]),
 ]
+
+
+def test_shapes_that_would_lose_numbers_are_refused():
+    with pytest.raises(ValueError, match="squeeze"):
+        Squeeze().to_flax((np.zeros((3, 4)),))
+    with pytest.raises(UserError, match=r"fc.bias: has shape \(3,\), and its weight \(2, 4\)"):
+        ZeroBias("fc.bias").to_flax((np.zeros((2, 4)), np.zeros(3)))
 
 
 @pytest.mark.parametrize(("operator", "shapes"), OPERATORS, ids=[repr(o) for o, _ in OPERATORS])

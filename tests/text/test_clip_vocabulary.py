@@ -1,10 +1,12 @@
 """CLIP's tokenizer of published size, against the code in the package openai-clip."""
 
 import importlib.util
+import json
 import sys
 
 import pytest
 import real_vocabulary
+from real_vocabulary import CLIP_END, CLIP_START
 
 from hyperseg_jax.systems.seem.texts import text_ids
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -48,3 +50,14 @@ def test_long_texts_keep_start_and_end(tokenizer):
     ids = text_ids(tokenizer, "word " * 100, 77)
     assert len(ids) == 77
     assert (ids[0], ids[-1]) == (49406, 49407)
+
+
+def test_older_files_have_the_same_ids(tokenizer, tmp_path):
+    """vocab.json and merges.txt, which have the names of GPT-2's files."""
+    model = json.loads(tokenizer.to_json())["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, model["merges"])))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": CLIP_START, "eos_token": CLIP_END}))
+    older = Tokenizer.load(tmp_path, eos=CLIP_END, added=(CLIP_START,))
+    assert [older.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
+    assert older.vocab_size == tokenizer.vocab_size and older.eos_id == tokenizer.eos_id

@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -104,11 +105,11 @@ def test_shape_mismatch_is_one_line(copied_workdir):
 def test_the_newest_and_the_best_are_kept(tmp_path):
     state = make_state()
     with Checkpoints(tmp_path, keep=2, best="referring/ciou") as checkpoints:
-        for score in (0.1, 0.9, None, 0.5, 0.2, 0.3):
+        for score in (math.nan, 0.9, math.nan, None, 0.5, math.nan, 0.2, 0.3):  # of a validation without an object
             state = advance(state)
             scores = score and {"referring": {"ciou": score}}
             checkpoints.save(state, {"global_next_index": 0}, scores=scores)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "5", "6", "frozen"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "7", "8", "frozen"]
     with (
         Checkpoints(tmp_path, best="referring/pq") as checkpoints,
         pytest.raises(UserError, match=r"use one of referring/ciou"),

@@ -1,9 +1,23 @@
 """Names, values and messages are printed on one short line."""
 
+import pathlib
+import re
 import time
 
+from rich.table import Table
+
+import hyperseg_jax
 from hyperseg_jax.datasets.check_errors import Problem
-from hyperseg_jax.untrusted.printing import escaped, escaped_value, listed, message, one_line
+from hyperseg_jax.untrusted.printing import (
+    escape_markup,
+    escaped,
+    escaped_value,
+    listed,
+    log,
+    make_console,
+    message,
+    one_line,
+)
 
 
 def test_messages_are_printable_and_short():
@@ -22,6 +36,24 @@ def test_names_cannot_add_lines_to_a_message():
 def test_short_names_and_paths_are_not_truncated(tmp_path):
     assert one_line(tmp_path) == str(tmp_path) and escaped("a" * 200) == "a" * 200
     assert len(escaped("a" * 10**6 + "end")) < 250 and escaped("a" * 10**6 + "end").endswith("end")
+
+
+def test_names_are_printed_as_they_are(capsys):
+    """Rich replaces the codes of emojis, even without markup."""
+    console = make_console()
+    log(console, "no:bomb:.png [red]x[/]")
+    table = Table("file:bomb:")
+    table.add_row(escape_markup("a:bomb:[b]"))
+    console.print(table)
+    printed = capsys.readouterr().out
+    assert printed.startswith("no:bomb:.png [red]x[/]\n") and "file:bomb:" in printed and "a:bomb:[b]" in printed
+
+
+def test_all_consoles_print_names_as_they_are():
+    package = pathlib.Path(hyperseg_jax.__file__).parent
+    made = re.compile(r"(?<![\w.])Console\(")
+    files = [path.relative_to(package).as_posix() for path in package.rglob("*.py") if made.search(path.read_text())]
+    assert files == ["untrusted/printing.py"]
 
 
 def test_values_are_abbreviated():

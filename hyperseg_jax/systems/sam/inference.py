@@ -5,18 +5,48 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int, Shaped
 
 from hyperseg_jax.data.processor import Batch, Encoding
 from hyperseg_jax.decoders.sam import SamPrediction
-from hyperseg_jax.decoders.sam_prompts import NEGATIVE, NO_POINT, POSITIVE, SamPrompts
+from hyperseg_jax.decoders.sam_prompts import ABSENT, NEGATIVE, NO_POINT, POSITIVE, SamPrompts
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.systems.pixels import normalize_padded
 from hyperseg_jax.systems.sam.model import Sam
 from hyperseg_jax.systems.system import Predict, Propose
+
+
+@flax.struct.dataclass
+class Memory:
+    """The last round: which regions existed, their marks, and the answers to them, see `make_predict`."""
+
+    known: Bool[DeviceArray, "B R"]
+    places: Float[DeviceArray, "B R K 2"]
+    kinds: Int[DeviceArray, "B R K"]
+    answers: dict[str, Shaped[DeviceArray, "B R *_"]]
+
+    def with_room(self, batch: Batch) -> Memory:
+        """Returns the memory with the regions and marks of another round, of which there may be more."""
+        regions, marks = batch["kinds"].shape[1:]
+
+        def fit(x: jax.Array, axis: int, size: int, filler: float = 0) -> jax.Array:
+            widths = [(0, max(size - x.shape[i], 0) if i == axis else 0) for i in range(x.ndim)]
+            return jax.lax.slice_in_dim(jnp.pad(x, widths, constant_values=filler), 0, size, axis=axis)
+
+        of_regions = jax.tree.map(lambda x: fit(x, 1, regions), self)
+        places, kinds = fit(of_regions.places, 2, marks), fit(of_regions.kinds, 2, marks, ABSENT)
+        fitted: Memory = of_regions.replace(places=places, kinds=kinds)
+        return fitted
+
+    def unchanged(self, batch: Batch) -> Bool[jax.Array, "B R"]:
+        """Returns the regions whose marks are those of the last round."""
+        kinds = batch["kinds"]
+        same_places = (batch["places"] == self.places).all(-1) | (kinds == ABSENT)
+        return self.known & ((kinds == self.kinds) & same_places).all(-1)
 
 
 def make_encodings(model: Sam, config: ml_collections.ConfigDict) -> dict[str, Encoding]:
@@ -32,19 +62,28 @@ def make_encodings(model: Sam, config: ml_collections.ConfigDict) -> dict[str, E
 
 def make_predict(model: Sam, config: ml_collections.ConfigDict) -> Predict:
     """Returns the Predict function. Outputs: mask_logits [B, 1, 1, R, M, h, w] of all candidates of each region, iou and order,
-    see `rank_candidates`. features: see make_encodings. memory: the chosen mask logits of the last round, which the decoder
-    reads as a mask prompt."""
+    see `rank_candidates`. features: see make_encodings. memory: see Memory. A region whose marks have changed also gets the
+    mask of the last round as a prompt; any other keeps its answer."""
     encode_image = make_encodings(model, config)["image"].function
 
     def predict_batch(
-        params: Any, batch: Batch, features: Mapping[str, Any], memory: jax.Array | None = None
-    ) -> tuple[dict[str, jax.Array], jax.Array]:
+        params: Any, batch: Batch, features: Mapping[str, Any], memory: Memory | None = None
+    ) -> tuple[dict[str, jax.Array], Memory]:
         image = features["image"] if "image" in features else encode_image(params, batch, {})
-        prompts = prompts_of(batch, memory)
+        memory = None if memory is None else memory.with_room(batch)
+        prompts = prompts_of(batch)
+        if memory is not None:
+            last = choose(memory.answers["mask_logits"], memory.answers["order"])
+            prompts = prompts.replace(masks=last, has_mask=memory.known)  # type: ignore[attr-defined]
         prediction: SamPrediction = model.apply({"params": params}, image, prompts, method="decode")  # type: ignore[assignment]
         order = rank_candidates(prediction.iou, has_one_point(prompts))
-        outputs = {"mask_logits": prediction.mask_logits, "iou": prediction.iou, "order": order}
-        return {name: value[:, None, None] for name, value in outputs.items()}, choose(prediction.mask_logits, order)
+        answers = {"mask_logits": prediction.mask_logits, "iou": prediction.iou, "order": order}
+        if memory is not None:
+            unchanged = memory.unchanged(batch)
+            keep = lambda old, new: jnp.where(jnp.expand_dims(unchanged, tuple(range(2, new.ndim))), old, new)
+            answers = jax.tree.map(keep, memory.answers, answers)
+        outputs = {name: value[:, None, None] for name, value in answers.items()}
+        return outputs, Memory(batch["region_valid"], batch["places"], batch["kinds"], answers)
 
     return predict_batch
 
@@ -63,14 +102,9 @@ def make_propose(model: Sam, config: ml_collections.ConfigDict) -> Propose:
     return propose
 
 
-def prompts_of(batch: Batch, memory: Float[DeviceArray, "B R h4 w4"] | None = None) -> SamPrompts:
-    """Returns the prompts of a batch. memory: masks of the first regions, from the last round."""
-    places, kinds = batch["places"], batch["kinds"]
-    if memory is None:
-        return SamPrompts(places, kinds)
-    known, count = memory.shape[1], kinds.shape[1]
-    masks = jnp.pad(memory, ((0, 0), (0, max(count - known, 0)), (0, 0), (0, 0)))[:, :count]
-    return SamPrompts(places, kinds, masks, jnp.broadcast_to(jnp.arange(count) < known, kinds.shape[:2]))
+def prompts_of(batch: Batch) -> SamPrompts:
+    """Returns the points and boxes of a batch as prompts."""
+    return SamPrompts(batch["places"], batch["kinds"])
 
 
 def has_one_point(prompts: SamPrompts) -> Bool[jax.Array, "B R"]:

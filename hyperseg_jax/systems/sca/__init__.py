@@ -30,6 +30,7 @@ SYSTEM = System(
     weight_table=model.weight_table,
     source_checkpoints=checkpoints.CHECKPOINTS,
     extra_names=(),
+    published_fields=(checkpoints.PUBLISHED_READS,),
     hf_config=checkpoints.hf_config,
     parts=checkpoints.make_parts(),
     interactive=True,

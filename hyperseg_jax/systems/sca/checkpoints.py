@@ -10,19 +10,21 @@ import ml_collections
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.llms import hub
+from hyperseg_jax.llms.settings import Settings
 from hyperseg_jax.systems.sam import checkpoints as sam
 from hyperseg_jax.systems.sam import model as sam_model
 from hyperseg_jax.systems.sca.model import build_model
-from hyperseg_jax.tables import Part, Rule, SourceCheckpoint
+from hyperseg_jax.tables import Part, PublishedField, Rule, SourceCheckpoint
 from hyperseg_jax.untrusted.printing import escaped_value
 
 READS = "model.caption_mixer.reads"
 CLASSES = {"ScaMultitaskV2Model": "decoded", "ScaMultitaskSplitMixerModel": "raw"}
-"""Classes of the authors, by the values of READS. Their tensors have the same names and shapes."""
+"""Classes of the authors, and the values of READS. Their tensors have the same names and shapes."""
+PUBLISHED_READS = PublishedField(READS, tuple(CLASSES.values()))
 
 
 def check_settings(content: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:
-    """Raises UserError if a config.json is that of another class than the config describes."""
+    """Raises UserError if a config.json is that of another class or language model than the config describes."""
     names = content.get("architectures")
     name = names[0] if isinstance(names, list) and len(names) == 1 else None
     if not isinstance(name, str) or name not in CLASSES:
@@ -32,6 +34,12 @@ def check_settings(content: Mapping[str, Any], config: ml_collections.ConfigDict
             f"architectures = {name}, which needs {READS} = {CLASSES[name]}, but the config has {reads}; give "
             f"--config.{READS}={CLASSES[name]}"
         )
+    if "text_config" in content:
+        try:
+            published = Settings(content).block("text_config").content
+            hub.check_settings(lambda config: build_model(config).llm, "model.llm", published, config)
+        except UserError as error:
+            raise UserError(f"text_config: {error}") from None
 
 
 NEW = Rule(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int, UInt8
+from jaxtyping import Bool, Float32, Float64, Int, UInt8
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.transforms import Geometry
@@ -77,6 +77,17 @@ class Jitter:
         """Returns boxes of an image of this (height, width) in the square, not clipped."""
         (height, width), (top, left) = self.resized(size), self.corner(size)
         return boxes * ([width / size[1], height / size[0]] * 2) - [left, top, left, top]
+
+    def masks(self, masks: Bool[np.ndarray, "R H W"]) -> Bool[np.ndarray, "R S S"]:
+        """Returns the masks in the square, each pixel from the nearest one."""
+        size = masks.shape[1], masks.shape[2]
+        square = np.zeros((len(masks), self.side, self.side), bool)
+        rows, columns = (
+            ((np.arange(first, min(new, first + self.side)) + 0.5) * old / new).astype(int)
+            for old, new, first in zip(size, self.resized(size), self.corner(size), strict=True)
+        )
+        square[:, : len(rows), : len(columns)] = masks[:, rows[:, None], columns]
+        return square
 
     def image(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S S 3"]:
         """Returns the square. The published code resizes the normalized image, pads it with 0 (the mean colour), and truncates
@@ -162,10 +173,12 @@ def _split(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Regions:
-    """The regions of a training image. boxes: left, top, right, bottom in pixels. texts: one for each box."""
+    """The regions of a training image. boxes: left, top, right, bottom in pixels. texts: one for each box. masks: None if the
+    reader gives none."""
 
     boxes: Float64[np.ndarray, "R 4"]
     texts: tuple[str, ...]
+    masks: Bool[np.ndarray, "R H W"] | None = None
 
 
 def shuffle_regions(prompt: Prompt, rng: np.random.Generator) -> Regions:
@@ -177,7 +190,8 @@ def shuffle_regions(prompt: Prompt, rng: np.random.Generator) -> Regions:
         raise UserError("a region has no box, and captions are trained on boxes; read them with mark='box'")
     order = rng.permutation(len(prompt.regions))
     boxes = np.array([prompt.regions[k].boxes[0] for k in order]).reshape(-1, 4)
-    return Regions(boxes, tuple(prompt.captions[k][int(rng.integers(len(prompt.captions[k])))] for k in order))
+    texts = tuple(prompt.captions[k][int(rng.integers(len(prompt.captions[k])))] for k in order)
+    return Regions(boxes, texts, None if prompt.masks is None else prompt.masks[order, 0])
 
 
 def augment(
@@ -196,10 +210,11 @@ def augment(
     square if it was jittered, and at most `most` regions, possibly none.
     """
     regions = shuffle_regions(prompt, rng)
-    size, boxes = (image.shape[0], image.shape[1]), regions.boxes
+    size, boxes, masks = (image.shape[0], image.shape[1]), regions.boxes, regions.masks
     if scale is not None:
         jitter = Jitter(rng.uniform(*scale), rng.random(), side)
         image, boxes, size = jitter.image(image), jitter.boxes(boxes, size), (side, side)
+        masks = None if masks is None else jitter.masks(masks)
     boxes = clip_boxes(boxes, size)
     kept = nonempty_boxes(boxes)[:most]
-    return image, Regions(boxes[kept], tuple(regions.texts[k] for k in kept))
+    return image, Regions(boxes[kept], tuple(regions.texts[k] for k in kept), None if masks is None else masks[kept])

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 from einops import rearrange
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from hyperseg_jax.data.processor import Batch, Encoding
 from hyperseg_jax.llms.cache import KeyValues
@@ -21,7 +22,7 @@ from hyperseg_jax.systems.system import Predict, Propose
 MOST_TOKENS = 19
 """Tokens of a caption with its end: the published maximum of 20 counts a start token that the model does not read."""
 CHUNK = 8
-"""Regions that are captioned at the same time, as published."""
+"""Regions that are seen and captioned at the same time, as published."""
 
 
 def make_encodings(model: Sca, config: ml_collections.ConfigDict) -> dict[str, Encoding]:
@@ -35,8 +36,8 @@ def make_predict(model: Sca, config: ml_collections.ConfigDict) -> Predict:
     predict = sam.make_predict(model.sam, config)
 
     def predict_batch(
-        params: Any, batch: Batch, features: Mapping[str, Any], memory: jax.Array | None = None
-    ) -> tuple[dict[str, jax.Array], Any]:
+        params: Any, batch: Batch, features: Mapping[str, Any], memory: sam.Memory | None = None
+    ) -> tuple[dict[str, jax.Array], sam.Memory]:
         return predict(params["sam"], batch, features, memory)
 
     return predict_batch
@@ -61,8 +62,20 @@ def make_writer(model: Sca, config: ml_collections.ConfigDict) -> Writer:
 
     def prepare(params: Any, batch: Batch, features: Mapping[str, Any]) -> tuple[jax.Array, tuple[int, int]]:
         image = features["image"] if "image" in features else encode_image(params, batch, {})
-        seen: SeenRegions = apply(params, image, sam.prompts_of(batch), batch["task"], method="see")
-        return rearrange(seen.prefix, "b r l d -> (b r) l d"), (1, seen.prefix.shape[1])
+        marks = {name: batch[name] for name in ("places", "kinds")}
+        count = marks["kinds"].shape[1]
+        chunk = min(CHUNK, count)
+
+        def see_chunk(first: jax.Array) -> Float[jax.Array, "B chunk L D"]:
+            """Sees some regions: each has an image map of its own in the mixers."""
+            numbers = jnp.minimum(first + jnp.arange(chunk), count - 1)
+            prompts = sam.prompts_of({name: array[:, numbers] for name, array in marks.items()})
+            seen: SeenRegions = apply(params, image, prompts, batch["task"], method="see")
+            return seen.prefix
+
+        chunks = jax.lax.map(see_chunk, jnp.arange(0, count, chunk))
+        prefix = rearrange(chunks, "chunks b chunk l d -> b (chunks chunk) l d")[:, :count]
+        return rearrange(prefix, "b r l d -> (b r) l d"), (1, count)
 
     def begin(params: Any, prefix: jax.Array, empty_slots: int) -> tuple[jax.Array, KeyValues]:
         logits, cache = apply(params, prefix, empty_slots, method="begin_text")

@@ -1,4 +1,7 @@
-"""SCA's training loss: the cross-entropy of the captions, with label smoothing."""
+"""SCA's training loss: the cross-entropy of the captions, with label smoothing.
+
+Optionally, and not in the published training, SAM's masks are supervised too, for models that do not start from a trained SAM.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-from einops import rearrange
-from jaxtyping import Float32, Int, PRNGKeyArray
+from einops import rearrange, reduce
+from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 
 from hyperseg_jax.data.processor import Batch
+from hyperseg_jax.losses.masks import mask_bce, mask_dice
 from hyperseg_jax.losses.text import text_cross_entropy_in_chunks
-from hyperseg_jax.structs import IGNORED
+from hyperseg_jax.structs import IGNORED, DeviceArray
 from hyperseg_jax.systems.pixels import normalize_padded
 from hyperseg_jax.systems.sam.inference import prompts_of
 from hyperseg_jax.systems.sca.model import Sca, SeenRegions
@@ -21,8 +25,35 @@ from hyperseg_jax.systems.system import Counts, Loss, Metrics
 
 
 def make_counts(model: Sca, config: ml_collections.ConfigDict) -> Callable[[Batch], Counts]:
-    """Returns f(batch) -> the number of supervised tokens."""
-    return lambda batch: (labels_of(batch) != IGNORED).sum().astype(jnp.float32)
+    """Returns f(batch) -> the number of supervised tokens, and of masks if they are supervised."""
+
+    def count(batch: Batch) -> Counts:
+        counts = {"tokens": (labels_of(batch) != IGNORED).sum()}
+        if _supervises_masks(config, batch):
+            counts["masks"] = _has_mask(batch).sum()
+        return jax.tree.map(lambda number: number.astype(jnp.float32), counts)
+
+    return count
+
+
+def _supervises_masks(config: ml_collections.ConfigDict, batch: Batch) -> bool:
+    return bool(config.loss.get("mask")) and "region_masks" in batch
+
+
+def _has_mask(batch: Batch) -> Bool[jax.Array, "B R"]:
+    """Returns which regions have a mask that is not empty."""
+    return batch["region_masks"].any((2, 3)) & batch["region_valid"] & ~batch["bad"][:, None]
+
+
+def mask_loss(
+    logits: Float[DeviceArray, "B R h w"], targets: Bool[DeviceArray, "B R H W"], has_mask: Bool[DeviceArray, "B R"]
+) -> Float32[jax.Array, ""]:
+    """Returns the sum over masks of binary cross-entropy and dice. H and W are multiples of h and w; a cell belongs to a mask
+    if most of its pixels do."""
+    h, w = logits.shape[2:]
+    cells = reduce(targets.astype(jnp.float32), "b r (h y) (w x) -> b r (h w)", "mean", h=h, w=w)
+    given, target = rearrange(logits, "b r h w -> b r (h w)"), (cells > 0.5).astype(jnp.float32)
+    return jnp.where(has_mask, mask_bce(given, target) + mask_dice(given, target), 0).sum()
 
 
 def labels_of(batch: Batch) -> Int[jax.Array, "M T"]:
@@ -32,8 +63,9 @@ def labels_of(batch: Batch) -> Int[jax.Array, "M T"]:
 
 
 def make_loss(model: Sca, config: ml_collections.ConfigDict) -> Loss:
-    """Returns the Loss: the cross-entropy of the target tokens, averaged over those of the batch. The dropout of the language
-    model is active, although it is frozen, as published."""
+    """Returns the Loss: the cross-entropy of the target tokens, averaged over those of the batch, and with config.loss.mask,
+    which is 0 as published, mask_loss averaged over the masks. The dropout of the language model is active, although it is
+    frozen, as published."""
     smoothing = config.loss.label_smoothing
 
     def head_logits(head: Any, hidden: jax.Array) -> jax.Array:
@@ -53,9 +85,13 @@ def make_loss(model: Sca, config: ml_collections.ConfigDict) -> Loss:
             head,
             hidden,
             jnp.pad(labels, ((0, 0), (1, 0)), constant_values=IGNORED),
-            weights=jnp.full(len(labels), 1 / jnp.maximum(counts, 1)),
+            weights=jnp.full(len(labels), 1 / jnp.maximum(counts["tokens"], 1)),
             smoothing=smoothing,
         )
-        return total, {"caption": total}
+        if not _supervises_masks(config, batch):
+            return total, {"caption": total}
+        masks = mask_loss(seen.masks.mask_logits[:, :, 0], batch["region_masks"], _has_mask(batch))
+        masks /= jnp.maximum(counts["masks"], 1)
+        return total + config.loss.mask * masks, {"caption": total, "mask": masks}
 
     return loss

@@ -16,7 +16,8 @@ from hyperseg_jax.text.tokenizer import Tokenizer
 END = {"gpt2": "<|endoftext|>", "llama": "</s>"}
 """The end token of each kind of language model."""
 START = {"gpt2": "", "llama": "<s>"}
-"""What a caption begins with: the authors' tokenizer of LLaMA adds its start token."""
+"""What a caption begins with in training: the authors' tokenizer of LLaMA adds its start token, which the model then learns to
+write first."""
 
 
 def load_tokenizer(config: ml_collections.ConfigDict, path: str | os.PathLike[str] | None = None) -> Tokenizer:

@@ -14,12 +14,15 @@ TWO_MEANINGS = (
     "files of this name have been published with weights of v0 and of v1, whose tensors have the same names and shapes; rename "
     f"it to focall_v0.pt or focall_v1.pt, and give --config.{VARIANT}"
 )
+CLASS_WEIGHTS = Rule(r"criterion\.empty_weight", "the weights of the classes in the loss are computed from the config")
+"""Files of v0 have them; the model of demo, which runs these files, has no loss."""
 SEEM = SourceCheckpoint(
     "SEEM",
     mark=r"sem_seg_head\.predictor\.pn_indicator\.weight",
     file="seem_focalt_v1.pt, or the *.pt of another released model",
+    ignored=(CLASS_WEIGHTS,),
     file_names=(
-        FileName(r"seem_focall_v1(?!\d).*", VARIANT, (), TWO_MEANINGS),
+        FileName(r"seem[_-]focall[_-]v1(?!\d).*", VARIANT, (), TWO_MEANINGS),
         FileName(r".*[_-]v0(?!\d).*", VARIANT, ("v0", "demo")),
         FileName(r".*[_-]v1(?!\d).*", VARIANT, ("v1",)),
     ),
@@ -29,6 +32,7 @@ XDECODER = SourceCheckpoint(
     mark=r"sem_seg_head\.predictor\.caping_embed",
     file="xdecoder_focalt_last.pt, or that of Focal-L",
     ignored=(
+        CLASS_WEIGHTS,
         Rule(r"sem_seg_head\.predictor\.(caping_embed|pos_embed_caping\.weight|self_attn_mask)", "SEEM writes no captions"),
         Rule(r"sem_seg_head\.predictor\.bbox_embed\..*", "SEEM predicts no boxes"),
     ),

@@ -9,8 +9,6 @@ import numpy as np
 from hyperseg_jax.structs import Prompt, Region
 from hyperseg_jax.text.class_templates import SETS, clean_class_name
 
-NAME = "name"
-"""Prompt.group of phrases that are class names."""
 MOST = 4
 """Maximum number of objects with a sentence, or of different class names, as published."""
 
@@ -53,7 +51,7 @@ def _draw_names(classes: Prompt, masks: np.ndarray, most: int, templates: str, r
     of_names = [n for n, label in enumerate(classes.labels) if label in present][:most]
     texts = {label: SETS[templates][int(rng.integers(len(SETS[templates])))] for label in present}
     fill = lambda label: texts[label].replace("{}", clean_class_name(classes.classes[label]))
-    return [Prompt("referring", text=fill(classes.labels[n]), masks=masks[n : n + 1], group=NAME) for n in of_names]
+    return [Prompt("referring", text=fill(classes.labels[n]), masks=masks[n : n + 1]) for n in of_names]
 
 
 def _draw_count(most: int, rng: np.random.Generator) -> int:

@@ -41,6 +41,21 @@ class MarkedExample:
     present: Bool[DeviceArray, "B N"]
 
 
+@flax.struct.dataclass
+class Memory:
+    """What is remembered of the last round: the mask logits of each region, and which regions there were. The others are
+    padding, and regions that are begun later."""
+
+    mask_logits: Float[DeviceArray, "B N h w"]
+    known: Bool[DeviceArray, "B N"]
+
+    def with_room(self, present: Bool[DeviceArray, "B R"]) -> Memory:
+        """Returns the memory of the regions of another round. present: which regions are no padding."""
+        count = present.shape[1]
+        fit = lambda array: jnp.pad(array, ((0, 0), (0, max(count - array.shape[1], 0)), *((0, 0),) * (array.ndim - 2)))
+        return Memory(fit(self.mask_logits)[:, :count], fit(self.known)[:, :count] & present)
+
+
 def make_encodings(model: Seem, config: ml_collections.ConfigDict) -> dict[str, Encoding]:
     """Returns the Encoding of images, of regions that are drawn on another image, and of class lists."""
 
@@ -70,14 +85,13 @@ def make_predict(model: Seem, config: ml_collections.ConfigDict) -> Predict:
     """Returns the Predict function, for batches with one class list, one prompt with regions, or several phrases per element.
 
     Outputs: mask_logits; class for class lists, expression for phrases, region for regions; class_valid and region_valid.
-    features: see make_encodings. memory: the mask logits of the last round about the same regions; None for regions of another
-    image.
+    features: see make_encodings. memory: that of the last round about the same regions; None for regions of another image.
     """
     encodings = make_encodings(model, config)
 
     def predict_batch(
-        params: Any, batch: Batch, features: Mapping[str, Any], memory: jax.Array | None = None
-    ) -> tuple[dict[str, jax.Array], jax.Array | None]:
+        params: Any, batch: Batch, features: Mapping[str, Any], memory: Memory | None = None
+    ) -> tuple[dict[str, jax.Array], Memory | None]:
         encode = lambda name: features[name] if name in features else encodings[name].function(params, batch, {})
         apply: Any = lambda image, prompts, **options: model.apply(
             {"params": params}, image, prompts, method="decode", **options
@@ -99,7 +113,7 @@ def make_predict(model: Seem, config: ml_collections.ConfigDict) -> Predict:
             outputs = {"mask_logits": found.mask_logits, "region": found.scores, "region_valid": present}
             if classes is not None:
                 outputs |= {"class": name_classes(found.class_embedding), "class_valid": batch["class_valid"]}
-            return _by_prompt(outputs), found.mask_logits if example is None else None
+            return _by_prompt(outputs), Memory(found.mask_logits, present) if example is None else None
         if vectors is not None:
             variant = model.decoder.variant
             prediction = apply(image, prompts, objects=variant == "demo")
@@ -126,7 +140,7 @@ def _answer_marks(
     image: SeemImage,
     batch: Batch,
     text: SeemPrompts,
-    memory: jax.Array | None,
+    memory: Memory | None,
     *,
     named: bool,
 ) -> MarkAnswers:
@@ -134,22 +148,24 @@ def _answer_marks(
     apply: Any = lambda *inputs, **options: model.apply({"params": params}, *inputs, method="decode", **options)
     present, variant = batch["region_present"], model.decoder.variant
     rows, count = present.shape
-    marks = inputs.marks_of(batch)
-    previous = None if memory is None else _with_room(memory, count)
+    marks, size = inputs.marks_of(batch), image.mask_features.shape[1:3]
+    memory = None if memory is None else memory.with_room(present)
     if text.text is not None:
         variant = COMPOSED.get(variant, variant)
     if variant.startswith("v1"):
-        nothing = jnp.zeros((rows, count, *image.mask_features.shape[1:3]))
-        choices = fixed_choices(model.decoder, present)
-        prompts = round_prompts(marks, choices, 0, nothing if previous is None else previous, previous is not None)
+        used = Memory(jnp.zeros((rows, count, *size)), jnp.zeros_like(present)) if memory is None else memory
+        prompts = round_prompts(marks, fixed_choices(model.decoder, used.known), 0, used.mask_logits, True)
         prompts = prompts.replace(text=text.text, text_valid=text.text_valid)  # type: ignore[attr-defined]
         prediction = apply(image, prompts, objects=named, variant=variant)
         answers = answer_marks(prediction)
         return name_by_objects(answers, prediction) if named else answers
     number = _region_of_row(rows, count)
     points = [one.replace(prompt=jnp.where(one.prompt == number, 0, -1)) for one in _by_region(marks.points, count)]
-    remembered = None if previous is None else previous.reshape(rows * count, 1, *previous.shape[2:])
-    prompts = _by_region(text, count).replace(marked=tuple(points), previous=remembered)
+    prompts = _by_region(text, count).replace(marked=tuple(points))
+    if memory is not None:
+        slots = jnp.where(memory.known.reshape(-1, 1), 0, -1)
+        slots = jnp.broadcast_to(slots, (model.decoder.num_layers, rows * count, model.decoder.num_memories))
+        prompts = prompts.replace(previous=memory.mask_logits.reshape(rows * count, 1, *size), slots=slots)
     prediction = apply(_by_region(image, count), prompts, objects=named or variant == "demo", variant=variant)
     answers = answer_marks(prediction)
     return _by_image(name_by_objects(answers, prediction) if named and variant != "demo" else answers, rows)
@@ -179,11 +195,6 @@ def _by_image(answers: MarkAnswers, rows: int) -> MarkAnswers:
     """Returns the answers of repeated rows, one prompt each, by image: [rows, count, ...]."""
     grouped: MarkAnswers = jax.tree.map(lambda leaf: leaf.reshape(rows, -1, *leaf.shape[2:]), answers)
     return grouped
-
-
-def _with_room(memory: jax.Array, regions: int) -> jax.Array:
-    """Returns the memory with zeros for new regions."""
-    return jnp.pad(memory, ((0, 0), (0, max(regions - memory.shape[1], 0)), (0, 0), (0, 0)))[:, :regions]
 
 
 def _by_prompt(outputs: dict[str, jax.Array]) -> dict[str, jax.Array]:

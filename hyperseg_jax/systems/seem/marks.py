@@ -76,7 +76,7 @@ def find_pixels(masks: Masks) -> Pixels:
 def sample_pixels(pixels: Pixels, count: int, rng: np.random.Generator | None) -> Pixels:
     """Returns at most `count` marked pixels.
 
-    With more pixels, each prompt gets the same share: drawn with rng, as published, or at equal distances without one.
+    With more pixels, each prompt gets the same share: drawn with rng, as published, or fixed ones without it.
     """
     prompt, row, column = pixels
     if len(prompt) <= count:
@@ -84,13 +84,18 @@ def sample_pixels(pixels: Pixels, count: int, rng: np.random.Generator | None) -
     if rng is None:
         share = count // len(np.unique(prompt))
         of_prompt = (np.flatnonzero(prompt == n) for n in np.unique(prompt))
-        chosen = np.concatenate(
-            [index[np.linspace(0, len(index) - 1, min(share, len(index))).astype(int)] for index in of_prompt]
-        )
+        chosen = np.concatenate([index[_fixed_subset(len(index), share)] for index in of_prompt])
     else:
         weights = 1 / np.bincount(prompt)[prompt]
         chosen = np.sort(rng.choice(len(prompt), count, replace=False, p=weights / weights.sum()))
     return prompt[chosen], row[chosen], column[chosen]
+
+
+def _fixed_subset(size: int, count: int) -> np.ndarray:
+    """Returns at most `count` of the indices below `size`, always the same ones: one of each of equally long runs. At equal
+    distances, all could be in one column of a box."""
+    bounds = np.arange(min(size, count) + 1) * size // min(size, count)
+    return bounds[:-1] + (np.random.default_rng(0).random(len(bounds) - 1) * np.diff(bounds)).astype(int)
 
 
 def mark_arrays(

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int32, PRNGKeyArray
 
 from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.decoders.seem import SeemPrediction, SeemPrompts
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.losses.targets import TargetCounts
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.systems.seem import inputs
@@ -79,9 +80,27 @@ def make_counts(model: Seem, config: ml_collections.ConfigDict) -> Callable[[Bat
     return count_batch
 
 
+UNTRAINED = {"v0": ("regions",), "demo": ("regions", "phrases")}
+"""Prompts that a variant cannot train: v0 reads only one visual prompt, and demo has no queries for single prompts."""
+
+
+def check_prompts(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError if a task in training has prompts that the variant of the decoder cannot train."""
+    variant = config.model.mask_decoder.variant
+    for name, block in config.data.tasks.items():
+        for field in UNTRAINED.get(variant, ()) if block.ratio else ():
+            if block.get(field, 0):
+                raise UserError(
+                    f"data.tasks.{name}.{field} = {block[field]}: variant {variant!r} cannot be trained with them; give 0, or "
+                    "train a model of variant 'v1'"
+                )
+
+
 def make_loss(model: Seem, config: ml_collections.ConfigDict) -> Loss:
     """Returns the Loss. config.loss.rounds is the maximum number of rounds before the pass with gradients; the number is drawn
-    uniformly from 0 to it. config.data.padding: see inputs.training_images."""
+    uniformly from 0 to it. config.data.padding: see inputs.training_images. Raises UserError if a task has prompts that the
+    variant of the decoder cannot train."""
+    check_prompts(config)
     criteria, most_rounds, padding = build_criteria(config), config.loss.rounds, config.data.get("padding", "zero")
 
     def batch_loss(params: Any, batch: Batch, key: PRNGKeyArray, counts: Counts) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -22,7 +23,7 @@ from hyperseg_jax.ops.transforms import Geometry, SideRule, fit_to_square, resiz
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems.pixels import GREY
 from hyperseg_jax.systems.seem import marks
-from hyperseg_jax.systems.seem.derived_prompts import NAME, derive_prompts
+from hyperseg_jax.systems.seem.derived_prompts import derive_prompts
 from hyperseg_jax.systems.seem.texts import pad_ids, padded_length, text_ids
 from hyperseg_jax.text.class_templates import BACKGROUND, SETS, clean_class_name
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -124,12 +125,14 @@ class SeemProcessor:
         prompts = example.prompts[: self.prompts]
         with naming_example(example):
             lists, phrases, regions = _sort_prompts(prompts)
+            named = bool(train and lists and not regions and not phrases)  # class names take the place of sentences
             if train and lists and not regions:
                 rng = rng or np.random.default_rng(0)
                 derived = derive_prompts(lists[0], phrases, self.phrases, self.regions, self.templates, rng)
                 _, phrases, regions = _sort_prompts(derived)
             arrays = self._class_arrays(lists[0] if lists else None, geometry, train, rng)
             arrays |= self._phrase_arrays(phrases, geometry, train)
+            arrays["is_sentence"] = np.asarray(not named)
             arrays |= self._region_arrays(regions[0] if regions else None, geometry, of_regions, train, rng)
         for prefix, (image, placed) in images.items():
             arrays[f"{prefix}images"] = resize_and_pad(image, placed, GREY, bicubic=bool(self.bicubic and not train))[None]
@@ -249,12 +252,11 @@ class SeemProcessor:
 
     def _class_texts(self, names: Sequence[str], rng: np.random.Generator | None) -> list[list[list[int]]]:
         """Returns the sentences of each class and of the background, as ids; with rng, a random one of each."""
+        if rng is None:
+            return _all_sentences(self.tokenizer, tuple(names), self.templates, self.context)
         templates = SETS[self.templates]
-        texts = []
-        for name in (*map(clean_class_name, names), BACKGROUND):
-            chosen = templates if rng is None else (templates[int(rng.integers(len(templates)))],)
-            texts.append([text_ids(self.tokenizer, template.replace("{}", name), self.context) for template in chosen])
-        return texts
+        draw = lambda: (templates[int(rng.integers(len(templates)))],)
+        return [_fill_in(self.tokenizer, name, draw(), self.context) for name in (*names, BACKGROUND)]
 
     def _class_arrays(
         self, prompt: Prompt | None, geometry: Geometry, train: bool, rng: np.random.Generator | None
@@ -297,7 +299,6 @@ class SeemProcessor:
         return {
             "phrase_ids": pad_ids(texts, self.phrases, self.length, self.tokenizer.eos_id),
             "phrase_present": present,
-            "is_sentence": np.asarray(not prompts or prompts[0].group != NAME),
             **{f"phrase_{name}": value for name, value in targets.items()},
         }
 
@@ -324,6 +325,19 @@ class SeemProcessor:
         if arrays.targets:
             result["drawn"] = np.packbits(positive, axis=-1)
         return result | {f"region_{name}": value for name, value in targets.items()}
+
+
+@functools.lru_cache(maxsize=4)
+def _all_sentences(tokenizer: Tokenizer, names: tuple[str, ...], templates: str, context: int) -> list[list[list[int]]]:
+    """Returns all sentences of each class and of the background. Cached, as lists have ten thousand, and each image and each
+    round asks for them."""
+    return [_fill_in(tokenizer, name, SETS[templates], context) for name in (*names, BACKGROUND)]
+
+
+def _fill_in(tokenizer: Tokenizer, name: str, templates: Sequence[str], context: int) -> list[list[int]]:
+    """Returns the ids of sentences about a class."""
+    cleaned = clean_class_name(name)
+    return [text_ids(tokenizer, template.replace("{}", cleaned), context) for template in templates]
 
 
 def _power_of_two(count: int) -> int:

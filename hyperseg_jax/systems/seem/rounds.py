@@ -47,21 +47,26 @@ class Choices:
 
 def random_choices(decoder: SeemDecoder, key: PRNGKeyArray, rounds: int, valid: Bool[DeviceArray, "B N"]) -> Choices:
     """Draws the choices of training, as published: queries and prompts uniformly with replacement. valid: the prompts of each
-    image."""
+    image, any of the N; memory tokens belong to these alone."""
     query_key, slot_key = jax.random.split(key)
     batch, prompts = valid.shape
     queries = jax.random.randint(query_key, (rounds, prompts * QUERIES_PER_PROMPT), 0, decoder.num_queries)
     drawn = jax.random.uniform(slot_key, (rounds, decoder.num_layers, batch, decoder.num_memories))
-    slots = jnp.sort((drawn * jnp.maximum(valid.sum(1), 1)[:, None]).astype(jnp.int32), axis=-1)
-    return Choices(queries, slots)
+    number = (drawn * jnp.maximum(valid.sum(1), 1)[:, None]).astype(jnp.int32)
+    valid_first = jnp.argsort(~valid, axis=1, stable=True).astype(jnp.int32)
+    slots = jnp.take_along_axis(valid_first[None, None], number, axis=-1)
+    return Choices(queries, jnp.sort(slots, axis=-1))
 
 
-def fixed_choices(decoder: SeemDecoder, valid: Bool[DeviceArray, "B N"]) -> Choices:
-    """Returns the choices of prediction: queries at equal distances, and an equal number of memory tokens for each prompt."""
-    count = valid.shape[1] * QUERIES_PER_PROMPT
+def fixed_choices(decoder: SeemDecoder, known: Bool[DeviceArray, "B N"]) -> Choices:
+    """Returns the choices of prediction: queries at equal distances, and an equal number of memory tokens for each prompt with
+    a mask of the last round. known: which prompts have one, the first ones of each image."""
+    count = known.shape[1] * QUERIES_PER_PROMPT
     queries = jnp.arange(count) * decoder.num_queries // count
-    even = jnp.arange(decoder.num_memories) * jnp.maximum(valid.sum(1), 1)[:, None] // decoder.num_memories
-    return Choices(queries[None], jnp.broadcast_to(even, (1, decoder.num_layers, *even.shape)))
+    remembered = known.sum(1)[:, None]
+    even = jnp.arange(decoder.num_memories) * remembered // decoder.num_memories
+    slots = jnp.where(remembered > 0, even, -1)
+    return Choices(queries[None], jnp.broadcast_to(slots, (1, decoder.num_layers, *slots.shape)))
 
 
 def round_prompts(

@@ -53,7 +53,9 @@ def test_torch_to_ours_to_torch_is_bit_exact(random_tensors, save, tmp_path):
         ("seem_focall_v1.pt", "v1", "published with weights of v0 and of v1"),
         ("seem_focall_v1.pt", "v0", "published with weights of v0 and of v1"),
         ("seem_focall_v1 (1).pt", "v1", "published with weights of v0 and of v1"),
+        ("SEEM-FocalL-v1.pt", "v1", "published with weights of v0 and of v1"),
         ("seem_focalt_v0_copy.pt", "v1", "is v0 or demo"),
+        ("SEEM_FOCALT_V0.PT", "v1", "is v0 or demo"),
     ],
 )
 def test_a_variant_that_the_file_name_contradicts_is_refused(random_tensors, save, tmp_path, name, variant, message):
@@ -71,6 +73,24 @@ def test_the_report_names_the_variant(random_tensors, save, tmp_path, name, vari
     report = convert(save(random_tensors(config), name), tmp_path / "ours", config)
     assert report.notes == [f"model.mask_decoder.variant = {variant}, which the tensors do not show"]
     assert Model.load(tmp_path / "ours").config.model.mask_decoder.variant == variant
+
+
+def test_files_of_v0_are_those_of_demo(random_tensors, save, tmp_path):
+    """They have the class weights of the loss, which the model of demo does not have."""
+    v0, demo = (small_config(model__mask_decoder__variant=variant) for variant in ("v0", "demo"))
+    tensors = random_tensors(v0)
+    convert(save(tensors, "seem_focalt_v0.pt"), tmp_path / "ours", demo)
+    export_weights(tmp_path / "ours", tmp_path / "back")
+    assert tensors.pop("criterion.empty_weight").size
+    assert_equal(read_all(tmp_path / "back"), tensors)
+
+
+def test_one_file_records_its_variant(random_tensors, save, tmp_path):
+    config = small_config(model__mask_decoder__variant="v0")
+    convert(save(random_tensors(config), "mine.pt"), tmp_path / "ours", config)
+    export_weights(tmp_path / "ours", tmp_path / "export", format="state-dict")
+    again = convert(tmp_path / "export" / "state_dict.pth", tmp_path / "again")
+    assert again.config == {"model.mask_decoder.variant": ["v1", "v0"]} and not again.notes
 
 
 @pytest.mark.parametrize("variant", ["v0", "demo"])
@@ -121,7 +141,7 @@ def test_xdecoder_starts_a_training(random_tensors, save, tmp_path):
     report = convert(save(tensors, "xdecoder_focalt_last.pt"), tmp_path / "ours")
     assert list(report.sources) == ["X-Decoder"]
     assert sum(map(len, report.initialized.values())) == len(NEW)
-    assert sum(map(len, report.ignored.values())) == 3
+    assert sum(map(len, report.ignored.values())) == 4
 
 
 def test_another_size_is_not_taken_for_another_system(random_tensors, save, tmp_path):
