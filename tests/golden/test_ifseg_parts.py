@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import ifseg_layers
 import ifseg_parts
 import jax
 import numpy as np
@@ -51,11 +52,20 @@ def test_model(case):
         case.compare("enc.image_feature", cells.feature)
         case.compare("enc.image_embed_projected", cells.embedding)
     decode = jax.jit(lambda p, cells, ids: model.apply({"params": p}, cells, ids, method="decode"))
-    features = decode(params, cells, ids)
-    expected = case.outputs["dec.features"][:, :-1]  # the last row stands behind the last cell
-    case.compare("dec.features", features, expected)
-    logits = np.asarray(features) @ case.outputs["seg_embed_tokens"].T
-    case.compare("logits", logits, case.outputs["logits"][:, :-1])
+    answer = decode(params, cells, ids)
+    words = params["tokens"]["embedding"]
+    _, positions = model.bind({"params": params}).encoder(
+        cells.embedding, words[ids], ids != ifseg.PADDING, cells.grid, resized=cells.feature is not None
+    )
+    hidden, valid = ifseg_layers.run_encoder(case, model, params, cells, words[ids], ids, positions)
+    if "enc.out" in case.outputs:
+        case.compare("enc.out", hidden)
+        case.compare("enc.padding_mask", (~valid).astype(np.uint8))
+        case.compare("enc.position_embeddings", np.broadcast_to(positions, (len(ids), *positions.shape)))
+    features = ifseg_layers.run_decoder(case, model, params, cells, words[ifseg.START], hidden, valid, positions)
+    case.compare("dec.features", features)
+    np.testing.assert_allclose(answer, features[:, :-1], atol=2e-5)  # the last row stands behind the last cell
+    case.compare("logits", np.asarray(features) @ case.outputs["seg_embed_tokens"].T)
     case.check()
 
 
