@@ -1,8 +1,8 @@
 """Relative positions of a text and of the cells of an image grid (OFA, Wang et al. 2022; fairseq's OFA modules).
 
-A learned table has one row for each offset between two tokens, or between two cells of a grid. OFA looks offsets up on a base grid
-and resizes the bias matrix bilinearly to the grid of the image, for keys and for queries. The resizing is separable, so the bias of
-some rows of queries is computed without the matrix of all pairs.
+A learned table has one row for each offset between two tokens, or between two cells of a grid. OFA looks offsets up on a base
+grid and resizes the bias matrix bilinearly to the grid of the image, for keys and for queries. The resizing is separable, so the
+bias of some rows of queries is computed without the matrix of all pairs.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def resize_weights(count: int, size: int) -> Float32[np.ndarray, "{size} {count}
 
 
 def grid_table_rows(side: int) -> int:
-    """Returns the number of rows of the table of a square grid with this side: one for each offset, and three for the token that
-    stands before the grid."""
+    """Returns the number of rows of the table of a square grid with this side: one for each offset, and three for the token
+    that stands before the grid."""
     return (2 * side - 1) ** 2 + 3
 
 

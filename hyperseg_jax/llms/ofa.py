@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.linear import Linear, linear_table
@@ -142,7 +142,7 @@ def _text_bias(table: Float[jax.Array, "rows heads"], length: int) -> Float[jax.
 
 
 class EncoderLayer(_Layer):
-    """A pre-norm layer over image cells and tokens. Parts: attention_norm, attention, attended_norm, and those of _feed_forward;
+    """A pre-norm layer over image cells and tokens. Parts: attention_norm, attention, attended_norm, those of _feed_forward, and
     text_offsets and image_offsets, the tables of relative positions."""
 
     text_buckets: int = 256
@@ -151,7 +151,12 @@ class EncoderLayer(_Layer):
 
     @nn.compact
     def __call__(
-        self, x: Float[DeviceArray, "B L D"], drop: Float[DeviceArray, ""], places: Any, valid: Bool[DeviceArray, "B L"], grid: Grid
+        self,
+        x: Float[DeviceArray, "B L D"],
+        drop: Float[DeviceArray, ""],
+        places: Any,
+        valid: Bool[DeviceArray, "B L"],
+        grid: Grid,
     ) -> tuple[Float[jax.Array, "B L D"], None]:
         """grid: of the image, whose cells come first."""
         cells, length = grid[0] * grid[1], x.shape[1]
@@ -249,9 +254,7 @@ def place_heads(module: nn.Module, name: str, positions: Float[DeviceArray, "L D
     return _heads(linear(positions), num_heads)
 
 
-def _grid_rows(
-    table: Float[DeviceArray, "rows D"], side: int, base: Grid, grid: Grid
-) -> Float[jax.Array, "_ D"]:
+def _grid_rows(table: Float[DeviceArray, "rows D"], side: int, base: Grid, grid: Grid) -> Float[jax.Array, "_ D"]:
     """Returns the positions of the cells of an image. A grid with more cells than the base grid, or that the table does not
     know, gets resized positions of the base grid."""
     resized = grid[0] * grid[1] > base[0] * base[1] or max(grid) > side
@@ -306,7 +309,9 @@ class SegmentationLayer(_Layer):
         y = OfaAttention(heads, self.precision, name="attention")(y, y, (places[0], places[1]), attend_all)
         x = self._add(x, self._norm("attended_norm")(y), drop)
         cross = functools.partial(attend, mask=valid[:, None, None], precision=precision)
-        y = OfaAttention(heads, self.precision, name="cross")(self._norm("cross_norm")(x), source, (places[2], places[3]), cross)
+        y = OfaAttention(heads, self.precision, name="cross")(
+            self._norm("cross_norm")(x), source, (places[2], places[3]), cross
+        )
         x = self._add(x, self._norm("crossed_norm")(y), drop)
         return self._feed_forward(x, drop), None
 
@@ -342,8 +347,7 @@ class SegmentationDecoder(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Float[jax.Array, "B _ D"]:
-        """Returns cells + 1 rows; the last one is of no cell. start: embedding of the start token. source: states of the encoder.
-        """
+        """Returns cells + 1 rows; the last one is of no cell. start: embedding of the start token. source: states of the encoder."""
         p, side = self.precision, self.side
         x = LayerNorm(precision=p, name="norm_in")(jnp.concatenate([start, cells], axis=1))
         x = nn.Dropout(self.dropout, deterministic=deterministic)(x)

@@ -69,7 +69,9 @@ def see(case, built, params):
         return apply(channels_last(case.inputs["patch_images"]), method="see")
     classes, ids, ends = (case.inputs[name] for name in ("patch_ids", "subword_ids", "subword_cumlen"))
     cells = [split_words(*row) for row in zip(ids, ends, strict=True)]
-    of_class = {int(k): words for image, row in zip(classes, cells, strict=True) for k, words in zip(image.ravel(), row, strict=True)}
+    of_class = {
+        int(k): words for image, row in zip(classes, cells, strict=True) for k, words in zip(image.ravel(), row, strict=True)
+    }
     length = max(len(words) for words in of_class.values())
     table = np.full((max(of_class) + 1, length), model.PADDING, np.int32)
     for k, words in of_class.items():

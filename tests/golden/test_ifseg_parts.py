@@ -1,14 +1,12 @@
 """IFSeg's image encoder, the complete model, and the smoothing of its answers against the published system."""
 
 import dataclasses
-import json
 
 import ifseg_layers
 import ifseg_parts
 import jax
 import numpy as np
 import pytest
-from golden_case import find_files
 from import_weights import abstract_params, channels_last, import_params
 
 from hyperseg_jax.encoders import resnet
@@ -31,7 +29,9 @@ def weights_with(case, prefix):
 def test_image_encoder(case):
     model, image = ResNet(tuple(case.config["blocks_per_stage"])), channels_last(case.inputs["image"])
     params = import_params(weights_with(case, IMAGES), image=(abstract_params(model, image), resnet.table(model), IMAGES))
-    run = lambda model: np.moveaxis(np.asarray(jax.jit(lambda p, x: model.apply({"params": p}, x))(params["image"], image)), -1, 1)
+    run = lambda model: np.moveaxis(
+        np.asarray(jax.jit(lambda p, x: model.apply({"params": p}, x))(params["image"], image)), -1, 1
+    )
     case.compare("layer3", run(model))
     for stages in (1, 2):
         case.compare(f"layer{stages}_sub", run(dataclasses.replace(model, depths=model.depths[:stages], parent=None))[:, ::16])

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 
 from hyperseg_jax import axes
 from hyperseg_jax.encoders import resnet
@@ -112,9 +112,7 @@ class IfSeg(nn.Module):
         b, h, w = classes.shape
         return Cells(self.encoder.precision.cast(jnp.take(words, classes.reshape(b, h * w), axis=0)), None, (h, w))
 
-    def decode(
-        self, cells: Cells, ids: Int[DeviceArray, "B L"], deterministic: bool = True
-    ) -> Float[jax.Array, "B cells D"]:
+    def decode(self, cells: Cells, ids: Int[DeviceArray, "B L"], deterministic: bool = True) -> Float[jax.Array, "B cells D"]:
         """Returns features of each cell. ids: the text that names the classes, padded with PADDING."""
         valid, image = ids != PADDING, cells.embedding
         hidden, positions = self.encoder(
@@ -166,7 +164,9 @@ REGION = (976, 35)
 def weight_table(config: ml_collections.ConfigDict) -> Table:
     """Returns the weight table of the published state dict, with its tied tables and index buffers."""
     model = build_model(config)
-    rows = Table([Row("tokens/embedding", WORD_TABLES, Copies(WORD_TABLES)), Row("classifier", CLASS_TABLES, Copies(CLASS_TABLES))])
+    rows = Table(
+        [Row("tokens/embedding", WORD_TABLES, Copies(WORD_TABLES)), Row("classifier", CLASS_TABLES, Copies(CLASS_TABLES))]
+    )
     rows += resnet.table(model.image_encoder).with_prefix("image_encoder/", "encoder.embed_images.")
     rows += linear_table("image_projection", "encoder.image_proj")
     rows += ofa.encoder_table(model.encoder).with_prefix("encoder/", "encoder.")
