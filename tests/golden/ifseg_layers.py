@@ -34,7 +34,7 @@ def absolute_bias(query, key):
 
 
 def layer_params(params, i):
-    return jax.tree.map(lambda x: x[i], params["layers"])
+    return jax.tree.map(lambda x: jnp.asarray(x[i]), params["layers"])
 
 
 def encoder_inputs(encoder, params, cells, words, ids):
