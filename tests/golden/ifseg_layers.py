@@ -64,7 +64,7 @@ def run_encoder(case, model, params, cells, words, ids, positions):
         case.compare(f"enc.layer{i}.self_attn_bias", np.tile(bias, (len(ids), 1, 1)))
         case.compare(f"enc.layer{i}.in", x)
         run = functools.partial(layer.apply, grid=cells.grid)
-        x, _ = jax.jit(run)({"params": one}, x, 0.0, places, valid)
+        x, _ = jax.jit(run)({"params": one}, x, jnp.zeros(()), places, valid)
         case.compare(f"enc.layer{i}.out", x)
     return norm(own["norm"], x), valid
 
@@ -92,7 +92,7 @@ def run_decoder(case, model, params, cells, start, hidden, valid, positions):
         case.compare(f"dec.layer{i}.self_attn_bias", np.tile(bias, (rows, 1, 1)))
         case.compare(f"dec.layer{i}.in", x)
         seen = lambda module, _: module.name == "cross_norm"
-        (x, _), state = layer.apply({"params": one}, x, 0.0, hidden, places, valid, grid, capture_intermediates=seen)
+        (x, _), state = layer.apply({"params": one}, x, jnp.zeros(()), hidden, places, valid, grid, capture_intermediates=seen)
         case.compare(f"dec.layer{i}.out", x)
     if "dec.last_cross_attn" in case.outputs:
         asked = state["intermediates"]["cross_norm"]["__call__"][0]

@@ -46,7 +46,7 @@ def test_model(case):
     model, params = ifseg_parts.load_model(case)
     cells = ifseg_parts.see(case, model, params)
     ids = case.inputs["src_tokens"]
-    if cells.feature is not None:
+    if "enc.resnet" in case.outputs:
         found = np.moveaxis(np.asarray(cells.feature).reshape(len(ids), *cells.grid, -1), -1, 1)
         case.compare("enc.resnet", found)
         case.compare("enc.image_feature", cells.feature)
