@@ -120,15 +120,20 @@ class Engine:
         selected = select(options.thresholds.segment_thresholds(), (outputs, geometries))
         return {name: self.feed.local_rows(value) for name, value in selected.items()}, memory
 
+    def check_writes(self) -> None:
+        """Raises UserError if the system writes no text."""
+        if self.write is None:
+            raise UserError("this system writes no text; request masks instead")
+
     def generate(self, request: Request, decoding: Decoding | None = None, seeds: Sequence[int] | None = None) -> np.ndarray:
         """Returns the texts that the model generates for this process's rows, str [B, 1, K, N], each up to the end token.
 
         decoding: the default of the engine if None. seeds: of sampling, one for each row; 0 by default. Raises UserError if the
         system writes no text, or if an option is invalid.
         """
+        self.check_writes()
         tokenizer = request.processor.tokenizer
-        if self.write is None or tokenizer is None:
-            raise UserError("this system writes no text; request masks instead")
+        assert self.write is not None and tokenizer is not None
         decoding = (decoding or self.decoding).check().for_tokenizer(tokenizer.eos_id, tokenizer.vocab_size)
         batch, features = self._encode(request)
         row_seeds = np.zeros(len(request.geometries), np.uint32) if seeds is None else np.asarray(seeds, np.uint32)

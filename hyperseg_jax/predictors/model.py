@@ -261,6 +261,7 @@ class Model:
 
         Raises UserError if the system generates no text.
         """
+        self.engine.check_writes()
         frame = read_image(image)
         if not len(regions):
             return ()

@@ -147,18 +147,17 @@ def export_weights(
         described = {name: info for row in table for name, info in _describe_row(row, params, dtype)}
         pieces = [piece for row in table for piece in row.pieces()]
         convert = functools.partial(_convert_piece, params, dtype)
+        settings = system.part(part).config_json(config) if part else system.hf_config(config)
+        types = {kind.name for _, kind in described.values() if kind.kind not in "iub"}
+        settings["torch_dtype"] = types.pop() if len(types) == 1 else "float32"
+        settings |= {PUBLISHED_FIELDS: recorded} if recorded else {}
         with atomic_folder(out) as temporary:
+            if format == "hf" or recorded:
+                (temporary / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
             if format == "state-dict":
                 write_state_dict(temporary / "state_dict.pth", described, itertools.chain.from_iterable(map(convert, pieces)))
-                if recorded:
-                    _write_settings(temporary, {PUBLISHED_FIELDS: recorded})
             else:
                 write_sharded(temporary, described, convert, pieces, shard_bytes)
-                settings = system.part(part).config_json(config) if part else system.hf_config(config)
-                types = {kind.name for _, kind in described.values() if kind.kind not in "iub"}
-                settings["torch_dtype"] = types.pop() if len(types) == 1 else "float32"
-                settings |= {PUBLISHED_FIELDS: recorded} if recorded else {}
-                _write_settings(temporary, settings)
                 tokenizer = system.load_tokenizer(config, folder) if part is None or system.part(part).reads_text else None
                 if tokenizer is not None:
                     _save_tokenizer(tokenizer, settings, temporary)
@@ -198,10 +197,6 @@ def _model_card(
 def _paths_without_adapters(file: TensorFile) -> set[str]:
     """Returns the paths of all parameters except LoRA adapters."""
     return {path for path in file.tensors if not path.endswith(("/lora_a", "/lora_b"))}
-
-
-def _write_settings(out: pathlib.Path, settings: Mapping[str, Any]) -> None:
-    (out / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _save_tokenizer(tokenizer: Tokenizer, settings: Mapping[str, Any], out: pathlib.Path) -> None:

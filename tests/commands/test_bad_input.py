@@ -64,7 +64,7 @@ PREDICT = {
     "no prompt": ("good.jpg", "give a text", "--classes"),
     "two prompts": ("good.jpg 'a ring' --point 3,3", "exactly one kind of prompt", "a text with regions"),
     "stuff alone": ("good.jpg 'a ring' --stuff grass", "--stuff", "--classes"),
-    "classes without names": ("good.jpg --classes ,", "class names", "each with text"),
+    "classes without names": ("good.jpg --classes ,", "no classes are given", "name at least one"),
     "classes in frames": ("frames --classes ring", "frames is a video", "give a text"),
     "kind alone": ("good.jpg 'a ring' --kind semantic", "--kind requires", "--classes"),
     "an example without marks": ("good.jpg 'a ring' --example good.jpg", "--example requires", "mark the object"),

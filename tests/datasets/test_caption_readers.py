@@ -74,7 +74,7 @@ def test_regions_marked_by_points(samples, toy_scenes, mark):
 
 
 def test_marks_that_a_dataset_does_not_have(samples):
-    with pytest.raises(UserError, match=r"regions#0: mark='mask_point' needs a mask, and this dataset has none; use another"):
+    with pytest.raises(UserError, match=r"regions#0: mark='mask_point' and masks=True need a mask, and this dataset has"):
         open_samples(samples, "visual_genome", mark="mask_point")[0]
     with pytest.raises(UserError, match="mark='middle' is unknown; choose one of box, centre, point, mask_point"):
         open_samples(samples, "visual_genome", mark="middle")

@@ -119,6 +119,10 @@ def test_round_trip_of_the_authors_folder(folder, tmp_path):
     assert before.keys() == after.keys()
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
+    export_weights(folder, tmp_path / "file", format="state-dict")
+    report = import_weights([tmp_path / "file" / "state_dict.pth"], make_config(), tmp_path / "of_file")
+    assert not report.config and not report.notes
+
     settings["architectures"] = ["ScaMultitaskSplitMixerModel"]
     (tmp_path / "hf" / "config.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match=r"needs model.caption_mixer.reads = raw, but the config has decoded"):
@@ -288,11 +292,17 @@ def test_masks_are_supervised_where_they_are_given(folder, image):
             corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             np.testing.assert_allclose(element["places"][k].ravel(), corners, atol=1.5)
         assert not element["region_masks"][~element["region_valid"]].any()
+    with pytest.raises(UserError, match="its regions have no masks; read them with masks=True"):
+        processor(example, train=True, rng=np.random.default_rng(0))
     batch = jax.tree.map(lambda row: row[None], element)
     model, params = system.build(config), Model.load(folder).params
     without = system.full_loss(model, config)(params, batch, jax.random.key(0))
     assert set(without[1]) == {"caption"}
     config.loss.mask = 2.0
+    config.data.tasks = {"caption": {"ratio": 1, "masks": 0}}
+    with pytest.raises(UserError, match=r"loss\.mask = 2\.0: no task in training has masks; give 0, or set"):
+        system.loss(model, config)
+    config.data.tasks.caption.masks = 1
     total, metrics = system.full_loss(model, config)(params, batch, jax.random.key(0))
     np.testing.assert_allclose(total, without[0] + 2 * metrics["mask"], rtol=1e-5)
     assert metrics["mask"] > 0.5

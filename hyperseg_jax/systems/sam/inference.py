@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Float32, Int, Shaped
 from hyperseg_jax.data.processor import Batch, Encoding
 from hyperseg_jax.decoders.sam import SamPrediction
 from hyperseg_jax.decoders.sam_prompts import ABSENT, NEGATIVE, NO_POINT, POSITIVE, SamPrompts
+from hyperseg_jax.ops.padding import fit_axis
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.systems.pixels import normalize_padded
 from hyperseg_jax.systems.sam.model import Sam
@@ -32,13 +33,8 @@ class Memory:
     def with_room(self, batch: Batch) -> Memory:
         """Returns the memory with the regions and marks of another round, of which there may be more."""
         regions, marks = batch["kinds"].shape[1:]
-
-        def fit(x: jax.Array, axis: int, size: int, filler: float = 0) -> jax.Array:
-            widths = [(0, max(size - x.shape[i], 0) if i == axis else 0) for i in range(x.ndim)]
-            return jax.lax.slice_in_dim(jnp.pad(x, widths, constant_values=filler), 0, size, axis=axis)
-
-        of_regions = jax.tree.map(lambda x: fit(x, 1, regions), self)
-        places, kinds = fit(of_regions.places, 2, marks), fit(of_regions.kinds, 2, marks, ABSENT)
+        of_regions = jax.tree.map(lambda x: fit_axis(x, 1, regions), self)
+        places, kinds = fit_axis(of_regions.places, 2, marks), fit_axis(of_regions.kinds, 2, marks, ABSENT)
         fitted: Memory = of_regions.replace(places=places, kinds=kinds)
         return fitted
 

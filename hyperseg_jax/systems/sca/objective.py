@@ -15,6 +15,7 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 
 from hyperseg_jax.data.processor import Batch
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.losses.masks import mask_bce, mask_dice
 from hyperseg_jax.losses.text import text_cross_entropy_in_chunks
 from hyperseg_jax.structs import IGNORED, DeviceArray
@@ -62,10 +63,21 @@ def labels_of(batch: Batch) -> Int[jax.Array, "M T"]:
     return rearrange(jnp.where(supervised, batch["caption_ids"], IGNORED), "b r t -> (b r) t")
 
 
+def check_masks(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError if the loss has masks, but no task in training reads any."""
+    weight = config.loss.get("mask")
+    if weight and not any(block.get("masks") for block in config.data.tasks.values() if block.ratio):
+        raise UserError(
+            f"loss.mask = {weight}: no task in training has masks; give 0, or set data.tasks.TASK.masks = 1 and masks = True of"
+            " its reader"
+        )
+
+
 def make_loss(model: Sca, config: ml_collections.ConfigDict) -> Loss:
     """Returns the Loss: the cross-entropy of the target tokens, averaged over those of the batch, and with config.loss.mask,
     which is 0 as published, mask_loss averaged over the masks. The dropout of the language model is active, although it is
-    frozen, as published."""
+    frozen, as published. Raises UserError if masks are supervised, but no task reads any."""
+    check_masks(config)
     smoothing = config.loss.label_smoothing
 
     def head_logits(head: Any, hidden: jax.Array) -> jax.Array:

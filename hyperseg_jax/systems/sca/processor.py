@@ -61,6 +61,8 @@ class ScaProcessor:
         with naming_example(example):
             if train:
                 example, texts, masks = self._augment(example, rng or np.random.default_rng(0))
+                if self.masks and masks is None:
+                    raise UserError("its regions have no masks; read them with masks=True, or set masks = 0 of the task")
             elif self.length and len(example.prompts) == 1:
                 texts = tuple(captions[0] for captions in example.prompts[0].captions)[: self.places.regions]
         asked = dataclasses.replace(example, prompts=tuple(_without_captions(prompt) for prompt in example.prompts))
@@ -72,7 +74,7 @@ class ScaProcessor:
         return arrays | (self._caption_arrays(texts) if self.length else {})
 
     def _mask_array(self, masks: np.ndarray | None) -> np.ndarray:
-        """Returns the masks of training regions in the square; empty masks for regions without one."""
+        """Returns the masks of training regions in the square; empty masks in evaluation and for padding."""
         side = self.places.image_size
         placed = np.zeros((self.places.regions, side, side), bool)
         if masks is not None and len(masks):

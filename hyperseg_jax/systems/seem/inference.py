@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from hyperseg_jax.data.processor import Batch, Encoding
 from hyperseg_jax.decoders import seem
 from hyperseg_jax.decoders.seem import SeemPrompts
+from hyperseg_jax.ops.padding import fit_axis
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.systems.pixels import normalize_padded
 from hyperseg_jax.systems.seem import inputs
@@ -51,9 +52,8 @@ class Memory:
 
     def with_room(self, present: Bool[DeviceArray, "B R"]) -> Memory:
         """Returns the memory of the regions of another round. present: which regions are no padding."""
-        count = present.shape[1]
-        fit = lambda array: jnp.pad(array, ((0, 0), (0, max(count - array.shape[1], 0)), *((0, 0),) * (array.ndim - 2)))
-        return Memory(fit(self.mask_logits)[:, :count], fit(self.known)[:, :count] & present)
+        mask_logits, known = (fit_axis(array, 1, present.shape[1]) for array in (self.mask_logits, self.known))
+        return Memory(mask_logits, known & present)
 
 
 def make_encodings(model: Seem, config: ml_collections.ConfigDict) -> dict[str, Encoding]:
