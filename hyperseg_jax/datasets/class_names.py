@@ -122,8 +122,8 @@ def _as_words(name: str) -> str:
 
 COCO_STUFF_WORDS = tuple(map(_as_words, COCO_STUFF))
 """The same classes as IFSeg's authors write them."""
-COCO_UNSEEN = _split("""frisbee, skateboard, cardboard, carrot, scissors, suitcase, giraffe, cow, road, concrete wall, tree, grass,
-    river, clouds, playingfield""")
+COCO_UNSEEN = _split("""frisbee, skateboard, cardboard, carrot, scissors, suitcase, giraffe, cow, road, concrete wall, tree,
+    grass, river, clouds, playingfield""")
 """The 15 classes of COCO-Stuff that are held out in zero-shot segmentation, in IFSeg's order and words."""
 COCO_STUFF_GAPS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 """Numbers of label images (0 to 181) without a class."""

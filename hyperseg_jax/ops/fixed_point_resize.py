@@ -24,8 +24,8 @@ def resize_linearly(image: UInt8[np.ndarray, "H W 3"], height: int, width: int) 
 
 
 def _taps(old: int, new: int, *, clamped: bool) -> tuple[Int[np.ndarray, " {new}"], ...]:
-    """Returns the two source pixels of each of `new` pixels, and their weights. clamped: whether pixels beyond the ends have the
-    weight 1; otherwise both of their source pixels are the last one, and their weights are rounded separately."""
+    """Returns the two source pixels of each of `new` pixels, and their weights. clamped: whether pixels beyond the ends have
+    the weight 1; otherwise both of their source pixels are the last one, and their weights are rounded separately."""
     position = ((np.arange(new) + 0.5) * (old / new) - 0.5).astype(np.float32)
     first = np.floor(position).astype(np.int32)
     share = position - first.astype(np.float32)

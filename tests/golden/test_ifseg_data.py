@@ -17,7 +17,8 @@ from hyperseg_jax.systems.pixels import normalize_for_llm
 
 def make_processor(tokenizer, side, sizes, **resize):
     data = {"image_size": side, "resize": {"short_side": 512, "long_side": 2048, "multiple": 32, **resize}}
-    return processors.make_processor(ml_collections.ConfigDict({"data": data}), tokenizer, sizes)
+    config = {"model": {"encoder": {"num_positions": 1026}}, "data": data}
+    return processors.make_processor(ml_collections.ConfigDict(config), tokenizer, sizes)
 
 
 @pytest.mark.golden("ifseg", r"artificial_image.*")

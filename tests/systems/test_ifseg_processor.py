@@ -22,7 +22,7 @@ CLASSES = ("red ring", "star|blue star|sun", "grass")
 def make_config(**data):
     resize = {"short_side": 64, "long_side": 256, "multiple": 32}
     data = {"root": "", "tokenizer": "toy", "image_size": 96, "resize": resize, **data}
-    return ml_collections.ConfigDict({"model": {"vocab_size": 600}, "data": data})
+    return ml_collections.ConfigDict({"model": {"vocab_size": 600, "encoder": {"num_positions": 100}}, "data": data})
 
 
 CONFIG = make_config()
@@ -122,6 +122,14 @@ def test_a_bucket_holds_its_example():
     assert "images" in trained.for_bucket(trained.bucket(example)).spec(1), "validation of a task of words has images"
 
 
+def test_a_class_list_is_no_longer_than_the_text_that_the_model_reads():
+    process = make_processor(CONFIG, TOKENIZER, {})
+    example = Example("image", np.zeros((1, 8, 8, 3), np.uint8), (Prompt("panoptic", classes=("red",) * 60),))
+    assert process.bucket(example)["length"] == 100
+    with pytest.raises(UserError, match=r"image: the text of its 99 class names has \d+ tokens, and the model reads 100"):
+        process.bucket(Example("image", example.frames, (Prompt("panoptic", classes=("red",) * 99),)))
+
+
 @pytest.mark.parametrize(
     "prompt, message",
     [
@@ -147,6 +155,8 @@ def test_mistakes_of_a_config_are_named():
     words, images = (make_processor(CONFIG, TOKENIZER, {**SIZES, "words": k}) for k in (1, 0))
     with pytest.raises(UserError, match=r"data\.batches = 'task'"):
         words.with_common_shape([images])
+    with pytest.raises(UserError, match=r"length = 101, but the model reads 100 tokens"):
+        make_processor(CONFIG, TOKENIZER, {**SIZES, "length": 101})
     larger = make_processor(CONFIG, TOKENIZER, {**SIZES, "length": 80})
     assert images.with_common_shape([larger]).length == 80
     with pytest.raises(UserError, match=r"data\.image_size = 100: give a multiple of 16"):

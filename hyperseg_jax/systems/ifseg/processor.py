@@ -16,6 +16,7 @@ from hyperseg_jax.data.targets import check_count
 from hyperseg_jax.datasets.record_errors import naming_example
 from hyperseg_jax.encoders.resnet import STRIDE
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.llms.ofa import OfaEncoder
 from hyperseg_jax.ops.fixed_point_resize import resize_linearly
 from hyperseg_jax.ops.transforms import Geometry, SideRule, fit_to_square, resize_and_pad_map
 from hyperseg_jax.structs import IGNORED, Example, Prompt
@@ -32,16 +33,17 @@ STEPS = {"classes": 8, "class_length": 4, "length": 16}
 class IfSegProcessor:
     """Processes examples with one class list to static array sizes. The arrays are described in inputs.
 
-    image_size: side of the square of training, and of the target of an image of words. sides: how images are resized in
-    prediction. classes: names of all classes, with synonyms. class_length, length: tokens of a name, and of the text that lists
-    all of them. words: 1 if a training element is an image of words, 0 if it is that of the example. trained: 1 if elements have
-    labels. height, width: the canvas; 0: the square of training.
+    image_size: side of the square of training, and of the target of an image of words. context: the longest text. sides: how
+    images are resized in prediction. classes: names of all classes, with synonyms. class_length, length: tokens of a name, and
+    of the text that lists all of them. words: 1 if a training element is an image of words, 0 if it is that of the example.
+    trained: 1 if elements have labels. height, width: the canvas; 0: the square of training.
     """
 
     COUNTS = ("classes", "class_length", "length", "words", "trained", "height", "width")
 
     tokenizer: Tokenizer
     image_size: int
+    context: int
     sides: SideRule
     classes: int = 0
     class_length: int = 0
@@ -61,10 +63,11 @@ class IfSegProcessor:
 
     def __call__(self, example: Example, *, train: bool, rng: np.random.Generator | None = None, fill: float = 1.0) -> Batch:
         """Returns the arrays of one element. rng: draws images of words."""
+        labels: np.ndarray | None = None
         with naming_example(example):
             prompt = _class_list(example)
             names, owners = split_synonyms(prompt.classes)
-            arrays = self._text_arrays(names, owners)
+            arrays = self._text_arrays(*self._encode(names), owners)
             if self.words:
                 rng = rng or np.random.default_rng(0)
                 grid = random_grid(rng, len(prompt.classes))
@@ -78,13 +81,23 @@ class IfSegProcessor:
                 geometry = fit_to_square(height, width, self.image_size, fill) if train else self.geometry(height, width)
                 arrays["images"] = place_image(example.frames[0], geometry)[None]
                 arrays["filled"] = np.asarray(geometry.filled, np.int32)
-                labels = place_labels(prompt, geometry) if self.trained else None
-        if self.trained:
+                if self.trained:
+                    labels = place_labels(prompt, geometry)
+        if labels is not None:
             arrays["labels"] = labels
         return {**arrays, "bad": np.asarray(False)}
 
-    def _text_arrays(self, names: list[str], owners: list[int]) -> dict[str, np.ndarray]:
-        rows, text = [self.tokenizer.encode(name) for name in names], text_ids(self.tokenizer, names)
+    def _encode(self, names: list[str]) -> tuple[list[list[int]], list[int]]:
+        """Returns the ids of each name, and of the text that lists them. Raises UserError if the text is too long."""
+        text = text_ids(self.tokenizer, names)
+        if len(text) > self.context:
+            raise UserError(
+                f"the text of its {len(names)} class names has {len(text)} tokens, and the model reads {self.context} "
+                "(model.encoder.num_positions); give fewer or shorter names"
+            )
+        return [self.tokenizer.encode(name) for name in names], text
+
+    def _text_arrays(self, rows: list[list[int]], text: list[int], owners: list[int]) -> dict[str, np.ndarray]:
         check_count("classes", len(rows), self.classes)
         check_count("class_length", max(map(len, rows)), self.class_length)
         check_count("length", len(text), self.length)
@@ -100,11 +113,11 @@ class IfSegProcessor:
         """Returns sizes that fit an example in prediction and evaluation, which have no labels."""
         with naming_example(example):
             names, _ = split_synonyms(_class_list(example).classes)
-            rows = [self.tokenizer.encode(name) for name in names]
-            used = {"classes": len(names), "class_length": max(map(len, rows))}
-            used["length"] = len(text_ids(self.tokenizer, names))
+            rows, text = self._encode(names)
+            used = {"classes": len(names), "class_length": max(map(len, rows)), "length": len(text)}
             height, width = self.sides.place(*example.frames.shape[1:3]).padded
         rounded = {name: -(-size // STEPS[name]) * STEPS[name] for name, size in used.items()}
+        rounded["length"] = min(rounded["length"], self.context)
         return {**rounded, "words": 0, "trained": 0, "height": height, "width": width}
 
     def for_bucket(self, shape: Shape) -> Self:
@@ -192,8 +205,8 @@ def label_map(prompt: Prompt, size: tuple[int, int]) -> Int[np.ndarray, "H W"]:
 def make_processor(config: ml_collections.ConfigDict, tokenizer: Tokenizer | None, sizes: Mapping[str, int]) -> IfSegProcessor:
     """Returns the processor of a task.
 
-    sizes: array sizes; empty in prediction. tokenizer: may be None if only shapes are needed. Raises UserError if a side is not a
-    multiple of the cells.
+    sizes: array sizes; empty in prediction. tokenizer: may be None if only shapes are needed. Raises UserError if a side is not
+    a multiple of the cells.
     """
     side, resize = config.data.image_size, config.data.resize
     for name, value in (("data.image_size", side), ("data.resize.multiple", resize.multiple)):
@@ -201,8 +214,11 @@ def make_processor(config: ml_collections.ConfigDict, tokenizer: Tokenizer | Non
             raise UserError(f"{name} = {value}: give a multiple of {STRIDE}, the side of a cell")
     if not 0 < resize.short_side <= resize.long_side:
         raise UserError(
-            f"data.resize has short_side = {resize.short_side}, long_side = {resize.long_side}; give a long side of at least the "
-            "short one"
+            f"data.resize has short_side = {resize.short_side}, long_side = {resize.long_side}; give a long side of at least "
+            "the short one"
         )
     sides = SideRule(resize.short_side, resize.long_side, resize.multiple)
-    return IfSegProcessor(cast(Tokenizer, tokenizer), side, sides, **{"trained": int(bool(sizes)), **sizes})
+    context = config.model.encoder.get("num_positions", OfaEncoder.num_positions)
+    if (length := sizes.get("length", 0)) > context:
+        raise UserError(f"length = {length}, but the model reads {context} tokens (model.encoder.num_positions); give less")
+    return IfSegProcessor(cast(Tokenizer, tokenizer), side, context, sides, **{"trained": int(bool(sizes)), **sizes})

@@ -24,8 +24,8 @@ def random_grid(rng: np.random.Generator, num_classes: int) -> Int32[np.ndarray,
 def random_names(
     rng: np.random.Generator, grid: Int[np.ndarray, "rows columns"], owners: Sequence[int]
 ) -> Int32[np.ndarray, "rows columns"]:
-    """Returns a random name of the class of each cell. owners: the class of each name, in order; a class has one name, or several
-    synonyms. Without synonyms, nothing is drawn."""
+    """Returns a random name of the class of each cell. owners: the class of each name, in order; a class has one name, or
+    several synonyms. Without synonyms, nothing is drawn."""
     names = np.bincount(owners)
     first = np.cumsum(names) - names
     if len(names) == len(owners):
