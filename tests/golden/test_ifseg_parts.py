@@ -47,7 +47,7 @@ def test_model(case):
     cells = ifseg_parts.see(case, model, params)
     ids = case.inputs["src_tokens"]
     if "enc.resnet" in case.outputs:
-        found = np.moveaxis(np.asarray(cells.feature).reshape(len(ids), *cells.grid, -1), -1, 1)
+        found = np.moveaxis(np.asarray(cells.feature).reshape(len(ids), *cells.canvas.grid, -1), -1, 1)
         case.compare("enc.resnet", found)
         case.compare("enc.image_feature", cells.feature)
         case.compare("enc.image_embed_projected", cells.embedding)
@@ -55,7 +55,7 @@ def test_model(case):
     answer = decode(params, cells, ids)
     words = params["tokens"]["embedding"]
     _, positions = model.bind({"params": params}).encoder(
-        cells.embedding, words[ids], ids != ifseg.PADDING, cells.grid, resized=cells.feature is not None
+        cells.embedding, words[ids], ids != ifseg.PADDING, cells.canvas, resized=cells.feature is not None
     )
     hidden, valid = ifseg_layers.run_encoder(case, model, params, cells, words[ids], ids, positions)
     if "enc.out" in case.outputs:
