@@ -1,0 +1,69 @@
+"""IFSeg's texts and class rows against the published system."""
+
+import ml_collections
+import numpy as np
+import ofa_dictionary
+import pytest
+import real_vocabulary
+
+from hyperseg_jax.systems.ifseg import model, texts
+from hyperseg_jax.systems.ifseg.model import START
+from hyperseg_jax.text import fairseq_dictionary
+from hyperseg_jax.text.tokenizer import Tokenizer
+
+
+def recorded_lists(case):
+    """Returns {name: (classes, their token ids, all token ids of the text)} of a case."""
+    lists = {}
+    for name, content in case.meta["lists"].items():
+        ids, lengths = case.outputs[f"{name}.word_ids"], case.outputs[f"{name}.word_lens"]
+        words = np.split(ids, np.cumsum(lengths)[:-1])
+        lists[name] = content["categories"], words, case.outputs[f"{name}.source"]
+    return lists
+
+
+def recorded_tokens(case, gpt2):
+    """Returns {token of GPT-2: id of OFA} by the recorded ids; a token that would need two ids fails."""
+    pairs = {}
+    for name, (classes, words, source) in recorded_lists(case).items():
+        texts_and_ids = [(texts.PROMPT, case.outputs[f"{name}.prompt_ids"]), *zip([*classes, texts.UNKNOWN], words, strict=True)]
+        for text, ids in texts_and_ids:
+            tokens = [token for word in text.split() for token in gpt2.encode(f" {word}")]
+            assert len(tokens) == len(ids), text
+            for token, ours in zip(tokens, ids.tolist(), strict=True):
+                assert pairs.setdefault(token, ours) == ours
+        assert source[0] == START
+    return pairs
+
+
+def mean_words(table, ids):
+    """Returns the rows of these words by the model, without its other parts."""
+    width = {"hidden_size": table.shape[1]}
+    sizes = {"vocab_size": len(table), "num_classes": 1, "decoder_input": model.DECODER_INPUTS[0], "precision": {}}
+    parts = {"image_encoder": {"depths": (1,)}, "encoder": {**width, "base": (2, 2)}, "decoder": width}
+    built = model.build_model(ml_collections.ConfigDict({"model": {**sizes, **parts}}))
+    params = {"tokens": {"embedding": table}, "classifier": np.zeros((1, table.shape[1]), np.float32)}
+    return np.asarray(built.apply({"params": params}, ids, method="mean_words"))
+
+
+@pytest.mark.golden("ifseg", r"tokens_and_class_embedding.*")
+def test_texts_and_class_rows(case, tmp_path):
+    gpt2 = Tokenizer.load(real_vocabulary.write_gpt2(tmp_path / "gpt2"))
+    tokenizer = fairseq_dictionary.load(
+        ofa_dictionary.write_recorded(tmp_path / "ofa", recorded_tokens(case, gpt2)), texts.EXTRA
+    )
+    published = case.meta["dictionary"]
+    assert tokenizer.id_of("<mask>") == published["mask"]
+    assert (tokenizer.id_of("<code_0>"), tokenizer.id_of("<bin_0>")) == (published["code_0"], published["bin_0"])
+    assert tokenizer.vocab_size == published["seg_0"] == published["embedding_rows"] - 1
+    table = case.weights["encoder.embed_tokens.weight"]
+    for name, (classes, words, _) in recorded_lists(case).items():
+        case.compare(f"{name}.source", np.array(texts.text_ids(tokenizer, classes), np.int32))
+        case.compare(f"{name}.prompt_ids", np.array(tokenizer.encode(texts.PROMPT), np.int32))
+        rows = [tokenizer.encode(word) for word in (*classes, texts.UNKNOWN)]
+        case.compare(f"{name}.word_ids", np.concatenate(rows).astype(np.int32))
+        case.compare(f"{name}.word_lens", np.array([*map(len, rows)], np.int32))
+        case.compare(f"{name}.seg_codes", tokenizer.vocab_size + np.arange(len(rows)))
+        padded = texts.pad_ids(rows[:-1], len(classes), max(map(len, rows)))
+        case.compare(f"{name}.class_embedding", mean_words(table, padded))
+    case.check()
