@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ifseg_parts import compare
 
 from hyperseg_jax.layers.linear import Linear
 from hyperseg_jax.layers.norms import LayerNorm
@@ -60,10 +61,10 @@ def run_encoder(case, model, params, cells, words, ids, positions):
         grid = grid_positions.grid_bias(one["image_offsets"], encoder.side, resize, 0, canvas.grid[0])
         offsets = grid_positions.text_offsets(length - count, encoder.text_buckets)
         bias = bias.at[:, :count, :count].add(grid).at[:, count:, count:].add(jnp.moveaxis(one["text_offsets"][offsets], -1, 0))
-        case.compare(f"enc.layer{i}.self_attn_bias", np.tile(bias, (len(ids), 1, 1)))
-        case.compare(f"enc.layer{i}.in", x)
+        compare(case, f"enc.layer{i}.self_attn_bias", np.tile(bias, (len(ids), 1, 1)))
+        compare(case, f"enc.layer{i}.in", x)
         x, _ = jax.jit(layer.apply)({"params": one}, x, jnp.zeros(()), places, valid, canvas, resize)
-        case.compare(f"enc.layer{i}.out", x)
+        compare(case, f"enc.layer{i}.out", x)
     return norm(own["norm"], x), valid
 
 
@@ -79,7 +80,7 @@ def run_decoder(case, model, params, cells, start, hidden, valid, positions):
     own_positions = norm(own["place_norm"], jnp.concatenate([table[:1], resized]))
     given = {"self_query": own_positions, "self_key": own_positions, "cross_query": own_positions, "cross_key": positions}
     places = tuple(heads(own[name], at, decoder.num_heads) for name, at in given.items())
-    case.compare("dec.cross_attn_bias", np.tile(absolute_bias(*places[2:]), (rows, 1, 1)))
+    compare(case, "dec.cross_attn_bias", np.tile(absolute_bias(*places[2:]), (rows, 1, 1)))
     layer = SegmentationLayer(decoder.num_heads, decoder.mlp_size, 0.0, True, decoder.precision, side, decoder.causal)
     seen = lambda module, _: module.name == "cross_norm"
     for i in range(decoder.num_layers):
@@ -89,14 +90,13 @@ def run_decoder(case, model, params, cells, start, hidden, valid, positions):
         bias = absolute_bias(*places[:2])
         bias = bias.at[:, 1:, 1:].add(relative).at[:, 0, 1:].add(from_first[:, None])
         bias = bias.at[:, 1:, 0].add(to_first[:, None]).at[:, 0, 0].add(itself)
-        case.compare(f"dec.layer{i}.self_attn_bias", np.tile(bias, (rows, 1, 1)))
-        case.compare(f"dec.layer{i}.in", x)
+        compare(case, f"dec.layer{i}.self_attn_bias", np.tile(bias, (rows, 1, 1)))
+        compare(case, f"dec.layer{i}.in", x)
         given = {"params": one}, x, jnp.zeros(()), hidden, places, valid, canvas, resize
         (x, _), state = layer.apply(*given, capture_intermediates=seen)
-        case.compare(f"dec.layer{i}.out", x)
-    if "dec.last_cross_attn" in case.outputs:
-        asked = state["intermediates"]["cross_norm"]["__call__"][0]
-        case.compare("dec.last_cross_attn", cross_weights(one["cross"], asked, hidden, places[2:], valid))
+        compare(case, f"dec.layer{i}.out", x)
+    asked = state["intermediates"]["cross_norm"]["__call__"][0]
+    compare(case, "dec.last_cross_attn", cross_weights(one["cross"], asked, hidden, places[2:], valid))
     return norm(own["norm"], x)
 
 

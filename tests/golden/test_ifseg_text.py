@@ -26,7 +26,10 @@ def recorded_tokens(case, gpt2):
     """Returns {token of GPT-2: id of OFA} by the recorded ids; a token that would need two ids fails."""
     pairs = {}
     for name, (classes, words, source) in recorded_lists(case).items():
-        texts_and_ids = [(texts.PROMPT, case.outputs[f"{name}.prompt_ids"]), *zip([*classes, texts.UNKNOWN], words, strict=True)]
+        texts_and_ids = [
+            (texts.PROMPT, case.outputs[f"{name}.prompt_ids"]),
+            *zip([*classes, texts.UNKNOWN], words, strict=True),
+        ]
         for text, ids in texts_and_ids:
             tokens = [token for word in text.split() for token in gpt2.encode(f" {word}")]
             assert len(tokens) == len(ids), text

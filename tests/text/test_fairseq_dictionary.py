@@ -86,7 +86,10 @@ def test_the_system_refuses_other_numberings(folder):
 
 
 def test_synonyms_are_names_of_one_class():
-    assert texts.split_synonyms(("cow", "giraffe|camelopard", "grass")) == (["cow", "giraffe", "camelopard", "grass"], [0, 1, 1, 2])
+    assert texts.split_synonyms(("cow", "giraffe|camelopard", "grass")) == (
+        ["cow", "giraffe", "camelopard", "grass"],
+        [0, 1, 1, 2],
+    )
     for bad in ("", "cow|", " "):
         with pytest.raises(UserError, match="has an empty name"):
             texts.split_synonyms(("grass", bad))

@@ -64,7 +64,9 @@ def split_synonyms(classes: Sequence[str]) -> tuple[list[str], list[int]]:
     for k, entry in enumerate(classes):
         for name in entry.split(SYNONYM):
             if not name.strip():
-                raise UserError(f"the class {escaped_value(entry)} has an empty name; give each class a name, synonyms as 'a|b'")
+                raise UserError(
+                    f"the class {escaped_value(entry)} has an empty name; give each class a name, synonyms as 'a|b'"
+                )
             names.append(name)
             owners.append(k)
     return names, owners
