@@ -5,7 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from hyperseg_jax.layers.conv import Conv, conv_table
 from hyperseg_jax.layers.norms import FrozenBatchNorm, batch_norm_table
@@ -33,9 +33,13 @@ class Bottleneck(nn.Module):
     precision: Precision
 
     @nn.compact
-    def __call__(self, x: Float[DeviceArray, "B H W C"]) -> tuple[Float[jax.Array, "B h w _"], None]:
+    def __call__(
+        self, x: Float[DeviceArray, "B H W C"], valid: Bool[DeviceArray, "B H W 1"]
+    ) -> tuple[Float[jax.Array, "B h w _"], None]:
+        """valid: which cells of x belong to the image."""
         p, out = self.precision, EXPANSION * self.width
         y = nn.relu(FrozenBatchNorm(precision=p, name="norm1")(Conv(self.width, 1, 1, 0, False, p, name="conv1")(x)))
+        y = jnp.where(valid, y, 0)
         y = Conv(self.width, 3, self.stride, 1, False, p, name="conv2")(y)
         y = nn.relu(FrozenBatchNorm(precision=p, name="norm2")(y))
         y = FrozenBatchNorm(precision=p, name="norm3")(Conv(out, 1, 1, 0, False, p, name="conv3")(y))
@@ -63,18 +67,31 @@ class ResNet(nn.Module):
         return EXPANSION * self.width * 2 ** (len(self.depths) - 1)
 
     @nn.compact
-    def __call__(self, image: Float[DeviceArray, "B H W 3"]) -> Float[jax.Array, "B _ _ C"]:
-        """Encodes normalized images of any size."""
-        p = self.precision
+    def __call__(
+        self, image: Float[DeviceArray, "B H W 3"], filled: Int[DeviceArray, "B 2"] | None = None
+    ) -> Float[jax.Array, "B _ _ C"]:
+        """Encodes normalized images of any size.
+
+        filled: (height, width) of the images on a canvas, which is 0 beyond them; None if they fill it. The features of an
+        image do not depend on its canvas.
+        """
+        p, sizes = self.precision, jnp.full((len(image), 2), jnp.asarray(image.shape[1:3])) if filled is None else filled
         x = Conv(self.width, 7, 2, 3, False, p, name="stem")(image)
         x = nn.relu(FrozenBatchNorm(precision=p, name="stem_norm")(x))
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = nn.max_pool(jnp.where(_valid_cells(x, sizes, 2), x, 0), (3, 3), (2, 2), ((1, 1), (1, 1)))
         for i, depth in enumerate(self.depths):
-            width, stride = self.width * 2**i, 2 if i else 1
-            x, _ = Bottleneck(width, stride, True, p, name=f"first_{i}")(x)
+            width, stride, cell = self.width * 2**i, 2 if i else 1, 4 * 2**i
+            x, _ = Bottleneck(width, stride, True, p, name=f"first_{i}")(x, _valid_cells(x, sizes, cell // stride))
             if depth > 1:
-                x, _ = stack_blocks(Bottleneck, depth - 1, self.remat)(width, 1, False, p, name=f"rest_{i}")(x)
+                blocks = stack_blocks(Bottleneck, depth - 1, self.remat, (nn.broadcast,))
+                x, _ = blocks(width, 1, False, p, name=f"rest_{i}")(x, _valid_cells(x, sizes, cell))
         return jnp.asarray(x)
+
+
+def _valid_cells(x: Float[DeviceArray, "B h w C"], sizes: Int[DeviceArray, "B 2"], cell: int) -> Bool[jax.Array, "B h w 1"]:
+    """Returns which cells, with sides of `cell` pixels, belong to images of these sizes in pixels."""
+    rows, columns = (jnp.arange(x.shape[axis + 1]) * cell < sizes[:, axis, None] for axis in (0, 1))
+    return (rows[:, :, None] & columns[:, None])[..., None]
 
 
 def table(resnet: ResNet) -> Table:

@@ -1,19 +1,23 @@
 """Relative positions of a text and of the cells of an image grid (OFA, Wang et al. 2022; fairseq's OFA modules).
 
 A learned table has one row for each offset between two tokens, or between two cells of a grid. OFA looks offsets up on a base
-grid and resizes the bias matrix bilinearly to the grid of the image, for keys and for queries. The resizing is separable, so the
-bias of some rows of queries is computed without the matrix of all pairs.
+grid and resizes the bias matrix bilinearly to the grid of the image, for keys and for queries. The resizing is separable, so
+the bias of some rows of queries is computed without the matrix of all pairs. Images of many sizes lie on few canvases, and
+their own size is data, so that few programs are compiled.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 
+from hyperseg_jax.ops.sampling import linear_weights
 from hyperseg_jax.structs import DeviceArray
 
 Grid = tuple[int, int]
@@ -34,15 +38,55 @@ def text_offsets(length: int, buckets: int) -> Int[np.ndarray, "{length} {length
     return np.where(np.abs(offset) <= half, offset, far) + buckets - 1
 
 
-def resize_weights(count: int, size: int) -> Float32[np.ndarray, "{size} {count}"]:
-    """Returns the matrix that resizes `count` values to `size` values linearly (interpolate with align_corners=False)."""
-    place = np.maximum((np.arange(size) + 0.5) * (count / size) - 0.5, 0)
-    lower = np.minimum(place.astype(int), count - 1)
-    fraction, rows = place - lower, np.arange(size)
-    weights = np.zeros((size, count))
-    weights[rows, lower] += 1 - fraction
-    weights[rows, np.minimum(lower + 1, count - 1)] += fraction
-    return weights.astype(np.float32)
+@flax.struct.dataclass
+class Canvas:
+    """The cells of images, each at the top left of a grid that may be larger.
+
+    used: (rows, columns) of each image, or of all images. grid: of the canvas.
+    """
+
+    used: Int[DeviceArray, "*B 2"]
+    grid: Grid = flax.struct.field(pytree_node=False)
+
+    @classmethod
+    def full(cls, grid: Grid) -> Canvas:
+        """Returns the canvas that all images fill."""
+        return cls(np.asarray(grid, np.int32), grid)  # type: ignore[arg-type]
+
+    @property
+    def valid(self) -> Bool[jax.Array, "*B cells"]:
+        """Which cells belong to the image."""
+        rows, columns = (jnp.arange(self.grid[axis]) < self.used[..., axis, None] for axis in (0, 1))
+        valid = rows[..., :, None] & columns[..., None, :]
+        return valid.reshape(*valid.shape[:-2], -1)
+
+    @property
+    def before(self) -> Int[jax.Array, "*B cells"]:
+        """The number of the cell before each cell, in row-major order of the image, plus 1; 0 for the first cell."""
+        number, column = np.arange(self.grid[0] * self.grid[1]), np.tile(np.arange(self.grid[1]), self.grid[0])
+        return jnp.maximum(number - jnp.where(column == 0, self.grid[1] - self.used[..., 1, None], 0), 0)
+
+    def resize_from(self, base: Grid) -> Resize:
+        """Returns how values on a base grid are resized to the image."""
+        rows, columns = (
+            jnp.vectorize(functools.partial(linear_weights, count, canvas=(most, count)), signature="()->(m,n)")(
+                jnp.asarray(self.used[..., axis])
+            )
+            for axis, (count, most) in enumerate(zip(base, self.grid, strict=True))
+        )
+        return Resize(rows, columns)
+
+    def look_up(self) -> Resize:
+        """Returns the resize that keeps the values of the canvas."""
+        return Resize(*(jnp.eye(count, dtype=jnp.float32) for count in self.grid))
+
+
+@flax.struct.dataclass
+class Resize:
+    """How values on a base grid become values on a canvas: a matrix for the rows, and one for the columns."""
+
+    rows: Float32[DeviceArray, "*B h base_h"]
+    columns: Float32[DeviceArray, "*B w base_w"]
 
 
 def grid_table_rows(side: int) -> int:
@@ -68,19 +112,19 @@ def token_to_grid(table: Float[DeviceArray, "rows heads"]) -> tuple[Float[jax.Ar
 
 
 def grid_bias(
-    table: Float[DeviceArray, "rows heads"], side: int, base: Grid, grid: Grid, start: int | jax.Array, count: int
-) -> Float[jax.Array, "heads _ _"]:
-    """Returns the bias from the cells of `count` grid rows, the first of which is `start`, to all cells of the grid.
+    table: Float[DeviceArray, "rows heads"], side: int, resize: Resize, start: int | jax.Array, count: int
+) -> Float[jax.Array, "*B heads _ _"]:
+    """Returns the bias from the cells of `count` rows of a canvas, the first of which is `start`, to all of its cells.
 
-    side: of the square grid whose offsets the table has. base: the grid on which offsets are looked up.
+    side: of the square grid whose offsets the table has. resize: from the base grid on which offsets are looked up.
     """
+    rows, columns = resize.rows, resize.columns
     offsets = table[: (2 * side - 1) ** 2].reshape(2 * side - 1, 2 * side - 1, -1)
-    down, across = (np.subtract.outer(np.arange(n), np.arange(n)) + side - 1 for n in base)
-    rows, columns = (jnp.asarray(resize_weights(*sizes)) for sizes in zip(base, grid, strict=True))
-    query_rows = jax.lax.dynamic_slice_in_dim(rows, start, count)
+    down, across = (np.subtract.outer(np.arange(n), np.arange(n)) + side - 1 for n in (rows.shape[-1], columns.shape[-1]))
+    query_rows = jax.lax.dynamic_slice_in_dim(rows, start, count, axis=-2)
     # Cells of queries are (q, r), of keys (k, l), in rows and columns; upper case on the base grid.
-    bias = jnp.einsum("qQ,QKxn->qKxn", query_rows, offsets[down], precision="highest")
-    bias = jnp.einsum("kK,qKxn->qkxn", rows, bias, precision="highest")
-    bias = jnp.einsum("rR,qkRLn->qkrLn", columns, bias[:, :, across], precision="highest")
-    bias = jnp.einsum("lL,qkrLn->nqrkl", columns, bias, precision="highest")
-    return bias.reshape(bias.shape[0], count * grid[1], grid[0] * grid[1])
+    bias = jnp.einsum("...qQ,QKxn->...qKxn", query_rows, offsets[down], precision="highest")
+    bias = jnp.einsum("...kK,...qKxn->...qkxn", rows, bias, precision="highest")
+    bias = jnp.einsum("...rR,...qkRLn->...qkrLn", columns, jnp.take(bias, across, axis=-2), precision="highest")
+    bias = jnp.einsum("...lL,...qkrLn->...nqrkl", columns, bias, precision="highest")
+    return bias.reshape(*bias.shape[:-4], count * columns.shape[-2], rows.shape[-2] * columns.shape[-2])

@@ -14,7 +14,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange
 from jaxtyping import Bool, Float
 
@@ -25,14 +24,13 @@ from hyperseg_jax.layers.norms import LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.layers.remat import stack_blocks
 from hyperseg_jax.llms import grid_positions
-from hyperseg_jax.llms.grid_positions import Grid
+from hyperseg_jax.llms.grid_positions import Canvas, Grid, Resize
 from hyperseg_jax.ops.attention import attend
-from hyperseg_jax.ops.sampling import resize_bilinear
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.tables import Identity, Row, Table
 
-Places = Float[jax.Array, "_ heads head_dim"]
-"""Queries or keys of positions, the same for every example."""
+Places = Float[jax.Array, "*B _ heads head_dim"]
+"""Queries or keys of positions, of each example or of all examples."""
 Rows = Callable[[Any, int], jax.Array]
 """f(start, count) -> what belongs to the queries of `count` rows of the grid, for all keys."""
 CHUNK = 1024
@@ -142,12 +140,11 @@ def _text_bias(table: Float[jax.Array, "rows heads"], length: int) -> Float[jax.
 
 
 class EncoderLayer(_Layer):
-    """A pre-norm layer over image cells and tokens. Parts: attention_norm, attention, attended_norm, those of _feed_forward, and
-    text_offsets and image_offsets, the tables of relative positions."""
+    """A pre-norm layer over image cells and tokens. Parts: attention_norm, attention, attended_norm, those of _feed_forward,
+    and text_offsets and image_offsets, the tables of relative positions."""
 
     text_buckets: int = 256
     side: int = 42
-    base: Grid = (32, 32)
 
     @nn.compact
     def __call__(
@@ -156,17 +153,19 @@ class EncoderLayer(_Layer):
         drop: Float[DeviceArray, ""],
         places: Any,
         valid: Bool[DeviceArray, "B L"],
-        grid: Grid,
+        canvas: Canvas,
+        resize: Resize,
     ) -> tuple[Float[jax.Array, "B L D"], None]:
-        """grid: of the image, whose cells come first."""
+        """canvas: of the image, whose cells come first. resize: of relative positions to it."""
+        grid = canvas.grid
         cells, length = grid[0] * grid[1], x.shape[1]
         texts = self._table("text_offsets", 2 * self.text_buckets - 1)
         image = self._table("image_offsets", grid_positions.grid_table_rows(self.side))
         mask, precision = valid[:, None, None], self.precision.matmul
 
         def rows_bias(start: Any, count: int) -> jax.Array:
-            bias = grid_positions.grid_bias(image, self.side, self.base, grid, start, count)
-            return jnp.pad(bias, ((0, 0), (0, 0), (0, length - cells)))
+            bias = grid_positions.grid_bias(image, self.side, resize, start, count)
+            return jnp.pad(bias, [(0, 0)] * (bias.ndim - 1) + [(0, length - cells)])
 
         def attend_all(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
             of_cells = attend_grid(q[:, :cells], k, v, grid, rows_bias, lambda start, count: mask, precision)
@@ -207,18 +206,19 @@ class OfaEncoder(nn.Module):
         image: Float[DeviceArray, "B cells D"],
         text: Float[DeviceArray, "B L D"],
         valid: Bool[DeviceArray, "B L"],
-        grid: Grid,
+        canvas: Canvas,
         *,
         resized: bool = True,
         deterministic: bool = True,
-    ) -> tuple[Float[jax.Array, "B _ D"], Float[jax.Array, "_ D"]]:
+    ) -> tuple[Float[jax.Array, "B _ D"], Float[jax.Array, "*B _ D"]]:
         """Returns the hidden states of the cells and then the text, and their positions for the decoder.
 
-        image: projected features of the image, or means of word embeddings. valid: tokens that are no padding. resized: relative
-        positions are looked up on the base grid and resized, as for images; else on the grid itself, as for images of words.
+        image: projected features of the image, or means of word embeddings. valid: tokens that are no padding. resized:
+        relative positions are looked up on the base grid and resized, as for images; else on the canvas itself, as for images
+        of words.
         Raises ValueError if the text is too long, or if the tables do not know the grid.
         """
-        p, base = self.precision, self.base if resized else grid
+        p, base = self.precision, self.base if resized else canvas.grid
         if text.shape[1] > self.num_positions:
             raise ValueError(f"OFA's encoder has {self.num_positions} positions, got {text.shape[1]} tokens")
         if max(base) > self.side:
@@ -232,38 +232,47 @@ class OfaEncoder(nn.Module):
         text = drop(LayerNorm(precision=p, name="text_norm")(text + kinds[0]))
         x = jnp.concatenate([image, jnp.where(valid[..., None], text, 0)], axis=1)
 
-        cells = _grid_rows(table("image_positions", self.side**2 + 1), self.side, self.base, grid)
-        positions = jnp.concatenate(
-            [
-                LayerNorm(precision=p, name="image_place_norm")(cells),
-                LayerNorm(precision=p, name="text_place_norm")(table("text_positions", self.num_positions)[: text.shape[1]]),
-            ]
-        )
+        cells = _grid_rows(table("image_positions", self.side**2 + 1), self.side, self.base, canvas)
+        cells = LayerNorm(precision=p, name="image_place_norm")(cells)
+        words = LayerNorm(precision=p, name="text_place_norm")(table("text_positions", self.num_positions)[: text.shape[1]])
+        words = jnp.broadcast_to(words, (*cells.shape[:-2], *words.shape))
+        positions = jnp.concatenate([cells, words], axis=-2)
         places = tuple(place_heads(self, name, positions, self.num_heads) for name in ("place_query", "place_key"))
-        valid = jnp.concatenate([jnp.ones(image.shape[:2], bool), valid], axis=1)
-        layers = stack_blocks(EncoderLayer, self.num_layers, self.remat, (0, nn.broadcast, nn.broadcast, nn.broadcast))
-        fields = (self.num_heads, self.mlp_size, self.dropout, deterministic, p, self.text_buckets, self.side, base)
+        valid = jnp.concatenate([jnp.broadcast_to(canvas.valid, image.shape[:2]), valid], axis=1)
+        layers = stack_blocks(EncoderLayer, self.num_layers, self.remat, (0, *(nn.broadcast,) * 4))
+        fields = (self.num_heads, self.mlp_size, self.dropout, deterministic, p, self.text_buckets, self.side)
         drops = jnp.linspace(0, self.drop_path, self.num_layers, dtype=jnp.float32)
-        x, _ = layers(*fields, name="layers")(x, drops, places, valid, grid)
+        resize = canvas.resize_from(base) if resized else canvas.look_up()
+        x, _ = layers(*fields, name="layers")(x, drops, places, valid, canvas, resize)
         return LayerNorm(precision=p, name="norm")(x), positions
 
 
-def place_heads(module: nn.Module, name: str, positions: Float[DeviceArray, "L D"], num_heads: int) -> Places:
+def place_heads(module: nn.Module, name: str, positions: Float[DeviceArray, "*B L D"], num_heads: int) -> Places:
     """Returns queries or keys of positions, by a new part of the module with this name."""
     linear = Linear(positions.shape[-1], ("embed", "heads"), precision=module.precision, kernel_init=INIT, name=name)
     return _heads(linear(positions), num_heads)
 
 
-def _grid_rows(table: Float[DeviceArray, "rows D"], side: int, base: Grid, grid: Grid) -> Float[jax.Array, "_ D"]:
-    """Returns the positions of the cells of an image. A grid with more cells than the base grid, or that the table does not
+def _grid_rows(table: Float[DeviceArray, "rows D"], side: int, base: Grid, canvas: Canvas) -> Float[jax.Array, "*B _ D"]:
+    """Returns the positions of the cells of a canvas. An image with more cells than the base grid, or that the table does not
     know, gets resized positions of the base grid."""
-    resized = grid[0] * grid[1] > base[0] * base[1] or max(grid) > side
-    rows, columns = base if resized else grid
-    index = np.arange(rows)[:, None] * side + np.arange(columns) + 1
-    found = table[index]
-    if resized:
-        found = resize_bilinear(found[None].astype(jnp.float32), grid)[0].astype(table.dtype)
-    return found.reshape(grid[0] * grid[1], -1)
+    resized = (canvas.used.prod(-1) > base[0] * base[1]) | (canvas.used.max(-1) > side)
+    resize = canvas.resize_from(base)
+
+    def widen(weights: jax.Array) -> jax.Array:
+        """Returns weights of the rows or columns of the table instead of the base grid."""
+        padded = jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, side - weights.shape[-1])])
+        return jnp.where(resized[..., None, None], padded, jnp.eye(padded.shape[-2], padded.shape[-1]))
+
+    return resize_table(table[1:], Resize(widen(resize.rows), widen(resize.columns)))
+
+
+def resize_table(table: Float[DeviceArray, "_ D"], resize: Resize) -> Float[jax.Array, "*B _ D"]:
+    """Resizes the positions of the cells of a base grid."""
+    sides = resize.rows.shape[-1], resize.columns.shape[-1]
+    base = jnp.asarray(table, jnp.float32).reshape(*sides, table.shape[-1])
+    found = jnp.einsum("...hH,...wW,HWd->...hwd", resize.rows, resize.columns, base, precision="highest")
+    return found.reshape(*found.shape[:-3], -1, table.shape[-1]).astype(table.dtype)
 
 
 class SegmentationLayer(_Layer):
@@ -281,27 +290,31 @@ class SegmentationLayer(_Layer):
         source: Float[DeviceArray, "B S D"],
         places: Any,
         valid: Bool[DeviceArray, "B S"],
-        grid: Grid,
+        canvas: Canvas,
+        resize: Resize,
     ) -> tuple[Float[jax.Array, "B L D"], None]:
-        """x: the first token, then the cells. places: queries and keys of x, then those between x and the source."""
+        """x: the first token, then the cells. places: queries and keys of x, then those between x and the source. resize: of
+        relative positions to the canvas."""
+        grid = canvas.grid
         table = self._table("offsets", grid_positions.grid_table_rows(self.side))
         from_first, to_first, itself = grid_positions.token_to_grid(table)
         cells, heads, precision = grid[0] * grid[1], self.num_heads, self.precision.matmul
+        known = _with_first(canvas.valid)[..., None, None, :]
 
         def rows_bias(start: Any, count: int) -> jax.Array:
-            bias = grid_positions.grid_bias(table, self.side, (self.side, self.side), grid, start, count)
-            first = jnp.broadcast_to(to_first[:, None, None], (heads, count * grid[1], 1))
-            return jnp.concatenate([first, bias], axis=2)
+            bias = grid_positions.grid_bias(table, self.side, resize, start, count)
+            first = jnp.broadcast_to(to_first[:, None, None], (*bias.shape[:-1], 1))
+            return jnp.concatenate([first, bias], axis=-1)
 
         def rows_mask(start: Any, count: int) -> jax.Array:
             """A cell sees the first token, the cells before it, and itself."""
             last = start * grid[1] + 1 + jnp.arange(count * grid[1])
-            return (jnp.arange(cells + 1) <= last[:, None]) | (not self.causal)
+            return known & ((jnp.arange(cells + 1) <= last[:, None]) | (not self.causal))
 
         def attend_all(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
             others = jnp.broadcast_to(from_first[:, None, None], (heads, 1, cells))
             bias = jnp.concatenate([itself[:, None, None], others], axis=2)
-            mask = (jnp.arange(cells + 1) < 1) | (not self.causal)
+            mask = known & ((jnp.arange(cells + 1) < 1) | (not self.causal))
             of_first = attend(q[:, :1], k, v, bias=bias, mask=mask, precision=precision)
             return jnp.concatenate([of_first, attend_grid(q[:, 1:], k, v, grid, rows_bias, rows_mask, precision)], axis=1)
 
@@ -314,6 +327,11 @@ class SegmentationLayer(_Layer):
         )
         x = self._add(x, self._norm("crossed_norm")(y), drop)
         return self._feed_forward(x, drop), None
+
+
+def _with_first(valid: Bool[jax.Array, "*B cells"]) -> Bool[jax.Array, "*B _"]:
+    """Returns which cells are valid, after the first token, which is."""
+    return jnp.pad(valid, [(0, 0)] * (valid.ndim - 1) + [(1, 0)], constant_values=True)
 
 
 class SegmentationDecoder(nn.Module):
@@ -341,26 +359,28 @@ class SegmentationDecoder(nn.Module):
         start: Float[DeviceArray, "B 1 D"],
         cells: Float[DeviceArray, "B cells D"],
         source: Float[DeviceArray, "B S D"],
-        source_positions: Float[DeviceArray, "S D"],
+        source_positions: Float[DeviceArray, "*C S D"],
         valid: Bool[DeviceArray, "B S"],
-        grid: Grid,
+        canvas: Canvas,
         *,
         deterministic: bool = True,
     ) -> Float[jax.Array, "B _ D"]:
-        """Returns cells + 1 rows; the last one is of no cell. start: embedding of the start token. source: states of the encoder."""
+        """Returns cells + 1 rows. Row i sees the start and the cells before cell i of the canvas; Canvas.before is the row of
+        each cell. start: embedding of the start token. source: states of the encoder."""
         p, side = self.precision, self.side
         x = LayerNorm(precision=p, name="norm_in")(jnp.concatenate([start, cells], axis=1))
         x = nn.Dropout(self.dropout, deterministic=deterministic)(x)
         table = self.param("positions", axes.named(INIT, "patch", "embed"), (side**2 + 1, self.hidden_size), p.params)
-        base = jnp.asarray(table[1:], jnp.float32).reshape(1, side, side, -1)
-        resized = resize_bilinear(base, grid).reshape(grid[0] * grid[1], -1)
-        positions = LayerNorm(precision=p, name="place_norm")(p.cast(jnp.concatenate([table[:1], resized])))
+        resize = canvas.resize_from((side, side))
+        resized = resize_table(jnp.asarray(table[1:]), resize)
+        first = jnp.broadcast_to(table[:1], (*resized.shape[:-2], 1, self.hidden_size))
+        positions = LayerNorm(precision=p, name="place_norm")(p.cast(jnp.concatenate([first, resized], axis=-2)))
         names = {"self_query": positions, "self_key": positions, "cross_query": positions, "cross_key": source_positions}
         places = tuple(place_heads(self, name, given, self.num_heads) for name, given in names.items())
-        layers = stack_blocks(SegmentationLayer, self.num_layers, self.remat, (0, *(nn.broadcast,) * 4))
+        layers = stack_blocks(SegmentationLayer, self.num_layers, self.remat, (0, *(nn.broadcast,) * 5))
         fields = (self.num_heads, self.mlp_size, self.dropout, deterministic, p, side, self.causal)
         drops = jnp.linspace(0, self.drop_path, self.num_layers, dtype=jnp.float32)
-        x, _ = layers(*fields, name="layers")(x, drops, source, places, valid, grid)
+        x, _ = layers(*fields, name="layers")(x, drops, source, places, valid, canvas, resize)
         return LayerNorm(precision=p, name="norm")(x)
 
 

@@ -1,10 +1,9 @@
 """The layers of IFSeg one by one, with their attention biases as whole matrices."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ifseg_parts import compare
 
 from hyperseg_jax.layers.linear import Linear
 from hyperseg_jax.layers.norms import LayerNorm
@@ -49,54 +48,55 @@ def encoder_inputs(encoder, params, cells, words, ids):
 def run_encoder(case, model, params, cells, words, ids, positions):
     """Compares the inputs, outputs and biases of every layer of the encoder."""
     encoder, own = model.encoder, params["encoder"]
-    base = encoder.base if cells.feature is not None else cells.grid
+    canvas = cells.canvas
+    resize = canvas.look_up() if cells.feature is None else canvas.resize_from(encoder.base)
     x, valid = encoder_inputs(encoder, own, cells, words, ids)
     places = tuple(heads(own[name], positions, encoder.num_heads) for name in ("place_query", "place_key"))
-    count, length = cells.grid[0] * cells.grid[1], x.shape[1]
-    fields = (encoder.num_heads, encoder.mlp_size, 0.0, True, encoder.precision, encoder.text_buckets, encoder.side, base)
+    count, length = canvas.grid[0] * canvas.grid[1], x.shape[1]
+    fields = (encoder.num_heads, encoder.mlp_size, 0.0, True, encoder.precision, encoder.text_buckets, encoder.side)
     layer = EncoderLayer(*fields)
     for i in range(encoder.num_layers):
         one = layer_params(own, i)
         bias = absolute_bias(*places)
-        grid = grid_positions.grid_bias(one["image_offsets"], encoder.side, base, cells.grid, 0, cells.grid[0])
+        grid = grid_positions.grid_bias(one["image_offsets"], encoder.side, resize, 0, canvas.grid[0])
         offsets = grid_positions.text_offsets(length - count, encoder.text_buckets)
         bias = bias.at[:, :count, :count].add(grid).at[:, count:, count:].add(jnp.moveaxis(one["text_offsets"][offsets], -1, 0))
-        case.compare(f"enc.layer{i}.self_attn_bias", np.tile(bias, (len(ids), 1, 1)))
-        case.compare(f"enc.layer{i}.in", x)
-        run = functools.partial(layer.apply, grid=cells.grid)
-        x, _ = jax.jit(run)({"params": one}, x, jnp.zeros(()), places, valid)
-        case.compare(f"enc.layer{i}.out", x)
+        compare(case, f"enc.layer{i}.self_attn_bias", np.tile(bias, (len(ids), 1, 1)))
+        compare(case, f"enc.layer{i}.in", x)
+        x, _ = jax.jit(layer.apply)({"params": one}, x, jnp.zeros(()), places, valid, canvas, resize)
+        compare(case, f"enc.layer{i}.out", x)
     return norm(own["norm"], x), valid
 
 
 def run_decoder(case, model, params, cells, start, hidden, valid, positions):
     """Compares the inputs, outputs and biases of every layer of the decoder."""
-    decoder, own, grid = model.decoder, params["decoder"], cells.grid
-    count, side, rows = grid[0] * grid[1], decoder.side, len(hidden)
+    decoder, own, canvas = model.decoder, params["decoder"], cells.canvas
+    count, side, rows = cells.embedding.shape[1], decoder.side, len(hidden)
+    resize = canvas.resize_from((side, side))
     read = hidden[:, :count] if model.decoder_input == ifseg.DECODER_INPUTS[0] else cells.embedding
     x = norm(own["norm_in"], jnp.concatenate([jnp.broadcast_to(start, (rows, 1, len(start))), read], axis=1))
     table = jnp.asarray(own["positions"])
-    resized = resize_bilinear(table[1:].reshape(1, side, side, -1), grid).reshape(count, -1)
+    resized = resize_bilinear(table[1:].reshape(1, side, side, -1), canvas.grid).reshape(count, -1)
     own_positions = norm(own["place_norm"], jnp.concatenate([table[:1], resized]))
     given = {"self_query": own_positions, "self_key": own_positions, "cross_query": own_positions, "cross_key": positions}
     places = tuple(heads(own[name], at, decoder.num_heads) for name, at in given.items())
-    case.compare("dec.cross_attn_bias", np.tile(absolute_bias(*places[2:]), (rows, 1, 1)))
+    compare(case, "dec.cross_attn_bias", np.tile(absolute_bias(*places[2:]), (rows, 1, 1)))
     layer = SegmentationLayer(decoder.num_heads, decoder.mlp_size, 0.0, True, decoder.precision, side, decoder.causal)
+    seen = lambda module, _: module.name == "cross_norm"
     for i in range(decoder.num_layers):
         one = layer_params(own, i)
         from_first, to_first, itself = grid_positions.token_to_grid(one["offsets"])
-        relative = grid_positions.grid_bias(one["offsets"], side, (side, side), grid, 0, grid[0])
+        relative = grid_positions.grid_bias(one["offsets"], side, resize, 0, canvas.grid[0])
         bias = absolute_bias(*places[:2])
         bias = bias.at[:, 1:, 1:].add(relative).at[:, 0, 1:].add(from_first[:, None])
         bias = bias.at[:, 1:, 0].add(to_first[:, None]).at[:, 0, 0].add(itself)
-        case.compare(f"dec.layer{i}.self_attn_bias", np.tile(bias, (rows, 1, 1)))
-        case.compare(f"dec.layer{i}.in", x)
-        seen = lambda module, _: module.name == "cross_norm"
-        (x, _), state = layer.apply({"params": one}, x, jnp.zeros(()), hidden, places, valid, grid, capture_intermediates=seen)
-        case.compare(f"dec.layer{i}.out", x)
-    if "dec.last_cross_attn" in case.outputs:
-        asked = state["intermediates"]["cross_norm"]["__call__"][0]
-        case.compare("dec.last_cross_attn", cross_weights(one["cross"], asked, hidden, places[2:], valid))
+        compare(case, f"dec.layer{i}.self_attn_bias", np.tile(bias, (rows, 1, 1)))
+        compare(case, f"dec.layer{i}.in", x)
+        given = {"params": one}, x, jnp.zeros(()), hidden, places, valid, canvas, resize
+        (x, _), state = layer.apply(*given, capture_intermediates=seen)
+        compare(case, f"dec.layer{i}.out", x)
+    asked = state["intermediates"]["cross_norm"]["__call__"][0]
+    compare(case, "dec.last_cross_attn", cross_weights(one["cross"], asked, hidden, places[2:], valid))
     return norm(own["norm"], x)
 
 

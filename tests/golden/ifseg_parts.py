@@ -1,5 +1,7 @@
 """IFSeg with the sizes and weights of a golden case."""
 
+import re
+
 import flax.linen as nn
 import jax
 import ml_collections
@@ -8,6 +10,7 @@ from import_weights import channels_last
 
 from hyperseg_jax.encoders import resnet
 from hyperseg_jax.systems.ifseg import model
+from hyperseg_jax.systems.pixels import normalize_for_llm as normalize
 
 SIZES = {"hidden_size": "dim", "mlp_size": "ffn", "num_heads": "heads"}
 
@@ -40,40 +43,82 @@ def make_config(case):
     )
 
 
-def split_words(ids, ends):
-    """Returns the token ids of each cell, padded. ids: of one image, concatenated. ends: where each cell ends."""
-    cells = np.split(ids[: ends[-1]], ends[:-1])
-    padded = np.full((len(cells), max(map(len, cells))), model.PADDING, np.int32)
-    for row, cell in zip(padded, cells, strict=True):
-        row[: len(cell)] = cell
+def pad_words(words):
+    """Stacks token ids, padded."""
+    padded = np.full((len(words), max(map(len, words))), model.PADDING, np.int32)
+    for row, ids in zip(padded, words, strict=True):
+        row[: len(ids)] = ids
     return padded
 
 
+def class_words(case):
+    """Returns the token ids of each class, padded. The text has them in order, and the recorded means of their embeddings say
+    where each ends."""
+    table = case.weights[model.WORD_TABLES[0]]
+    means = case.outputs["seg_embed_tokens"]
+    step = -(-table.shape[1] // means.shape[1])
+    for text in case.inputs["src_tokens"] if "src_tokens" in case.inputs else case.outputs["source"]:
+        for start in range(1, len(text)):
+            words, at = [], start
+            for mean in means:
+                ends = range(at + 1, len(text))
+                same = (end for end in ends if np.abs(table[text[at:end], ::step].mean(0) - mean).max() < 1e-5)
+                end = next(same, None)
+                if end is None:
+                    break
+                words.append(text[at:end])
+                at = end
+            if len(words) == len(means):
+                return pad_words(words)
+    raise AssertionError(f"{case.name}: its text does not name the classes")
+
+
 def load_model(case):
-    """Returns the model and its parameters. The published classifier is computed, and recorded as an output."""
+    """Returns the model, its parameters and the embeddings of the classes. The published classifier is computed from them."""
     config = make_config(case)
     rows = model.weight_table(config)
-    weights = {name: x for name, x in case.weights.items() if name not in model.CLASS_TABLES}
-    weights |= dict.fromkeys(model.CLASS_TABLES, case.outputs["seg_embed_tokens"])
-    buffers = {name for row in rows if not row.paths for name in row.names}
     built = model.build_model(config)
+    words = class_words(case)
+    table = case.weights[model.WORD_TABLES[0]]
+    needed = {"tokens": {"embedding": table}, "classifier": np.zeros((len(words), table.shape[1]), np.float32)}
+    means = built.apply({"params": needed}, words, method="mean_words")
+    step = -(-table.shape[1] // case.outputs["seg_embed_tokens"].shape[1])
+    case.compare("seg_embed_tokens", means[:, ::step])
+    weights = {name: x for name, x in case.weights.items() if name not in model.CLASS_TABLES}
+    weights |= dict.fromkeys(model.CLASS_TABLES, np.asarray(means))
+    buffers = {name for row in rows if not row.paths for name in row.names}
     shapes = nn.unbox(jax.eval_shape(lambda: model.init_params(built, config, jax.random.key(0))))
     params = rows.to_flax({name: x for name, x in weights.items() if name not in buffers}, shapes, optional=())
-    return built, params
+    return built, params, means
 
 
-def see(case, built, params):
+def see(case, built, params, means):
     """Returns the cells of a case's images, or of its images of words."""
     apply = lambda *inputs, method: jax.jit(lambda p: built.apply({"params": p}, *inputs, method=method))(params)
+    if "image_u8" in case.inputs:
+        return apply(normalize(case.inputs["image_u8"]), method="see")
     if "patch_ids" not in case.inputs:
         return apply(channels_last(case.inputs["patch_images"]), method="see")
-    classes, ids, ends = (case.inputs[name] for name in ("patch_ids", "subword_ids", "subword_cumlen"))
-    cells = [split_words(*row) for row in zip(ids, ends, strict=True)]
-    of_class = {
-        int(k): words for image, row in zip(classes, cells, strict=True) for k, words in zip(image.ravel(), row, strict=True)
-    }
-    length = max(len(words) for words in of_class.values())
-    table = np.full((max(of_class) + 1, length), model.PADDING, np.int32)
-    for k, words in of_class.items():
-        table[k, : len(words)] = words
-    return apply(apply(table, method="mean_words"), classes, method="imagine")
+    classes, words = case.inputs["patch_ids"], class_words(case)
+    for image, ids, ends in zip(classes, case.inputs["subword_ids"], case.inputs["subword_cumlen"], strict=True):
+        expected = words[image.ravel()]
+        np.testing.assert_array_equal(ids[: ends[-1]], expected[expected != model.PADDING])
+    return apply(np.broadcast_to(means, (len(classes), *means.shape)), classes, method="imagine")
+
+
+def strided(case, name, value):
+    """Returns the part of an output that a case stores, by the strides in its notes."""
+    value = np.asarray(value)
+    biases, wide = re.findall(r"\[([:\d, ]+)\]", case.meta["notes"])[:2]
+    channels = re.search(r"backbone channels ::(\d+)", case.meta["notes"]).group(1)
+    text = biases if name.endswith("bias") else f":, ::{channels}" if name.endswith("resnet") else wide
+    steps = [int(part.strip().strip(":") or 1) for part in text.split(",")]
+    return value[tuple(slice(None, None, step) for step in steps)]
+
+
+def compare(case, name, value):
+    """Compares an output that the case may store, wholly or in part."""
+    if name in case.outputs:
+        case.compare(name, value)
+    elif f"{name}.sub" in case.outputs:
+        case.compare(f"{name}.sub", strided(case, name, value))

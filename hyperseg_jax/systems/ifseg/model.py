@@ -22,7 +22,7 @@ from hyperseg_jax.layers.norms import LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.layers.token_tables import Embedding
 from hyperseg_jax.llms import grid_positions, ofa
-from hyperseg_jax.llms.grid_positions import Grid
+from hyperseg_jax.llms.grid_positions import Canvas
 from hyperseg_jax.llms.ofa import OfaEncoder, SegmentationDecoder
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.tables import Constant, Copies, Identity, Row, Table
@@ -35,12 +35,15 @@ DECODER_INPUTS = ("encoder_output", "encoder_input")
 
 @flax.struct.dataclass
 class Cells:
-    """The cells of images, and what they are compared by. embedding: input of the encoder. feature: of the image encoder, by
-    which similar cells are found; None for images of words."""
+    """The cells of images, and what they are compared by.
+
+    embedding: input of the encoder. feature: of the image encoder, by which similar cells are found; None for images of words.
+    canvas: where they are; with the size of each image, or of all images.
+    """
 
     embedding: Float[DeviceArray, "B cells D"]
-    feature: Float[DeviceArray, "B cells C"] | None = None
-    grid: Grid = flax.struct.field(pytree_node=False, default=(1, 1))
+    feature: Float[DeviceArray, "B cells C"] | None
+    canvas: Canvas
 
 
 class UnusedDecoderParts(nn.Module):
@@ -95,34 +98,38 @@ class IfSeg(nn.Module):
         self.unused()
         return self.decode(self.see(images), ids)
 
-    def see(self, images: Float[DeviceArray, "B H W 3"]) -> Cells:
-        """Returns the cells of normalized images."""
-        found = self.image_encoder(images)
+    def see(self, images: Float[DeviceArray, "B H W 3"], filled: Int[DeviceArray, "B 2"] | None = None) -> Cells:
+        """Returns the cells of normalized images. filled: (height, width) of the images on their canvas, see ResNet."""
+        found = self.image_encoder(images, filled)
+        grid = found.shape[1], found.shape[2]
         feature = found.reshape(found.shape[0], -1, found.shape[-1])
-        return Cells(self.image_projection(feature), feature, found.shape[1:3])
+        canvas = Canvas.full(grid) if filled is None else Canvas(-(-filled // resnet.STRIDE), grid)
+        return Cells(self.image_projection(feature), feature, canvas)
 
-    def mean_words(self, ids: Int[DeviceArray, "N L"]) -> Float[jax.Array, "N D"]:
-        """Returns the mean embedding of the tokens of each word; ids are padded with PADDING."""
+    def mean_words(self, ids: Int[DeviceArray, "*N S"]) -> Float[jax.Array, "*N D"]:
+        """Returns the mean embedding of the tokens of each name; ids are padded with PADDING."""
         valid = ids != PADDING
         total = jnp.where(valid[..., None], self.tokens(ids).astype(jnp.float32), 0).sum(axis=-2)
         return total / jnp.maximum(valid.sum(axis=-1, keepdims=True), 1)
 
-    def imagine(self, words: Float[DeviceArray, "N D"], classes: Int[DeviceArray, "B h w"]) -> Cells:
-        """Returns the cells of images made of words. words: of each class, see mean_words. classes: of each cell."""
-        b, h, w = classes.shape
-        return Cells(self.encoder.precision.cast(jnp.take(words, classes.reshape(b, h * w), axis=0)), None, (h, w))
+    def imagine(self, names: Float[DeviceArray, "B N D"], of_cell: Int[DeviceArray, "B h w"]) -> Cells:
+        """Returns the cells of images made of words. names: the embedding of each name, see mean_words. of_cell: the name of
+        each cell."""
+        b, h, w = of_cell.shape
+        embedding = jnp.take_along_axis(names, of_cell.reshape(b, h * w, 1), axis=1)
+        return Cells(self.encoder.precision.cast(embedding), None, Canvas.full((h, w)))
 
     def decode(self, cells: Cells, ids: Int[DeviceArray, "B L"], deterministic: bool = True) -> Float[jax.Array, "B cells D"]:
         """Returns features of each cell. ids: the text that names the classes, padded with PADDING."""
-        valid, image = ids != PADDING, cells.embedding
+        canvas, valid, image = cells.canvas, ids != PADDING, cells.embedding
         hidden, positions = self.encoder(
-            image, self.tokens(ids), valid, cells.grid, resized=cells.feature is not None, deterministic=deterministic
+            image, self.tokens(ids), valid, canvas, resized=cells.feature is not None, deterministic=deterministic
         )
         read = hidden[:, : image.shape[1]] if self.decoder_input == DECODER_INPUTS[0] else image
         start = self.tokens(jnp.full((image.shape[0], 1), START))
-        every = jnp.concatenate([jnp.ones(image.shape[:2], bool), valid], axis=1)
-        out = self.decoder(start, read, hidden, positions, every, cells.grid, deterministic=deterministic)
-        return out[:, :-1]  # the last row stands behind the last cell
+        every = jnp.concatenate([jnp.broadcast_to(canvas.valid, image.shape[:2]), valid], axis=1)
+        out = self.decoder(start, read, hidden, positions, every, canvas, deterministic=deterministic)
+        return jnp.take_along_axis(out, jnp.broadcast_to(canvas.before, image.shape[:2])[..., None], axis=1)
 
 
 def build_model(config: ml_collections.ConfigDict) -> IfSeg:
