@@ -2,8 +2,14 @@
 
 import json
 import pathlib
+from collections.abc import Sequence
 
+import numpy as np
 import real_vocabulary
+
+from hyperseg_jax.systems.ifseg import texts
+from hyperseg_jax.text import fairseq_dictionary
+from hyperseg_jax.text.tokenizer import Tokenizer
 
 SPECIAL = 4
 
@@ -31,3 +37,19 @@ def write_recorded(folder: pathlib.Path, recorded: dict[int, int]) -> pathlib.Pa
     assert len(order) == len(recorded), "two tokens have one id"
     rest = iter([str(k) for k in range(size) if k not in recorded] + [f"madeupword{k:04d}" for k in range(3)])
     return write_dictionary(folder, [order.get(line) or next(rest) for line in range(size + 3)])
+
+
+def load_recorded(folder: pathlib.Path, classes: Sequence[str], source: np.ndarray) -> Tokenizer:
+    """Returns OFA's tokenizer with a dictionary that gives the text of these classes its recorded ids. Fails if no dictionary
+    does: if the text has another number of tokens, or one of them two ids.
+
+    source: the recorded ids of the text, with start and end token.
+    """
+    gpt2 = Tokenizer.load(real_vocabulary.write_gpt2(folder / "gpt2"))
+    text = " ".join((texts.PROMPT, *classes, texts.UNKNOWN))
+    tokens = [token for word in text.split() for token in gpt2.encode(f" {word}")]
+    assert (len(tokens) + 2, source[0], source[-1]) == (len(source), 0, 2)
+    pairs: dict[int, int] = {}
+    for token, number in zip(tokens, source[1:-1].tolist(), strict=True):
+        assert pairs.setdefault(token, number) == number, gpt2.decode([token])
+    return fairseq_dictionary.load(write_recorded(folder / "ofa", pairs), texts.EXTRA)

@@ -41,6 +41,7 @@ READERS: dict[str, Callable[..., Any]] = {
     "ade20k": datasets.Ade20k,
     "category_boxes": datasets.CategoryBoxes,
     "cityscapes": datasets.Cityscapes,
+    "class_words": datasets.ClassWords,
     "coco_instances": datasets.CocoInstances,
     "coco_visual_prompts": datasets.CocoVisualPrompts,
     "coco_panoptic": datasets.CocoPanoptic,

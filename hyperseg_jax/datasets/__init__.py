@@ -9,6 +9,7 @@ Images with class lists
     coco_stuff          COCO-Stuff
     ade20k, cityscapes, pascal_context, pascal_voc      semantic segmentation
     labelme             a LabelMe folder
+    class_words         a class list without images
 
 Images with expressions
     refcoco             RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO in the json files of HyperSeg, InstructSeg and PSALM
@@ -81,6 +82,7 @@ Shared by readers: videos
 from hyperseg_jax.datasets.ade20k import Ade20k
 from hyperseg_jax.datasets.category_boxes import CategoryBoxes
 from hyperseg_jax.datasets.cityscapes import Cityscapes
+from hyperseg_jax.datasets.class_words import ClassWords
 from hyperseg_jax.datasets.coco_instances import CocoInstances
 from hyperseg_jax.datasets.coco_panoptic import CocoPanoptic
 from hyperseg_jax.datasets.coco_stuff import CocoStuff
@@ -115,6 +117,7 @@ __all__ = [
     "Ade20k",
     "CategoryBoxes",
     "Cityscapes",
+    "ClassWords",
     "CocoInstances",
     "CocoInteractive",
     "CocoPanoptic",

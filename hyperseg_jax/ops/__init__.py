@@ -13,6 +13,7 @@ On the device (JAX; float32 inside, under any precision policy):
 
 On the host (NumPy):
     transforms    resizes images and masks to the input sizes of the encoders
+    fixed_point_resize  resizes 8-bit images like OpenCV
     run_lengths   run-length encoding of masks in COCO's format
     segment_maps  segment maps of masks, in several planes if masks overlap
     dilation      dilation of masks

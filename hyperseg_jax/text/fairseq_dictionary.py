@@ -1,7 +1,7 @@
 """GPT-2's tokens in the numbering of fairseq, as OFA has them.
 
-fairseq gives the first ids to SPECIAL, and the next ones to the lines of a dict.txt, "TOKEN COUNT" each, whose tokens are ids of
-GPT-2 as text, the most frequent first. A text is split at white space, and each word is encoded with one leading space.
+fairseq gives the first ids to SPECIAL, and the next ones to the lines of a dict.txt, "TOKEN COUNT" each, whose tokens are ids
+of GPT-2 as text, the most frequent first. A text is split at white space, and each word is encoded with one leading space.
 """
 
 from __future__ import annotations

@@ -4,39 +4,8 @@ import ml_collections
 import numpy as np
 import ofa_dictionary
 import pytest
-import real_vocabulary
 
 from hyperseg_jax.systems.ifseg import model, texts
-from hyperseg_jax.systems.ifseg.model import START
-from hyperseg_jax.text import fairseq_dictionary
-from hyperseg_jax.text.tokenizer import Tokenizer
-
-
-def recorded_lists(case):
-    """Returns {name: (classes, their token ids, all token ids of the text)} of a case."""
-    lists = {}
-    for name, content in case.meta["lists"].items():
-        ids, lengths = case.outputs[f"{name}.word_ids"], case.outputs[f"{name}.word_lens"]
-        words = np.split(ids, np.cumsum(lengths)[:-1])
-        lists[name] = content["categories"], words, case.outputs[f"{name}.source"]
-    return lists
-
-
-def recorded_tokens(case, gpt2):
-    """Returns {token of GPT-2: id of OFA} by the recorded ids; a token that would need two ids fails."""
-    pairs = {}
-    for name, (classes, words, source) in recorded_lists(case).items():
-        texts_and_ids = [
-            (texts.PROMPT, case.outputs[f"{name}.prompt_ids"]),
-            *zip([*classes, texts.UNKNOWN], words, strict=True),
-        ]
-        for text, ids in texts_and_ids:
-            tokens = [token for word in text.split() for token in gpt2.encode(f" {word}")]
-            assert len(tokens) == len(ids), text
-            for token, ours in zip(tokens, ids.tolist(), strict=True):
-                assert pairs.setdefault(token, ours) == ours
-        assert source[0] == START
-    return pairs
 
 
 def mean_words(table, ids):
@@ -51,16 +20,13 @@ def mean_words(table, ids):
 
 @pytest.mark.golden("ifseg", r"tokens_and_class_embedding.*")
 def test_texts_and_class_rows(case, tmp_path):
-    gpt2 = Tokenizer.load(real_vocabulary.write_gpt2(tmp_path / "gpt2"))
-    tokenizer = fairseq_dictionary.load(
-        ofa_dictionary.write_recorded(tmp_path / "ofa", recorded_tokens(case, gpt2)), texts.EXTRA
-    )
-    published = case.meta["dictionary"]
-    assert tokenizer.id_of("<mask>") == published["mask"]
-    assert (tokenizer.id_of("<code_0>"), tokenizer.id_of("<bin_0>")) == (published["code_0"], published["bin_0"])
-    assert tokenizer.vocab_size == published["seg_0"] == published["embedding_rows"] - 1
-    table = case.weights["encoder.embed_tokens.weight"]
-    for name, (classes, words, _) in recorded_lists(case).items():
+    published, table = case.meta["dictionary"], case.weights["encoder.embed_tokens.weight"]
+    for name, content in case.meta["lists"].items():
+        classes, source = content["categories"], case.outputs[f"{name}.source"]
+        tokenizer = ofa_dictionary.load_recorded(tmp_path / name, classes, source)
+        assert tokenizer.id_of("<mask>") == published["mask"]
+        assert (tokenizer.id_of("<code_0>"), tokenizer.id_of("<bin_0>")) == (published["code_0"], published["bin_0"])
+        assert tokenizer.vocab_size == published["seg_0"] == published["embedding_rows"] - 1
         case.compare(f"{name}.source", np.array(texts.text_ids(tokenizer, classes), np.int32))
         case.compare(f"{name}.prompt_ids", np.array(tokenizer.encode(texts.PROMPT), np.int32))
         rows = [tokenizer.encode(word) for word in (*classes, texts.UNKNOWN)]

@@ -26,13 +26,13 @@ SYNONYM = "|"
 CODES = 8192
 """Number of OFA's tokens of image codes."""
 EXTRA = ("<mask>", *(f"<code_{k}>" for k in range(CODES)), *(f"<bin_{k}>" for k in range(BINS)))
-"""OFA's tokens after those of the dictionary. IFSeg's "<seg_k>" come next; they are numbers of classes and have no embeddings."""
+"""OFA's tokens after those of the dictionary. IFSeg's "<seg_k>" come next; they number classes and have no embeddings."""
 
 
 def load_tokenizer(config: ml_collections.ConfigDict, path: str | os.PathLike[str] | None = None) -> Tokenizer:
     """Loads the tokenizer in a file or folder; data.tokenizer by default, where {root} is data.root. A folder has OFA's
-    dict.txt, encoder.json and vocab.bpe, or the tokenizer.json of a model folder; "toy" is the toy tokenizer in the numbering of
-    fairseq.
+    dict.txt, encoder.json and vocab.bpe, or the tokenizer.json of a model folder; "toy" is the toy tokenizer in the numbering
+    of fairseq.
 
     Raises UserError if it has another numbering than OFA's, or if the model has no embedding for some of its ids.
     """

@@ -6,6 +6,8 @@ class, and to the pixels of the target.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Int, Int32
 
@@ -17,6 +19,18 @@ def random_grid(rng: np.random.Generator, num_classes: int) -> Int32[np.ndarray,
     """Returns a grid of 1 to MAX_SIDE rows and columns with random classes."""
     rows, columns = rng.integers(1, MAX_SIDE + 1, size=2)
     return rng.integers(num_classes, size=(rows, columns), dtype=np.int32)
+
+
+def random_names(
+    rng: np.random.Generator, grid: Int[np.ndarray, "rows columns"], owners: Sequence[int]
+) -> Int32[np.ndarray, "rows columns"]:
+    """Returns a random name of the class of each cell. owners: the class of each name, in order; a class has one name, or
+    several synonyms. Without synonyms, nothing is drawn."""
+    names = np.bincount(owners)
+    first = np.cumsum(names) - names
+    if len(names) == len(owners):
+        return grid.astype(np.int32)
+    return (first[grid] + rng.integers(names[grid])).astype(np.int32)
 
 
 def enlarge(grid: Int[np.ndarray, "rows columns"], size: int) -> Int[np.ndarray, "{size} {size}"]:
