@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Bool, Float, Float32, Int32
 
 from hyperseg_jax.structs import DeviceArray
 
@@ -12,17 +12,25 @@ CHUNK = 1024
 """Number of cells that are compared with all cells at once."""
 
 
-def nearest_cells(features: Float[DeviceArray, "N C"], count: int) -> Int32[jax.Array, "N {count}"]:
+def nearest_cells(
+    features: Float[DeviceArray, "N C"], count: int, valid: Bool[DeviceArray, " N"] | None = None
+) -> Int32[jax.Array, "N _"]:
     """Returns the cells with the highest cosine similarity to each cell, which include the cell itself, most similar first.
 
-    The N x N similarities are computed some rows at a time.
+    The N x N similarities are computed some rows at a time. At most N cells are returned. valid: the cells that may be found; if
+    they are fewer than count, the most similar one is repeated.
     """
     unit = jnp.asarray(features, jnp.float32)
     unit = unit / jnp.maximum(jnp.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
     number = unit.shape[0]
+    count = min(count, number)
 
     def find(rows: jax.Array) -> jax.Array:
-        return jax.lax.top_k(jnp.matmul(rows, unit.T, precision="highest"), count)[1]
+        similarity = jnp.matmul(rows, unit.T, precision="highest")
+        if valid is None:
+            return jax.lax.top_k(similarity, count)[1]
+        found = jax.lax.top_k(jnp.where(valid, similarity, -jnp.inf), count)[1]
+        return jnp.where(valid[found], found, found[:, :1])
 
     if number <= CHUNK:
         return find(unit)

@@ -21,11 +21,18 @@ In training:
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.struct
-from jaxtyping import Bool, Int
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float32, Int, UInt8
 
 from hyperseg_jax.data.processor import Batch
+from hyperseg_jax.encoders import resnet
 from hyperseg_jax.structs import IGNORED, DeviceArray
+from hyperseg_jax.systems.ifseg.model import Cells, IfSeg
+from hyperseg_jax.systems.pixels import normalize_for_llm
 
 
 @flax.struct.dataclass
@@ -47,3 +54,30 @@ def supervised_pixels(batch: Batch) -> Bool[DeviceArray, "B H W"]:
     """Returns the pixels whose class is supervised; none of unreadable elements."""
     supervised: Bool[DeviceArray, "B H W"] = (batch["labels"] != IGNORED) & ~batch["bad"][:, None, None]
     return supervised
+
+
+def normalized_images(
+    images: UInt8[DeviceArray, "B 1 H W 3"], filled: Int[DeviceArray, "B 2"]
+) -> Float32[jax.Array, "B H W 3"]:
+    """Returns the pixels in -1..1, and 0 beyond the images."""
+    rows, columns = (jnp.arange(images.shape[axis + 2]) < filled[:, axis, None] for axis in (0, 1))
+    return jnp.where((rows[:, :, None] & columns[:, None])[..., None], normalize_for_llm(images[:, 0]), 0.0)
+
+
+def cells_of(model: IfSeg, params: Any, batch: Batch) -> Cells:
+    """Returns the cells of the images of a batch, or of its images of words."""
+    apply: Any = lambda *given, method: model.apply({"params": params}, *given, method=method)
+    if "images" in batch:
+        return apply(normalized_images(batch["images"], batch["filled"]), batch["filled"], method="see")  # type: ignore[no-any-return]
+    names = apply(batch["class_words"], method="mean_words")
+    return apply(names, batch["cell_names"], method="imagine")  # type: ignore[no-any-return]
+
+
+def sizes_of(batch: Batch) -> tuple[Int[jax.Array, "B 2"], Int[jax.Array, "B 2"]]:
+    """Returns the (height, width) of each image in cells, and of its target in pixels."""
+    if "images" in batch:
+        filled = jnp.asarray(batch["filled"])
+        return -(-filled // resnet.STRIDE), filled
+    shapes = batch["cell_names"].shape[1:], batch["labels"].shape[1:]
+    cells, pixels = (jnp.broadcast_to(jnp.asarray(shape), (len(batch["bad"]), 2)) for shape in shapes)
+    return cells, pixels
