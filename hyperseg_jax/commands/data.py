@@ -71,9 +71,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--skip-bad", action="store_true", help="skip bad records and list them in index.json; default: abort")
     build.add_argument("--verify", action="store_true", help="verify checksums of existing shards; default: only their sizes")
 
+    table = kinds.add_parser("table", help="write a benchmark of class lists as the table that IFSeg's authors' code reads")
+    table.add_argument("name", help="a benchmark of docs/data.md with class lists, such as ade20k or coco_stuff")
+    table.add_argument("--root", required=True, help="the root folder of its files")
+    table.add_argument("--split", required=True, help="one of its splits")
+    table.add_argument("--out", required=True, type=pathlib.Path, help="a file, such as ifseg/ade20k.tsv")
+    table.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the reader, such as subset=unseen of coco_stuff",
+    )
+
 
 def run(parsed: argparse.Namespace) -> None:
-    {"toy": _write_toy, "samples": _write_samples, "check": _check_benchmark, "build": _build_benchmark}[parsed.what](parsed)
+    {
+        "toy": _write_toy,
+        "samples": _write_samples,
+        "check": _check_benchmark,
+        "build": _build_benchmark,
+        "table": _write_table,
+    }[parsed.what](parsed)
 
 
 def _write_toy(parsed: argparse.Namespace) -> None:
@@ -196,6 +215,24 @@ def _build_benchmark(parsed: argparse.Namespace) -> None:
             if index.bad:
                 line += f"; {len(index.bad)} bad records skipped, listed in index.json"
             log(progress.console, line)
+
+
+def _write_table(parsed: argparse.Namespace) -> None:
+    """Writes a split of a benchmark as a table of IFSeg."""
+    from hyperseg_jax.datasets import files, layouts
+    from hyperseg_jax.datasets.segmentation_table import write_table
+
+    layout = layouts.find_layout(parsed.name)
+    (split,) = _choose_splits([parsed.split], layout.splits, parsed.name)
+    options = dict(_parse_option(text) for text in parsed.option)
+    layout.check_options(f"--option: the reader of {parsed.name}", split, options)
+    if not parsed.out.parent.is_dir():
+        raise UserError(f"--out {parsed.out}: its folder does not exist; create it")
+    reader = layout.open(files.existing_folder(parsed.root), split, **options)
+    with _progress_bars() as progress:
+        bar = progress.add_task(escape_markup(f"{parsed.name} {split}"), total=len(reader))
+        write_table(reader, parsed.out, functools.partial(progress.update, bar))
+        log(progress.console, f"{parsed.out}: wrote {len(reader)} images")
 
 
 def _parse_option(text: str) -> tuple[str, Any]:

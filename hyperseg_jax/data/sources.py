@@ -68,6 +68,7 @@ READERS: dict[str, Callable[..., Any]] = {
     "ref_youtube_vos": datasets.RefYouTubeVos,
     "revos": datasets.ReVos,
     "scienceqa": datasets.ScienceQa,
+    "segmentation_table": datasets.SegmentationTable,
     "referring_frames": datasets.ReferringFrames,
     "visual_genome": datasets.VisualGenome,
     "vqav2": datasets.VqaV2,

@@ -8,6 +8,7 @@ Images with class lists
     coco_instances      COCO instances, and any json in this format
     coco_stuff          COCO-Stuff
     ade20k, cityscapes, pascal_context, pascal_voc      semantic segmentation
+    segmentation_table  images and label images in one table, as IFSeg's authors have them
     labelme             a LabelMe folder
     class_words         a class list without images
 
@@ -109,6 +110,7 @@ from hyperseg_jax.datasets.refcoco_refs import RefCocoRefs
 from hyperseg_jax.datasets.referring_frames import ReferringFrames
 from hyperseg_jax.datasets.revos import ReVos
 from hyperseg_jax.datasets.scienceqa import ScienceQa
+from hyperseg_jax.datasets.segmentation_table import SegmentationTable
 from hyperseg_jax.datasets.visual_genome import VisualGenome
 from hyperseg_jax.datasets.vqav2 import VqaV2
 from hyperseg_jax.datasets.youtube_vis import YouTubeVis
@@ -145,6 +147,7 @@ __all__ = [
     "RefYouTubeVos",
     "ReferringFrames",
     "ScienceQa",
+    "SegmentationTable",
     "VisualGenome",
     "VqaV2",
     "YouTubeVis",

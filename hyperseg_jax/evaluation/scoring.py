@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax import metrics
+from hyperseg_jax.datasets.class_names import COCO_UNSEEN
 from hyperseg_jax.datasets.record_errors import error_message
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.caption_tools import Tools
@@ -268,6 +269,7 @@ SCORINGS: dict[str, Scoring] = {
     "panoptic": Scoring(lambda _: metrics.PanopticQuality(), "panoptic", _add_panoptic, "pq"),
     "instances": Scoring(lambda _: metrics.MaskAP(), "instances", _add_instances, "ap"),
     "semantic": Scoring(lambda _: metrics.SemanticScores(), "semantic", _add_semantic, "miou"),
+    "zero_shot": Scoring(lambda _: metrics.ZeroShotScores(COCO_UNSEEN), "semantic", _add_semantic, "harmonic_miou"),
     "exact": Scoring(lambda _: metrics.ExactScores(), "text", _add_exact, "accuracy"),
     "vqa": Scoring(metrics.VqaScores, "text", _add_vqa, "accuracy"),
     "pope": Scoring(lambda _: metrics.PopeScores(), "text", _add_pope, "accuracy"),
