@@ -55,8 +55,8 @@ def _check_kind(pairs: Pairs, labels: str) -> None:
     if kind != labels:
         raise Problem(
             "bad mask",
-            f"{pairs[0][1][0]}: its label images are {kind} ones ({sum(found)} of {len(found)} have 150 or 255), and the reader "
-            f"has labels={labels!r}, so each class would be its neighbour; give labels={kind!r}",
+            f"{pairs[0][1][0]}: its label images are {kind} ones ({sum(found)} of {len(found)} have 150 or 255), and the "
+            f"reader has labels={labels!r}, so each class would be its neighbour; give labels={kind!r}",
         )
 
 

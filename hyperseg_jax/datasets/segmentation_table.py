@@ -76,13 +76,12 @@ class SegmentationTable(ImageLabels):
         budget.charge_frame(pixels.shape, where)
         numbers: np.ndarray | None = None
         try:
-            numbers = _decode(
-                cells[1], lambda data: images.read_numbers(data, MODES, "label image"), f"{where}: its label image"
-            )
-            if numbers.shape != pixels.shape[:2]:
-                sizes = f"{numbers.shape[1]}x{numbers.shape[0]} pixels, its image {pixels.shape[1]}x{pixels.shape[0]}"
-                numbers = None
+            read = lambda data: images.read_numbers(data, MODES, "label image")
+            labels = _decode(cells[1], read, f"{where}: its label image")
+            if labels.shape != pixels.shape[:2]:
+                sizes = f"{labels.shape[1]}x{labels.shape[0]} pixels, its image {pixels.shape[1]}x{pixels.shape[0]}"
                 raise Problem("wrong size", f"{where}: its label image is {sizes}; both must have the same size")
+            numbers = labels
         except Problem as problem:
             report_problem(problem.kind, str(problem))
         return cells[2].decode("utf-8", errors="replace"), pixels, where, numbers

@@ -269,7 +269,7 @@ def _write_label_images(root: pathlib.Path, drawn: list[toy_images.ToyImage]) ->
 def _write_tables(root: pathlib.Path) -> None:
     """Writes the tables of IFSeg from the label images."""
     stuff = root / "coco" / "val2017", root / "coco" / "stuffthingmaps" / "val2017"
-    readers = {
+    readers: dict[str, Any] = {
         "ade20k": Ade20k(root / "ADEChallengeData2016", "validation"),
         "coco_stuff": CocoStuff(*stuff, names="words"),
         "coco_unseen": CocoStuff(*stuff, names="words", subset="unseen"),

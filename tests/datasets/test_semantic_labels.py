@@ -108,7 +108,7 @@ def coco(tmp_path):
     return write_pairs(
         tmp_path / "images",
         tmp_path / "labels",
-        [np.resize(known, SIZE), np.resize(known[80:], SIZE)] + [np.resize(known[160:], SIZE)],
+        [np.resize(known[first:], SIZE) for first in (0, 80, 160)],
     )
 
 

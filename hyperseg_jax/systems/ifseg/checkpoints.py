@@ -26,9 +26,8 @@ POSITIONS = Rule(
 )
 UNTRAINED = (
     Rule(
-        r"decoder\.(embed_positions|embed_image_positions|pos_ln|image_pos_ln|code_layernorm_embedding|"
-        r"token_rel_pos_table_list\.\d+|image_rel_pos_table_list\.\d+)\.(weight|bias)",
-        "OFA's decoder of texts and image codes needs them, and segmentation does not",
+        r"decoder\.(embed_image_positions|image_pos_ln|code_layernorm_embedding|image_rel_pos_table_list\.\d+)\.(weight|bias)",
+        "OFA's decoder of image codes needs them",
     ),
 )
 
