@@ -17,8 +17,8 @@ def nearest_cells(
 ) -> Int32[jax.Array, "N _"]:
     """Returns the cells with the highest cosine similarity to each cell, which include the cell itself, most similar first.
 
-    The N x N similarities are computed some rows at a time. At most N cells are returned. valid: the cells that may be found; if
-    they are fewer than count, the most similar one is repeated.
+    The N x N similarities are computed some rows at a time. At most N cells are returned. valid: the cells that may be found;
+    if they are fewer than count, the most similar one is repeated.
     """
     unit = jnp.asarray(features, jnp.float32)
     unit = unit / jnp.maximum(jnp.linalg.norm(unit, axis=1, keepdims=True), 1e-12)

@@ -5,16 +5,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from import_weights import channels_last
 
 from hyperseg_jax.encoders import resnet
 from hyperseg_jax.losses.pixels import pixel_cross_entropy
 from hyperseg_jax.metrics import SemanticScores
 from hyperseg_jax.ops.neighbours import nearest_cells, smooth
 from hyperseg_jax.ops.sampling import linear_weights
-from hyperseg_jax.ops.transforms import Geometry, SideRule
+from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.results.mask_resize import canvas_size, geometry_array, make_mask_resize, resize_masks
 from hyperseg_jax.structs import IGNORED
+from hyperseg_jax.systems.ifseg import inference
 from hyperseg_jax.systems.ifseg.postprocess import ANSWERS, KINDS
 
 SMOOTHED = "_resnet_postprocess"
@@ -70,3 +70,43 @@ def test_smoothing(case):
         compare_areas(case, suffix, answer, labels, count)
     case.compare("loss", mean_loss(logits.reshape(*grid, -1), labels, count))
     case.check()
+
+
+def place(pixels, canvas):
+    """Returns the batch arrays of a normalized image on a canvas, whose other pixels are white."""
+    placed = np.full((1, 1, *canvas, 3), 255, np.uint8)
+    placed[0, 0, : pixels.shape[1], : pixels.shape[2]] = np.moveaxis(np.rint(pixels * 127.5 + 127.5), 0, -1)
+    return {"images": placed, "filled": np.array([pixels.shape[1:]], np.int32)}
+
+
+@pytest.mark.golden("ifseg", r"eval_image.*")
+@pytest.mark.parametrize("margin", [0, 3])
+def test_answers(case, margin):
+    """margin: columns and rows of the canvas beyond the cells of the image, which change nothing."""
+    model, params, _ = ifseg_parts.load_model(case)
+    pixels, words = case.outputs["network_input"][0], ifseg_parts.class_words(case)
+    grid = tuple(-(-side // resnet.STRIDE) for side in pixels.shape[1:])
+    batch = place(pixels, [resnet.STRIDE * (side + margin) for side in grid])
+    batch |= {"text": case.outputs["source"], "class_words": words[None], "class_of": np.arange(len(words))[None]}
+    config = ifseg_parts.make_config(case)
+    answers, rows = {}, np.s_[: grid[0], : grid[1]]
+    for rounds in (0, case.config["iters"]):
+        config.model.smoothing = {"neighbours": case.config["K"], "rounds": rounds}
+        outputs, _ = jax.jit(inference.make_predict(model, config))(params, batch, {})
+        answers[rounds] = np.moveaxis(np.asarray(outputs["mask_logits"])[0, 0, 0], 0, -1)[rows]
+    cells = jax.jit(inference.make_encodings(model, config)["image"].function)(params, batch, {})
+    feature = np.asarray(cells.feature).reshape(*cells.canvas.grid, -1)[rows].reshape(-1, cells.feature.shape[-1])
+    case.compare("image_feature_sub", feature[None, :, ::16])
+    case.compare("topk_index", nearest_cells(feature, case.config["K"])[None])
+    logits, smoothed = answers.values()
+    flat = lambda x: x.reshape(1, -1, x.shape[-1])
+    case.compare("logits", flat(logits), case.outputs["logits"][:, :-1])
+    case.compare("prob_smoothed", flat(smoothed))
+    labels = case.outputs["label_map"]
+    for kind, suffix, scores in (("logits", "", logits), ("prob", SMOOTHED, smoothed)):
+        resized, answer = pixels_of(scores, labels.shape)
+        case.compare(f"{kind}_pixels_sub", resized[None, ::5, ::5])
+        case.compare("pred_post" if suffix else "pred_raw", answer[None])
+        compare_areas(case, suffix, answer, labels, len(words))
+    case.compare("loss", mean_loss(logits, labels, len(words)))
+    case.check(skipped=("network_input", "label_map", "source"))  # see test_ifseg_data

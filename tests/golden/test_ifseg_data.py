@@ -63,7 +63,7 @@ def test_sizes_of_images(case):
 
 @pytest.mark.golden("ifseg", r"eval_image.*")
 def test_elements_of_images(case, tmp_path):
-    """The answers of the model are compared in test_ifseg_parts."""
+    """The answers of the model are compared in test_ifseg_answers."""
     classes, image, labels = tuple(case.config["categories"]), case.inputs["image"], case.inputs["raw_label"].astype(int) - 1
     present = np.unique(labels[labels >= 0])
     masks = labels == present[:, None, None]

@@ -58,8 +58,10 @@ def test_loss_and_gradients(case):
 def test_optimizer(case):
     c = case.config
     rate = schedule(c["lr"], 0, c["total_updates"])
-    case.compare("lr_values", [rate(step) for step in case.outputs["lr_steps"]])
-    case.compare("lr_steps", case.outputs["lr_steps"])  # an input
+    # The published schedule begins again after the last update, in a step that no run has.
+    of_run = case.outputs["lr_steps"] < c["total_updates"]
+    ours = [rate(step) for step in case.outputs["lr_steps"][of_run]]
+    case.compare("lr_values", ours, case.outputs["lr_values"][of_run])
     params = {name: case.inputs[name] for name in case.inputs if name.startswith("p")}
     updates = sorted({name[1:].split("_")[0] for name in case.inputs if name.startswith("g")}, key=int)
     group = ParamGroup(".*", decay=c["weight_decay"])
@@ -67,10 +69,10 @@ def test_optimizer(case):
     state = tx.init(params)
     for k in updates:
         gradients = {name: case.inputs[f"g{k}_{name[1:]}"] for name in params}
-        case.compare(f"norm{k}", optax.global_norm(gradients)[None])
+        case.compare(f"norm{k}", optax.tree.norm(gradients)[None])
         case.compare(f"lr{k}", [rate(int(k))])
         step, state = tx.update(gradients, state, params)
         params = optax.apply_updates(params, step)
         for name, value in params.items():
             case.compare(f"{name}_after{k}", value)
-    case.check()
+    case.check(skipped=["lr_steps"])
