@@ -23,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
         "vocab_size": 59458,  # the 59457 tokens of OFA, and a row that is never used
         "num_classes": 150,  # rows of the published classifier, which are computed from the class names
         "decoder_input": "encoder_output",
-        "image_encoder": {"depths": (3, 4, 23), "remat": "none"},  # the encoder is frozen
+        "image_encoder": {"blocks": (3, 4, 23), "remat": "none"},  # the encoder is frozen
         "encoder": {
             "hidden_size": 768,
             "mlp_size": 3072,
@@ -64,7 +64,27 @@ def get_config() -> ml_collections.ConfigDict:
         "batches": "task",
         "max_unreadable_share": 0.01,
         "curriculum": {"task": "", "share": 0.0},
-        "tasks": {},
+        "tasks": {
+            # words: 1 for images of words, which are drawn for each element; their reader reads no file
+            "words": {
+                "reader": "class_words",
+                "ratio": 1,
+                "classes": 150,
+                "class_length": 8,
+                "length": 216,
+                "words": 1,
+                "train": {"benchmark": "ade20k"},
+            },
+            "ade20k": {
+                "reader": "benchmark",
+                "ratio": 0,  # only validation
+                "classes": 150,
+                "class_length": 8,
+                "length": 216,
+                "words": 0,
+                "val": {"name": "ade20k", "root": "{root}", "split": "validation"},
+            },
+        },
     }
     c.optimizer = {
         "learning_rate": 5e-5,
@@ -83,7 +103,7 @@ def get_config() -> ml_collections.ConfigDict:
         "batch_size": 16,
         "preset": "auto",
         "mesh": {"data": 0, "fsdp": 0, "tensor": 0, "space": 0},
-        "frozen_type": "bfloat16",
+        "frozen_type": "",
         "average": 0.0,
         "fail_on_recompilation": False,
         "profile": (0, 0),

@@ -52,11 +52,11 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """Encodes images to features of stride 16; defaults are ResNet-101 without its last stage.
 
-    depths: number of blocks of each stage. width: of the stem, and of the 3x3 convolutions of the first stage.
+    blocks: number of blocks of each stage. width: of the stem, and of the 3x3 convolutions of the first stage.
     Parts: stem, stem_norm, and for each stage i: first_i, and rest_i (stacked) if it has more blocks.
     """
 
-    depths: tuple[int, ...] = (3, 4, 23)
+    blocks: tuple[int, ...] = (3, 4, 23)
     width: int = 64
     remat: str = "none"
     precision: Precision = Precision()
@@ -64,7 +64,7 @@ class ResNet(nn.Module):
     @property
     def channels(self) -> int:
         """Number of output channels."""
-        return EXPANSION * self.width * 2 ** (len(self.depths) - 1)
+        return EXPANSION * self.width * 2 ** (len(self.blocks) - 1)
 
     @nn.compact
     def __call__(
@@ -79,12 +79,12 @@ class ResNet(nn.Module):
         x = Conv(self.width, 7, 2, 3, False, p, name="stem")(image)
         x = nn.relu(FrozenBatchNorm(precision=p, name="stem_norm")(x))
         x = nn.max_pool(jnp.where(_valid_cells(x, sizes, 2), x, 0), (3, 3), (2, 2), ((1, 1), (1, 1)))
-        for i, depth in enumerate(self.depths):
+        for i, depth in enumerate(self.blocks):
             width, stride, cell = self.width * 2**i, 2 if i else 1, 4 * 2**i
             x, _ = Bottleneck(width, stride, True, p, name=f"first_{i}")(x, _valid_cells(x, sizes, cell // stride))
             if depth > 1:
-                blocks = stack_blocks(Bottleneck, depth - 1, self.remat, (nn.broadcast,))
-                x, _ = blocks(width, 1, False, p, name=f"rest_{i}")(x, _valid_cells(x, sizes, cell))
+                rest = stack_blocks(Bottleneck, depth - 1, self.remat, (nn.broadcast,))
+                x, _ = rest(width, 1, False, p, name=f"rest_{i}")(x, _valid_cells(x, sizes, cell))
         return jnp.asarray(x)
 
 
@@ -97,7 +97,7 @@ def _valid_cells(x: Float[DeviceArray, "B h w C"], sizes: Int[DeviceArray, "B 2"
 def table(resnet: ResNet) -> Table:
     """Returns the weight table for torchvision's names ("conv1.weight", "bn1...", "layer1.0.conv1.weight", ...)."""
     rows = conv_table("stem", "conv1", False) + batch_norm_table("stem_norm", "bn1")
-    for i, depth in enumerate(resnet.depths):
+    for i, depth in enumerate(resnet.blocks):
         first, rest = f"layer{i + 1}.0", f"layer{i + 1}.{{i}}"
         rows += _block_table(first).with_prefix(f"first_{i}/")
         rows += conv_table(f"first_{i}/shortcut", f"{first}.downsample.0", False)

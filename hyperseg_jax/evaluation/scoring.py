@@ -26,6 +26,7 @@ from hyperseg_jax.evaluation.protocols import (
 from hyperseg_jax.evaluation.tracks import TrackedInstances
 from hyperseg_jax.metrics.davis import MAX_PROPOSALS
 from hyperseg_jax.parallel import hosts
+from hyperseg_jax.results.answers import Answers
 from hyperseg_jax.structs import Prediction, Prompt
 from hyperseg_jax.untrusted.printing import escaped_value, one_line
 
@@ -287,6 +288,12 @@ BY_TASK = {
     "caption": "captions",
 }
 """Scoring of each task in validation; other tasks are not scored."""
+
+
+def scoring_by_task(answers: Answers) -> dict[str, str]:
+    """Returns BY_TASK for a system; class lists have semantic answers if it has no others."""
+    semantic = "semantic" in answers.kinds and "panoptic" not in answers.kinds
+    return {**BY_TASK, "panoptic": "semantic"} if semantic else BY_TASK
 
 
 class Scorer:

@@ -9,6 +9,7 @@ On the device (JAX; float32 inside, under any precision policy):
     positions         fixed sine position embeddings of feature maps
     simulated_clicks  the next click of a simulated user
     matching          optimal assignment of queries to targets
+    neighbours        similar cells of an image, and smoothing over them
     padding           arrays with more or fewer entries of an axis
 
 On the host (NumPy):

@@ -34,7 +34,7 @@ def make_config(case):
                 "vocab_size": words.shape[0],
                 "num_classes": len(c["categories"]),
                 "decoder_input": c.get("decoder_input_type", model.DECODER_INPUTS[0]),
-                "image_encoder": {"depths": tuple(c.get("resnet_layers", (3, 4, 23)))},
+                "image_encoder": {"blocks": tuple(c.get("resnet_layers", (3, 4, 23)))},
                 "encoder": encoder,
                 "decoder": decoder,
             },

@@ -33,7 +33,7 @@ def test_image_encoder(case):
     )
     case.compare("layer3", run(model))
     for stages in (1, 2):
-        case.compare(f"layer{stages}_sub", run(dataclasses.replace(model, depths=model.depths[:stages], parent=None))[:, ::16])
+        case.compare(f"layer{stages}_sub", run(dataclasses.replace(model, blocks=model.blocks[:stages], parent=None))[:, ::16])
     stem = Conv(64, 7, 2, 3, False).apply({"params": params["image"]["stem"]}, image)
     stem = jax.nn.relu(FrozenBatchNorm().apply({"params": params["image"]["stem_norm"]}, stem))
     case.compare("stem_sub", np.moveaxis(np.asarray(stem), -1, 1)[:, ::8])

@@ -12,7 +12,7 @@ def mean_words(table, ids):
     """Returns the rows of these words by the model, without its other parts."""
     width = {"hidden_size": table.shape[1]}
     sizes = {"vocab_size": len(table), "num_classes": 1, "decoder_input": model.DECODER_INPUTS[0], "precision": {}}
-    parts = {"image_encoder": {"depths": (1,)}, "encoder": {**width, "base": (2, 2)}, "decoder": width}
+    parts = {"image_encoder": {"blocks": (1,)}, "encoder": {**width, "base": (2, 2)}, "decoder": width}
     built = model.build_model(ml_collections.ConfigDict({"model": {**sizes, **parts}}))
     params = {"tokens": {"embedding": table}, "classifier": np.zeros((1, table.shape[1]), np.float32)}
     return np.asarray(built.apply({"params": params}, ids, method="mean_words"))

@@ -142,7 +142,7 @@ def build_model(config: ml_collections.ConfigDict) -> IfSeg:
     width, heads = encoder.hidden_size, decoder.num_heads
     return IfSeg(
         Embedding(m.vocab_size, width, p),
-        ResNet(**{**m.image_encoder, "depths": tuple(m.image_encoder.depths)}, precision=p),
+        ResNet(**{**m.image_encoder, "blocks": tuple(m.image_encoder.blocks)}, precision=p),
         Linear(width, precision=p, kernel_init=ofa.INIT),
         encoder,
         decoder,
