@@ -25,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     }
     c.loss = {}
     del c.data.template, c.data.buckets
-    c.data.image_size = 192  # cells have 16 pixels, so the images are enlarged
+    c.data.image_size = 192  # 12 x 12 cells
     c.data.resize = {"short_side": 144, "long_side": 192, "multiple": 16}
     c.data.curriculum = {"task": "", "share": 0.0}
     task = TINY["task"]

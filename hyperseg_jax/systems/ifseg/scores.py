@@ -28,8 +28,8 @@ def class_logits(names: Float[DeviceArray, "B cells N"], of_name: Int[DeviceArra
         count = len(number)
         largest = jnp.full(logits.shape, ABSENT).at[number].max(logits, mode="drop")
         largest = jax.lax.stop_gradient(largest)
-        shares = jnp.where((number < count)[:, None], jnp.exp(logits - largest.at[number].get(mode="clip")), 0)
-        total = jnp.zeros(logits.shape).at[number].add(shares, mode="drop")
+        below = jnp.where((number < count)[:, None], logits - largest.at[number].get(mode="clip"), 0)
+        total = jnp.zeros(logits.shape).at[number].add(jnp.exp(below), mode="drop")
         return jnp.where(total > 0, largest + jnp.log(jnp.where(total > 0, total, 1)), ABSENT)
 
     numbers = jnp.where(of_name < 0, of_name.shape[1], of_name)
