@@ -15,7 +15,9 @@ from hyperseg_jax.encoders import siglip, swin
 from hyperseg_jax.llms import phi
 from hyperseg_jax.llms.head import LanguageHead, head_table
 from hyperseg_jax.structs import Pyramid, TokenStream
-from hyperseg_jax.tables import flatten, unflatten
+from hyperseg_jax.systems.ifseg.checkpoints import OFA
+from hyperseg_jax.systems.ifseg.model import WORD_TABLES
+from hyperseg_jax.tables import find_first_rule, flatten, unflatten
 from hyperseg_jax.training.param_groups import assign_groups, groups_from_config
 from hyperseg_jax.weights.exporting import conversion_lines
 
@@ -134,3 +136,21 @@ def test_an_export_of_sca_has_every_published_name(config, encoder, manifest):
     index = assign_groups(path_of.values(), groups)
     trained = {name for name, path in path_of.items() if groups[index[path]].rate}
     assert trained == {row["name"] for row in rows if row["trained"]}
+
+
+@pytest.mark.parametrize("manifest", find_files("ifseg", "full_manifest.json"), ids=lambda path: path.parent.parent.name)
+def test_an_export_of_ifseg_has_every_published_name(manifest):
+    """Aliases and buffers included. The trained part is that of the recipe as well."""
+    rows = json.loads(manifest.read_text())["tensors"]
+    (classes,) = (row["shape"][0] for row in rows if row["name"] == "decoder.seg_projection.weight")
+    config = configs.load("ifseg_base", [f"model.num_classes={classes}"])
+    lines = [line.split("\t") for line in conversion_lines(config)]
+    assert {name: json.loads(shape) for name, shape, *_ in lines} == {row["name"]: list(row["shape"]) for row in rows}
+    groups = groups_from_config(config.optimizer.param_groups)
+    path_of = {name: re.split(r"[\[ ]", path)[0] for name, _, path, *_ in lines}
+    parameters = {row["name"]: row["trained"] for row in rows if row["kind"] != "buffer"}
+    index = assign_groups({path_of[name] for name in parameters}, groups)
+    assert {name: groups[index[path_of[name]]].rate > 0 for name in parameters} == parameters
+    new = {row["name"] for row in rows if row["new_vs_ofa"] and row["kind"] != "buffer"}
+    aliases = {name for name in WORD_TABLES if name in new}
+    assert new - aliases == {name for name in parameters if find_first_rule(OFA.initialized, name)}
