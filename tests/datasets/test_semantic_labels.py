@@ -262,7 +262,7 @@ def test_the_command_writes_a_table(samples, tmp_path, capsys):
     line[2:7] = ["refcoco", "--root", str(samples), "--split", "val"]
     with pytest.raises(SystemExit):
         main(line)
-    assert "has not one class list with masks" in capsys.readouterr().err
+    assert "is not an image with one class list and its masks" in capsys.readouterr().err
 
 
 def test_class_lists_by_name():

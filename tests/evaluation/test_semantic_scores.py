@@ -1,4 +1,4 @@
-"""Scores of class lists with held-out classes: seen, held-out and harmonic mIoU from answers, and the benchmarks' class lists."""
+"""Scores of class lists with held-out classes: seen, held-out and harmonic mIoU, and the benchmarks' class lists."""
 
 import numpy as np
 import pytest
