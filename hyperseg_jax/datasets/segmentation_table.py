@@ -108,9 +108,9 @@ def write_table(reader: Sequence[Example], path: pathlib.Path, advance: Callable
     with atomic_file(path) as new, new.open("wb") as file:
         for index in range(len(reader)):
             example = reader[index]
-            if len(example.prompts) != 1 or example.prompts[0].masks is None or not example.prompts[0].classes:
-                raise UserError(f"{example.name}: has not one class list with masks; give a benchmark of class lists")
-            (prompt,) = example.prompts
+            (prompt, *others) = example.prompts
+            if others or len(example.frames) != 1 or prompt.masks is None or not prompt.classes:
+                raise UserError(f"{example.name}: is not an image with one class list and its masks; give a benchmark of class lists")
             if index and prompt.classes != classes:
                 raise UserError(f"{example.name}: has another class list than the first example; leave out max_classes")
             classes = prompt.classes

@@ -154,6 +154,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "coco_mask": _visual_prompt_benchmark("mask"),
     "revos": Benchmark("video", "revos", "revos", _REVOS, submission="ref_youtube_vos"),
     "ade20k": _benchmark_from_layout("panoptic", "semantic", "ade20k", "validation"),
+    "ade20k_raw": _benchmark_from_layout("panoptic", "semantic", "ade20k", "validation", labels="raw"),
     "cityscapes": _benchmark_from_layout("panoptic", "semantic", "cityscapes", "val"),
     "pascal_context59": _benchmark_from_layout("panoptic", "semantic", "pascal_context59", "val"),
     "pascal_voc20": _benchmark_from_layout("panoptic", "semantic", "pascal_voc20", "val"),

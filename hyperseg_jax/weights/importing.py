@@ -108,7 +108,7 @@ def import_weights(
         _update_sizes(config, files, tensors, report)
         restored = _restore_published_fields(config, system, files, report)
         _check_settings(config, files, report)
-        _check_shapes(config, files, tensors)
+        _check_shapes(config, files)
         for kind, file in files:
             report.notes += check_file_name(kind, file.path, config, restored)
         text = _load_tokenizer(system, tokenizer, [file.path for _, file in files], config)
@@ -271,17 +271,13 @@ def _check_settings(
             raise UserError(f"{folder}/config.json: {error}") from error
 
 
-def _check_shapes(
-    config: ml_collections.ConfigDict,
-    files: Sequence[tuple[SourceCheckpoint, TensorFile]],
-    tensors: Mapping[str, Tensor],
-) -> None:
+def _check_shapes(config: ml_collections.ConfigDict, files: Sequence[tuple[SourceCheckpoint, TensorFile]]) -> None:
     """Raises UserError if the tensors of a checkpoint are those of a known other model than the config."""
     for kind, file in files:
         if kind.check_shapes is None:
             continue
         try:
-            kind.check_shapes({name: tensor.shape for name, tensor in tensors.items() if tensor.file is file}, config)
+            kind.check_shapes({kind.rename(name): info.shape for name, info in file.tensors.items()}, config)
         except UserError as error:
             raise UserError(f"{file.path}: {error}") from error
 

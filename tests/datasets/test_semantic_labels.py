@@ -262,10 +262,26 @@ def test_the_command_writes_a_table(samples, tmp_path, capsys):
     line[2:7] = ["refcoco", "--root", str(samples), "--split", "val"]
     with pytest.raises(SystemExit):
         main(line)
-    assert "has not one class list with masks" in capsys.readouterr().err
+    assert "is not an image with one class list and its masks" in capsys.readouterr().err
 
 
 def test_class_lists_by_name():
     for name in class_names.CLASS_LISTS:
         assert ClassWords(benchmark=name)[0].prompts[0].classes == class_names.CLASS_LISTS[name]
     assert layouts.find_layout("ifseg_table").splits == ("ade20k", "coco_stuff", "coco_unseen")
+
+
+def test_a_check_of_raw_labels_takes_an_option(ade20k, tmp_path, capsys):
+    ade20k([scene(0, 150, k) for k in range(9)])
+    for name in ("images", "annotations"):
+        (tmp_path / "ADEChallengeData2016").mkdir(exist_ok=True)
+        (tmp_path / name).rename(tmp_path / "ADEChallengeData2016" / name)
+    line = ["data", "check", "ade20k", "--root", str(tmp_path), "--split", "validation"]
+    with pytest.raises(SystemExit) as caught:
+        main(line)
+    assert caught.value.code == 1 and "give labels='raw'" in "".join(capsys.readouterr().out.split("\n"))
+    main([*line, "--option", "labels=raw"])
+    assert "9" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as caught:
+        main(["data", "check", "built", "--root", str(tmp_path), "--option", "labels=raw"])
+    assert caught.value.code == 2 and "the records of a build have no options" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import pickle
 
 import ml_collections
+import numpy as np
 import ofa_dictionary
 import pytest
 
@@ -93,3 +94,28 @@ def test_synonyms_are_names_of_one_class():
     for bad in ("", "cow|", " "):
         with pytest.raises(UserError, match="has an empty name"):
             texts.split_synonyms(("grass", bad))
+
+
+def test_damaged_dictionaries_load_or_are_refused(folder):
+    """Any bytes in place of a dict.txt, encoder.json or vocab.bpe: one line, or a tokenizer whose ids fit its size."""
+    rng = np.random.default_rng(0)
+    for name in ("dict.txt", "encoder.json", "vocab.bpe"):
+        good = (folder / name).read_bytes()
+        refused = 0
+        for _ in range(60):
+            data = bytearray(good)
+            for _ in range(int(rng.integers(1, 4))):
+                place = int(rng.integers(len(data)))
+                data[place : place + int(rng.integers(0, 3))] = rng.integers(
+                    0, 256, int(rng.integers(0, 3)), np.uint8
+                ).tobytes()
+            (folder / name).write_bytes(data)
+            try:
+                loaded = fairseq_dictionary.load(folder)
+            except UserError as error:
+                refused += 1
+                assert "\n" not in str(error) and str(folder) in str(error)
+            else:
+                assert all(0 <= k < loaded.vocab_size for k in loaded.encode("the The th"))
+        (folder / name).write_bytes(good)
+        assert refused > 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,15 +33,15 @@ UNTRAINED = (
 )
 
 
-def check_vocabulary(shapes: Mapping[str, tuple[int, ...]], config: ml_collections.ConfigDict) -> None:
+def check_vocabulary(added: int, shapes: Mapping[str, tuple[int, ...]], config: ml_collections.ConfigDict) -> None:
     """Raises UserError if the word embeddings are those of another vocabulary: a model would be imported whose classes are
-    random words."""
-    for name in WORD_TABLES:
-        if name in shapes and len(shapes[name]) == 2 and shapes[name][0] != config.model.vocab_size:
-            raise UserError(
-                f"{name} has {shapes[name][0]} rows, and the config has model.vocab_size = {config.model.vocab_size}: another "
-                "vocabulary, such as that of the Chinese OFA; give a checkpoint of the English OFA"
-            )
+    random words. added: number of rows that are added to those of the file."""
+    rows, size = shapes.get(WORDS, (0,))[0], config.model.vocab_size
+    if WORDS in shapes and rows + added != size:
+        raise UserError(
+            f"{WORDS} has {rows} rows, and model.vocab_size = {size} needs {size - added}: another vocabulary, such as that of "
+            "the Chinese OFA; give a checkpoint of the English OFA"
+        )
 
 
 IFSEG = SourceCheckpoint(
@@ -49,7 +50,7 @@ IFSEG = SourceCheckpoint(
     file="checkpoint_best.pt or another checkpoint of the authors' code",
     ignored=(COUNTERS, OUTPUT),
     sizes=(("model.num_classes", (CLASS_TABLES[-1], 0)),),
-    check_shapes=check_vocabulary,
+    check_shapes=functools.partial(check_vocabulary, 0),
 )
 OFA = SourceCheckpoint(
     "OFA",
@@ -58,7 +59,7 @@ OFA = SourceCheckpoint(
     ignored=(COUNTERS, OUTPUT),
     initialized=(CLASSES, POSITIONS),
     added_rows=((WORDS, 1), (WORD_TABLES[-1], 1)),
-    check_shapes=check_vocabulary,
+    check_shapes=functools.partial(check_vocabulary, 1),
 )
 """Its word embeddings have one row less than IFSeg's, whose last row is never read."""
 CHECKPOINTS = (IFSEG, OFA)
