@@ -110,7 +110,8 @@ def write_table(reader: Sequence[Example], path: pathlib.Path, advance: Callable
             example = reader[index]
             (prompt, *others) = example.prompts
             if others or len(example.frames) != 1 or prompt.masks is None or not prompt.classes:
-                raise UserError(f"{example.name}: is not an image with one class list and its masks; give a benchmark of class lists")
+                why = "is not an image with one class list and its masks"
+                raise UserError(f"{example.name}: {why}; give a benchmark of class lists")
             if index and prompt.classes != classes:
                 raise UserError(f"{example.name}: has another class list than the first example; leave out max_classes")
             classes = prompt.classes

@@ -26,8 +26,10 @@ def test_elements_of_images_of_words(case, tmp_path, monkeypatch):
     classes, side = tuple(case.config["categories"]), case.config["patch_image_size"]
     example = Example("words", np.zeros((0, 1, 1, 3), np.uint8), (Prompt("panoptic", classes=classes),))
     names = sorted({key.split(".")[0] for key in case.inputs})
-    tokenizer = ofa_dictionary.load_recorded(tmp_path, classes, case.outputs[f"{names[0]}.source"])
-    sizes = {"classes": len(classes) + 1, "class_length": 4, "length": 64, "words": 1}
+    source = case.outputs[f"{names[0]}.source"]
+    tokenizer = ofa_dictionary.load_recorded(tmp_path, classes, source)
+    longest = max(len(tokenizer.encode(name)) for name in classes)
+    sizes = {"classes": len(classes) + 1, "class_length": longest + 1, "length": len(source) + 5, "words": 1}
     process = make_processor(tokenizer, side, sizes)
     for name in names:
         monkeypatch.setattr(processors, "random_grid", lambda *_, grid=case.inputs[f"{name}.grid"]: grid)
