@@ -112,7 +112,7 @@ def token_to_grid(table: Float[DeviceArray, "rows heads"]) -> tuple[Float[jax.Ar
 
 
 def grid_bias(
-    table: Float[DeviceArray, "rows heads"], side: int, resize: Resize, start: int | jax.Array, count: int
+    table: Float[DeviceArray, "rows heads"], side: int, resize: Resize, start: int | Int[DeviceArray, ""], count: int
 ) -> Float[jax.Array, "*B heads _ _"]:
     """Returns the bias from the cells of `count` rows of a canvas, the first of which is `start`, to all of its cells.
 

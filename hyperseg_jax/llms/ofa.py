@@ -31,7 +31,8 @@ from hyperseg_jax.tables import Identity, Row, Table
 
 Places = Float[jax.Array, "*B _ heads head_dim"]
 """Queries or keys of positions, of each example or of all examples."""
-Rows = Callable[[Any, int], jax.Array]
+RowsBias = Callable[[Any, int], Float[jax.Array, "*B heads _ Lk"]]
+RowsMask = Callable[[Any, int], Bool[jax.Array, "*_"]]
 """f(start, count) -> what belongs to the queries of `count` rows of the grid, for all keys."""
 CHUNK = 1024
 """Maximum number of grid cells whose attention is computed at once."""
@@ -52,8 +53,8 @@ def attend_grid(
     key: Float[DeviceArray, "B Lk heads D"],
     value: Float[DeviceArray, "B Lk heads D2"],
     grid: Grid,
-    bias: Rows,
-    mask: Rows,
+    bias: RowsBias,
+    mask: RowsMask,
     precision: str,
 ) -> Float[jax.Array, "B _ heads D2"]:
     """Returns the attention of grid cells to all keys, some rows of the grid at a time."""
@@ -85,7 +86,7 @@ class OfaAttention(nn.Module):
         x: Float[DeviceArray, "B Lq D"],
         source: Float[DeviceArray, "B Lk D"],
         places: tuple[Places, Places],
-        attend: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+        attend: Callable[..., Float[jax.Array, "B Lq heads head_dim"]],
     ) -> Float[jax.Array, "B Lq D"]:
         """places: of the queries and of the keys. attend(query, key, value) -> [B, Lq, heads, head_dim]."""
         p, width = self.precision, x.shape[-1]

@@ -45,7 +45,9 @@ def linear_weights(source: Size, target: Size, canvas: tuple[int, int]) -> Float
     return weights
 
 
-def linear_neighbours(position: Int[DeviceArray, " N"], source: Size, target: Size) -> list[tuple[jax.Array, jax.Array]]:
+def linear_neighbours(
+    position: Int[DeviceArray, " N"], source: Size, target: Size
+) -> list[tuple[Int[jax.Array, " N"], Float32[jax.Array, " N"]]]:
     """Returns the two source indices around target positions, each with its interpolation weight."""
     scale = jnp.float32(source) / jnp.float32(target)  # PyTorch rounds the scale to float32 first
     coordinate = jnp.maximum(scale * (position.astype(jnp.float32) + 0.5) - 0.5, 0.0)
