@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--root", required=True, help="the root folder of its files; for a build, its --out")
     check.add_argument("--split", action="append", help="one of its splits; repeatable; default: all")
     check.add_argument("--show", type=int, default=20, help="maximum number of problems printed per split")
+    _add_option(check, "labels=raw of ade20k")
     build = kinds.add_parser("build", help="write a benchmark as ArrayRecord shards, to be streamed from a folder or bucket")
     build.add_argument("name", help="a benchmark of docs/data.md")
     build.add_argument("--root", required=True, help="the root folder of its files")
@@ -57,13 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="downscale larger images to this long edge, as JPEG of quality 95; default: images are stored unchanged",
     )
-    build.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the reader, such as sentences=joined or prompts_per_example=4",
-    )
+    _add_option(build, "sentences=joined or prompts_per_example=4")
     build.add_argument("--shard-size", type=int, help="records per shard; default: 512 images, 32 videos")
     build.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="worker processes; each loads the annotations into memory"
@@ -71,9 +66,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--skip-bad", action="store_true", help="skip bad records and list them in index.json; default: abort")
     build.add_argument("--verify", action="store_true", help="verify checksums of existing shards; default: only their sizes")
 
+    table = kinds.add_parser("table", help="write a benchmark of class lists as the table that IFSeg's authors' code reads")
+    table.add_argument("name", help="a benchmark of docs/data.md with class lists, such as ade20k or coco_stuff")
+    table.add_argument("--root", required=True, help="the root folder of its files")
+    table.add_argument("--split", required=True, help="one of its splits")
+    table.add_argument("--out", required=True, type=pathlib.Path, help="a file, such as ifseg/ade20k.tsv")
+    _add_option(table, "subset=unseen of coco_stuff")
+
+
+def _add_option(parser: argparse.ArgumentParser, example: str) -> None:
+    """Adds --option. example: one or two options, for its help."""
+    text = f"an option of the reader, such as {example}"
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help=text)
+
 
 def run(parsed: argparse.Namespace) -> None:
-    {"toy": _write_toy, "samples": _write_samples, "check": _check_benchmark, "build": _build_benchmark}[parsed.what](parsed)
+    {
+        "toy": _write_toy,
+        "samples": _write_samples,
+        "check": _check_benchmark,
+        "build": _build_benchmark,
+        "table": _write_table,
+    }[parsed.what](parsed)
 
 
 def _write_toy(parsed: argparse.Namespace) -> None:
@@ -129,14 +143,19 @@ def _check_benchmark(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.datasets.check import Report, check_by_split
 
     open_split: Any
+    options = dict(_parse_option(text) for text in parsed.option)
     if parsed.name == BUILT:
+        if options:
+            raise UserError(f"--option {parsed.option[0]}: the records of a build have no options; leave it out")
         splits = _choose_splits(parsed.split, built.list_splits(parsed.root), parsed.root)
         open_split = functools.partial(built.open_checked, parsed.root)
     else:
         layout = layouts.find_layout(parsed.name)
         splits = _choose_splits(parsed.split, layout.splits, parsed.name)
         files.existing_folder(parsed.root)
-        open_split = functools.partial(layout.open, parsed.root)
+        for split in splits:
+            layout.check_options(f"--option: the reader of {parsed.name}", split, options)
+        open_split = functools.partial(layout.open, parsed.root, **options)
     reports: dict[str, Report] = {}
     with _progress_bars() as progress:
         for split in splits:
@@ -196,6 +215,24 @@ def _build_benchmark(parsed: argparse.Namespace) -> None:
             if index.bad:
                 line += f"; {len(index.bad)} bad records skipped, listed in index.json"
             log(progress.console, line)
+
+
+def _write_table(parsed: argparse.Namespace) -> None:
+    """Writes a split of a benchmark as a table of IFSeg."""
+    from hyperseg_jax.datasets import files, layouts
+    from hyperseg_jax.datasets.segmentation_table import write_table
+
+    layout = layouts.find_layout(parsed.name)
+    (split,) = _choose_splits([parsed.split], layout.splits, parsed.name)
+    options = dict(_parse_option(text) for text in parsed.option)
+    layout.check_options(f"--option: the reader of {parsed.name}", split, options)
+    if not parsed.out.parent.is_dir():
+        raise UserError(f"--out {parsed.out}: its folder does not exist; create it")
+    reader = layout.open(files.existing_folder(parsed.root), split, **options)
+    with _progress_bars() as progress:
+        bar = progress.add_task(escape_markup(f"{parsed.name} {split}"), total=len(reader))
+        write_table(reader, parsed.out, functools.partial(progress.update, bar))
+        log(progress.console, f"{parsed.out}: wrote {len(reader)} images")
 
 
 def _parse_option(text: str) -> tuple[str, Any]:

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kind",
         choices=("panoptic", "instances", "semantic"),
         help="with --classes: segments without overlap (panoptic, the default), instances of the thing classes that may "
-        "overlap, or one mask for each class",
+        "overlap, or one mask for each class (semantic, the default of systems that have no other)",
     )
     parser.add_argument(
         "--point",
@@ -140,7 +140,7 @@ def run(parsed: argparse.Namespace) -> None:
                 predicted = model.segment(frame, parsed.text, no_target_threshold=absent, reasoning=parsed.reasoning)
             else:
                 things, stuff = _split_names(parsed.classes), _split_names(parsed.stuff)
-                predicted = model.segment_classes(frame, things, stuff=stuff, kind=parsed.kind or "panoptic")
+                predicted = model.segment_classes(frame, things, stuff=stuff, kind=parsed.kind or "")
                 report["classes"] = things + stuff
             if parsed.caption:
                 predicted = _name_by_captions(model, frame, regions or [Region.from_mask(s.mask) for s in predicted], predicted)

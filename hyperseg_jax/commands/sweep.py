@@ -132,8 +132,9 @@ def _check_metric_is_written(sweep: _Sweep, console: Console) -> None:
     The scores of a task depend on the kind of its prompts, which is read from its validation records. If these may be on other
     machines (all backends but local), the scores of all kinds of prompts are accepted.
     """
-    from hyperseg_jax.data import sources  # imported late, as the two below, since it imports JAX
+    from hyperseg_jax.data import sources  # imported late, as the three below, since it imports JAX
     from hyperseg_jax.evaluation import score_names
+    from hyperseg_jax.systems import system as systems
     from hyperseg_jax.training import checks
 
     metric = sweep.metric
@@ -161,7 +162,7 @@ def _check_metric_is_written(sweep: _Sweep, console: Console) -> None:
             )
         else:
             kind = ""
-        score_names.check_score(field, metric.name, score_names.validation_scores(kind))
+        score_names.check_score(field, metric.name, score_names.validation_scores(systems.get(config.system).answers, kind))
 
 
 def _make_trials(parsed: argparse.Namespace) -> tuple[list[Trial], list[ml_collections.ConfigDict]]:

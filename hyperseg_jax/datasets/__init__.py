@@ -8,7 +8,9 @@ Images with class lists
     coco_instances      COCO instances, and any json in this format
     coco_stuff          COCO-Stuff
     ade20k, cityscapes, pascal_context, pascal_voc      semantic segmentation
+    segmentation_table  images and label images in one table, as IFSeg's authors have them
     labelme             a LabelMe folder
+    class_words         a class list without images
 
 Images with expressions
     refcoco             RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO in the json files of HyperSeg, InstructSeg and PSALM
@@ -81,6 +83,7 @@ Shared by readers: videos
 from hyperseg_jax.datasets.ade20k import Ade20k
 from hyperseg_jax.datasets.category_boxes import CategoryBoxes
 from hyperseg_jax.datasets.cityscapes import Cityscapes
+from hyperseg_jax.datasets.class_words import ClassWords
 from hyperseg_jax.datasets.coco_instances import CocoInstances
 from hyperseg_jax.datasets.coco_panoptic import CocoPanoptic
 from hyperseg_jax.datasets.coco_stuff import CocoStuff
@@ -107,6 +110,7 @@ from hyperseg_jax.datasets.refcoco_refs import RefCocoRefs
 from hyperseg_jax.datasets.referring_frames import ReferringFrames
 from hyperseg_jax.datasets.revos import ReVos
 from hyperseg_jax.datasets.scienceqa import ScienceQa
+from hyperseg_jax.datasets.segmentation_table import SegmentationTable
 from hyperseg_jax.datasets.visual_genome import VisualGenome
 from hyperseg_jax.datasets.vqav2 import VqaV2
 from hyperseg_jax.datasets.youtube_vis import YouTubeVis
@@ -115,6 +119,7 @@ __all__ = [
     "Ade20k",
     "CategoryBoxes",
     "Cityscapes",
+    "ClassWords",
     "CocoInstances",
     "CocoInteractive",
     "CocoPanoptic",
@@ -142,6 +147,7 @@ __all__ = [
     "RefYouTubeVos",
     "ReferringFrames",
     "ScienceQa",
+    "SegmentationTable",
     "VisualGenome",
     "VqaV2",
     "YouTubeVis",

@@ -110,6 +110,21 @@ COCO_STUFF = COCO_THINGS + _split("""banner, blanket, branch, bridge, building-o
     sand, sea, shelf, sky-other, skyscraper, snow, solid-other, stairs, stone, straw, structural-other, table, tent,
     textile-other, towel, tree, vegetable, wall-brick, wall-concrete, wall-other, wall-panel, wall-stone, wall-tile, wall-wood,
     water-other, waterdrops, window-blind, window-other, wood""")
+
+
+def _as_words(name: str) -> str:
+    """Returns a name of COCO-Stuff as IFSeg's authors write it: "wall-brick" is "brick wall", "sky-other" is "sky"."""
+    head, _, tail = name.partition("-")
+    if head in ("floor", "wall", "window") and tail:
+        return f"{tail} {head}"
+    return head if tail in ("", "other", "stuff") else f"{head} {tail}"
+
+
+COCO_STUFF_WORDS = tuple(map(_as_words, COCO_STUFF))
+"""The same classes as IFSeg's authors write them."""
+COCO_UNSEEN = _split("""frisbee, skateboard, cardboard, carrot, scissors, suitcase, giraffe, cow, road, concrete wall, tree,
+    grass, river, clouds, playingfield""")
+"""The 15 classes of COCO-Stuff that are held out in zero-shot segmentation, in IFSeg's order and words."""
 COCO_STUFF_GAPS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 """Numbers of label images (0 to 181) without a class."""
 COCO_STUFF_IDS = tuple(number for number in range(182) if number not in COCO_STUFF_GAPS)
@@ -174,3 +189,13 @@ COCO_PANOPTIC_STUFF = {
 COCO_THING_IDS = tuple(number for number in range(1, 91) if number not in COCO_THING_GAPS)
 COCO_PANOPTIC = dict(zip(COCO_THING_IDS, COCO_THINGS, strict=True)) | COCO_PANOPTIC_STUFF
 """The 133 classes of COCO panoptic by category id, in the order of its files; ids above 90 are stuff."""
+
+CLASS_LISTS = {
+    "ade20k": ADE20K,
+    "cityscapes": CITYSCAPES,
+    "coco_stuff": COCO_STUFF_WORDS,
+    "coco_unseen": COCO_UNSEEN,
+    "pascal_context59": PASCAL_CONTEXT59,
+    "pascal_voc20": PASCAL_VOC20,
+}
+"""Class lists by name, in words."""

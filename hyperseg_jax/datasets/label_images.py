@@ -53,14 +53,20 @@ class ImageLabels(ClassListReader):
 
     @guard_record
     def __getitem__(self, index: int) -> Example:
-        image, pixels, path, numbers = read_image_and_labels(self._pairs[index], f"{self._name}#{index}")
+        key, pixels, path, numbers = self._read(index)
         class_map = np.full(pixels.shape[:2], VOID, np.int16) if numbers is None else self._map_to_classes(numbers, path)
         labels = [int(label) for label in np.unique(class_map) if label >= 0]
         masks = masks_by_value(class_map, labels, path)
-        prompts = self._class_lists.build_prompts(index, masks, labels, class_map < 0, key=image.stem)
+        prompts = self._class_lists.build_prompts(index, masks, labels, class_map < 0, key=key)
         return Example(f"{self._name}#{index}", pixels[None], prompts)
 
-    def _map_to_classes(self, numbers: np.ndarray, path: pathlib.Path) -> np.ndarray:
+    def _read(self, index: int) -> tuple[str, np.ndarray, str, np.ndarray | None]:
+        """Returns the key of a record, its image, the origin of its labels for messages, and the labels; during a check None if
+        they cannot be read."""
+        image, pixels, path, numbers = read_image_and_labels(self._pairs[index], f"{self._name}#{index}")
+        return image.stem, pixels, str(path), numbers
+
+    def _map_to_classes(self, numbers: np.ndarray, path: str) -> np.ndarray:
         """Returns int16 [H, W]: the class of each pixel, VOID or UNKNOWN."""
         clipped = np.clip(numbers.astype(np.int64), 0, VALUES - 1)
         class_map = self._class_of[clipped]
@@ -81,9 +87,9 @@ def read_image_and_labels(pair: Pair, where: str) -> tuple[pathlib.Path, np.ndar
     return image, pixels, path, read_label_image(path, (pixels.shape[0], pixels.shape[1]))
 
 
-def masks_by_value(pixels: np.ndarray, values: Sequence[int], path: pathlib.Path) -> np.ndarray:
+def masks_by_value(pixels: np.ndarray, values: Sequence[int], path: str) -> np.ndarray:
     """Returns bool [N, H, W]: the mask of each pixel value. path: the label image, for messages."""
-    budget.charge_masks(len(values), pixels.shape, str(path))
+    budget.charge_masks(len(values), pixels.shape, path)
     return np.array([pixels == value for value in values], bool).reshape(-1, *pixels.shape)
 
 

@@ -172,6 +172,13 @@ LAYOUTS: dict[str, FolderLayout] = {
     "ade20k": FolderLayout(
         datasets.Ade20k, {"folder": "ADEChallengeData2016"}, ("training", "validation"), "sceneparsing.csail.mit.edu", _SPLIT
     ),
+    "ifseg_table": FolderLayout(
+        datasets.SegmentationTable,
+        {"table_path": "ifseg/{split}.tsv"},
+        ("ade20k", "coco_stuff", "coco_unseen"),
+        "github.com/alinlab/ifseg, or written by `hyperseg data table`",
+        {"benchmark": "{split}"},
+    ),
     "cityscapes": FolderLayout(
         datasets.Cityscapes,
         {"folder": "cityscapes"},

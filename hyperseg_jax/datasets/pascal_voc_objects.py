@@ -37,7 +37,7 @@ class PascalVocObjects:
         image, pixels, path, labels = read_image_and_labels(self._pairs[index], f"{self._name}#{index}")
         object_ids = np.zeros(pixels.shape[:2], np.uint8) if labels is None else labels
         visible = [int(number) for number in np.unique(object_ids) if number not in (0, BORDER)]
-        masks = masks_by_value(object_ids, visible, path)
+        masks = masks_by_value(object_ids, visible, str(path))
         budget.charge_masks(len(visible), object_ids.shape, str(path))  # for the marks
         if not visible and labels is not None:
             report_problem("bad mask", f"{path}: shows no object; remove the image from the list of its split")

@@ -8,7 +8,8 @@ from typing import Any
 
 from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.scoring import BY_TASK, SCORINGS
+from hyperseg_jax.evaluation.scoring import BY_TASK, SCORINGS, scoring_by_task
+from hyperseg_jax.results.answers import Answers
 
 
 def headline_scores() -> tuple[str, ...]:
@@ -16,10 +17,10 @@ def headline_scores() -> tuple[str, ...]:
     return tuple(dict.fromkeys(SCORINGS[name].headline for name in BY_TASK.values()))
 
 
-def validation_scores(kind: str = "") -> tuple[str, ...]:
+def validation_scores(answers: Answers, kind: str = "") -> tuple[str, ...]:
     """Returns the validation scores for prompts of this kind ("referring"), or of all kinds by default. Empty for a kind that
-    validation does not score."""
-    scorings = [name for task, name in BY_TASK.items() if not kind or task == kind]
+    validation does not score. answers: of the system."""
+    scorings = [name for task, name in scoring_by_task(answers).items() if not kind or task == kind]
     return tuple(dict.fromkeys(score for name in scorings for score in SCORINGS[name].new("official").names()))
 
 
@@ -45,9 +46,9 @@ def check_score(field: str, name: str, known: Sequence[str]) -> None:
     raise UserError(f"{field}: no score {name!r}; {hint}use one of {', '.join(known)}")
 
 
-def check_best_field(best: str, tasks: Mapping[str, Any]) -> None:
+def check_best_field(best: str, tasks: Mapping[str, Any], answers: Answers) -> None:
     """Raises UserError unless train.best is empty or TASK/SCORE with a validation score of this task. best: value of the field.
-    tasks: result of data.sources.build_tasks."""
+    tasks: result of data.sources.build_tasks. answers: of the system."""
     if not best:
         return
     task, _, name = best.partition("/")
@@ -62,7 +63,7 @@ def check_best_field(best: str, tasks: Mapping[str, Any]) -> None:
         raise UserError(f"train.best = {best!r}: {fix}")
     if not (kind := prompt_kind(records)):
         raise UserError(f"train.best = {best!r}: no validation record of {task} can be read; check data.tasks.{task}.val")
-    if not (known := validation_scores(kind)):
+    if not (known := validation_scores(answers, kind)):
         raise UserError(
             f"train.best = {best!r}: validation does not score this task; choose another, or leave train.best empty"
         )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax import metrics
+from hyperseg_jax.datasets.class_names import COCO_UNSEEN
 from hyperseg_jax.datasets.record_errors import error_message
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.caption_tools import Tools
@@ -25,6 +26,7 @@ from hyperseg_jax.evaluation.protocols import (
 from hyperseg_jax.evaluation.tracks import TrackedInstances
 from hyperseg_jax.metrics.davis import MAX_PROPOSALS
 from hyperseg_jax.parallel import hosts
+from hyperseg_jax.results.answers import Answers
 from hyperseg_jax.structs import Prediction, Prompt
 from hyperseg_jax.untrusted.printing import escaped_value, one_line
 
@@ -268,6 +270,7 @@ SCORINGS: dict[str, Scoring] = {
     "panoptic": Scoring(lambda _: metrics.PanopticQuality(), "panoptic", _add_panoptic, "pq"),
     "instances": Scoring(lambda _: metrics.MaskAP(), "instances", _add_instances, "ap"),
     "semantic": Scoring(lambda _: metrics.SemanticScores(), "semantic", _add_semantic, "miou"),
+    "zero_shot": Scoring(lambda _: metrics.ZeroShotScores(COCO_UNSEEN), "semantic", _add_semantic, "harmonic_miou"),
     "exact": Scoring(lambda _: metrics.ExactScores(), "text", _add_exact, "accuracy"),
     "vqa": Scoring(metrics.VqaScores, "text", _add_vqa, "accuracy"),
     "pope": Scoring(lambda _: metrics.PopeScores(), "text", _add_pope, "accuracy"),
@@ -285,6 +288,12 @@ BY_TASK = {
     "caption": "captions",
 }
 """Scoring of each task in validation; other tasks are not scored."""
+
+
+def scoring_by_task(answers: Answers) -> dict[str, str]:
+    """Returns BY_TASK for a system; class lists have semantic answers if it has no others."""
+    semantic = "semantic" in answers.kinds and "panoptic" not in answers.kinds
+    return {**BY_TASK, "panoptic": "semantic"} if semantic else BY_TASK
 
 
 class Scorer:

@@ -98,6 +98,7 @@ BASELINES: dict[str, dict[str, Baseline]] = {
     "regions": {**_AROUND, "mark": _mark_itself},
     "panoptic": {"nothing": _nothing, "most_frequent": _most_frequent},
     "semantic": {"most_frequent": _most_frequent},
+    "zero_shot": {"most_frequent": _most_frequent},
     "davis": {"first_frame": _first_frame},
 }
 """Trivial predictions by scoring and name."""

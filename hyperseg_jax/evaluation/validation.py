@@ -16,7 +16,7 @@ from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, make_prediction_fn, run_protocols
 from hyperseg_jax.evaluation.protocols import AllFrames, EvalProtocol
-from hyperseg_jax.evaluation.scoring import BY_TASK, SCORINGS, Scorer
+from hyperseg_jax.evaluation.scoring import SCORINGS, Scorer, scoring_by_task
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.results.drawing import arrange_tiles, describe_answer, draw_comparison, save_image
 from hyperseg_jax.structs import Example, Prediction, Prompt
@@ -58,13 +58,13 @@ def evaluate(
     f(examples, count, on_unreadable), for controls such as shuffled expressions. workers: number of processes that decode
     images, 0 for threads. In multi-host runs (engine.feed), each host scores its own rows, and the sums are added up.
     """
-    evaluation = Evaluation({}, [])
+    evaluation, by_task = Evaluation({}, []), scoring_by_task(engine.answers)
     for name, task in tasks.items():
-        if task.val is None or (kind := first_readable_prompt(name, task).task) not in BY_TASK:
+        if task.val is None or (kind := first_readable_prompt(name, task).task) not in by_task:
             continue
-        options = AnswerOptions(SCORINGS[BY_TASK[kind]].kind, engine.answers.default)
+        options = AnswerOptions(SCORINGS[by_task[kind]].kind, engine.answers.default)
         count = min(len(task.val), limit or len(task.val))
-        scored_tasks = {other: scoring for other, scoring in BY_TASK.items() if SCORINGS[scoring].kind == options.kind}
+        scored_tasks = {other: scoring for other, scoring in by_task.items() if SCORINGS[scoring].kind == options.kind}
         scorer, unread = Scorer(scored_tasks), list[str]()
         add_unread = functools.partial(_add_unread, unread)
         examples: Sequence[Example] = task.val

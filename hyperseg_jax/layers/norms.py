@@ -70,6 +70,31 @@ class GroupNorm(nn.Module):
         return self.precision.cast(normalized * scale + bias)
 
 
+class FrozenBatchNorm(nn.Module):
+    """torch.nn.BatchNorm2d in evaluation, channels last: its statistics are the parameters mean and variance, which no gradient
+    reaches; neither does one reach scale and bias. The output has the compute dtype."""
+
+    epsilon: float = 1e-5
+    precision: Precision = Precision()
+
+    @nn.compact
+    def __call__(self, x: Float[DeviceArray, "*B C"]) -> Float[jax.Array, "*B C"]:
+        channels, dtype = x.shape[-1], self.precision.params
+        scale, bias = _affine_params(self, channels, dtype)
+        mean = self.param("mean", axes.named(nn.initializers.zeros, "norm"), (channels,), dtype)
+        variance = self.param("variance", axes.named(nn.initializers.ones, "norm"), (channels,), dtype)
+        mean, variance = jnp.asarray(mean, jnp.float32), jnp.asarray(variance, jnp.float32)
+        factor = scale * jax.lax.rsqrt(variance + self.epsilon)
+        factor, shift = jax.lax.stop_gradient((factor, bias - mean * factor))
+        return self.precision.cast(jnp.asarray(x, jnp.float32) * factor + shift)
+
+
+def batch_norm_table(path: str, name: str) -> Table:
+    """Returns the weight table of a FrozenBatchNorm."""
+    names = {"scale": "weight", "bias": "bias", "mean": "running_mean", "variance": "running_var"}
+    return Table(Row(f"{path}/{ours}", f"{name}.{theirs}", Identity()) for ours, theirs in names.items())
+
+
 def norm_table(path: str, name: str, use_bias: bool = True) -> Table:
     """Returns the weight table of a LayerNorm or GroupNorm, or without bias, of an RMSNorm."""
     parts = (("scale", "weight"), ("bias", "bias"))[: 1 + use_bias]

@@ -1,6 +1,8 @@
-"""Causal language models.
+"""Language models: causal ones, and OFA's encoder and decoder.
 
 phi, gpt2, llama  the language models
+ofa       OFA's encoder of image cells and text, and a decoder of image cells
+grid_positions  relative positions of the cells of an image, and of a text
 causal    what they have in common: the run over the layers, with and without a cache
 blocks    attention and feed-forward blocks of a layer
 head      the language head

@@ -10,6 +10,7 @@ Its terms:
     masks             cross-entropy and dice of masks, as losses and matching costs
     scores            the interface of score losses, and those of expressions, classes and regions
     prompt_scores     which query answers a prompt
+    pixels            cross-entropy of pixels, for classes on a coarser grid
     text              next-token cross-entropy
     reidentification  contrastive loss of instance embeddings between frames
 """

@@ -44,7 +44,7 @@ from hyperseg_jax.metrics.exact_answer import ExactScores
 from hyperseg_jax.metrics.generalized import GeneralizedScores
 from hyperseg_jax.metrics.interactive import InteractiveScores
 from hyperseg_jax.metrics.jf import VideoScores
-from hyperseg_jax.metrics.mean_iou import SemanticScores
+from hyperseg_jax.metrics.mean_iou import SemanticScores, ZeroShotScores
 from hyperseg_jax.metrics.multiple_choice import MultipleChoiceScores
 from hyperseg_jax.metrics.no_ground_truth import NoGroundTruth
 from hyperseg_jax.metrics.panoptic_quality import PanopticQuality
@@ -71,4 +71,5 @@ __all__ = [
     "VideoAP",
     "VideoScores",
     "VqaScores",
+    "ZeroShotScores",
 ]

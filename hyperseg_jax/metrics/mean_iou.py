@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hyperseg_jax.metrics.sums import Sums
+from hyperseg_jax.metrics.sums import Sums, is_list
 
 
 class SemanticScores(Sums):
@@ -45,6 +45,22 @@ class SemanticScores(Sums):
             "aacc": float(total[0] / max(total[2], 1)),
             "classes": float(len(ious)),
         }
+
+
+class ZeroShotScores(SemanticScores):
+    """The same with the means over the classes that were seen in training and those that were not, and their harmonic mean.
+    IFSeg's authors report none of the three."""
+
+    def __init__(self, unseen: Sequence[str]) -> None:
+        """unseen: the classes without training data. Raises ValueError if they are no names."""
+        if not is_list(list(unseen), str):
+            raise ValueError(f"unseen={unseen!r}: give names of classes")
+        super().__init__(unseen=list(unseen))
+
+    def compute(self) -> dict[str, float]:
+        """Returns the scores of SemanticScores, and "seen_miou", "unseen_miou" and "harmonic_miou"."""
+        groups = harmonic_mean(self.by_class(), self._options["unseen"])
+        return super().compute() | {f"{name}_miou": value for name, value in groups.items()}
 
 
 def harmonic_mean(ious: dict[str, float], unseen: Sequence[str]) -> dict[str, float]:

@@ -9,10 +9,12 @@ On the device (JAX; float32 inside, under any precision policy):
     positions         fixed sine position embeddings of feature maps
     simulated_clicks  the next click of a simulated user
     matching          optimal assignment of queries to targets
+    neighbours        similar cells of an image, and smoothing over them
     padding           arrays with more or fewer entries of an axis
 
 On the host (NumPy):
     transforms    resizes images and masks to the input sizes of the encoders
+    fixed_point_resize  resizes 8-bit images like OpenCV
     run_lengths   run-length encoding of masks in COCO's format
     segment_maps  segment maps of masks, in several planes if masks overlap
     dilation      dilation of masks

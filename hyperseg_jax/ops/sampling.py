@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Float, Float32, Int32, Shaped
+from jaxtyping import Float, Float32, Int, Int32, Shaped
 
 from hyperseg_jax.structs import DeviceArray
+
+Size = Int[DeviceArray, ""] | np.integer | int
+"""A number of values, which may be traced."""
 
 
 def resize_bilinear(x: Float[DeviceArray, "B H W C"], size: tuple[int, int]) -> Float[jax.Array, "B H2 W2 C"]:
@@ -27,6 +30,30 @@ def resize_nearest(x: Shaped[DeviceArray, "B H W C"], size: tuple[int, int]) -> 
         index = np.minimum((np.arange(target, dtype=np.float32) * scale).astype(np.int32), x.shape[axis] - 1)
         x = jnp.take(x, index, axis=axis, indices_are_sorted=True)
     return x
+
+
+def linear_weights(source: Size, target: Size, canvas: tuple[int, int]) -> Float32[jax.Array, "_ _"]:
+    """Returns the matrix that resizes a line from `source` to `target` values, as resize_bilinear does.
+
+    The sizes may be traced. canvas: shape of the matrix, (most values of the target, most values of the source). Rows beyond
+    the target are those of its last value.
+    """
+    place, values = jnp.minimum(jnp.arange(canvas[0]), jnp.asarray(target) - 1), jnp.arange(canvas[1])
+    weights = jnp.zeros(canvas, jnp.float32)
+    for value, weight in linear_neighbours(place, source, target):
+        weights += jnp.where(values == value[:, None], weight[:, None], 0.0)
+    return weights
+
+
+def linear_neighbours(
+    position: Int[DeviceArray, " N"], source: Size, target: Size
+) -> list[tuple[Int[jax.Array, " N"], Float32[jax.Array, " N"]]]:
+    """Returns the two source indices around target positions, each with its interpolation weight."""
+    scale = jnp.float32(source) / jnp.float32(target)  # PyTorch rounds the scale to float32 first
+    coordinate = jnp.maximum(scale * (position.astype(jnp.float32) + 0.5) - 0.5, 0.0)
+    low = jnp.minimum(coordinate.astype(jnp.int32), source - 1)
+    fraction = coordinate - low
+    return [(low, 1 - fraction), (jnp.minimum(low + 1, source - 1), fraction)]
 
 
 def _resize_axis(x: DeviceArray, axis: int, target: int) -> jax.Array:

@@ -175,7 +175,7 @@ def _check_tasks(
         tasks = sources.share_processor(config, system, tokenizer, tasks)
     if len(tasks) == len(config.data.tasks):  # else these would report what follows from the problems above
         with report.collect():
-            score_names.check_best_field(config.train.best, tasks)
+            score_names.check_best_field(config.train.best, tasks, system.answers)
         with report.collect():
             Mixture(tasks, max(config.train.batch_size, 1), config.seed, batches=config.data.batches)
     table = Table("task", "ratio", "training records", "validation records", "ms per record", title="data")

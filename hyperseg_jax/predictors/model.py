@@ -92,16 +92,18 @@ class Model:
         classes: Sequence[str],
         *,
         stuff: Sequence[str] = (),
-        kind: str = "panoptic",
+        kind: str = "",
         threshold: float | types.EllipsisType = ...,
         overlap: float | types.EllipsisType = ...,
     ) -> Prediction:
         """Segments every instance of the thing classes, and the stuff classes, without overlap; .ids is the segment map.
 
         kind: "instances" returns instances of the thing classes that may overlap, each with a score, and "semantic" one mask
-        for each class that is the most probable one of some pixel. threshold: class probability that a panoptic segment must
-        exceed. overlap: its minimum visible share. Both default to the system's values.
+        for each class that is the most probable one of some pixel; by default, "panoptic", or the kind that the system has.
+        threshold: class probability that a panoptic segment must exceed. overlap: its minimum visible share. Both default to
+        the system's values.
         """
+        kind = kind or next((kind for kind in CLASS_ANSWERS if kind in self.engine.answers.kinds), CLASS_ANSWERS[0])
         if kind not in CLASS_ANSWERS:
             raise UserError(f"kind = {kind!r}: use one of {', '.join(CLASS_ANSWERS)}")
         names = (*_check_names("classes", classes), *_check_names("stuff", stuff))

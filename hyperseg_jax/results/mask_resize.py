@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32
 
+from hyperseg_jax.ops.sampling import linear_neighbours, linear_weights
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.untrusted import limits
 
-Filter = Literal["bilinear", "bicubic"]
+Filter = Literal["bilinear", "bicubic", "cells"]
 STRIDE = 4
 """Pixels of the padded image per mask logit, where the last filter is bicubic."""
 STEP = 128
@@ -58,9 +59,10 @@ def make_mask_resize(
 
     The published code resizes logits to the padded size, crops the padding, and resizes the result to the image. Both steps
     are one matrix per side here. The first is bilinear as in PyTorch (align_corners False, no antialias). last: the filter of
-    the second; "bicubic" has antialias, and the padded size must be STRIDE times that of the logits.
+    the second; "bicubic" has antialias, and the padded size must be STRIDE times that of the logits. "cells" has one bilinear
+    step: from the cells that the image touches, however little of the last one, to the image.
     """
-    weights = _weights if last == "bilinear" else _bicubic_weights
+    weights = {"bilinear": _weights, "bicubic": _bicubic_weights, "cells": _cell_weights}[last]
     rows, columns = (weights(geometry[axis], source[axis], size[axis]) for axis in (0, 1))
     inside_axis = [jnp.arange(size[axis]) < geometry[axis, 0] for axis in (0, 1)]
     return MaskResize(rows, columns, inside_axis[0][:, None] & inside_axis[1])
@@ -72,18 +74,22 @@ def resize_masks(logits: Float[DeviceArray, "*B h w"], resize: MaskResize) -> Fl
     return jnp.einsum("...Hw,Ww->...HW", tall, resize.columns, precision="highest")
 
 
-Side = Int[DeviceArray, ""] | np.integer | int
-
-
 def _weights(side: Int[DeviceArray, " 3"], source: int, target: int) -> jax.Array:
     """Returns interpolation weights of one side, float32 [target, source]. side: (original, filled, padded)."""
     original, filled, padded = side
     pixel, cells = jnp.arange(target), jnp.arange(source)
     weights = jnp.zeros((target, source), jnp.float32)
-    for position, weight in _neighbours(pixel, filled, original):
-        for cell, cell_weight in _neighbours(position, source, padded):
+    for position, weight in linear_neighbours(pixel, filled, original):
+        for cell, cell_weight in linear_neighbours(position, source, padded):
             weights += jnp.where(cells == cell[:, None], (weight * cell_weight)[:, None], 0.0)
     return jnp.where((pixel < original)[:, None], weights, 0.0)
+
+
+def _cell_weights(side: Int[DeviceArray, " 3"], source: int, target: int) -> jax.Array:
+    """Returns the weights of one side for a bilinear step from the cells of the image, float32 [target, source]."""
+    original, filled, padded = side
+    weights = linear_weights(-(-filled * source // padded), original, (target, source))
+    return jnp.where((jnp.arange(target) < original)[:, None], weights, 0.0)
 
 
 def _bicubic_weights(side: Int[DeviceArray, " 3"], source: int, target: int) -> jax.Array:
@@ -102,16 +108,7 @@ def _bicubic_weights(side: Int[DeviceArray, " 3"], source: int, target: int) -> 
     weights = jnp.where((position >= first) & (position < last), weights, 0.0)
     weights = weights / jnp.maximum(weights.sum(1, keepdims=True), 1e-6)
     cells = jnp.zeros((STRIDE * source, source), jnp.float32)
-    for cell, weight in _neighbours(position, source, STRIDE * source):
+    for cell, weight in linear_neighbours(position, source, STRIDE * source):
         cells += jnp.where(jnp.arange(source) == cell[:, None], weight[:, None], 0.0)
     resized = jnp.einsum("tp,ps->ts", weights, cells, precision="highest")
     return jnp.where(pixel < original, resized, 0.0)
-
-
-def _neighbours(position: jax.Array, source: Side, target: Side) -> list[tuple[jax.Array, jax.Array]]:
-    """Returns the two source indices around a target position, each with its interpolation weight."""
-    scale = jnp.float32(source) / jnp.float32(target)  # PyTorch rounds the scale to float32 first
-    coordinate = jnp.maximum(scale * (position.astype(jnp.float32) + 0.5) - 0.5, 0.0)
-    low = jnp.minimum(coordinate.astype(jnp.int32), source - 1)
-    fraction = coordinate - low
-    return [(low, 1 - fraction), (jnp.minimum(low + 1, source - 1), fraction)]

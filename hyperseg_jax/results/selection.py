@@ -237,6 +237,18 @@ def select_semantic(
     }
 
 
+def select_best_mask(masks: Float[DeviceArray, "C h w"], resize: MaskResize, *, valid: Bool[DeviceArray, " C"]) -> Selected:
+    """Returns label [H, W], the number of the valid mask with the highest value at each pixel, in blocks of rows."""
+
+    def best_of_block(block: tuple[Float[DeviceArray, "ROWS h"], Bool[DeviceArray, "ROWS W"]]) -> Int[jax.Array, "ROWS W"]:
+        rows, inside = block
+        resized = resize_masks(masks, dataclasses.replace(resize, rows=rows, inside=inside))
+        return jnp.where(valid[:, None, None], resized, -jnp.inf).argmax(0).astype(jnp.int16)
+
+    blocks = tuple(side.reshape(-1, ROWS, side.shape[1]) for side in (resize.rows, resize.inside))
+    return {"label": jax.lax.map(best_of_block, blocks).reshape(resize.inside.shape)}
+
+
 ROWS = 32
 """Canvas rows per block; must divide mask_resize.STEP."""
 

@@ -10,4 +10,5 @@ instructseg/  InstructSeg: its model, prompts, preprocessing, losses and postpro
 seem/         SEEM: its model, prompts, preprocessing, losses and postprocessing
 sam/          SAM: its model, prompts, preprocessing and postprocessing; the base of SCA
 sca/          SCA: its model, preprocessing, losses and captions
+ifseg/        IFSeg: its model, images of words, preprocessing, loss and answers
 """

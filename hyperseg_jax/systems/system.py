@@ -28,7 +28,7 @@ from hyperseg_jax.untrusted.printing import escaped, first_line
 Model = TypeVar("Model", bound=nn.Module)
 
 _registered: dict[str, str | System[Any]] = {
-    name: f"hyperseg_jax.systems.{name}" for name in ("hyperseg", "instructseg", "seem", "sam", "sca")
+    name: f"hyperseg_jax.systems.{name}" for name in ("hyperseg", "instructseg", "seem", "sam", "sca", "ifseg")
 }
 """Registered systems by name: a System, or the module that defines it as SYSTEM."""
 

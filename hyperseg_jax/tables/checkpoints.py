@@ -60,10 +60,12 @@ class SourceCheckpoint:
     replacement) from its tensor names to names of the weight table; the first full match is used. ignored: its tensors that the
     system does not use. initialized: names of the weight table that it does not contain; these parameters are initialized
     randomly, unless another source has some of the names that a rule describes. rows: {table name: count}; a larger tensor is
-    truncated to its first rows. sizes: {config field: (table name, axis)}; config fields that are set from the shapes of its
-    tensors. file_names: what the names of its files say; the first match counts. check_settings(content of its config.json,
-    config): raises UserError if it is that of another model, which the tensors would not show; the message follows the file
-    name.
+    truncated to its first rows. added_rows: {table name: count}; rows of zeros that are appended to a tensor. sizes: {config
+    field: (table name, axis)}; config fields that are set from the shapes of its tensors. file_names: what the names of its
+    files say; the first match counts. check_settings(content of its config.json, config): raises UserError if it is that of
+    another model, which the tensors would not show; the message follows the file name. check_shapes({table name: shape} of its
+    tensors, config): raises UserError if they are those of a known other model, in place of the list of all tensors that do not
+    fit.
     """
 
     name: str
@@ -73,9 +75,11 @@ class SourceCheckpoint:
     ignored: tuple[Rule, ...] = ()
     initialized: tuple[Rule, ...] = ()
     rows: tuple[tuple[str, int], ...] = ()
+    added_rows: tuple[tuple[str, int], ...] = ()
     sizes: tuple[tuple[str, tuple[str, int]], ...] = ()
     file_names: tuple[FileName, ...] = ()
     check_settings: Callable[[Mapping[str, Any], Any], None] | None = None
+    check_shapes: Callable[[Mapping[str, tuple[int, ...]], Any], None] | None = None
 
     def is_in(self, names: Iterable[str]) -> bool:
         """Returns whether these tensor names are those of a checkpoint of this kind."""

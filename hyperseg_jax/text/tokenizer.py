@@ -112,6 +112,11 @@ class Tokenizer:
             return cls(_load_file(file), one_line(file), eos=eos, added=added)
         return cls(_load_folder(path), one_line(path), eos=eos, added=added)
 
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any], where: str, *, eos: str = EOS) -> Tokenizer:
+        """Loads the content of a tokenizer.json. where: its origin, for messages. Raises BadFile if it is invalid."""
+        return cls(_load_content(content), where, eos=eos)
+
     @staticmethod
     def is_in(folder: pathlib.Path) -> bool:
         """Whether a folder contains tokenizer files that load() can read."""
@@ -157,11 +162,16 @@ def _load_text(text: str, where: str, eos: str) -> Tokenizer:
 def _load_file(file: pathlib.Path) -> _Backend:
     """Loads a tokenizer.json."""
     with naming_path(file):
-        content = tokenizers.validate_tokenizer(strict_json.parse(strict_json.read_bytes(file, LARGEST), "its content"))
-        with converting_exceptions("is not a tokenizer"):
-            backend = _Backend.from_str(json.dumps(content, ensure_ascii=False))
-        _check_ids(backend, tokenizers.collect_token_ids(content))
-        _check_added_tokens(backend)
+        return _load_content(strict_json.parse(strict_json.read_bytes(file, LARGEST), "its content"))
+
+
+def _load_content(content: Mapping[str, Any]) -> _Backend:
+    """Loads the content of a tokenizer.json. Raises BadFile if it is invalid."""
+    content = tokenizers.validate_tokenizer(content)
+    with converting_exceptions("is not a tokenizer"):
+        backend = _Backend.from_str(json.dumps(content, ensure_ascii=False))
+    _check_ids(backend, tokenizers.collect_token_ids(content))
+    _check_added_tokens(backend)
     return backend
 
 

@@ -20,8 +20,9 @@ import numpy as np
 from PIL import Image
 
 from hyperseg_jax.atomic import atomic_folder, is_temporary
-from hyperseg_jax.datasets import class_names, masks
+from hyperseg_jax.datasets import Ade20k, CocoStuff, class_names, masks
 from hyperseg_jax.datasets.choices import LETTERS
+from hyperseg_jax.datasets.segmentation_table import write_table
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.dilation import dilate
 from hyperseg_jax.toy import toy_images, video_layouts, writer
@@ -45,6 +46,7 @@ def write_samples(out_dir: str | os.PathLike, *, count: int = 2, seed: int = 0) 
         _write_referring(root, drawn, records)
         _write_reasoning(root, world)
         _write_label_images(root, drawn)
+        _write_tables(root)
         _write_regions(root, drawn)
         _write_questions(root, drawn)
         _write_own_data(root, drawn)
@@ -262,6 +264,19 @@ def _write_label_images(root: pathlib.Path, drawn: list[toy_images.ToyImage]) ->
         coloured.save(voc / "SegmentationClass" / f"2012_{k:06d}.png")
         _save_image(voc / "SegmentationObject" / f"2012_{k:06d}.png", _instance_map(image))
         _save_image(context / "SegmentationClassContext" / f"2012_{k:06d}.png", _semantic_map(image, range(1, 60), 0))
+
+
+def _write_tables(root: pathlib.Path) -> None:
+    """Writes the tables of IFSeg from the label images."""
+    stuff = root / "coco" / "val2017", root / "coco" / "stuffthingmaps" / "val2017"
+    readers: dict[str, Any] = {
+        "ade20k": Ade20k(root / "ADEChallengeData2016", "validation"),
+        "coco_stuff": CocoStuff(*stuff, names="words"),
+        "coco_unseen": CocoStuff(*stuff, names="words", subset="unseen"),
+    }
+    (root / "ifseg").mkdir()
+    for name, reader in readers.items():
+        write_table(reader, root / "ifseg" / f"{name}.tsv")
 
 
 def _bounding_boxes(image: toy_images.ToyImage) -> list[list[int]]:

@@ -76,7 +76,7 @@ def train(
         tokenizer = system.load_tokenizer(config)
         run_dir.check(config, tokenizer)
         tasks = sources.build_tasks(config, system, console=console)
-        score_names.check_best_field(config.train.best, tasks)
+        score_names.check_best_field(config.train.best, tasks, system.answers)
         model = system.build(config)
         groups = param_groups.groups_from_config(config.optimizer.param_groups)
         learning_rate = param_groups.schedule_from_config(config)

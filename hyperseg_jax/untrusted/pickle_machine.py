@@ -28,10 +28,12 @@ KEY_INTEGERS = 2**60  # larger integers can collide in a dict on purpose, since 
 @dataclasses.dataclass(frozen=True)
 class Builder:
     """An allowed callable of a pickle. Instead of calling it, the machine calls `make` with itself and the arguments; the
-    result is an inert value."""
+    result is an inert value. creates: whether it is a class whose objects pickles create with the operation NEWOBJ, instead of
+    calling it."""
 
     name: str
     make: Callable[[PickleMachine, tuple[Any, ...]], object]
+    creates: bool = False
 
 
 class Unfinished(abc.ABC):
@@ -180,6 +182,15 @@ class PickleMachine:
             raise BadFile(f"its pickle calls {_describe_value(builder)} with {_describe_value(args)}", DISTRUST)
         return builder.make(self, args)
 
+    def create(self) -> object:
+        """Pops the arguments and a class, and returns the value in place of its object (operation NEWOBJ)."""
+        args, builder = self.pop(), self.pop()
+        if type(builder) is not Builder or not builder.creates or type(args) is not tuple:
+            raise BadFile(
+                f"uses the pickle operation NEWOBJ of {_describe_value(builder)}, which {self.what} never need", CONVERT
+            )
+        return builder.make(self, args)
+
     def build(self) -> None:
         """Pops a state and gives it to the value below it (operation BUILD)."""
         state = self.pop()
@@ -257,6 +268,20 @@ def _build_empty_bytes(machine: PickleMachine, args: tuple[Any, ...]) -> memoryv
     return memoryview(b"")
 
 
+class Settings(Unfinished):
+    """An argparse.Namespace, in which fairseq saves the settings of a run. Its content is dropped."""
+
+    def finish(self, machine: PickleMachine, state: object) -> None:
+        if type(state) is not dict:
+            raise BadFile("its pickle sets the state of an argparse.Namespace to a value that is not a dict", DISTRUST)
+
+
+def _build_settings(machine: PickleMachine, args: tuple[Any, ...]) -> Settings:
+    if args:
+        raise BadFile("its pickle creates an argparse.Namespace with arguments", DISTRUST)
+    return Settings()
+
+
 def _check_protocol(machine: PickleMachine) -> None:
     if machine.unsigned(1) not in (2, 3, 4, 5):
         raise BadFile("its pickle has an unknown protocol", CONVERT)
@@ -316,6 +341,7 @@ PLAIN_NAMES = name_table(
     Builder("_codecs.encode", _build_bytes),
     Builder("__builtin__.bytes", _build_empty_bytes),
     Builder("builtins.bytes", _build_empty_bytes),
+    Builder("argparse.Namespace", _build_settings, creates=True),
 )
 STOP = ord(".")
 TABLE: dict[int, Callable[[PickleMachine], None]] = {
@@ -367,6 +393,7 @@ TABLE: dict[int, Callable[[PickleMachine], None]] = {
         b"c": lambda m: m.look_up(m.line(), m.line()),
         b"\x93": _look_up_from_stack,
         b"R": lambda m: m.reduce(),
+        b"\x81": lambda m: m.create(),
         b"Q": lambda m: m.by_persistent_id(),
     }.items()
 }

@@ -44,16 +44,20 @@ ADAPTER = Rule(r".*/lora_[ab]", "LoRA adapters are initialized: published checkp
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor of a checkpoint: the first `rows` rows (None: all) of tensor `name` of `file`."""
+    """A tensor of a checkpoint: the first `rows` rows (None: all) of tensor `name` of `file`, and `added` rows of zeros."""
 
     file: TensorFile
     name: str
-    rows: int | None
+    rows: int | None = None
+    added: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
         shape = self.file.tensors[self.name].shape
-        return shape if self.rows is None or not shape else (min(self.rows, shape[0]), *shape[1:])
+        if not shape:
+            return shape
+        rows = shape[0] if self.rows is None else min(self.rows, shape[0])
+        return rows + self.added, *shape[1:]
 
     @property
     def dtype(self) -> np.dtype:
@@ -61,7 +65,10 @@ class Tensor:
 
     def read(self) -> np.ndarray:
         array = self.file.read(self.name)
-        return array if self.rows is None or not array.ndim else array[: self.rows]
+        if not array.ndim:
+            return array
+        array = array[: self.rows]
+        return np.concatenate([array, np.zeros((self.added, *array.shape[1:]), array.dtype)]) if self.added else array
 
 
 def import_weights(
@@ -101,6 +108,7 @@ def import_weights(
         _update_sizes(config, files, tensors, report)
         restored = _restore_published_fields(config, system, files, report)
         _check_settings(config, files, report)
+        _check_shapes(config, files)
         for kind, file in files:
             report.notes += check_file_name(kind, file.path, config, restored)
         text = _load_tokenizer(system, tokenizer, [file.path for _, file in files], config)
@@ -167,7 +175,7 @@ def _assign_sources(
     """Returns {name in the weight table: tensor of a checkpoint}. Ignored tensors are added to the report."""
     sources: dict[str, Tensor] = {}
     for kind, file in files:
-        rows = dict(kind.rows)
+        rows, added = dict(kind.rows), dict(kind.added_rows)
         for name in file.ignored:
             report.add_ignored(kind.name, name, "not a tensor of the model")
         for name in file.tensors:
@@ -183,8 +191,10 @@ def _assign_sources(
                     )
                 report.add_ignored(kind.name, name, f"already taken from {first_path}")
             else:
-                sources[renamed] = Tensor(file, name, rows.get(renamed))
-                if sources[renamed].shape != file.tensors[name].shape:
+                sources[renamed] = Tensor(file, name, rows.get(renamed), added.get(renamed, 0))
+                if added.get(renamed):
+                    report.notes.append(f"{kind.name}: {name} gets {added[renamed]} more rows, of zeros")
+                elif sources[renamed].shape != file.tensors[name].shape:
                     report.add_ignored(kind.name, f"{name}[{rows[renamed]}:]", f"only its first {rows[renamed]} rows are used")
     return sources
 
@@ -259,6 +269,17 @@ def _check_settings(
             kind.check_settings(content, config)
         except UserError as error:
             raise UserError(f"{folder}/config.json: {error}") from error
+
+
+def _check_shapes(config: ml_collections.ConfigDict, files: Sequence[tuple[SourceCheckpoint, TensorFile]]) -> None:
+    """Raises UserError if the tensors of a checkpoint are those of a known other model than the config."""
+    for kind, file in files:
+        if kind.check_shapes is None:
+            continue
+        try:
+            kind.check_shapes({kind.rename(name): info.shape for name, info in file.tensors.items()}, config)
+        except UserError as error:
+            raise UserError(f"{file.path}: {error}") from error
 
 
 def _set_field(config: ml_collections.ConfigDict, field: str, value: Any, report: ImportReport) -> None:

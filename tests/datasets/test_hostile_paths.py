@@ -9,6 +9,8 @@ from hyperseg_jax.datasets import CocoInstances, layouts
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits
 
+TABLES = {"ifseg_table", "mmbench"}
+"""Their images are in their table."""
 ROOTS = {"folder": "yours/folder", "labelme": "yours/labelme", "coco_json": "yours/coco_json"}
 
 
@@ -25,7 +27,7 @@ def linked_images(samples, tmp_path_factory):
     return folder / "data"
 
 
-@pytest.mark.parametrize("name", sorted({*layouts.LAYOUTS} - {"mmbench"}))  # its images are in its table
+@pytest.mark.parametrize("name", sorted({*layouts.LAYOUTS} - TABLES))
 def test_linked_images_are_reported(linked_images, name):
     root = linked_images / ROOTS.get(name, ".")
     messages = run_check(root, name)
@@ -49,7 +51,7 @@ def linked_folders(samples, tmp_path_factory):
     return folder / "data"
 
 
-@pytest.mark.parametrize("name", sorted({*layouts.LAYOUTS} - {"mmbench", "labelme"}))  # these have no folders
+@pytest.mark.parametrize("name", sorted({*layouts.LAYOUTS} - {*TABLES, "labelme"}))  # it has no folders
 def test_linked_folders_are_reported(linked_folders, name):
     root, layout = linked_folders / ROOTS.get(name, "."), layouts.find_layout(name)
     with pytest.raises(UserError, match=r"is a link that leaves .*; copy the file there, or, .* --limits outside=True"):
@@ -64,7 +66,7 @@ def readers_of_replaced_folders(samples, tmp_path_factory):
     folder = tmp_path_factory.mktemp("replaced")
     shutil.copytree(samples, folder / "data")
     readers = {}
-    for name in {*layouts.LAYOUTS} - {"mmbench"}:
+    for name in {*layouts.LAYOUTS} - TABLES:
         layout = layouts.find_layout(name)
         readers[name] = layout.open(folder / "data" / ROOTS.get(name, "."), layout.splits[-1])
         assert len(readers[name][0].frames)
@@ -77,7 +79,7 @@ def readers_of_replaced_folders(samples, tmp_path_factory):
     return readers
 
 
-@pytest.mark.parametrize("name", sorted({*layouts.LAYOUTS} - {"mmbench", "labelme"}))  # these have no folders
+@pytest.mark.parametrize("name", sorted({*layouts.LAYOUTS} - {*TABLES, "labelme"}))  # it has no folders
 def test_folders_replaced_by_links_are_reported(readers_of_replaced_folders, name):
     with pytest.raises(UserError, match=r"is a link that leaves .*; copy the file there, or, .* --limits outside=True"):
         readers_of_replaced_folders[name][0]

@@ -86,6 +86,9 @@ class GoldenCase:
         return result
 
     def floor(self, name: str) -> float | None:
+        plain = self.meta.get("tolerances_fp32_vs_fp64", {}).get(name)
+        if plain is not None:
+            return plain
         entry = self.meta.get("fp32_vs_fp64", {}).get(name)
         if entry is not None:
             return entry.get("max_abs")

@@ -15,7 +15,9 @@ from hyperseg_jax.encoders import siglip, swin
 from hyperseg_jax.llms import phi
 from hyperseg_jax.llms.head import LanguageHead, head_table
 from hyperseg_jax.structs import Pyramid, TokenStream
-from hyperseg_jax.tables import flatten, unflatten
+from hyperseg_jax.systems.ifseg.checkpoints import OFA
+from hyperseg_jax.systems.ifseg.model import WORD_TABLES
+from hyperseg_jax.tables import find_first_rule, flatten, unflatten
 from hyperseg_jax.training.param_groups import assign_groups, groups_from_config
 from hyperseg_jax.weights.exporting import conversion_lines
 
@@ -134,3 +136,21 @@ def test_an_export_of_sca_has_every_published_name(config, encoder, manifest):
     index = assign_groups(path_of.values(), groups)
     trained = {name for name, path in path_of.items() if groups[index[path]].rate}
     assert trained == {row["name"] for row in rows if row["trained"]}
+
+
+@pytest.mark.parametrize("manifest", find_files("ifseg", "full_manifest.json"), ids=lambda path: path.parent.parent.name)
+def test_an_export_of_ifseg_has_every_published_name(manifest):
+    """The trained part is that of the recipe as well, without the parts that no gradient reaches. OFA lacks what its import
+    initializes."""
+    rows = json.loads(manifest.read_text())["tensors"]
+    count = next(row["shape"][0] for row in rows if row["name"] == "decoder.seg_projection.weight")
+    loaded = configs.load("ifseg_base", [f"model.num_classes={count}"])
+    lines = [line.split("\t") for line in conversion_lines(loaded)]
+    assert {name: json.loads(shape) for name, shape, *_ in lines} == {row["name"]: list(row["shape"]) for row in rows}
+    groups = groups_from_config(loaded.optimizer.param_groups)
+    learned = {row["name"]: row.get("gets_gradient", row["trained"]) for row in rows if row["kind"] == "parameter"}
+    path_of = {name: re.split(r"[\[ ]", path)[0] for name, _, path, *_ in lines if name in learned}
+    index = assign_groups(path_of.values(), groups)
+    assert learned == {name: groups[index[path]].rate > 0 for name, path in path_of.items()}
+    new = {row["name"] for row in rows if row["new_vs_ofa"] and row["name"] in learned}
+    assert new - {*WORD_TABLES} == {name for name in learned if find_first_rule(OFA.initialized, name)}

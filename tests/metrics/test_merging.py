@@ -101,6 +101,7 @@ KINDS = {
     "interactive": (metrics.InteractiveScores, interactive),
     "panoptic": (metrics.PanopticQuality, panoptic),
     "semantic": (metrics.SemanticScores, semantic),
+    "zero_shot": (lambda: metrics.ZeroShotScores(["b"]), semantic),
     "generalized": (metrics.GeneralizedScores, generalized),
     "davis": (lambda: metrics.DavisScores("unsupervised"), davis),
     "clicks": (metrics.ClickScores, clicks),

@@ -11,6 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from hyperseg_jax.evaluation import score_names
+from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import plots
 from hyperseg_jax.training.clock import Clock
 from hyperseg_jax.training.means import RunningMeans
@@ -131,7 +132,7 @@ def test_the_plot_draws_the_headline_score_of_every_kind_of_task(tmp_path, kind,
         return type("Context", (), {"__enter__": lambda _: panels, "__exit__": lambda _, *e: context.__exit__(*e)})()
 
     monkeypatch.setattr(plots, "saved_panels", record_panels)
-    scores = dict.fromkeys(score_names.validation_scores(kind), 0.25)
+    scores = dict.fromkeys(score_names.validation_scores(systems.get("hyperseg").answers, kind), 0.25)
     with make_observer(tmp_path, headlines=score_names.headline_scores()) as watch:
         end_step(watch, 1, 1.0, "mine")
         watch.write_pending()

@@ -26,6 +26,7 @@ from hyperseg_jax.weights.tensor_file import open_tensors
 
 pytestmark = pytest.mark.usefixtures("limited_memory")
 
+SETTINGS = pickle_global("argparse", "Namespace")
 GLOBALS = {  # pickle -> the name in the message
     "reduce": (pickle_call("os", "system"), "os.system"),
     "posix": (pickle_call("posix", "system"), "posix.system"),
@@ -92,7 +93,12 @@ GLOBALS = {  # pickle -> the name in the message
     "a state for a text": (pickle_str("x") + b"}b", "the state of a str"),
     "inst of a good name": (b"(icollections\nOrderedDict\n", "INST"),
     "obj of a good name": (b"(" + DICT + b"o", "OBJ"),
-    "newobj of a good name": (DICT + b")\x81", "NEWOBJ"),
+    "newobj of a good name": (DICT + b")\x81", "NEWOBJ of collections.OrderedDict"),
+    "newobj of a value": (b"N)\x81", "NEWOBJ of a NoneType"),
+    "newobj without a tuple": (SETTINGS + b"N\x81", "NEWOBJ of argparse.Namespace"),
+    "settings with arguments": (SETTINGS + pickle_str("x") + b"\x85\x81", "with arguments"),
+    "settings that are a list": (SETTINGS + b")\x81]b", "not a dict"),
+    "settings with a command": (SETTINGS + b")\x81}" + pickle_str("x") + pickle_call("os", "system") + b"sb", "os.system"),
     "newobj_ex": (DICT + b")}\x92", "NEWOBJ_EX"),
     "ext1": (b"\x82\x01", "EXT1"),
     "ext2": (b"\x83\x01\x00", "EXT2"),

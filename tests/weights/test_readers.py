@@ -1,5 +1,6 @@
 """Readers return the same arrays as the original libraries, as views of the file."""
 
+import argparse
 import io
 import json
 import mmap
@@ -329,3 +330,13 @@ def test_hub_cache_folders(folder, tmp_path):
     shard.symlink_to(tmp_path / "outside")
     with pytest.raises(UserError, match="is a link out"):
         open_checkpoint(snapshot)
+
+
+def test_settings_of_a_run_are_dropped(tmp_path):
+    """fairseq saves an argparse.Namespace beside the model, as old as the file: in both formats of torch.save."""
+    settings = argparse.Namespace(arch="segofa_base", nested=argparse.Namespace(x=(1, None)), table=torch.ones(2))
+    content = {"args": None, "cfg": {"model": settings}, "model": {"w": torch.arange(3.0)}, "optimizer_history": [settings]}
+    for new in (True, False):
+        with open_tensors(save_file(tmp_path / "a.pt", content, _use_new_zipfile_serialization=new)) as file:
+            assert list(file.tensors) == ["w"] and set(file.ignored) == {"args", "cfg", "optimizer_history"}
+            np.testing.assert_array_equal(file.read("w"), [0, 1, 2])

@@ -1,0 +1,54 @@
+"""How well the cells of an image match each class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
+
+from hyperseg_jax.structs import DeviceArray
+from hyperseg_jax.systems.ifseg.inputs import Classes
+from hyperseg_jax.systems.ifseg.model import Cells, IfSeg
+
+ABSENT = -1e9
+"""The logit of padding."""
+
+
+def class_logits(names: Float[DeviceArray, "B cells N"], of_name: Int[DeviceArray, "B N"]) -> Float32[jax.Array, "B cells N"]:
+    """Returns the logits of the classes from those of their names: the probability of a class is the sum over its names. ABSENT
+    for classes without a name, so that there are as many classes as names.
+
+    of_name: the class of each name, -1 for padding.
+    """
+    names = jnp.moveaxis(jnp.asarray(names, jnp.float32), 2, 1)
+
+    def of_one(logits: jax.Array, number: jax.Array) -> jax.Array:
+        count = len(number)
+        largest = jnp.full(logits.shape, ABSENT).at[number].max(logits, mode="drop")
+        largest = jax.lax.stop_gradient(largest)
+        below = jnp.where((number < count)[:, None], logits - largest.at[number].get(mode="clip"), 0)
+        total = jnp.zeros(logits.shape).at[number].add(jnp.exp(below), mode="drop")
+        return jnp.where(total > 0, largest + jnp.log(jnp.where(total > 0, total, 1)), ABSENT)
+
+    numbers = jnp.where(of_name < 0, of_name.shape[1], of_name)
+    return jnp.moveaxis(jax.vmap(of_one)(names, numbers), 1, 2)
+
+
+def present_classes(of_name: Int[DeviceArray, "B N"]) -> Bool[jax.Array, "B N"]:
+    """Returns which classes have a name."""
+    return (of_name[:, None] == jnp.arange(of_name.shape[1])[:, None]).any(-1)
+
+
+def cell_logits(
+    model: IfSeg, params: Any, cells: Cells, classes: Classes, *, key: PRNGKeyArray | None = None
+) -> Float32[jax.Array, "B cells N"]:
+    """Returns the logits of the classes of each cell; classes are means of word embeddings. key: of dropout, in training."""
+    apply: Any = lambda *inputs, **options: model.apply({"params": params}, *inputs, **options)
+    rows = apply(classes.words, method="mean_words")
+    rngs = None if key is None else {"dropout": key}
+    features = apply(cells, classes.text, key is None, rngs=rngs, method="decode")
+    # The published classifier has no bias, and does not scale or normalize.
+    names = model.encoder.precision.einsum("bld,bnd->bln", features, rows)
+    return class_logits(names, classes.of_name)
