@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hyperseg_jax.datasets.class_names import CLASS_LISTS
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 
@@ -31,6 +32,7 @@ class ClassWords:
     def __len__(self) -> int:
         return 1
 
+    @guard_record
     def __getitem__(self, index: int) -> Example:
         if index:
             raise IndexError(index)

@@ -22,8 +22,8 @@ import ml_collections
 def get_config():
     tasks = {name: {"reader": "toy", "val": {"task": name}} for name in ("referring", "video")}
     tasks["words"] = {"reader": "toy"}
-    return ml_collections.ConfigDict({"rate": 1.0, "pause": 0.0, "code": 0, "name": "x", "data": {"tasks": tasks},
-                                      "train": {"steps": 20, "eval_every": 5}})
+    return ml_collections.ConfigDict({"system": "hyperseg", "rate": 1.0, "pause": 0.0, "code": 0, "name": "x",
+                                      "data": {"tasks": tasks}, "train": {"steps": 20, "eval_every": 5}})
 """
 
 

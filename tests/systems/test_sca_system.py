@@ -296,6 +296,7 @@ def test_masks_are_supervised_where_they_are_given(folder, image):
         processor(example, train=True, rng=np.random.default_rng(0))
     batch = jax.tree.map(lambda row: row[None], element)
     model, params = system.build(config), Model.load(folder).params
+    config.loss.mask = 0.0
     without = system.full_loss(model, config)(params, batch, jax.random.key(0))
     assert set(without[1]) == {"caption"}
     config.loss.mask = 2.0
