@@ -1,4 +1,5 @@
-"""IFSeg on OFA-Base at its published size (arXiv 2304.14369): image-free training on the 150 classes of ADE20K.
+"""IFSeg on OFA-Base at its published size (arXiv 2304.14369): image-free training on the 150 classes of ADE20K, or after a
+colon `coco_stuff` (171 classes) or `coco_unseen` (the 15 held-out ones), as in `ifseg_base:coco_unseen`.
 
 183 million parameters, of which 109 million are trained: the image encoder, its projection and the word table are those of OFA
 and stay as they are. The recipe is the authors' (their commit 77c075c); "ours" marks where it departs from theirs, and why.
@@ -6,10 +7,28 @@ and stay as they are. The recipe is the authors' (their commit 77c075c); "ours" 
 
 import ml_collections
 
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits
 
+SIZES = {
+    "ade20k": {"classes": 150, "class_length": 8, "length": 216},
+    "coco_stuff": {"classes": 171, "class_length": 8, "length": 240},
+    "coco_unseen": {"classes": 15, "class_length": 8, "length": 40},
+}
+"""Sizes of each class list in GPT-2's tokens."""
+COCO = {"name": "coco_stuff", "root": "{root}", "split": "val2017", "names": "words"}
+IMAGES = {
+    "ade20k": {"name": "ade20k", "root": "{root}", "split": "validation"},
+    "coco_stuff": COCO,
+    "coco_unseen": {**COCO, "subset": "unseen"},
+}
+"""Images of the validation."""
 
-def get_config() -> ml_collections.ConfigDict:
+
+def get_config(setting: str = "ade20k") -> ml_collections.ConfigDict:
+    if setting not in SIZES:
+        raise UserError(f"--config ifseg_base:{setting}: no such class list; use one of {', '.join(SIZES)}")
+    sizes = SIZES[setting]
     c = ml_collections.ConfigDict()
     c.system = "ifseg"
     c.seed = 1
@@ -21,7 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
         # ours: bfloat16 compute; theirs: float16 with a dynamic loss scale
         "precision": {"params": "float32", "compute": "bfloat16", "output": "float32", "matmul": "default"},
         "vocab_size": 59458,  # the 59457 tokens of OFA, and a row that is never used
-        "num_classes": 150,  # rows of the published classifier, which are computed from the class names
+        "num_classes": sizes["classes"],  # rows of the published classifier, which are computed from the class names
         "decoder_input": "encoder_output",
         "image_encoder": {"blocks": (3, 4, 23), "remat": "none"},  # the encoder is frozen
         "encoder": {
@@ -66,24 +85,8 @@ def get_config() -> ml_collections.ConfigDict:
         "curriculum": {"task": "", "share": 0.0},
         "tasks": {
             # words: 1 for images of words, which are drawn for each element; their reader reads no file
-            "words": {
-                "reader": "class_words",
-                "ratio": 1,
-                "classes": 150,
-                "class_length": 8,
-                "length": 216,
-                "words": 1,
-                "train": {"benchmark": "ade20k"},
-            },
-            "ade20k": {
-                "reader": "benchmark",
-                "ratio": 0,  # only validation
-                "classes": 150,
-                "class_length": 8,
-                "length": 216,
-                "words": 0,
-                "val": {"name": "ade20k", "root": "{root}", "split": "validation"},
-            },
+            "words": {"reader": "class_words", "ratio": 1, "words": 1, **sizes, "train": {"benchmark": setting}},
+            "panoptic": {"reader": "benchmark", "ratio": 0, "words": 0, **sizes, "val": IMAGES[setting]},  # only validation
         },
     }
     c.optimizer = {

@@ -8,6 +8,7 @@ import shlex
 import shutil
 
 import numpy as np
+import ofa_dictionary
 import pytest
 from PIL import Image
 from real_vocabulary import write_clip, write_gpt2, write_phi2
@@ -29,6 +30,7 @@ SEEM = ("seem_davitd3", "seem_davitd5", "seem_focall", "seem_focalt", "seem_samv
 SMALL = (
     "own_data",
     "davis_small",
+    "ifseg_tiny",
     "instructseg_tiny",
     "sca_tiny",
     "sca_tiny_weak",
@@ -38,6 +40,7 @@ SMALL = (
     "tiny_lora",
 )
 SCA = ("sca_gpt2_large", "sca_gpt2_large_weak")
+IFSEG = ("ifseg_base", "ifseg_base:coco_stuff", "ifseg_base:coco_unseen")
 UNCHECKED = ("sca_llama_3b", "sam_vitb", "sam_vith", "sam_vitl")
 """No package ships the vocabulary of OpenLLaMA; SAM has no training."""
 SIZES = {"seem_own_classes": ":seem_tiny"}
@@ -52,6 +55,7 @@ def samples_root(shared):
         write_phi2(folder / "phi-2")
         write_clip(folder / "clip")
         write_gpt2(folder / "gpt2")
+        ofa_dictionary.write_recorded(folder / "ofa", {})
 
     return shared("datasets", write)
 
@@ -73,7 +77,7 @@ def data_root(samples_root, world, tmp_path):
     """f(config name): a folder with data as the config expects it."""
 
     def make(name):
-        if name in LARGE + SEEM + SCA:
+        if name in LARGE + SEEM + SCA + IFSEG:
             return samples_root
         if name == "own_data":
             return samples_root / "yours" / "folder"
@@ -98,7 +102,7 @@ def load(name, root):
 
 
 def test_every_shipped_config_is_checked():
-    assert sorted(LARGE + SEEM + SCA + SMALL + UNCHECKED) == configs.shipped_names()
+    assert sorted(LARGE + SEEM + SCA + IFSEG[:1] + SMALL + UNCHECKED) == configs.shipped_names()
 
 
 @pytest.mark.parametrize(
@@ -125,6 +129,14 @@ def test_shipped_configs_pass_on_samples(name, data_root):
 def test_configs_of_sca_pass_on_samples(name, data_root):
     """With GPT-2's vocabulary."""
     output = run_check(load(name, data_root(name)), topology="v5e:4x4")
+    assert "ready: no step was run" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IFSEG)
+def test_configs_of_ifseg_pass_on_samples(name, data_root):
+    """With GPT-2's vocabulary in the order of a made-up dictionary of OFA's size, and all class names."""
+    output = run_check(load(name, data_root(name)), topology="v5e:2x2")
     assert "ready: no step was run" in output
 
 
