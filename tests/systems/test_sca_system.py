@@ -16,7 +16,8 @@ from sam_model import make_reference
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.commands.main import main
-from hyperseg_jax.data.sources import make_augmentation
+from hyperseg_jax.data.mixture import MIXED
+from hyperseg_jax.data.sources import make_augmentation, make_processor
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.predictors.automatic import AutomaticOptions
@@ -307,6 +308,16 @@ def test_masks_are_supervised_where_they_are_given(folder, image):
     total, metrics = system.full_loss(model, config)(params, batch, jax.random.key(0))
     np.testing.assert_allclose(total, without[0] + 2 * metrics["mask"], rtol=1e-5)
     assert metrics["mask"] > 0.5
+
+
+def test_tasks_of_a_mixed_batch_have_one_number():
+    """One processor makes all elements of mixed batches; it cannot know which task an example is of."""
+    config, system = configs.load("sca_tiny", ["data.batches=mixed"]), systems.get("sca")
+    with pytest.raises(UserError, match=r"task or masks differ cannot be in one batch; set data\.batches = 'task'"):
+        make_processor(config, system, None, MIXED)
+    config.data.tasks.category.update({"task": 1, "masks": 0, "length": 20})
+    shared = make_processor(config, system, None, MIXED)
+    assert (shared.task, shared.masks, shared.length) == (1, 0, 20)
 
 
 def test_mask_loss_is_small_for_the_right_masks():

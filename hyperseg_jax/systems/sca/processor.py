@@ -120,9 +120,10 @@ class ScaProcessor:
 
     def with_common_shape(self, others: Iterable[Any]) -> Self:
         processors = [self, *others]
+        if len({(processor.task, processor.masks) for processor in processors}) > 1:
+            raise UserError("tasks whose fields task or masks differ cannot be in one batch; set data.batches = 'task'")
         places = self.places.with_common_shape(other.places for other in processors[1:])
-        length, masks = (max(getattr(processor, name) for processor in processors) for name in ("length", "masks"))
-        return dataclasses.replace(self, places=places, length=length, masks=masks)
+        return dataclasses.replace(self, places=places, length=max(processor.length for processor in processors))
 
     def spec(self, batch_size: int) -> Batch:
         array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
