@@ -18,7 +18,8 @@ KINDS = {
     "sampling": "a random token at each step",
     "beams": "beam search",
 }
-
+OPTIONS = {"sampling": ("temperature", "top_k", "top_p"), "beams": ("beams", "length_penalty")}
+"""Options that only one kind reads."""
 
 Number = float | Num[DeviceArray, ""]
 
@@ -59,11 +60,16 @@ class Decoding:
         return -1 if self.eos_id is None else self.eos_id
 
     def replaced(self, changes: Mapping[str, Any]) -> Decoding:
-        """Returns the options with some changed. Raises UserError if one of these is unknown."""
+        """Returns the options with some changed. Raises UserError if one of these is unknown, or only read by another kind."""
         names = [field.name for field in dataclasses.fields(self)]
         if unknown := [name for name in changes if name not in names]:
             raise UserError(f"{unknown[0]} is no option of text generation; use some of {', '.join(names)}")
-        return dataclasses.replace(self, **changes)
+        changed = dataclasses.replace(self, **changes)
+        for kind, options in OPTIONS.items():
+            unread = [name for name in changes if name in options]
+            if unread and changed.kind in KINDS and changed.kind != kind:
+                raise UserError(f"{unread[0]} is only for kind = {kind!r}, and kind is {changed.kind!r}; give kind={kind!r}")
+        return changed
 
     def for_tokenizer(self, eos_id: int, vocab_size: int) -> Decoding:
         """Returns the options with the eos_id and vocab_size of the tokenizer, unless they have their own."""

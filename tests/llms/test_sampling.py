@@ -83,6 +83,20 @@ def test_unknown_options():
         Decoding().replaced({"num_beams": 3})
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"beams": 3}, "beams is only for kind = 'beams', and kind is 'greedy'; give kind='beams'"),
+        ({"kind": "beams", "top_k": 3}, "top_k is only for kind = 'sampling', and kind is 'beams'"),
+        ({"kind": "sampling", "temperature": 0.7, "length_penalty": 2.0}, "length_penalty is only for kind = 'beams'"),
+    ],
+)
+def test_options_that_would_not_be_read(changes, message):
+    with pytest.raises(UserError, match=message):
+        Decoding().replaced(changes)
+    assert Decoding("beams").replaced({"beams": 5}).beams == 5  # the default of a system
+
+
 def test_numbers_do_not_change_the_program():
     traced = []
     run = jax.jit(lambda decoding: traced.append(decoding.kind) or decoding.temperature * 2)
