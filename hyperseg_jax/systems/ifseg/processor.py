@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import jax
 import ml_collections
@@ -40,6 +40,8 @@ class IfSegProcessor:
     """
 
     COUNTS = ("classes", "class_length", "length", "words", "trained", "height", "width")
+    frames: ClassVar[int] = 1
+    prompts: ClassVar[int] = 1
 
     tokenizer: Tokenizer
     image_size: int
@@ -52,14 +54,6 @@ class IfSegProcessor:
     trained: int = 0
     height: int = 0
     width: int = 0
-
-    @property
-    def frames(self) -> int:
-        return 1
-
-    @property
-    def prompts(self) -> int:
-        return 1
 
     def __call__(self, example: Example, *, train: bool, rng: np.random.Generator | None = None, fill: float = 1.0) -> Batch:
         """Returns the arrays of one element. rng: draws images of words."""

@@ -1,4 +1,4 @@
-"""Images made of words: what IFSeg trains on (Yun et al. 2023, section 3.2; spec of the published scripts, rand_k-1-33).
+"""Images made of words: what IFSeg trains on (Yun et al. 2023, section 3.2; option rand_k-1-33 of the published scripts).
 
 A small random grid of classes is enlarged to the cells of an image, each of which is the mean of the word embeddings of its
 class, and to the pixels of the target.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import ml_collections
@@ -29,19 +29,13 @@ class SamProcessor:
     """
 
     COUNTS = ("regions", "marks")
+    frames: ClassVar[int] = 1
+    prompts: ClassVar[int] = 1
 
     tokenizer: Tokenizer | None
     image_size: int
     regions: int = 1
     marks: int = 2
-
-    @property
-    def frames(self) -> int:
-        return 1
-
-    @property
-    def prompts(self) -> int:
-        return 1
 
     def __call__(self, example: Example, *, train: bool, rng: np.random.Generator | None = None, fill: float = 1.0) -> Batch:
         """Returns the arrays of one element.

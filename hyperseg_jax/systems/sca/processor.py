@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import jax
 import ml_collections
@@ -32,6 +32,8 @@ class ScaProcessor:
     """
 
     COUNTS = ("length", "task", "masks")
+    frames: ClassVar[int] = 1
+    prompts: ClassVar[int] = 1
 
     tokenizer: Tokenizer
     places: SamProcessor
@@ -40,14 +42,6 @@ class ScaProcessor:
     task: int = CAPTION
     jitter: tuple[float, float] | None = None
     start: tuple[int, ...] = ()
-
-    @property
-    def frames(self) -> int:
-        return 1
-
-    @property
-    def prompts(self) -> int:
-        return 1
 
     def __call__(self, example: Example, *, train: bool, rng: np.random.Generator | None = None, fill: float = 1.0) -> Batch:
         """Returns the arrays of one element: those of SAM's processor, and task int32 []; with length also caption_ids int32
