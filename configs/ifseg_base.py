@@ -42,6 +42,7 @@ def get_config(setting: str = "ade20k") -> ml_collections.ConfigDict:
         "vocab_size": 59458,  # the 59457 tokens of OFA, and a row that is never used
         "num_classes": sizes["classes"],  # rows of the published classifier, which are computed from the class names
         "decoder_input": "encoder_output",
+        "scores": "decoder",
         "image_encoder": {"blocks": (3, 4, 23), "remat": "none"},  # the encoder is frozen
         "encoder": {
             "hidden_size": 768,

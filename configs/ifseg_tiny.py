@@ -18,6 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
         "vocab_size": 640,
         "num_classes": 8,
         "decoder_input": "encoder_output",
+        "scores": "decoder",
         "image_encoder": {"blocks": (1, 1, 1), "width": 16, "remat": "none"},
         "encoder": {**layers, "text_buckets": 16, "side": 16, "base": (12, 12), "num_positions": 128, "remat": "none"},
         "decoder": {**layers, "side": 12, "causal": True, "remat": "none"},

@@ -12,6 +12,7 @@ Its terms:
     prompt_scores     which query answers a prompt
     pixels            cross-entropy of pixels, for classes on a coarser grid
     text              next-token cross-entropy
+    words             which words describe an image
     reidentification  contrastive loss of instance embeddings between frames
 """
 

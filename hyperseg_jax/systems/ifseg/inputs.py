@@ -14,7 +14,10 @@ Of a batch of images; absent from batches of images of words:
 Of a batch of images of words (see word_images); absent from batches of images:
     cell_names int32 [B, h, w]    the name of each cell: a row of class_words
 
-In training:
+Of a batch of images with captions; absent from all others, as text, class_words and class_of are from it:
+    caption_words int32 [B, W]    ids of the different tokens of the captions, then PADDING
+
+In training, except with captions:
     labels int16 [B, H, W]        the class of each pixel of the target; IGNORED where none is supervised. Of an image: of its
                                   canvas. Of an image of words: of a target of any size
 """
@@ -31,7 +34,7 @@ from jaxtyping import Bool, Float32, Int, UInt8
 from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.encoders import resnet
 from hyperseg_jax.structs import IGNORED, DeviceArray
-from hyperseg_jax.systems.ifseg.model import Cells, IfSeg
+from hyperseg_jax.systems.ifseg.model import PADDING, Cells, IfSeg
 from hyperseg_jax.systems.pixels import normalize_for_llm
 
 
@@ -54,6 +57,13 @@ def supervised_pixels(batch: Batch) -> Bool[DeviceArray, "B H W"]:
     """Returns the pixels whose class is supervised; none of unreadable elements."""
     supervised: Bool[DeviceArray, "B H W"] = (batch["labels"] != IGNORED) & ~batch["bad"][:, None, None]
     return supervised
+
+
+def present_words(batch: Batch, vocab_size: int) -> Bool[DeviceArray, "B {vocab_size}"]:
+    """Returns which tokens the captions of each image contain."""
+    rows = jnp.arange(len(batch["bad"]))[:, None]
+    ids = jnp.where(batch["caption_words"] == PADDING, vocab_size, batch["caption_words"])
+    return jnp.zeros((len(rows), vocab_size), bool).at[rows, ids].set(True, mode="drop")
 
 
 def normalized_images(

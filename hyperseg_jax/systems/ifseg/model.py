@@ -31,6 +31,9 @@ START, PADDING, END = 0, 1, 2
 """Token ids of fairseq's dictionary."""
 DECODER_INPUTS = ("encoder_output", "encoder_input")
 """What the decoder reads of the image cells: the states of the encoder, as in the published scripts, or its inputs."""
+SCORES = ("decoder", "embedding")
+"""What the classes of a cell are told by: the features of the decoder, as published, or the inputs of the encoder, which show
+what the image encoder knows of words without any adaptation."""
 
 
 @flax.struct.dataclass
@@ -76,7 +79,8 @@ class IfSeg(nn.Module):
     """IFSeg: OFA's encoder over image cells and class names, and a decoder that returns features of each cell.
 
     num_classes: rows of the published classifier, which are means of word embeddings and are computed for each class list.
-    decoder_input: one of DECODER_INPUTS. Parts: tokens, image_encoder, image_projection, encoder, decoder, classifier, unused.
+    decoder_input: one of DECODER_INPUTS. scores: one of SCORES. Parts: tokens, image_encoder, image_projection, encoder,
+    decoder, classifier, unused.
     """
 
     tokens: Embedding
@@ -87,6 +91,7 @@ class IfSeg(nn.Module):
     unused: UnusedDecoderParts
     num_classes: int
     decoder_input: str = DECODER_INPUTS[0]
+    scores: str = SCORES[0]
 
     def setup(self) -> None:
         init = axes.named(nn.initializers.zeros, "classes", "embed")
@@ -112,6 +117,17 @@ class IfSeg(nn.Module):
         total = jnp.where(valid[..., None], self.tokens(ids).astype(jnp.float32), 0).sum(axis=-2)
         return total / jnp.maximum(valid.sum(axis=-1, keepdims=True), 1)
 
+    def compare(
+        self, embedding: Float[DeviceArray, "B cells D"], names: Float[DeviceArray, "*B N D"]
+    ) -> Float[jax.Array, "B cells N"]:
+        """Returns the cosine between cells and embeddings of names, each without its mean, as the norms of the encoder see
+        them."""
+        p, eps = self.encoder.precision, 1e-6
+        center = lambda x: x - x.mean(axis=-1, keepdims=True)
+        unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), eps)
+        a, b = (unit(center(x.astype(jnp.float32))) for x in (embedding, names))
+        return p.einsum("bcd,...nd->bcn", a, b)
+
     def imagine(self, names: Float[DeviceArray, "B N D"], of_cell: Int[DeviceArray, "B h w"]) -> Cells:
         """Returns the cells of images made of words. names: the embedding of each name, see mean_words. of_cell: the name of
         each cell."""
@@ -135,8 +151,10 @@ class IfSeg(nn.Module):
 def build_model(config: ml_collections.ConfigDict) -> IfSeg:
     """Builds the model of a config. Raises UserError if a choice is unknown."""
     m, p = config.model, Precision(**config.model.precision)
-    if m.decoder_input not in DECODER_INPUTS:
-        raise UserError(f"model.decoder_input = {m.decoder_input!r}: use one of {', '.join(DECODER_INPUTS)}")
+    scores = m.get("scores", SCORES[0])
+    for name, value, known in (("decoder_input", m.decoder_input, DECODER_INPUTS), ("scores", scores, SCORES)):
+        if value not in known:
+            raise UserError(f"model.{name} = {value!r}: use one of {', '.join(known)}")
     encoder = OfaEncoder(**{**m.encoder, "base": tuple(m.encoder.base)}, precision=p)
     decoder = SegmentationDecoder(**m.decoder, precision=p)
     width, heads = encoder.hidden_size, decoder.num_heads
@@ -149,6 +167,7 @@ def build_model(config: ml_collections.ConfigDict) -> IfSeg:
         UnusedDecoderParts(width, decoder.num_layers, heads, encoder.num_positions, encoder.text_buckets, encoder.side, p),
         m.num_classes,
         m.decoder_input,
+        scores,
     )
 
 

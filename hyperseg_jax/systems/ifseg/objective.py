@@ -1,4 +1,5 @@
-"""IFSeg's training loss: the cross-entropy of the pixels of images of words, or of labelled images."""
+"""IFSeg's training losses: the cross-entropy of the pixels of images of words, or of labelled images; and for images with
+captions, which of their words are seen."""
 
 from __future__ import annotations
 
@@ -13,17 +14,24 @@ from jaxtyping import Float, Float32, PRNGKeyArray
 from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.llms.grid_positions import Grid
 from hyperseg_jax.losses.pixels import pixel_cross_entropy
+from hyperseg_jax.losses.words import word_presence_loss
 from hyperseg_jax.ops.sampling import linear_weights
 from hyperseg_jax.structs import IGNORED
 from hyperseg_jax.systems.ifseg import inputs
 from hyperseg_jax.systems.ifseg.model import IfSeg
-from hyperseg_jax.systems.ifseg.scores import cell_logits
+from hyperseg_jax.systems.ifseg.scores import cell_logits, word_cosines
 from hyperseg_jax.systems.system import Counts, Loss, Metrics
 
 
 def make_counts(model: IfSeg, config: ml_collections.ConfigDict) -> Callable[[Batch], Counts]:
-    """Returns f(batch) -> the number of supervised pixels."""
-    return lambda batch: {"pixels": inputs.supervised_pixels(batch).sum().astype(jnp.float32)}
+    """Returns f(batch) -> the number of supervised pixels, or of images with captions."""
+
+    def counts(batch: Batch) -> Counts:
+        if "caption_words" in batch:
+            return {"images": (~batch["bad"]).sum().astype(jnp.float32)}
+        return {"pixels": inputs.supervised_pixels(batch).sum().astype(jnp.float32)}
+
+    return counts
 
 
 def to_pixels(batch: Batch, grid: Grid) -> tuple[Float[jax.Array, "B H h"], Float[jax.Array, "B W w"]]:
@@ -41,9 +49,20 @@ def to_pixels(batch: Batch, grid: Grid) -> tuple[Float[jax.Array, "B H h"], Floa
 
 
 def make_loss(model: IfSeg, config: ml_collections.ConfigDict) -> Loss:
-    """Returns the Loss: the cross-entropy of bilinearly resized logits, averaged over the supervised pixels of the batch."""
+    """Returns the Loss: the cross-entropy of bilinearly resized logits, averaged over the supervised pixels of the batch; of
+    images with captions, word_presence_loss of all tokens of the vocabulary, averaged over the images (ours: IFSeg starts from
+    OFA, whose cells and words fit each other)."""
+
+    def word_loss(params: Any, batch: Batch, counts: Counts) -> tuple[Float32[jax.Array, ""], Metrics]:
+        cells = inputs.cells_of(model, params, batch)
+        cosines = word_cosines(model, params, cells)
+        loss = word_presence_loss(cosines, cells.canvas.valid, inputs.present_words(batch, cosines.shape[-1]))
+        total = jnp.where(batch["bad"], 0, loss).sum() / jnp.maximum(counts["images"], 1)
+        return total, {"words": total}
 
     def loss(params: Any, batch: Batch, key: PRNGKeyArray, counts: Counts) -> tuple[Float32[jax.Array, ""], Metrics]:
+        if "caption_words" in batch:
+            return word_loss(params, batch, counts)
         classes = inputs.classes_of(batch)
         cells = inputs.cells_of(model, params, batch)
         grid = cells.canvas.grid

@@ -35,11 +35,12 @@ class IfSegProcessor:
 
     image_size: side of the square of training, and of the target of an image of words. context: the longest text. sides: how
     images are resized in prediction. classes: names of all classes, with synonyms. class_length, length: tokens of a name, and
-    of the text that lists all of them. words: 1 if a training element is an image of words, 0 if it is that of the example.
-    trained: 1 if elements have labels. height, width: the canvas; 0: the square of training.
+    of the text that lists all of them. caption_words: different tokens of the captions of an image; 0: its prompt is a class
+    list. words: 1 if a training element is an image of words, 0 if it is that of the example. trained: 1 if elements have
+    labels. height, width: the canvas; 0: the square of training.
     """
 
-    COUNTS = ("classes", "class_length", "length", "words", "trained", "height", "width")
+    COUNTS = ("classes", "class_length", "length", "caption_words", "words", "trained", "height", "width")
     frames: ClassVar[int] = 1
     prompts: ClassVar[int] = 1
 
@@ -50,6 +51,7 @@ class IfSegProcessor:
     classes: int = 0
     class_length: int = 0
     length: int = 0
+    caption_words: int = 0
     words: int = 0
     trained: int = 0
     height: int = 0
@@ -57,6 +59,8 @@ class IfSegProcessor:
 
     def __call__(self, example: Example, *, train: bool, rng: np.random.Generator | None = None, fill: float = 1.0) -> Batch:
         """Returns the arrays of one element. rng: draws images of words."""
+        if self.caption_words:
+            return self._caption_arrays(example, fill)
         labels: np.ndarray | None = None
         with naming_example(example):
             prompt = _class_list(example)
@@ -64,22 +68,38 @@ class IfSegProcessor:
             arrays = self._text_arrays(*self._encode(names), owners)
             if self.words:
                 rng = rng or np.random.default_rng(0)
-                grid = random_grid(rng, len(prompt.classes))
+                cells = self.image_size // STRIDE
+                grid = random_grid(rng, len(prompt.classes), cells)
                 of_names = random_names(rng, grid, owners)
-                arrays["cell_names"] = enlarge(of_names, self.image_size // STRIDE)
+                arrays["cell_names"] = enlarge(of_names, cells)
                 labels = enlarge(grid, self.image_size).astype(np.int16)
             else:
-                if not len(example.frames):
-                    raise UserError("has no image; set words = 1 of its task to train on images of words")
-                height, width = example.frames.shape[1:3]
-                geometry = fit_to_square(height, width, self.image_size, fill) if train else self.geometry(height, width)
-                arrays["images"] = place_image(example.frames[0], geometry)[None]
-                arrays["filled"] = np.asarray(geometry.filled, np.int32)
+                placed, geometry = self._image_arrays(example, train=train, fill=fill)
+                arrays |= placed
                 if self.trained:
                     labels = place_labels(prompt, geometry)
         if labels is not None:
             arrays["labels"] = labels
         return {**arrays, "bad": np.asarray(False)}
+
+    def _image_arrays(self, example: Example, *, train: bool, fill: float) -> tuple[dict[str, np.ndarray], Geometry]:
+        if not len(example.frames):
+            raise UserError("has no image; set words = 1 of its task to train on images of words")
+        height, width = example.frames.shape[1:3]
+        geometry = fit_to_square(height, width, self.image_size, fill) if train else self.geometry(height, width)
+        image = place_image(example.frames[0], geometry)[None]
+        return {"images": image, "filled": np.asarray(geometry.filled, np.int32)}, geometry
+
+    def _caption_arrays(self, example: Example, fill: float) -> Batch:
+        """Returns the arrays of a training image with captions."""
+        with naming_example(example):
+            texts = [text for prompt in example.prompts for captions in prompt.captions for text in captions]
+            found = sorted({token for text in texts for token in self.tokenizer.encode(text)})
+            if not found:
+                raise UserError("has no captions; use a reader of captions, or set caption_words = 0 of its task")
+            check_count("caption_words", len(found), self.caption_words)
+            arrays, _ = self._image_arrays(example, train=True, fill=fill)
+        return {**arrays, "caption_words": pad_ids([found], 1, self.caption_words)[0], "bad": np.asarray(False)}
 
     def _encode(self, names: list[str]) -> tuple[list[list[int]], list[int]]:
         """Returns the ids of each name, and of the text that lists them. Raises UserError if the text is too long."""
@@ -112,7 +132,7 @@ class IfSegProcessor:
             height, width = self.sides.place(*example.frames.shape[1:3]).padded
         rounded = {name: -(-size // STEPS[name]) * STEPS[name] for name, size in used.items()}
         rounded["length"] = min(rounded["length"], self.context)
-        return {**rounded, "words": 0, "trained": 0, "height": height, "width": width}
+        return {**rounded, "caption_words": 0, "words": 0, "trained": 0, "height": height, "width": width}
 
     def for_bucket(self, shape: Shape) -> Self:
         return dataclasses.replace(self, **shape)  # type: ignore[arg-type]
@@ -121,29 +141,34 @@ class IfSegProcessor:
         processors = [self, *others]
         if len({processor.words for processor in processors}) > 1:
             raise UserError("images and images of words cannot be in one batch; set data.batches = 'task'")
+        if len({bool(processor.caption_words) for processor in processors}) > 1:
+            raise UserError("class lists and captions cannot be in one batch; set data.batches = 'task'")
         return dataclasses.replace(self, **{name: max(getattr(p, name) for p in processors) for name in self.COUNTS})
 
     def spec(self, batch_size: int) -> Batch:
         array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+        canvas = self.height or self.image_size, self.width or self.image_size
+        images = {"images": array(np.uint8, 1, *canvas, 3), "filled": array(np.int32, 2)}
+        if self.caption_words:
+            return {**images, "caption_words": array(np.int32, self.caption_words), "bad": array(bool)}
         spec = {
             "text": array(np.int32, self.length),
             "class_words": array(np.int32, self.classes, self.class_length),
             "class_of": array(np.int32, self.classes),
             "bad": array(bool),
         }
-        canvas = self.height or self.image_size, self.width or self.image_size
         if self.words:
             spec["cell_names"] = array(np.int32, *(self.image_size // STRIDE,) * 2)
             canvas = self.image_size, self.image_size
         else:
-            spec |= {"images": array(np.uint8, 1, *canvas, 3), "filled": array(np.int32, 2)}
+            spec |= images
         if self.trained:
             spec["labels"] = array(np.int16, *canvas)
         return spec
 
     def blank(self) -> Batch:
         element = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), self.spec(1))
-        filled = {"text": PADDING, "class_words": PADDING, "class_of": -1, "labels": IGNORED}
+        filled = {"text": PADDING, "class_words": PADDING, "caption_words": PADDING, "class_of": -1, "labels": IGNORED}
         element |= {name: np.full_like(element[name], value) for name, value in filled.items() if name in element}
         return {**element, "bad": np.asarray(True)}
 
@@ -155,8 +180,10 @@ class IfSegProcessor:
         return {"image": {name: batch[name] for name in ("images", "filled")}} if "images" in batch else {}
 
     def padding(self, element: Batch) -> Mapping[str, tuple[int, int]]:
-        used = {"positions": (int((element["text"] != PADDING).sum()), element["text"].size)}
-        used["classes"] = int((element["class_of"] >= 0).sum()), element["class_of"].size
+        rows = {"text": "positions", "caption_words": "words"}
+        used = {rows[k]: (int((element[k] != PADDING).sum()), element[k].size) for k in rows if k in element}
+        if "class_of" in element:
+            used["classes"] = int((element["class_of"] >= 0).sum()), element["class_of"].size
         if "filled" in element:
             used["pixels"] = int(np.prod(element["filled"])), int(np.prod(element["images"].shape[1:3]))
         return used

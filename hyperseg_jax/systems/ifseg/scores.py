@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 
+from hyperseg_jax.losses import words
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.systems.ifseg.inputs import Classes
 from hyperseg_jax.systems.ifseg.model import Cells, IfSeg
@@ -41,12 +42,22 @@ def present_classes(of_name: Int[DeviceArray, "B N"]) -> Bool[jax.Array, "B N"]:
     return (of_name[:, None] == jnp.arange(of_name.shape[1])[:, None]).any(-1)
 
 
+def word_cosines(model: IfSeg, params: Any, cells: Cells) -> Float32[jax.Array, "B cells V"]:
+    """Returns the cosine between the embedding of each cell and that of each token of the vocabulary."""
+    apply: Any = lambda *inputs, method: model.apply({"params": params}, *inputs, method=method)
+    vocabulary = apply(jnp.arange(model.tokens.rows)[:, None], method="mean_words")
+    return apply(cells.embedding, vocabulary, method="compare")  # type: ignore[no-any-return]
+
+
 def cell_logits(
     model: IfSeg, params: Any, cells: Cells, classes: Classes, *, key: PRNGKeyArray | None = None
 ) -> Float32[jax.Array, "B cells N"]:
     """Returns the logits of the classes of each cell; classes are means of word embeddings. key: of dropout, in training."""
     apply: Any = lambda *inputs, **options: model.apply({"params": params}, *inputs, **options)
     rows = apply(classes.words, method="mean_words")
+    if model.scores == "embedding":
+        names = words.SCALE * apply(cells.embedding, rows, method="compare")
+        return class_logits(names, classes.of_name)
     rngs = None if key is None else {"dropout": key}
     features = apply(cells, classes.text, key is None, rngs=rngs, method="decode")
     # The published classifier has no bias, and does not scale or normalize.

@@ -15,9 +15,9 @@ MAX_SIDE = 32
 """Maximum number of rows and columns of a random grid."""
 
 
-def random_grid(rng: np.random.Generator, num_classes: int) -> Int32[np.ndarray, "rows columns"]:
-    """Returns a grid of 1 to MAX_SIDE rows and columns with random classes."""
-    rows, columns = rng.integers(1, MAX_SIDE + 1, size=2)
+def random_grid(rng: np.random.Generator, num_classes: int, cells: int = MAX_SIDE) -> Int32[np.ndarray, "rows columns"]:
+    """Returns a grid of random classes, with 1 to MAX_SIDE rows and columns, but no more than the cells of a side."""
+    rows, columns = rng.integers(1, min(cells, MAX_SIDE) + 1, size=2)
     return rng.integers(num_classes, size=(rows, columns), dtype=np.int32)
 
 
