@@ -207,6 +207,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "toy_panoptic": _toy_benchmark("panoptic", "panoptic", max_classes=8),
     "toy_instances": _toy_benchmark("panoptic", "instances", max_classes=8),
     "toy_semantic": _toy_benchmark("panoptic", "semantic", max_classes=8),
+    "toy_semantic_all": _toy_benchmark("panoptic", "semantic"),
     "toy_regions": _toy_benchmark("region", "regions", max_regions=3),
     "toy_clicks": _toy_benchmark("region", "clicks", kinds=("point",), max_regions=3),
     "toy_video": dataclasses.replace(_toy_benchmark("video", "clips"), submission="ref_youtube_vos"),

@@ -48,7 +48,7 @@ def test_cells_and_pixels_have_the_classes_of_one_grid(side):
     element = make_words_task(side).prepare(make_words_task().train[0], np.random.default_rng(5))
     assert element["cell_names"].shape == (side // 16, side // 16) and element["labels"].shape == (side, side)
     assert element["class_of"].tolist() == [0, 1, 1, 1, 2, -1, -1, -1]
-    rows, columns = np.random.default_rng(5).integers(1, 33, size=2)
+    rows, columns = np.random.default_rng(5).integers(1, min(side // 16, 32) + 1, size=2)
     grid = element["labels"][:: max(side // rows, 1), :: max(side // columns, 1)]
     assert set(np.unique(grid)) <= {0, 1, 2}
     classes = element["class_of"][element["cell_names"]]
