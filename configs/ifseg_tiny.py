@@ -27,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.loss = {}
     del c.data.template, c.data.buckets
     c.data.image_size = 192  # 12 x 12 cells
-    c.data.resize = {"short_side": 144, "long_side": 192, "multiple": 16}
+    c.data.resize = {"short_side": 192, "long_side": 192, "multiple": 16}
     c.data.curriculum = {"task": "", "share": 0.0}
     task = TINY["task"]
     c.data.tasks = {"panoptic": task("panoptic", 1, classes=8, class_length=8, length=64, words=0, read={"max_classes": 8})}

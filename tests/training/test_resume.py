@@ -6,6 +6,7 @@ import pytest
 from instructseg_config import small_config
 from rich.console import Console
 
+from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.training import resume
 from hyperseg_jax.training.loop import train
@@ -71,6 +72,13 @@ def test_what_only_changes_training_is_no_other_model(micro, name):
     for config, value in ((saved, None), (given, TRAINING[name])):
         functools.reduce(lambda block, part: block[part], blocks, config["model"])[field] = value
     assert not resume.function_changes(saved, given)
+
+
+@pytest.mark.parametrize("name, value", [("smoothing.rounds", 7), ("smoothing.neighbours", 5), ("scores", "embedding")])
+def test_what_only_changes_predictions_is_no_other_model(name, value):
+    """`hyperseg evaluate` compares the same weights with and without smoothing."""
+    saved, given = (configs.load("ifseg_tiny", overrides).to_dict() for overrides in ([], [f"model.{name}={value}"]))
+    assert saved != given and not resume.function_changes(saved, given)
 
 
 def test_every_field_of_training_is_tried():
