@@ -225,7 +225,8 @@ def _check_out(out: pathlib.Path, model: pathlib.Path) -> None:
 
 def _check_run(parsed: argparse.Namespace, config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Raises UserError if the workdir has a run of another model, of other classes, or on other images."""
-    if parsed.accept_changes or not ((workdir / "checkpoints").exists() or (workdir / "model").exists()):
+    has_run = (workdir / "checkpoints").exists() or (workdir / "model").exists()
+    if parsed.accept_changes or not (has_run and (workdir / "config.json").exists()):
         return
     before, now = (
         flatten(
