@@ -33,8 +33,9 @@ def get_config(setting: str = "ade20k") -> ml_collections.ConfigDict:
     c.system = "ifseg"
     c.seed = 1
     c.init_from = ""  # initial weights: a workdir, or the model folder of an imported OFA checkpoint
-    c.init_optional = ()
-    c.init_ignored = ()
+    # The rows of the published classifier are computed from the class names, so init_from may have those of other classes.
+    c.init_optional = ("classifier",)
+    c.init_ignored = ("classifier",)
 
     c.model = {
         # ours: bfloat16 compute; theirs: float16 with a dynamic loss scale

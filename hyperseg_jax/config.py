@@ -77,10 +77,15 @@ def load(name: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     if isinstance(limits_block, Mapping | ml_collections.ConfigDict):
         with config.unlocked():
             config.limits = limits.default_block() | dict(limits_block)
-    for override in overrides:
-        _apply_override(config, override)
+    apply_overrides(config, overrides)
     check_fields(config, f"--config {name}: " if not overrides else "")
     return config
+
+
+def apply_overrides(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
+    """Sets fields of a config in place, each given as "train.steps=10". Raises UserError as `load`."""
+    for override in overrides:
+        _apply_override(config, override)
 
 
 def check_fields(config: Any, where: str) -> None:

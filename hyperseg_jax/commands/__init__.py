@@ -7,6 +7,7 @@ Entry point
 
 Models
     quickstart.py           segments and fine-tunes, with an HTML report
+    adapt.py                trains a model to segment some class names, also without images
     train.py                trains from a config into a workdir
     sweep.py                hyperparameter sweeps
     evaluate.py             validation scores of a model

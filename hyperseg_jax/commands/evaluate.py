@@ -6,7 +6,7 @@ import argparse
 import functools
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich.progress import Progress
 from rich.table import Table
@@ -16,6 +16,8 @@ from hyperseg_jax.atomic import clean, write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import paths, printing, strict_json
 from hyperseg_jax.untrusted.bad_file import naming_path
+
+CLASS_IOU = "class_iou.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +77,7 @@ def run(parsed: argparse.Namespace) -> None:
             parsed.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--out {parsed.out}: cannot be written ({error.strerror}); give another folder") from error
-        check_output_paths(parsed.out, (), ("scores.json", "predictions.png"))
+        check_output_paths(parsed.out, (), ("scores.json", CLASS_IOU, "predictions.png"))
     if parsed.benchmarks is not None:
         if parsed.model or parsed.tasks:
             raise UserError("--benchmarks excludes --model and --tasks; remove them, and give the model as --checkpoint")
@@ -149,6 +151,11 @@ def _evaluate_own_tasks(parsed: argparse.Namespace) -> None:
     tasks = {name: tasks[name] for name in requested if name in tasks}
     if not tasks:
         raise UserError(f"--split {parsed.split}: no such split of {', '.join(requested)}; remove the option")
+    if all(task.val is None for task in tasks.values()):
+        raise UserError(
+            f"{where}: its tasks have no validation images; give --benchmarks with --config and --checkpoint, or train with a "
+            "`val` block"
+        )
     with Progress(console=console) as progress:
         bars = {name: progress.add_task(printing.escape_markup(name), total=None) for name in tasks}
         evaluation = evaluate(
@@ -174,6 +181,23 @@ def _evaluate_own_tasks(parsed: argparse.Namespace) -> None:
             )
     if parsed.out:  # before the table, as the standard output may be closed
         write_text(parsed.out / "scores.json", strict_json.dumps_finite(evaluation.scores))
+        write_class_iou(parsed.out, evaluation.class_iou)
         evaluation.save_sheet(parsed.out / "predictions.png")
         log(f"wrote {parsed.out}/")
     printing.make_console().print(table)
+    print_class_iou(evaluation.class_iou)
+
+
+def write_class_iou(out: pathlib.Path, by_name: Mapping[str, Mapping[str, float]]) -> None:
+    """Writes class_iou.json, {name: {class: IoU}}, if there is any."""
+    if by_name:
+        write_text(out / CLASS_IOU, strict_json.dumps_finite(by_name))
+
+
+def print_class_iou(by_name: Mapping[str, Mapping[str, float]]) -> None:
+    """Prints a table of the IoU of each class. by_name: of tasks or benchmarks."""
+    for name, ious in by_name.items():
+        table = Table("class", "IoU", title=f"{printing.escape_markup(name)}, by class")
+        for label, value in ious.items():
+            table.add_row(printing.escape_markup(label), f"{100 * value:.2f}")
+        printing.make_console().print(table)

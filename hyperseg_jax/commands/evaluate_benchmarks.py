@@ -16,7 +16,7 @@ from rich.table import Table
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.atomic import write_text
-from hyperseg_jax.commands.evaluate import check_output_paths
+from hyperseg_jax.commands.evaluate import check_output_paths, print_class_iou, write_class_iou
 from hyperseg_jax.data import sources
 from hyperseg_jax.datasets.check import notes_of
 from hyperseg_jax.errors import UserError
@@ -78,6 +78,7 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
         run_settings = {"config": config.to_json(sort_keys=True), "checkpoint": _identify_checkpoint(folder), "root": str(root)}
         scores, notes = dict[str, dict[str, float]](), dict[str, list[str]]()
         trivial: dict[str, dict[str, dict[str, float]]] = {}
+        class_iou = dict[str, dict[str, float]]()
         with placement.use(mesh), _progress_bars(console) as bars:
             lines = {name: bars.add_task(name, total=len(task.val or ())) for name, task in tasks.items()}
             for name, task in tasks.items():
@@ -98,6 +99,8 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
                 )
                 examples: Any = task.val
                 scores[name] = result.scorer.compute()
+                if by_class := result.scorer.iou_by_class():
+                    class_iou[name] = by_class
                 if parsed.baselines:
                     trivial[name] = trivial_scores(
                         name,
@@ -133,8 +136,10 @@ def evaluate_benchmarks(parsed: argparse.Namespace) -> None:
                     "published": [vars(row) for row in REPORTED_RESULTS if row.benchmark in scores],
                 }
                 write_text(parsed.out / "scores.json", strict_json.dumps_finite(report))
+                write_class_iou(parsed.out, class_iou)
                 log(console, f"wrote {parsed.out}/")
             make_console().print(scores_table(scores, parsed.rules, trivial))
+            print_class_iou(class_iou)
     hosts.shut_down()
 
 

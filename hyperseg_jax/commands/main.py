@@ -26,6 +26,7 @@ from hyperseg_jax.untrusted.printing import escaped, make_console, message
 
 VERBS = {
     "quickstart": "segment images, fine-tune, and write an HTML report, in minutes on a CPU",
+    "adapt": "train a segmenter of some class names, without images; the same command resumes an interrupted run",
     "train": "train from a config into a workdir; the same command resumes an interrupted run",
     "evaluate": "evaluate a model on benchmarks, or on the validation sets of its config",
     "predict": "segment an image, a video, or a folder of frames by text, classes, points, boxes or scribbles",
@@ -145,8 +146,8 @@ def _split_limits(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _parse_limits(parsed: argparse.Namespace, settings: Sequence[str]) -> Mapping[str, Any]:
-    """Parses NAME=VALUE settings of limits and returns {name: value}. For train, sweep and plan, also adds them to the config
-    overrides."""
+    """Parses NAME=VALUE settings of limits and returns {name: value}. For adapt, train, sweep and plan, also adds them to the
+    config overrides."""
     values: dict[str, Any] = {}
     for text in settings:
         name, equals, value = text.partition("=")
@@ -158,7 +159,7 @@ def _parse_limits(parsed: argparse.Namespace, settings: Sequence[str]) -> Mappin
             values[name] = value
     checked = limits.from_fields(values, "--limits")
     parsed.limits = {name: getattr(checked, name) for name in values}
-    if parsed.verb in ("train", "sweep", "plan"):
+    if parsed.verb in ("adapt", "train", "sweep", "plan"):
         parsed.overrides += [f"limits.{name}={value!r}" for name, value in parsed.limits.items()]
     return parsed.limits
 

@@ -60,6 +60,7 @@ READERS: dict[str, Callable[..., Any]] = {
     "pascal_voc_objects": datasets.PascalVocObjects,
     "pope": datasets.Pope,
     "prepared": datasets.Prepared,
+    "pseudo_labels": datasets.PseudoLabels,
     "reasonseg": datasets.ReasonSeg,
     "refcoco": datasets.RefCoco,
     "refcoco_captions": datasets.RefCocoCaptions,

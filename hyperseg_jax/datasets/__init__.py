@@ -10,6 +10,7 @@ Images with class lists
     ade20k, cityscapes, pascal_context, pascal_voc      semantic segmentation
     segmentation_table  images and label images in one table, as IFSeg's authors have them
     labelme             a LabelMe folder
+    pseudo_labels       images that a model has labelled
     class_words         a class list without images
 
 Images with expressions
@@ -101,6 +102,7 @@ from hyperseg_jax.datasets.pascal_voc import PascalVoc20
 from hyperseg_jax.datasets.pascal_voc_objects import PascalVocObjects
 from hyperseg_jax.datasets.pope import Pope
 from hyperseg_jax.datasets.prepared import Prepared
+from hyperseg_jax.datasets.pseudo_labels import PseudoLabels
 from hyperseg_jax.datasets.reasonseg import ReasonSeg
 from hyperseg_jax.datasets.ref_davis import RefDavis
 from hyperseg_jax.datasets.ref_youtube_vos import RefYouTubeVos
@@ -138,6 +140,7 @@ __all__ = [
     "PascalVocObjects",
     "Pope",
     "Prepared",
+    "PseudoLabels",
     "ReVos",
     "ReasonSeg",
     "RefCoco",

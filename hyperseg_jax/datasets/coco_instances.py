@@ -31,20 +31,21 @@ class CocoInstances(CategoryReader):
         max_classes: int | None = None,
         prompts_per_example: int = 1,
         seed: int = 0,
+        chosen: Sequence[str] = (),
         lvis_paths: Sequence[str | os.PathLike] = (),
         excluded_refs: str | os.PathLike | None = None,
         excluded_split: str = "val",
     ):
         """stuff: whether the class list also has the stuff classes of COCO panoptic, as in the evaluation of panoptic models.
-        max_classes, prompts_per_example, seed: see class_prompts.ClassLists. lvis_paths, excluded_refs, excluded_split: see
-        CocoPanoptic. Polygons are filled like in pycocotools."""
+        max_classes, prompts_per_example, seed, chosen: see class_prompts.ClassLists. lvis_paths, excluded_refs,
+        excluded_split: see CocoPanoptic. Polygons are filled like in pycocotools."""
         self._records = CocoRecords(json_path)
         self._images = files.existing_folder(image_root)
         things = self._records.categories
         categories = things | COCO_PANOPTIC_STUFF | things if stuff else things
         names, is_thing = tuple(categories.values()), tuple(number in things for number in categories)
         self._class_index = {number: k for k, number in enumerate(categories)}
-        self._class_lists = ClassLists(names, is_thing, max_classes, prompts_per_example, seed)
+        self._class_lists = ClassLists(names, is_thing, max_classes, prompts_per_example, seed, tuple(chosen))
         self._lvis = LvisMasks(lvis_paths)
         self._image_ids = list(self._records.annotations)
         self._kept, self.notes = leave_out(self._image_ids, excluded_refs, excluded_split)

@@ -38,13 +38,14 @@ class CocoPanoptic(CategoryReader):
         max_classes: int | None = None,
         prompts_per_example: int = 1,
         seed: int = 0,
+        chosen: Sequence[str] = (),
         lvis_paths: Sequence[str | os.PathLike] = (),
         refs_paths: Sequence[str | os.PathLike] = (),
         refs_split: str = "train",
         excluded_refs: str | os.PathLike | None = None,
         excluded_split: str = "val",
     ):
-        """max_classes, prompts_per_example, seed: see class_prompts.ClassLists.
+        """max_classes, prompts_per_example, seed, chosen: see class_prompts.ClassLists.
 
         For training (SEEM): lvis_paths: LVIS json files, whose masks replace those of the same objects. refs_paths: refs files
         of RefCOCO, RefCOCO+ or RefCOCOg, each with its instances.json beside it; their sentences of refs_split about an image
@@ -58,7 +59,7 @@ class CocoPanoptic(CategoryReader):
         self._class_index = index_categories(rows, f"{path} categories")
         names = tuple(files.text_field(row, "name", f"{path} categories") for row in rows)
         things = tuple(files.flag_field(row, "isthing", f"{path} categories") for row in rows)
-        self._class_lists = ClassLists(names, things, max_classes, prompts_per_example, seed)
+        self._class_lists = ClassLists(names, things, max_classes, prompts_per_example, seed, tuple(chosen))
         self._image_index = IdIndex(files.list_field(content, "images", path), "id", f"{path} images")
         annotations = files.list_field(content, "annotations", path)
         self._annotation_index = IdIndex(annotations, "image_id", f"{path} annotations", strict=False)

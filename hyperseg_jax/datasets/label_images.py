@@ -38,11 +38,13 @@ class ImageLabels(ClassListReader):
         max_classes: int | None = None,
         prompts_per_example: int = 1,
         seed: int = 0,
+        chosen: Sequence[str] = (),
     ):
         """pairs: images and label images. values: pixel value -> index in classes. void: pixel values that metrics ignore; any
         other value is an error in the file. The other arguments: see class_prompts.ClassLists."""
         self._name, self._pairs = name, list(pairs)
-        self._class_lists = ClassLists(tuple(classes), (False,) * len(classes), max_classes, prompts_per_example, seed)
+        names, things = tuple(classes), (False,) * len(classes)
+        self._class_lists = ClassLists(names, things, max_classes, prompts_per_example, seed, tuple(chosen))
         self._class_of = np.full(VALUES, UNKNOWN, np.int16)
         self._class_of[list(void)] = VOID
         for value, class_index in values.items():

@@ -31,6 +31,7 @@ class LabelMe(ClassListReader):
         max_classes: int | None = None,
         prompts_per_example: int = 1,
         seed: int = 0,
+        chosen: tuple[str, ...] = (),
     ):
         """classes: the class list; empty uses the labels of all files, sorted alphabetically. stuff: labels of stuff classes,
         whose instances are not separated. The other arguments: see class_prompts.ClassLists."""
@@ -41,7 +42,7 @@ class LabelMe(ClassListReader):
         names = tuple(classes) or tuple(sorted({label for path in self._paths for label in self._read_labels_of_file(path)}))
         self._class_index = {name: k for k, name in enumerate(names)}
         self._class_lists = ClassLists(
-            names, tuple(name not in stuff for name in names), max_classes, prompts_per_example, seed
+            names, tuple(name not in stuff for name in names), max_classes, prompts_per_example, seed, tuple(chosen)
         )
 
     def _read_labels_of_file(self, path: pathlib.Path) -> list[str]:

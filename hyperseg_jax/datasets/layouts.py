@@ -150,6 +150,13 @@ LAYOUTS: dict[str, FolderLayout] = {
         _OF_2017,
         "github.com/nightrome/cocostuff (stuffthingmaps_trainval2017.zip)",
     ),
+    "coco_stuff_words": FolderLayout(
+        datasets.CocoStuff,
+        {"image_root": _COCO, "label_root": "coco/stuffthingmaps/{split}"},
+        _OF_2017,
+        "the same, with the class names of IFSeg's authors",
+        {"names": "words"},
+    ),
     "interactive": FolderLayout(
         datasets.CocoInteractive,
         {"json_path": "interactive/coco_interactive_{split}.json", "image_root": "coco/{split}2017"},

@@ -357,6 +357,11 @@ class Scorer:
         """Returns all scores by name."""
         return {name: value for accumulator in self._accumulators.values() for name, value in accumulator.compute().items()}
 
+    def iou_by_class(self) -> dict[str, float]:
+        """Returns the IoU of each class, if class lists are scored by their mean."""
+        scored = (each for each in self._accumulators.values() if isinstance(each, metrics.SemanticScores))
+        return {name: value for each in scored for name, value in each.by_class().items()}
+
     def finish(self, tools: Tools, log: Callable[[str], None]) -> dict[str, float]:
         """Returns the scores by name that need other programs, which may replace those of compute(). log: receives a line about
         each tool that is missing."""

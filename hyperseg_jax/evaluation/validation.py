@@ -27,10 +27,11 @@ BATCH = 12  # examples per batch; constant, so that each task compiles one progr
 @dataclasses.dataclass
 class Evaluation:
     """Results of a validation. scores: {task: {metric: value}}, the same on all hosts. tiles: images of some predictions of
-    this host."""
+    this host. class_iou: {task: {class: IoU}} of the tasks that are scored by mIoU."""
 
     scores: dict[str, dict[str, float]]
     tiles: list[np.ndarray]
+    class_iou: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
     def save_sheet(self, path: pathlib.Path, columns: int = 6) -> None:
         """Writes the tiles as one PNG, if there are any."""
@@ -94,7 +95,10 @@ def evaluate(
                 evaluation.tiles += tile
             if progress is not None:
                 progress(name, done, total)
-        scores = scorer.sum_over_hosts(name).compute()
+        scorer = scorer.sum_over_hosts(name)
+        scores = scorer.compute()
+        if by_class := scorer.iou_by_class():
+            evaluation.class_iou[name] = by_class
         unread_by_host = hosts.exchange_long(f"unreadable records of {name}", json.dumps(unread))
         if unread_lines := [line for lines in unread_by_host for line in json.loads(lines)]:
             scores["unread"] = len(unread_lines)

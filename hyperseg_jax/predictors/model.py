@@ -95,13 +95,14 @@ class Model:
         kind: str = "",
         threshold: float | types.EllipsisType = ...,
         overlap: float | types.EllipsisType = ...,
+        soft: bool = False,
     ) -> Prediction:
         """Segments every instance of the thing classes, and the stuff classes, without overlap; .ids is the segment map.
 
         kind: "instances" returns instances of the thing classes that may overlap, each with a score, and "semantic" one mask
         for each class that is the most probable one of some pixel; by default, "panoptic", or the kind that the system has.
         threshold: class probability that a panoptic segment must exceed. overlap: its minimum visible share. Both default to
-        the system's values.
+        the system's values. soft: for "semantic", masks have the probability of the class at each of their pixels.
         """
         kind = kind or next((kind for kind in CLASS_ANSWERS if kind in self.engine.answers.kinds), CLASS_ANSWERS[0])
         if kind not in CLASS_ANSWERS:
@@ -112,6 +113,7 @@ class Model:
         things = (True,) * len(classes) + (False,) * len(stuff)
         prompt = Prompt(task="panoptic", classes=names, things=things)
         example = _image_example(read_image(image), prompt)
+        kind = f"soft_{kind}" if soft else kind
         return self._predict(example, self._replace_thresholds(kind, segment=threshold, overlap=overlap))[0]
 
     def segment_regions(

@@ -53,7 +53,8 @@ class Answers:
     """The kinds of answers that a system supports, and its thresholds.
 
     kinds: supported kinds by name ("expression", "soft_expression", "regions", "soft_regions", "panoptic", "instances",
-    "semantic", "candidates"). default: thresholds for prediction and validation. published: thresholds of the authors' scores.
+    "semantic", "soft_semantic", "candidates"). default: thresholds for prediction and validation. published: thresholds of the
+    authors' scores.
     """
 
     kinds: Mapping[str, Answer]
@@ -148,6 +149,14 @@ def predict_semantic(selected: Arrays, prompt: Prompt, geometry: Geometry, thres
     best = selected["label"][:height, :width]
     labels = tuple(int(label) for label in np.unique(best))
     return Prediction(np.stack([best == label for label in labels]), labels, names=_class_names(prompt, labels))
+
+
+def predict_soft_semantic(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+    """The same with the probability of the class at the pixels of its mask, and 0 at all others."""
+    hard = predict_semantic(selected, prompt, geometry, thresholds)
+    height, width = geometry.original
+    score = selected["score"][:height, :width].astype(np.float32)
+    return dataclasses.replace(hard, masks=np.where(hard.masks, score, np.float32(0)))
 
 
 def _class_names(prompt: Prompt, labels: Sequence[int]) -> tuple[str, ...]:

@@ -237,16 +237,31 @@ def select_semantic(
     }
 
 
-def select_best_mask(masks: Float[DeviceArray, "C h w"], resize: MaskResize, *, valid: Bool[DeviceArray, " C"]) -> Selected:
-    """Returns label [H, W], the number of the valid mask with the highest value at each pixel, in blocks of rows."""
+def select_best_mask(
+    masks: Float[DeviceArray, "C h w"],
+    resize: MaskResize,
+    *,
+    valid: Bool[DeviceArray, " C"],
+    are_probabilities: Bool[DeviceArray, ""] | None = None,
+) -> Selected:
+    """Returns label [H, W], the number of the valid mask with the highest value at each pixel, in blocks of rows.
 
-    def best_of_block(block: tuple[Float[DeviceArray, "ROWS h"], Bool[DeviceArray, "ROWS W"]]) -> Int[jax.Array, "ROWS W"]:
+    are_probabilities: whether the masks are probabilities, or logits of a softmax. If given, also returns score [H, W], the
+    probability of this mask.
+    """
+
+    def best_of_block(block: tuple[Float[DeviceArray, "ROWS h"], Bool[DeviceArray, "ROWS W"]]) -> Selected:
         rows, inside = block
         resized = resize_masks(masks, dataclasses.replace(resize, rows=rows, inside=inside))
-        return jnp.where(valid[:, None, None], resized, -jnp.inf).argmax(0).astype(jnp.int16)
+        values = jnp.where(valid[:, None, None], resized, -jnp.inf)
+        best = {"label": values.argmax(0).astype(jnp.int16)}
+        if are_probabilities is not None:
+            highest = values.max(0)
+            best["score"] = jnp.where(are_probabilities, highest, 1 / jnp.exp(values - highest).sum(0))
+        return best
 
     blocks = tuple(side.reshape(-1, ROWS, side.shape[1]) for side in (resize.rows, resize.inside))
-    return {"label": jax.lax.map(best_of_block, blocks).reshape(resize.inside.shape)}
+    return jax.tree.map(lambda array: array.reshape(resize.inside.shape), jax.lax.map(best_of_block, blocks))
 
 
 ROWS = 32

@@ -7,7 +7,7 @@ import functools
 import importlib
 import importlib.metadata
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 import flax.linen as nn
@@ -69,6 +69,26 @@ class MakeTokenizer(Protocol):
     def __call__(self, config: ConfigDict, path: str | os.PathLike[str] | None = None, /) -> Tokenizer: ...
 
 
+class Adapt(Protocol):
+    """Returns the config that trains a model to segment some classes, by the published recipe.
+
+    config, tokenizer: of the model. classes: their names, with the synonyms of class_prompts.SYNONYM. train: labelled images,
+    as a reader and its fields; without, the training needs no image. val: labelled images of the validation. Raises UserError
+    if the model cannot read so many names.
+    """
+
+    def __call__(
+        self,
+        config: ConfigDict,
+        tokenizer: Tokenizer | None,
+        classes: Sequence[str],
+        /,
+        *,
+        train: Mapping[str, Any] | None = None,
+        val: Mapping[str, Any] | None = None,
+    ) -> ConfigDict: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class System(Generic[Model]):
     """A published system. All of its functions use the same Linen model.
@@ -99,6 +119,7 @@ class System(Generic[Model]):
     propose(model, config) -> the Propose, by which everything in an image is found; None without one.
     write(model, config) -> the Writer of text; None if the system generates no text.
     decoding(config) -> how it generates texts by default.
+    adapt: returns the config that trains a model for some class names, also without images (see Adapt); None without one.
     interactive: whether it accepts negative points and carries a memory between rounds about one image.
     composes: whether a prompt with regions may also have a text, and classes that name what is marked.
     relates_phrases: whether the answer to a phrase depends on the other phrases about its image in the same query.
@@ -130,6 +151,7 @@ class System(Generic[Model]):
     propose: Callable[[Model, ConfigDict], Propose] | None = None
     write: Callable[[Model, ConfigDict], Writer] | None = None
     decoding: Callable[[ConfigDict], Decoding] = lambda config: Decoding()
+    adapt: Adapt | None = None
     interactive: bool = False
     composes: bool = False
     relates_phrases: bool = False
@@ -237,6 +259,7 @@ def get(name: str) -> System[Any]:
         "counts": "loss",
         "loss": "loss",
         "processor": "data",
+        "adapt": "data",
     }
     wrapped: dict[str, Any] = {
         field: _with_user_errors(getattr(system, field), f"{block}: invalid for system {name}")

@@ -233,12 +233,13 @@ def read_params(
     """Reads {path: array} of a model and checks their names and shapes; the arrays are views of the mapped file.
 
     Paths that match a regex of `optional` may be missing in the file, those that match one of `ignored` may be missing in
-    `expected`; both are omitted. Raises UserError listing all mismatches.
+    `expected`, and those that match one of each may have another shape; all of these are omitted. Raises UserError listing all
+    mismatches.
     """
     folder = find_model_folder(name)
     params = read_arrays(folder)
     check_params(folder, params, expected, optional=optional, ignored=ignored)
-    return {path: array for path, array in params.items() if path in expected}
+    return {path: array for path, array in params.items() if path in expected and array.shape == tuple(expected[path].shape)}
 
 
 def expected_params(folder: pathlib.Path, config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -261,9 +262,9 @@ def check_params(
     optional: Sequence[str] = (),
     ignored: Sequence[str] = (),
 ) -> None:
-    """Raises UserError listing all missing, unknown and wrongly shaped parameters, except missing `optional` and unknown
-    `ignored` ones, or naming the first that is not a floating-point array. params: {path: array, or its shape and dtype} of
-    model.safetensors."""
+    """Raises UserError listing all missing, unknown and wrongly shaped parameters, except missing `optional` ones, unknown
+    `ignored` ones and wrongly shaped ones that are both, or naming the first that is not a floating-point array. params:
+    {path: array, or its shape and dtype} of model.safetensors."""
     shapes = {path: tuple(leaf.shape) for path, leaf in params.items()}
     compiled = [[re.compile(pattern) for pattern in patterns] for patterns in (optional, ignored)]
     may_lack, may_drop = (lambda path, group=group: any(each.fullmatch(path) for each in group) for group in compiled)
@@ -272,7 +273,7 @@ def check_params(
     problems += [
         f"{path}: shape {shapes[path]}, the config expects {tuple(expected[path].shape)}"
         for path in expected
-        if path in shapes and shapes[path] != tuple(expected[path].shape)
+        if path in shapes and shapes[path] != tuple(expected[path].shape) and not (may_lack(path) and may_drop(path))
     ]
     if problems:
         raise UserError(f"{folder}: does not match the config; give the config with which it was written:{listed(problems)}")

@@ -9,10 +9,11 @@ scores       how well cells match classes
 objective    the training loss
 inference    encodes images, and predicts and smooths the classes of their cells
 postprocess  converts the outputs of a prompt to answers
+adaptation   the config that trains a model for some class names
 checkpoints  the public checkpoints that weights are imported from
 """
 
-from hyperseg_jax.systems.ifseg import checkpoints, inference, model, objective, postprocess, processor, texts
+from hyperseg_jax.systems.ifseg import adaptation, checkpoints, inference, model, objective, postprocess, processor, texts
 from hyperseg_jax.systems.system import System
 
 SYSTEM = System(
@@ -32,4 +33,5 @@ SYSTEM = System(
     published_fields=checkpoints.PUBLISHED_FIELDS,
     untrained=checkpoints.UNTRAINED,
     hf_config=checkpoints.hf_config,
+    adapt=adaptation.adapt_config,
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
 from hyperseg_jax.data.processor import Batch, Encoding
@@ -26,8 +27,8 @@ def make_predict(model: IfSeg, config: ml_collections.ConfigDict) -> Predict:
     """Returns the Predict function, for batches with one class list per image.
 
     Outputs: mask_logits [B, 1, 1, C, h, w], the logits of each class in the cells of the canvas, or with
-    config.model.smoothing.rounds their probabilities, which are averaged over similar cells; class_valid [B, 1, 1, C]. Raises
-    UserError if the smoothing is invalid.
+    config.model.smoothing.rounds their probabilities, which are averaged over similar cells; averaged [B, 1, 1], whether they
+    are; class_valid [B, 1, 1, C]. Raises UserError if the smoothing is invalid.
     """
     smoothing = config.model.smoothing
     if smoothing.neighbours < 1 or smoothing.rounds < 0:
@@ -45,7 +46,8 @@ def make_predict(model: IfSeg, config: ml_collections.ConfigDict) -> Predict:
                 cells.feature, cells.canvas.valid, scores
             )
         by_class = scores.reshape(len(scores), *cells.canvas.grid, -1).transpose(0, 3, 1, 2)
-        outputs = {"mask_logits": by_class, "class_valid": present_classes(classes.of_name)}
+        averaged = jnp.full(len(scores), smoothing.rounds > 0)
+        outputs = {"mask_logits": by_class, "averaged": averaged, "class_valid": present_classes(classes.of_name)}
         return {name: value[:, None, None] for name, value in outputs.items()}, None
 
     return predict_batch

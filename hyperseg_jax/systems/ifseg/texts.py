@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Int32
 
+from hyperseg_jax.datasets.class_prompts import SYNONYM
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems.ifseg.model import BINS, END, PADDING, START
 from hyperseg_jax.systems.tokenizer_path import tokenizer_path
@@ -21,8 +22,6 @@ from hyperseg_jax.untrusted.printing import escaped_value
 PROMPT = "what is the segmentation map of the image? object:"
 UNKNOWN = "unknown"
 """What stands behind the classes of every text; it is no class."""
-SYNONYM = "|"
-"""Separates the names of a class, as in "giraffe|camelopard"."""
 CODES = 8192
 """Number of OFA's tokens of image codes."""
 EXTRA = ("<mask>", *(f"<code_{k}>" for k in range(CODES)), *(f"<bin_{k}>" for k in range(BINS)))

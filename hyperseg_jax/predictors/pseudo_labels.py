@@ -1,0 +1,94 @@
+"""Labels images with a model, for self-training: each pixel gets the most probable class if the model is sure enough."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from hyperseg_jax.data.video_files import image_files
+from hyperseg_jax.datasets import files, pseudo_labels
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.predictors.model import Model
+from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import escaped, one_line
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """What label_images has done. images: number of labelled images. skipped: a line for each image that cannot be read or
+    segmented. share: share of their pixels that have a class."""
+
+    images: int
+    skipped: tuple[str, ...]
+    share: float
+
+
+def label_images(
+    load: Callable[[], Model],
+    images: pathlib.Path,
+    classes: Sequence[str],
+    out: pathlib.Path,
+    *,
+    confidence: float,
+    steps: int,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Labelled:
+    """Writes the label images of a folder of images into `out`, and labels.json at the end (datasets.pseudo_labels).
+
+    load: returns the model; called if an image has no label image yet, so an interrupted call is continued. confidence: the
+    lowest probability of a class at a pixel that gets it. steps: the training steps of the model. progress: receives (images
+    done, of all). Raises UserError if `out` was written with other classes, confidence or steps, if no image can be labelled,
+    or if no pixel has a class.
+    """
+    names = [path.name for path in image_files(images)]
+    settings = {"classes": list(classes), "confidence": confidence, "steps": steps}
+    _prepare_folder(out, settings)
+    model: Model | None = None
+    labelled, skipped = list[str](), list[str]()
+    pixels = sure = 0
+    for done, name in enumerate(names, 1):
+        path = files.join_inside(out, pseudo_labels.label_file(name), str(out))
+        try:
+            numbers = pseudo_labels.read_label_numbers(path)
+            if numbers is None:
+                image = files.read_image(files.join_inside(images, name, str(images)))
+                model = model or load()
+                numbers = label_image(model, image, classes, confidence)
+                pseudo_labels.write_label_image(path, numbers, len(classes))
+        except (UserError, BadFile) as error:
+            skipped.append(f"{escaped(name)}: {one_line(str(error))}")
+        else:
+            labelled.append(name)
+            pixels, sure = pixels + numbers.size, sure + int((numbers > 0).sum())
+        progress(done, len(names))
+    if not labelled:
+        raise UserError(f"{images}: none of its {len(names)} images can be labelled; the first: {skipped[0]}")
+    if not sure:
+        raise UserError(
+            f"{images}: the model is not sure of any pixel (confidence {confidence}); give a lower confidence, and remove {out}"
+        )
+    pseudo_labels.write_index(out, {**settings, "images": labelled})
+    return Labelled(len(labelled), tuple(skipped), sure / pixels)
+
+
+def _prepare_folder(out: pathlib.Path, settings: dict[str, object]) -> None:
+    """Creates the folder, or checks that its label images were written with the same settings."""
+    if not (out / pseudo_labels.INDEX).exists():
+        out.mkdir(parents=True, exist_ok=True)
+        pseudo_labels.write_index(out, {**settings, "images": []})
+        return
+    saved = pseudo_labels.read_index(out)
+    if changed := [name for name, value in settings.items() if saved.get(name) != value]:
+        raise UserError(f"{out}: was labelled with other {', '.join(changed)}; remove this folder, or give another --out")
+
+
+def label_image(model: Model, image: np.ndarray, classes: Sequence[str], confidence: float) -> np.ndarray:
+    """Returns the class of each pixel plus 1, int [H, W]; 0 where it is less probable than `confidence`."""
+    predicted = model.segment_classes(image, classes, kind="semantic", soft=True)
+    numbers = np.zeros(image.shape[:2], np.int32)
+    for probability, label in zip(predicted.masks, predicted.labels, strict=True):
+        numbers[(probability > 0) & (probability >= confidence)] = label + 1
+    return numbers
