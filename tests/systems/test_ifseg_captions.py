@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.losses.words import BIAS, SCALE, word_presence_loss
 from hyperseg_jax.structs import Example, Prompt, Region
@@ -85,6 +86,13 @@ def test_mistakes_of_captions_are_named():
         PROCESS.with_common_shape([lists])
     with pytest.raises(UserError, match=r"model\.scores = 'words': use one of decoder, embedding"):
         IFSEG.build(make_config("words"))
+
+
+def test_an_adapted_model_answers_by_its_decoder():
+    captions = configs.load("ifseg_tiny_captions")
+    adapted = IFSEG.adapt(captions, TOKENIZER, ("red star", "grass"))
+    assert (captions.model.scores, adapted.model.scores) == ("embedding", "decoder")
+    assert adapted.data.resize == captions.data.resize
 
 
 COLORS = {"red": (220, 30, 30), "blue": (30, 60, 220), "green": (30, 180, 50), "white": (240, 240, 240)}

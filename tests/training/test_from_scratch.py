@@ -75,10 +75,11 @@ def test_both_text_fusions_beat_every_text_blind_baseline(small_world, tmp_path,
     assert scores[0] > 1.5 * scores[1], scores
 
 
-def evaluate_benchmarks(config_name, world, workdir, *names):
-    """Returns the scores of benchmarks and of their baselines."""
-    out = workdir / "scores"
+def evaluate_benchmarks(config_name, world, workdir, *names, **changed):
+    """Returns the scores of benchmarks and of their baselines. changed: fields of the config."""
+    out = workdir / "-".join(["scores", *map(str, changed.values())])
     sources = ["--config", config_name, "--checkpoint", workdir, "--data-root", world]
+    sources += [f"--config.{field}={value}" for field, value in changed.items()]
     hyperseg("evaluate", *sources, "--benchmarks", ",".join(names), "--baselines", "--out", out)
     content = json.loads((out / "scores.json").read_text())
     print(json.dumps({key: content[key] for key in ("scores", "baselines")}, indent=1))
@@ -109,3 +110,26 @@ def test_sca_describes_regions_in_two_stages(larger_world, tmp_path):
     train("sca_tiny", 2000, larger_world, captions, init_from=names)
     scores = evaluate_benchmarks("sca_tiny", larger_world, captions, "toy_captions")[0]["toy_captions"]
     assert scores["cider"] > 1.2 * max(scores["cider_blind"], scores["cider_swapped"]), scores
+
+
+@pytest.mark.slow
+def test_ifseg_segments_without_a_mask_of_training(larger_world, tmp_path):
+    """Captions teach words to the image encoder, and images of words teach class names to the rest. All 47 classes are listed
+    for every image. Beside the most frequent class, and what captions alone have taught."""
+    words, adapted = tmp_path / "words", tmp_path / "adapted"
+    train("ifseg_tiny_captions", 4000, larger_world, words)
+    classes = ",".join(toy.open_reader(larger_world, "panoptic", "val").classes)
+    recipe = [f"--config.{field}" for field in ("optimizer.learning_rate=1e-3", "train.preset=single")]
+    hyperseg("adapt", "--model", words, "--classes", classes, "--out", adapted, "--steps", 1000, "--batch-size", 8, *recipe)
+
+    def score(workdir, scores, rounds):
+        fields = {"model.scores": scores, "model.smoothing.rounds": rounds}
+        by_name = evaluate_benchmarks("ifseg_tiny_captions", larger_world, workdir, "toy_semantic_all", **fields)
+        own, trivial = (each["toy_semantic_all"] for each in by_name)
+        return own["miou"], max(each["miou"] for each in trivial.values())
+
+    found = {rounds: score(adapted, "decoder", rounds)[0] for rounds in (0, 25)}
+    captions, most_frequent = score(words, "embedding", 0)
+    print(f"mIoU {found[0]:.3f}, smoothed {found[25]:.3f}; of captions alone {captions:.3f}; constant {most_frequent:.3f}")
+    assert found[0] > 10 * most_frequent and captions > 10 * most_frequent
+    assert found[0] > 0.8 * captions

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.datasets import ClassWords
+from hyperseg_jax.systems.ifseg.model import SCORES
 from hyperseg_jax.systems.ifseg.processor import STEPS, make_processor
 from hyperseg_jax.text.tokenizer import Tokenizer
 
@@ -40,6 +41,7 @@ def adapt_config(
     with adapted.unlocked(), adapted.ignore_type():
         adapted.model = config.model.copy_and_resolve_references()
         adapted.model.num_classes = len(classes)
+        adapted.model.scores = SCORES[0]  # those of the decoder, which is trained
         for name in ("image_size", "resize"):
             adapted.data[name] = config.data[name]
         adapted.data.tasks = {name: {**task, **sizes} for name, task in tasks.items()}
