@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import os
 import pathlib
 import shlex
@@ -83,12 +82,12 @@ def run(parsed: argparse.Namespace) -> None:
     else:
         finished = _train_on_pseudo_labels(parsed, start, first, classes, console)
     if finished:
-        named = shlex.quote(",".join(classes))
+        named, out = shlex.quote(",".join(classes)), shlex.quote(str(parsed.out))
         log(console, f"wrote {parsed.out}/model, which segments {len(classes)} classes: {escaped(', '.join(classes))}")
-        log(console, f"next: hyperseg predict IMAGE --model {parsed.out} --classes {named}")
+        log(console, f"next: hyperseg predict IMAGE --model {out} --classes {named}")
         if parsed.validate:
-            root = f" --data-root {parsed.data_root}" if parsed.data_root else ""
-            log(console, f"      hyperseg evaluate --model {parsed.out}{root}")
+            root = f" --data-root {shlex.quote(parsed.data_root)}" if parsed.data_root else ""
+            log(console, f"      hyperseg evaluate --model {out}{root}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +107,13 @@ def _check_options(parsed: argparse.Namespace) -> None:
     for option, other in (("split", "images"), ("validation_split", "validate")):
         if getattr(parsed, option) is not None and getattr(parsed, other) is None:
             raise UserError(f"--{option.replace('_', '-')} is of --{other}; give both, or remove it")
+    for name in ("images", "validate"):
+        benchmark = getattr(parsed, name)
+        if benchmark is not None and benchmark not in _benchmarks():
+            known = ", ".join(_benchmarks())
+            raise UserError(f"--{name} {escaped(benchmark)}: is no benchmark of class lists; give one of {known}")
+        if benchmark not in (None, TOY) and not parsed.data_root:
+            raise UserError(f"--{name} {benchmark}: give --data-root, the folder with the files of all benchmarks")
     for name in ("steps", "batch_size"):
         if getattr(parsed, name) == 0:
             raise UserError(f"--{name.replace('_', '-')} 0: give at least 1")
@@ -173,8 +179,6 @@ def _image_block(flag: str, name: str, split: str | None, default: int, chosen: 
     block: dict[str, Any] = {"chosen": chosen} if chosen else {}
     if name == TOY:
         return {"reader": TOY, "folder": sources.ROOT, "task": "panoptic", "split": split or TOY_SPLITS[default], **block}
-    if name not in _benchmarks():
-        raise UserError(f"{flag} {name}: is no benchmark of class lists; give one of {', '.join(_benchmarks())}")
     splits = LAYOUTS[name].splits
     if split is not None and split not in splits:
         raise UserError(f"{flag} {name}: has no split {split!r}; choose one of {', '.join(splits)}")
@@ -274,7 +278,7 @@ def _train_on_pseudo_labels(
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=None)
         done = pseudo_labels.label_images(
-            functools.partial(Model.load, first_run),
+            lambda: Model.load(first_run),
             images,
             classes,
             labels,

@@ -143,6 +143,31 @@ def test_held_out_classes_of_coco_stuff(coco):
             CocoStuff(*coco, **{field: "seen"})
 
 
+def test_chosen_classes_with_synonyms(coco):
+    """They have the labels of all their names; all other pixels are ignored."""
+    chosen = ("grass|moss", "person", "sky|heaven")
+    reader, every = CocoStuff(*coco, names="words", chosen=chosen), CocoStuff(*coco, names="words")
+    assert reader.classes == chosen and reader.things == (False,) * 3
+    new = {"grass": 0, "moss": 0, "person": 1, "sky": 2}
+    for k in range(3):
+        prompt, all_labels = reader[k].prompts[0], label_map(every[k].prompts[0])
+        expected = np.array([-1, *(new.get(name, -1) for name in every.classes)])[all_labels + 1]
+        np.testing.assert_array_equal(label_map(prompt), expected)
+        np.testing.assert_array_equal(prompt.ignore[0], expected < 0)
+        assert prompt.classes == chosen
+    sampled = CocoStuff(*coco, names="words", chosen=chosen, max_classes=2)[0].prompts[0]
+    assert len(sampled.classes) == 2 and set(sampled.classes) < set(chosen)
+    with pytest.raises(
+        UserError, match=r"have no class 'gras\|x'; did you mean 'grass'\?; choose some of person, bicycle, .*, \.\.\."
+    ):
+        CocoStuff(*coco, chosen=("person", "gras|x"))
+
+
+def test_chosen_things(samples):
+    reader = layouts.open_benchmark("coco_panoptic", "val2017", samples, chosen=("cat|person", "sea"))
+    assert reader.things == (True, False)
+
+
 # tables
 
 

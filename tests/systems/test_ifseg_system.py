@@ -8,7 +8,9 @@ import optax
 import pytest
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.structs import IGNORED
+from hyperseg_jax.ops.transforms import Geometry
+from hyperseg_jax.results.mask_resize import canvas_size, geometry_array, make_mask_resize, resize_masks
+from hyperseg_jax.structs import IGNORED, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.systems.ifseg import inference, inputs
 from hyperseg_jax.systems.ifseg.model import END, PADDING, START
@@ -110,6 +112,29 @@ def test_features_that_were_encoded_before_give_the_same_answer(params):
     np.testing.assert_allclose(outputs["mask_logits"][:, 0, 0], predict(params, batch, config)["mask_logits"], atol=1e-6)
 
 
+@pytest.mark.parametrize("rounds", [0, 3])
+def test_probabilities_of_the_answer(params, rounds):
+    """With and without smoothing, they are those of the classes at the size of the image."""
+    config = make_config(rounds=rounds)
+    outputs = predict(params, make_images([(40, 64)], (64, 64)), config)
+    geometry = Geometry((30, 48), (40, 64), (64, 64))
+    given = {name: value[0] for name, value in outputs.items()}
+    resize = make_mask_resize(geometry_array(geometry), (4, 4), canvas_size(30, 48), "cells")
+    answers = {}
+    for kind in ("semantic", "soft_semantic"):
+        answer = IFSEG.answers.find(kind)
+        selected = jax.device_get(answer.select(given, resize, IFSEG.answers.default.segment_thresholds()))
+        prompt = Prompt("panoptic", classes=tuple("abcd"), things=(False,) * COUNT)
+        answers[kind] = answer.predict(selected, prompt, geometry, IFSEG.answers.default)
+    values = np.asarray(resize_masks(given["mask_logits"], resize))[:, :30, :48]
+    expected = values if rounds else np.asarray(jax.nn.softmax(values, axis=0))
+    np.testing.assert_allclose(expected.sum(0), 1, rtol=1e-5)
+    hard, soft = answers["semantic"], answers["soft_semantic"]
+    assert soft.labels == hard.labels and soft.names == hard.names
+    np.testing.assert_array_equal(soft.masks > 0, hard.masks)
+    np.testing.assert_allclose(soft.masks.max(0), expected.max(0), rtol=1e-5)
+
+
 def test_invalid_smoothing_is_refused():
     for wrong in ({"neighbours": 0}, {"rounds": -1}):
         with pytest.raises(UserError, match=r"model\.smoothing: .*give at least one neighbour, and 0 rounds or more"):
@@ -169,6 +194,7 @@ def test_a_class_is_as_probable_as_all_its_names():
     assert (scores[..., 2:] == ABSENT).all()
     np.testing.assert_array_equal(present_classes(of_name), [[True, True, False, False]])
     np.testing.assert_array_equal(class_logits(names, np.arange(4)[None]), names)  # bit by bit without synonyms
+    assert np.isnan(class_logits(np.full_like(names, np.nan), of_name)[..., :2]).all()  # damaged weights give no answer
     gradient = jax.grad(lambda x: class_logits(x, of_name)[..., :2].sum())(names)
     shares = np.exp(names[..., [0, 2]] - expected[..., None])
     one, none = np.ones_like(expected), np.zeros_like(expected)

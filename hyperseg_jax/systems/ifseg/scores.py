@@ -31,7 +31,8 @@ def class_logits(names: Float[DeviceArray, "B cells N"], of_name: Int[DeviceArra
         largest = jax.lax.stop_gradient(largest)
         below = jnp.where((number < count)[:, None], logits - largest.at[number].get(mode="clip"), 0)
         total = jnp.zeros(logits.shape).at[number].add(jnp.exp(below), mode="drop")
-        return jnp.where(total > 0, largest + jnp.log(jnp.where(total > 0, total, 1)), ABSENT)
+        # not `total > 0`: of damaged weights, which give NaN, ABSENT would look like an answer
+        return jnp.where(total == 0, ABSENT, largest + jnp.log(jnp.where(total == 0, 1, total)))
 
     numbers = jnp.where(of_name < 0, of_name.shape[1], of_name)
     return jnp.moveaxis(jax.vmap(of_one)(names, numbers), 1, 2)
