@@ -32,6 +32,7 @@ SMALL = (
     "own_data",
     "davis_small",
     "ifseg_tiny",
+    "ifseg_tiny_captions",
     "instructseg_tiny",
     "sca_tiny",
     "sca_tiny_weak",
