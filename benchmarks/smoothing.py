@@ -3,9 +3,9 @@
     python benchmarks/smoothing.py [--sides 512 1024] [--neighbours 3 10] [--rounds 25] [--repeats 7] [--no-biases]
 
 Both sides smooth the same probabilities of 171 classes over cells of 16 px with features of 1024 channels, with one thread for
-each processor. PyTorch computes the published rule, with all similarities in one matrix. The second part compiles a layer of
-OFA-Base's encoder for an image of 512 x 2048 px, some rows of cells at a time as ours and all at once. Inputs and weights are
-random."""
+each processor (`taskset -c 0 python ...`: one). PyTorch computes the published rule, with all similarities in one matrix.
+Memory is that of temporaries and results, processor time that of all threads. The second part compiles a layer of OFA-Base's
+encoder for an image of 512 x 2048 px, some rows of cells at a time as ours and all at once. Inputs and weights are random."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def smooth_in_torch(features: torch.Tensor, probabilities: torch.Tensor, count: 
 
 
 def peak_in_torch(work: Callable[[], Any]) -> int:
-    """Returns the most bytes that PyTorch allocates at once."""
+    """Returns the largest number of bytes that PyTorch holds at once, without the inputs."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiled:
         result = work()
     del result
@@ -59,15 +59,18 @@ def peak_in_torch(work: Callable[[], Any]) -> int:
 
 
 def time_pairs(works: tuple[Callable[[], Any], Callable[[], Any]], repeats: int) -> tuple[np.ndarray, str]:
-    """Runs both in turns. Returns the median seconds of each, and the ratio of the first to the second with its range."""
-    seconds = np.empty((repeats, 2))
+    """Runs both in turns. Returns the median seconds of each, and the ratios of the first to the second with their ranges."""
+    clocks = {"ratio": time.perf_counter, "of processor time": time.process_time}
+    read = lambda: np.array([clock() for clock in clocks.values()])
+    seconds = np.empty((repeats, 2, len(clocks)))
     for turn in seconds:
         for k, work in enumerate(works):
-            began = time.perf_counter()
+            began = read()
             work()
-            turn[k] = time.perf_counter() - began
-    ratios = seconds[:, 0] / seconds[:, 1]
-    return np.median(seconds, axis=0), f"ratio {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
+            turn[k] = read() - began
+    ratios = np.sort(seconds[:, 0] / seconds[:, 1], axis=0)
+    texts = [f"{name} {np.median(r):.2f} ({r[0]:.2f} to {r[-1]:.2f})" for name, r in zip(clocks, ratios.T, strict=True)]
+    return np.median(seconds[..., 0], axis=0), ", ".join(texts)
 
 
 def measure_smoothing(side: int, count: int, rounds: int, repeats: int) -> None:
@@ -76,9 +79,9 @@ def measure_smoothing(side: int, count: int, rounds: int, repeats: int) -> None:
     features = rng.standard_normal((cells, CHANNELS), np.float32)
     probabilities = np.asarray(jax.nn.softmax(rng.standard_normal((cells, CLASSES), np.float32)))
     given = jax.device_put((features, probabilities))
+    tensors = torch.from_numpy(features.copy()), torch.from_numpy(probabilities.copy())
     ours = jax.jit(lambda features, probabilities: smooth(probabilities, nearest_cells(features, count), rounds))
     compiled = ours.lower(*given).compile()
-    tensors = torch.from_numpy(features), torch.from_numpy(probabilities)
 
     def run_ours() -> np.ndarray:
         return np.asarray(jax.block_until_ready(compiled(*given)))
@@ -90,10 +93,11 @@ def measure_smoothing(side: int, count: int, rounds: int, repeats: int) -> None:
     assert differ < 1e-5, "both must agree"
     peak = peak_in_torch(run_torch)
     (peer, own), ratio = time_pairs((run_torch, run_ours), repeats)
-    temporary = compiled.memory_analysis().temp_size_in_bytes
+    stats = compiled.memory_analysis()
+    needed = stats.temp_size_in_bytes + stats.output_size_in_bytes
     print(f"{side} px, {cells} cells, {count} neighbours, {rounds} rounds: probabilities differ by at most {differ:.1e}")
     print(f"  PyTorch {1e3 * peer:.1f} ms, ours {1e3 * own:.1f} ms, {ratio}")
-    print(f"  MB: all similarities {4 * cells**2 / MB:.1f}, PyTorch {peak / MB:.1f}, ours {temporary / MB:.1f}")
+    print(f"  MB: all similarities {4 * cells**2 / MB:.1f}, PyTorch at most {peak / MB:.1f}, ours {needed / MB:.1f}")
 
 
 def measure_biases(repeats: int) -> None:
