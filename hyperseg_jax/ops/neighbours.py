@@ -30,7 +30,7 @@ def nearest_cells(
         if valid is None:
             return jax.lax.top_k(similarity, count)[1]
         found = jax.lax.top_k(jnp.where(valid, similarity, -jnp.inf), count)[1]
-        return jnp.where(valid[found], found, found[:, :1])
+        return jnp.where(jnp.asarray(valid)[found], found, found[:, :1])
 
     if number <= CHUNK:
         return find(unit)

@@ -90,14 +90,16 @@ REAL = [
     ("hyperseg_3b:v5e-16", "v5e:4x4", "referring", 15.75),
     ("hyperseg_3b_full:v5p-128", "v5p:4x4x4", "referring", 95.0),
 ]
-# (config, task with the largest program), for v5e:4x4.
+# (config, slice, task with the largest program).
 SMALLER = [
-    ("sca_gpt2_large", "caption"),
-    ("sca_llama_3b", "caption"),
-    ("seem_samvitb", "panoptic"),
-    ("seem_davitd3", "panoptic"),
-    ("seem_focalt", "panoptic"),
-    ("seem_focall", "panoptic"),
+    ("sca_gpt2_large", "v5e:4x4", "caption"),
+    ("sca_llama_3b", "v5e:4x4", "caption"),
+    ("seem_samvitb", "v5e:4x4", "panoptic"),
+    ("seem_davitd3", "v5e:4x4", "panoptic"),
+    ("seem_focalt", "v5e:4x4", "panoptic"),
+    ("seem_focall", "v5e:4x4", "panoptic"),
+    ("ifseg_base", "v5e:2x2", "words"),
+    ("ifseg_base:coco_stuff", "v5e:2x2", "words"),
 ]
 
 
@@ -113,9 +115,9 @@ def test_hyperseg_3b_fits_its_slice(name, topology, task, room):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "task"), SMALLER, ids=[name for name, _ in SMALLER])
-def test_recipes_of_seem_and_sca_fit_v5e_16(name, task):
-    result = planning.compile_step(configs.load(name), task, topologies.slice_devices("v5e:4x4"))
+@pytest.mark.parametrize(("name", "topology", "task"), SMALLER, ids=[name for name, *_ in SMALLER])
+def test_recipes_of_smaller_systems_fit_their_slice(name, topology, task):
+    result = planning.compile_step(configs.load(name), task, topologies.slice_devices(topology))
     print(f"{result.memory.peak / 1e9:.2f} GB per chip, {result.examples} examples")
     assert not result.problem, result.problem
     assert result.examples >= 1 and not result.loop_collectives
