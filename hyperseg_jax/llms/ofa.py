@@ -53,7 +53,7 @@ def attend_grid(
     key: Float[DeviceArray, "B Lk heads D"],
     value: Float[DeviceArray, "B Lk heads D2"],
     grid: Grid,
-    bias: RowsBias,
+    bias: RowsBias | None,
     mask: RowsMask,
     precision: str,
 ) -> Float[jax.Array, "B _ heads D2"]:
@@ -61,7 +61,8 @@ def attend_grid(
     rows = _chunk_rows(grid)
 
     def attend_rows(start: Any, some: jax.Array) -> jax.Array:
-        return attend(some, key, value, bias=bias(start, rows), mask=mask(start, rows), precision=precision)
+        added = bias(start, rows) if bias else None
+        return attend(some, key, value, bias=added, mask=mask(start, rows), precision=precision)
 
     if rows == grid[0]:
         return attend_rows(0, query)
@@ -319,13 +320,17 @@ class SegmentationLayer(_Layer):
             of_first = attend(q[:, :1], k, v, bias=bias, mask=mask, precision=precision)
             return jnp.concatenate([of_first, attend_grid(q[:, 1:], k, v, grid, rows_bias, rows_mask, precision)], axis=1)
 
+        def cross(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            mask = valid[:, None, None]
+            of_first = attend(q[:, :1], k, v, mask=mask, precision=precision)
+            of_cells = attend_grid(q[:, 1:], k, v, grid, None, lambda start, count: mask, precision)
+            return jnp.concatenate([of_first, of_cells], axis=1)
+
         y = self._norm("attention_norm")(x)
         y = OfaAttention(heads, self.precision, name="attention")(y, y, (places[0], places[1]), attend_all)
         x = self._add(x, self._norm("attended_norm")(y), drop)
-        cross = functools.partial(attend, mask=valid[:, None, None], precision=precision)
-        y = OfaAttention(heads, self.precision, name="cross")(
-            self._norm("cross_norm")(x), source, (places[2], places[3]), cross
-        )
+        y = self._norm("cross_norm")(x)
+        y = OfaAttention(heads, self.precision, name="cross")(y, source, (places[2], places[3]), cross)
         x = self._add(x, self._norm("crossed_norm")(y), drop)
         return self._feed_forward(x, drop), None
 

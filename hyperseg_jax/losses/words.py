@@ -19,9 +19,11 @@ def word_presence_loss(
     """Returns the cross-entropy of the presence of each word in the captions of an image, summed over the words.
 
     A word is present if it fits some cells; its logit is pooled over the cells by the logarithm of the mean exponential
-    (Pinheiro & Collobert 2015, arXiv 1411.6228). cosines: between cells and words. valid: cells that belong to the image.
+    (Pinheiro & Collobert 2015, arXiv 1411.6228). cosines: between cells and words. valid: cells that belong to the image; if
+    none do, the loss is as if all did, so that it and its gradient are finite.
     """
     known = jnp.broadcast_to(valid, cosines.shape[:2])[..., None]
+    known |= ~known.any(axis=1, keepdims=True)
     scores = jnp.where(known, SCALE * cosines.astype(jnp.float32), -jnp.inf)
     pooled = jax.nn.logsumexp(scores, axis=1) - jnp.log(known.sum(axis=1)) + BIAS
     loss: Float32[jax.Array, "B V"] = optax.sigmoid_binary_cross_entropy(pooled, present)

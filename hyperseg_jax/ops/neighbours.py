@@ -15,7 +15,8 @@ CHUNK = 1024
 def nearest_cells(
     features: Float[DeviceArray, "N C"], count: int, valid: Bool[DeviceArray, " N"] | None = None
 ) -> Int32[jax.Array, "N _"]:
-    """Returns the cells with the highest cosine similarity to each cell, which include the cell itself, most similar first.
+    """Returns the cells with the highest cosine similarity to each cell, most similar first: the cell itself and others; of
+    equally similar cells, the first ones.
 
     The N x N similarities are computed some rows at a time. At most N cells are returned. valid: the cells that may be found;
     if they are fewer than count, the most similar one is repeated.

@@ -1,42 +1,60 @@
-"""Nearest cells by chunks: the same cells, without the matrix of all similarities."""
+"""Neighbours of cells, found some rows at a time, and the probabilities that are averaged over them."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hyperseg_jax import jaxprs
 from hyperseg_jax.ops import neighbours
-
-RNG = np.random.default_rng(0)
-FEATURES = RNG.standard_normal((11, 5), np.float32)
-VALID = np.arange(11) % 4 != 1
+from hyperseg_jax.ops.neighbours import nearest_cells, smooth
 
 
-@pytest.mark.parametrize("chunk", [3, 11, 100])
-@pytest.mark.parametrize("valid", [None, VALID])
-def test_chunks_find_the_most_similar_cells(chunk, valid, monkeypatch):
+def draw(count=40, channels=6):
+    return np.random.default_rng(0).standard_normal((count, channels), np.float32)
+
+
+def expected(features, count, valid):
+    """Returns the valid cells with the largest cosines, by sorting all of them."""
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    return np.argsort(np.where(valid, -(unit @ unit.T), np.inf), axis=1)[:, :count]
+
+
+@pytest.mark.parametrize("chunk", [1024, 40, 16, 7])
+def test_chunks_find_the_same_cells(monkeypatch, chunk):
     monkeypatch.setattr(neighbours, "CHUNK", chunk)
-    unit = FEATURES / np.linalg.norm(FEATURES, axis=1, keepdims=True)
-    similarity = np.where(True if valid is None else valid, unit @ unit.T, -np.inf)
-    expected = np.argsort(-similarity, axis=1, kind="stable")
-    np.testing.assert_array_equal(neighbours.nearest_cells(FEATURES, 4, valid), expected[:, :4])
-    all_cells = np.asarray(neighbours.nearest_cells(FEATURES, 20, valid))  # more than there are
-    assert all_cells.shape == (11, 11)
-    if valid is not None:
-        expected[:, valid.sum() :] = expected[:, :1]
-    np.testing.assert_array_equal(all_cells, expected)
+    features, valid = draw(), np.arange(40) % 5 != 3
+    np.testing.assert_array_equal(nearest_cells(features, 3), expected(features, 3, True))
+    found = np.asarray(nearest_cells(features, 3, valid))
+    np.testing.assert_array_equal(found, expected(features, 3, valid))
+    assert valid[found].all()
+    np.testing.assert_array_equal(found[valid, 0], np.flatnonzero(valid), "each cell is the most similar to itself")
 
 
-@pytest.mark.parametrize("cells", [2000, 4096])
-def test_similarities_are_not_all_in_memory(cells):
-    features = jax.ShapeDtypeStruct((cells, 8), np.float32)
-    compiled = jax.jit(neighbours.nearest_cells, static_argnums=1).lower(features, 3).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 4 * (neighbours.CHUNK + 100) * cells
+def test_similarities_of_all_cells_are_in_chunks():
+    count = 4 * neighbours.CHUNK
+    find = lambda features: smooth(jnp.ones((count, 5)), nearest_cells(features, 3), 25)
+    largest = jaxprs.largest_array(jax.make_jaxpr(find)(jax.ShapeDtypeStruct((count, 8), np.float32)).jaxpr)
+    assert largest.shape == (neighbours.CHUNK, count)
 
 
-def test_smoothing_averages_each_round():
-    nearest = np.array([[0, 1], [1, 0], [2, 1]], np.int32)
-    start = np.array([[1, 0], [0, 1], [0, 1]], np.float32)
-    matrix = np.array([[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0.5, 0.5]])
-    for rounds in (0, 1, 5):
-        expected = np.linalg.matrix_power(matrix, rounds) @ start
-        np.testing.assert_allclose(neighbours.smooth(start, nearest, rounds), expected, rtol=1e-6)
+def test_there_are_at_most_as_many_neighbours_as_cells():
+    features = draw(4)
+    assert np.sort(nearest_cells(features, 10)).tolist() == [[0, 1, 2, 3]] * 4
+    assert nearest_cells(features, 3, np.array([False, False, True, False])).tolist() == [[2] * 3] * 4
+
+
+def test_zero_and_equal_features_have_neighbours():
+    features = np.concatenate([np.zeros((3, 6), np.float32), np.ones((3, 6), np.float32)])
+    found = np.asarray(nearest_cells(features, 2))
+    assert (found[3:] >= 3).all() and (found < 6).all()
+
+
+def test_probabilities_are_means_over_the_neighbours():
+    values, found = draw(5, 3), np.array([[0, 1], [1, 1], [2, 4], [3, 0], [4, 2]], np.int32)
+    rounds = [values]
+    for _ in range(3):
+        rounds.append(rounds[-1][found].mean(axis=1))
+    for k, value in enumerate(rounds):
+        np.testing.assert_allclose(smooth(values, found, k), value, atol=1e-6)
+    assert smooth(values.astype(jnp.bfloat16), found, 1).dtype == np.float32

@@ -95,6 +95,21 @@ def test_an_adapted_model_answers_by_its_decoder():
     assert adapted.data.resize == captions.data.resize
 
 
+def test_cells_beyond_images_and_unreadable_elements_have_no_gradient():
+    """Without biases, features far beyond an image are zeros, whose norm has no derivative."""
+    model = IFSEG.build(CONFIG)
+    params = jax.jit(lambda: IFSEG.init_plain(model, CONFIG, jax.random.key(0)))()
+    gradient = jax.jit(jax.grad(lambda p, given: IFSEG.full_loss(model, CONFIG)(p, given, jax.random.key(0))[0]))
+    element = PROCESS(make_example("a red star"), train=True)
+    image = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 3), np.uint8)
+    wide = np.pad(image, ((0, 0), (0, 2 * SIDE), (0, 0), (0, 0)))
+    alone = gradient(params, jax.tree.map(lambda x: x[None], {**element, "images": image}))
+    padded = {**element, "images": wide}
+    unreadable = {**PROCESS.blank(), "images": np.zeros_like(wide)}
+    together = gradient(params, jax.tree.map(lambda *rows: np.stack(rows), padded, unreadable))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4), alone, together)
+
+
 COLORS = {"red": (220, 30, 30), "blue": (30, 60, 220), "green": (30, 180, 50), "white": (240, 240, 240)}
 
 

@@ -7,7 +7,9 @@ import numpy as np
 import optax
 import pytest
 
+from hyperseg_jax import jaxprs
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.llms import ofa
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.results.mask_resize import canvas_size, geometry_array, make_mask_resize, resize_masks
 from hyperseg_jax.structs import IGNORED, Prompt
@@ -102,6 +104,23 @@ def test_images_of_any_size_share_a_canvas(params):
         alone = predict(params, make_images([(height, width)], [16 * n for n in cells], seed=k), config)["mask_logits"]
         np.testing.assert_allclose(together[k, :, : cells[0], : cells[1]], alone[0], atol=1e-5)
     assert np.ptp(together[0, :, :3, :4], axis=0).min() > 0.01  # classes differ
+
+
+@pytest.mark.parametrize("image", [True, False])
+def test_attention_in_chunks_gives_the_same_answer(params, monkeypatch, image):
+    """On a wide canvas, and no array has an entry for each head and pair of cells."""
+    batch = make_images([(50, 256), (64, 200)], (64, 256)) if image else make_words(2)
+
+    def largest_scores():
+        """Returns the number of pairs in the largest array with an axis of heads."""
+        program = jax.make_jaxpr(inference.make_predict(MODEL, CONFIG))(params, batch, {}).jaxpr
+        shapes = [out.aval.shape for equation in jaxprs.equations(program) for out in equation.outvars]
+        return max(shape[-2] * shape[-1] for shape in shapes if len(shape) == 4 and shape[1] == 2)
+
+    whole, pairs = predict(params, batch)["mask_logits"], largest_scores()
+    monkeypatch.setattr(ofa, "CHUNK", 4)
+    np.testing.assert_allclose(predict(params, batch)["mask_logits"], whole, atol=1e-5)
+    assert largest_scores() < 0.8 * pairs  # of images of words, those of the text are left
 
 
 def test_features_that_were_encoded_before_give_the_same_answer(params):

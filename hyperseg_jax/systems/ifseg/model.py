@@ -124,7 +124,8 @@ class IfSeg(nn.Module):
         them."""
         p, eps = self.encoder.precision, 1e-6
         center = lambda x: x - x.mean(axis=-1, keepdims=True)
-        unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), eps)
+        # The gradient of a norm of zeros would be NaN, and cells beyond an image may be zeros.
+        unit = lambda x: x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), eps**2))
         a, b = (unit(center(x.astype(jnp.float32))) for x in (embedding, names))
         return p.einsum("bcd,...nd->bcn", a, b)
 
