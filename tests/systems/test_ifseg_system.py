@@ -137,7 +137,7 @@ def test_probabilities_of_the_answer(params, rounds):
     config = make_config(rounds=rounds)
     outputs = predict(params, make_images([(40, 64)], (64, 64)), config)
     geometry = Geometry((30, 48), (40, 64), (64, 64))
-    given = {name: value[0] for name, value in outputs.items()}
+    given = {name: np.asarray(value[0]) for name, value in outputs.items()}
     resize = make_mask_resize(geometry_array(geometry), (4, 4), canvas_size(30, 48), "cells")
     answers = {}
     for kind in ("semantic", "soft_semantic"):
