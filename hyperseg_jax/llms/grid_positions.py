@@ -29,12 +29,12 @@ FURTHEST = 1023
 def text_offsets(length: int, buckets: int) -> Int[np.ndarray, "{length} {length}"]:
     """Returns the table row of each pair (query, key) of tokens. The table has 2 * buckets - 1 rows.
 
-    Offsets up to half of the buckets have a row each, and larger ones share rows.
+    Offsets up to half of the buckets have a row each, and larger ones share rows; all beyond FURTHEST have the last one.
     """
     offset, half = np.subtract.outer(np.arange(length), np.arange(length)), buckets // 2
     distance = np.maximum(np.abs(offset), 1)
     logarithmic = np.ceil(np.log(distance / half) / math.log(FURTHEST / half) * (half - 1)) + half
-    far = np.sign(offset) * logarithmic.astype(int)
+    far = np.sign(offset) * np.minimum(logarithmic, buckets - 1).astype(int)
     return np.where(np.abs(offset) <= half, offset, far) + buckets - 1
 
 

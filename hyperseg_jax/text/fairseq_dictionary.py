@@ -44,7 +44,8 @@ def load(folder: pathlib.Path, extra: Sequence[str] = ()) -> Tokenizer:
         table = tokenizers.check_dense_ids(tokenizers.validate_vocabulary(content, "its content"))
     merges = _find(folder, MERGES)
     with naming_path(merges):
-        pairs = tokenizers.parse_merges(strict_json.read_bytes(merges, LARGEST).decode(errors="replace"))
+        lines = strict_json.read_bytes(merges, LARGEST).replace(b"\r\n", b"\n")
+        pairs = tokenizers.parse_merges(lines.decode(errors="replace"))
         tokenizers.check_merges(pairs, table)
     dictionary = _find(folder, (DICTIONARY,))
     with naming_path(dictionary):

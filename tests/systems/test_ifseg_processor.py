@@ -68,7 +68,7 @@ def test_classes_are_uniform_and_names_within_a_class():
 
 def test_the_stream_is_the_same_for_hosts_workers_and_resumed_runs():
     def batches(start=0, count=3, **options):
-        with Stream(Mixture({"words": make_words_task()}, 4, seed=3), 4, position=4 * start, **options) as stream:
+        with Stream(Mixture({"words": make_words_task(192)}, 4, seed=3), 4, position=4 * start, **options) as stream:
             return [next(stream) for _ in range(count)]
 
     whole = batches()
@@ -124,10 +124,10 @@ def test_a_bucket_holds_its_example():
 
 def test_a_class_list_is_no_longer_than_the_text_that_the_model_reads():
     process = make_processor(CONFIG, TOKENIZER, {})
-    example = Example("image", np.zeros((1, 8, 8, 3), np.uint8), (Prompt("panoptic", classes=("red",) * 60),))
+    example = Example("image", np.zeros((1, 8, 8, 3), np.uint8), (Prompt("panoptic", classes=("red " * 59, "red")),))
     assert process.bucket(example)["length"] == 100
-    with pytest.raises(UserError, match=r"image: the text of its 99 class names has \d+ tokens, and the model reads 100"):
-        process.bucket(Example("image", example.frames, (Prompt("panoptic", classes=("red",) * 99),)))
+    with pytest.raises(UserError, match=r"image: the text of its 2 class names has \d+ tokens, and the model reads 100"):
+        process.bucket(Example("image", example.frames, (Prompt("panoptic", classes=("red " * 98, "red")),)))
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,7 @@ def test_a_class_list_is_no_longer_than_the_text_that_the_model_reads():
         (Prompt("referring", "the star"), "IFSeg answers one class list"),
         (Prompt("panoptic"), "its class list is empty"),
         (Prompt("panoptic", classes=("a", "")), "has an empty name"),
+        (Prompt("panoptic", classes=("a", " a")), "'a' is there twice"),
         (Prompt("panoptic", classes=tuple(f"c{k}" for k in range(9))), "9 classes, but the task allows 8"),
         (Prompt("panoptic", classes=("red " * 9,)), "9 class_length, but the task allows 4"),
         (Prompt("panoptic", classes=("red",)), "has no masks"),
@@ -159,6 +160,13 @@ def test_mistakes_of_a_config_are_named():
         make_processor(CONFIG, TOKENIZER, {**SIZES, "length": 101})
     larger = make_processor(CONFIG, TOKENIZER, {**SIZES, "length": 80})
     assert images.with_common_shape([larger]).length == 80
+    config = make_config()
+    config.model.encoder.side = 5
+    with pytest.raises(
+        UserError, match=r"data\.image_size = 96: .* 6 cells, .*positions of 5 \(model\.encoder\.side\); .* at most 80"
+    ):
+        make_processor(config, TOKENIZER, {**SIZES, "words": 1})
+    make_processor(config, TOKENIZER, SIZES)
     with pytest.raises(UserError, match=r"data\.image_size = 100: give a multiple of 16"):
         make_processor(make_config(image_size=100), TOKENIZER, SIZES)
     with pytest.raises(UserError, match=r"long_side = 32"):

@@ -30,6 +30,12 @@ def test_tokens_have_the_order_of_the_dictionary(folder):
     assert tokenizer.vocab_size == 16
 
 
+def test_lines_may_end_as_on_windows(folder):
+    for name in ("dict.txt", "vocab.bpe"):
+        (folder / name).write_bytes((folder / name).read_bytes().replace(b"\n", b"\r\n"))
+    assert fairseq_dictionary.load(folder).encode("the The") == [5, 12, 8, 10, 9]
+
+
 def test_special_tokens_are_no_part_of_texts(folder):
     assert 0 not in fairseq_dictionary.load(folder).encode("the <s> the")
 
@@ -94,6 +100,12 @@ def test_synonyms_are_names_of_one_class():
     for bad in ("", "cow|", " "):
         with pytest.raises(UserError, match="has an empty name"):
             texts.split_synonyms(("grass", bad))
+    for twice in ("cow|cow", "tree|grass", " grass"):
+        with pytest.raises(
+            UserError, match=r"the class name '(cow|grass)' is there twice, also counting synonyms; give it once"
+        ):
+            texts.split_synonyms(("grass", twice))
+    assert texts.split_synonyms(("grass", "Grass", "grass land"))[1] == [0, 1, 2]
 
 
 def test_damaged_dictionaries_load_or_are_refused(folder):

@@ -227,7 +227,7 @@ def make_processor(config: ml_collections.ConfigDict, tokenizer: Tokenizer | Non
     """Returns the processor of a task.
 
     sizes: array sizes; empty in prediction. tokenizer: may be None if only shapes are needed. Raises UserError if a side is not
-    a multiple of the cells.
+    a multiple of the cells, or larger than the model knows.
     """
     side, resize = config.data.image_size, config.data.resize
     for name, value in (("data.image_size", side), ("data.resize.multiple", resize.multiple)):
@@ -239,7 +239,14 @@ def make_processor(config: ml_collections.ConfigDict, tokenizer: Tokenizer | Non
             "the short one"
         )
     sides = SideRule(resize.short_side, resize.long_side, resize.multiple)
-    context = config.model.encoder.get("num_positions", OfaEncoder.num_positions)
+    encoder = config.model.encoder
+    known = encoder.get("side", OfaEncoder.side)
+    if sizes.get("words") and side > known * STRIDE:
+        raise UserError(
+            f"data.image_size = {side}: images of words would have sides of {side // STRIDE} cells, and the model knows "
+            f"positions of {known} (model.encoder.side); give at most {known * STRIDE}"
+        )
+    context = encoder.get("num_positions", OfaEncoder.num_positions)
     if (length := sizes.get("length", 0)) > context:
         raise UserError(f"length = {length}, but the model reads {context} tokens (model.encoder.num_positions); give less")
     return IfSegProcessor(cast(Tokenizer, tokenizer), side, context, sides, **{"trained": int(bool(sizes)), **sizes})

@@ -58,14 +58,19 @@ def _toy_tokenizer() -> Tokenizer:
 
 def split_synonyms(classes: Sequence[str]) -> tuple[list[str], list[int]]:
     """Returns the names of all classes in order, and the class of each: "giraffe|camelopard" has two. Raises UserError for an
-    empty name."""
+    empty name, and for one that is there twice: it would be twice as probable, or two classes could not be told apart."""
     names, owners = [], []
+    known: set[str] = set()
     for k, entry in enumerate(classes):
         for name in entry.split(SYNONYM):
             if not name.strip():
                 raise UserError(
                     f"the class {escaped_value(entry)} has an empty name; give each class a name, synonyms as 'a|b'"
                 )
+            words = " ".join(name.split())
+            if words in known:
+                raise UserError(f"the class name {escaped_value(words)} is there twice, also counting synonyms; give it once")
+            known.add(words)
             names.append(name)
             owners.append(k)
     return names, owners
