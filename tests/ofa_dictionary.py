@@ -32,11 +32,22 @@ def write_small(folder: pathlib.Path) -> pathlib.Path:
 def write_recorded(folder: pathlib.Path, recorded: dict[int, int]) -> pathlib.Path:
     """Writes a dictionary of the published size in which these tokens of GPT-2 have these ids: {token id: id of the
     dictionary}. The real order of the other tokens is not known here."""
-    size = len(json.loads((real_vocabulary.write_gpt2(folder) / "vocab.json").read_bytes()))
+    return _write_order(real_vocabulary.write_gpt2(folder), recorded)
+
+
+def _write_order(folder: pathlib.Path, recorded: dict[int, int]) -> pathlib.Path:
+    size = len(json.loads((folder / "vocab.json").read_bytes()))
     order: dict[int, str] = {ours - SPECIAL: str(token) for token, ours in recorded.items()}
     assert len(order) == len(recorded), "two tokens have one id"
     rest = iter([str(k) for k in range(size) if k not in recorded] + [f"madeupword{k:04d}" for k in range(3)])
     return write_dictionary(folder, [order.get(line) or next(rest) for line in range(size + 3)])
+
+
+def write_published(folder: pathlib.Path) -> pathlib.Path:
+    """Writes a dictionary of the published size that gives the prompt its published ids. The other tokens have any order."""
+    gpt2 = Tokenizer.load(real_vocabulary.write_gpt2(folder))
+    tokens = [token for word in texts.PROMPT.split() for token in gpt2.encode(f" {word}")]
+    return _write_order(folder, dict(zip(tokens, texts.PROMPT_IDS, strict=True)))
 
 
 def load_recorded(folder: pathlib.Path, classes: Sequence[str], source: np.ndarray) -> Tokenizer:

@@ -57,7 +57,7 @@ def samples_root(shared):
         write_phi2(folder / "phi-2")
         write_clip(folder / "clip")
         write_gpt2(folder / "gpt2")
-        ofa_dictionary.write_recorded(folder / "ofa", {})
+        ofa_dictionary.write_published(folder / "ofa")
         Tokenizer.train(["red ring"], [], 300, added=["<s>", "</s>"]).save(folder / "open_llama")  # no package ships its own
 
     return shared("datasets", write)

@@ -92,6 +92,17 @@ def test_the_system_refuses_other_numberings(folder):
         texts.load_tokenizer(config, folder)
 
 
+def test_a_dictionary_in_another_order_is_refused(tmp_path):
+    """As of another corpus: it has the same tokens, and all its ids have embeddings, of other words."""
+    config = ml_collections.ConfigDict({"model": {"vocab_size": 59458}, "data": {"tokenizer": "toy", "root": ""}})
+    published = texts.load_tokenizer(config, ofa_dictionary.write_published(tmp_path / "ofa"))
+    assert published.vocab_size == 59457
+    published.save(tmp_path / "model")
+    assert texts.load_tokenizer(config, tmp_path / "model").encode("the image?") == [5, 2274, 116]
+    with pytest.raises(UserError, match=r"other: numbers the tokens of 'what is .*' in another way than OFA; give the folder"):
+        texts.load_tokenizer(config, ofa_dictionary.write_recorded(tmp_path / "other", {}))
+
+
 def test_synonyms_are_names_of_one_class():
     assert texts.split_synonyms(("cow", "giraffe|camelopard", "grass")) == (
         ["cow", "giraffe", "camelopard", "grass"],

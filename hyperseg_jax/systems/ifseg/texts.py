@@ -20,10 +20,14 @@ from hyperseg_jax.text.tokenizer import TOY_FILE, Tokenizer
 from hyperseg_jax.untrusted.printing import escaped_value
 
 PROMPT = "what is the segmentation map of the image? object:"
+PROMPT_IDS = (99, 16, 5, 2835, 1258, 5456, 9, 5, 2274, 116, 7626, 35)
+"""Its token ids in the vocabulary of the English OFA."""
 UNKNOWN = "unknown"
 """What stands behind the classes of every text; it is no class."""
 CODES = 8192
 """Number of OFA's tokens of image codes."""
+GPT2_TOKENS = 50257
+"""A vocabulary with at least as many is that of OFA; smaller ones are for small models."""
 EXTRA = ("<mask>", *(f"<code_{k}>" for k in range(CODES)), *(f"<bin_{k}>" for k in range(BINS)))
 """OFA's tokens after those of the dictionary. IFSeg's "<seg_k>" come next; they number classes and have no embeddings."""
 
@@ -45,6 +49,8 @@ def load_tokenizer(config: ml_collections.ConfigDict, path: str | os.PathLike[st
     start, padding, end, _ = fairseq_dictionary.SPECIAL
     if (loaded.id_of(start), loaded.id_of(padding), loaded.eos_id) != (START, PADDING, END):
         raise UserError(f"{file}: {start}, {padding} and {end} do not have the ids 0, 1 and 2; {fairseq_dictionary.ENGLISH}")
+    if loaded.vocab_size >= GPT2_TOKENS and tuple(loaded.encode(PROMPT)) != PROMPT_IDS:
+        raise UserError(f"{file}: numbers the tokens of {PROMPT!r} in another way than OFA; {fairseq_dictionary.ENGLISH}")
     loaded.check_fits(config.model.vocab_size, "model.vocab_size")
     return loaded
 
