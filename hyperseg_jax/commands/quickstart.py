@@ -157,7 +157,7 @@ def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
     prediction = model.segment_classes(frame, names, stuff=stuff)
     tiles = [
         add_caption(
-            draw_masks(frame, list(prediction.masks), tint=True),
+            draw_masks(frame, list(prediction.masks), tints=range(len(prediction))),
             "classes: " + ", ".join(prediction.names),
             height=44,
         )

@@ -23,7 +23,8 @@ MAX_SCORE = 1e9
 class QualitativeExamples:
     """The CASES best and worst prompts by headline score.
 
-    A case is {"value", "index" of the example, "prompt", "masks": run lengths on the first frame, "text"}. Cases with equal
+    A case is {"value", "index" of the example, "prompt", "masks": run lengths on the first frame, "labels": the class of each
+    mask of a class list, "text"}. Cases with equal
     values are in the order of the examples, so the result does not depend on the number of hosts.
     """
 
@@ -36,7 +37,8 @@ class QualitativeExamples:
         if value is None or not math.isfinite(value):
             return
         text = join_captions(prediction.texts)[: limits.current().letters]
-        row = {"value": float(value), "index": index, "prompt": prompt, "text": text}
+        labels = [int(label) for label in prediction.labels]
+        row = {"value": float(value), "index": index, "prompt": prompt, "text": text, "labels": labels}
         if self._is_extreme(row):
             self.merge([{**row, "masks": [run_lengths.encode(mask) for mask in prediction.masks]}])
 
@@ -91,6 +93,9 @@ def _is_row(row: Any) -> bool:
         and type(row.get("text")) is str
         and len(row["text"]) <= limits.current().letters
         and type(row.get("masks")) is list
+        and type(row.get("labels")) is list
+        and all(type(label) is int for label in row["labels"])
+        and len(row["labels"]) in (0, len(row["masks"]))
     )
 
 
@@ -104,4 +109,4 @@ def _tile(row: Mapping[str, Any], example: Example) -> np.ndarray:
     with budget.record_budget():
         masks = [decode_segmentation(mask, frame.shape[0], frame.shape[1], example.name) for mask in row["masks"]]
     text = f"{row['value']:.3f}  {example.name}  {describe_answer(prompt, [row['text']])}"
-    return draw_comparison(frame, prompt, masks, text, height=44)
+    return draw_comparison(frame, prompt, masks, text, labels=row["labels"], height=44)

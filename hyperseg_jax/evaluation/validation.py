@@ -141,7 +141,13 @@ def _score_example(scorer: Scorer, protocol: EvalProtocol, *, draw: bool) -> lis
         if draw and k == 0:
             first = predictions_by_frame[0]
             tiles.append(
-                draw_comparison(protocol.example.frames[0], prompt, list(first.masks), describe_answer(prompt, first.texts))
+                draw_comparison(
+                    protocol.example.frames[0],
+                    prompt,
+                    list(first.masks),
+                    describe_answer(prompt, first.texts),
+                    labels=first.labels,
+                )
             )
     return tiles
 

@@ -43,11 +43,11 @@ def outline_pixels(mask: np.ndarray) -> np.ndarray:
     return mask & ~interior
 
 
-def draw_masks(frame: np.ndarray, masks: Sequence[np.ndarray], *, scale: int = 1, tint: bool = False) -> np.ndarray:
+def draw_masks(frame: np.ndarray, masks: Sequence[np.ndarray], *, scale: int = 1, tints: Sequence[int] = ()) -> np.ndarray:
     """Draws each mask with an outline and dims the rest. uint8 [H, W, 3] -> uint8 [H * scale, W * scale, 3].
 
-    Pixels inside a mask keep their colours, because the prompt may mention them. tint: blends a different colour into each
-    mask, to separate many adjacent masks.
+    Pixels inside a mask keep their colours, because the prompt may mention them. tints: for each mask the number of a colour
+    that is blended into it, to separate many adjacent masks.
     """
     image = Image.fromarray(frame).resize((frame.shape[1] * scale, frame.shape[0] * scale), Image.Resampling.BICUBIC)
     canvas = np.asarray(image, np.float32).copy()
@@ -56,8 +56,8 @@ def draw_masks(frame: np.ndarray, masks: Sequence[np.ndarray], *, scale: int = 1
     grey = canvas.mean(-1, keepdims=True)
     canvas = np.where(covered[..., None], canvas, 0.45 * (0.35 * canvas + 0.65 * grey) + 22)
     for k, mask in enumerate(scaled):
-        if tint:
-            canvas[mask] = 0.5 * canvas[mask] + 0.5 * COLOURS[k % len(COLOURS)]
+        if len(tints):
+            canvas[mask] = 0.5 * canvas[mask] + 0.5 * COLOURS[tints[k] % len(COLOURS)]
         boundary = outline_pixels(mask)
         canvas[boundary] = 255
         canvas[outline_pixels(mask & ~boundary)] = 20
@@ -102,24 +102,35 @@ def save_image(path: pathlib.Path, image: np.ndarray) -> None:
 
 def draw_segments(frame: np.ndarray, segments: Prediction | Sequence[Segment], *, scale: int = 1) -> np.ndarray:
     """Draws predicted segments with draw_masks(); tinted if there are several."""
-    return draw_masks(frame, [segment.mask for segment in segments], scale=scale, tint=len(segments) > 1)
+    masks = [segment.mask for segment in segments]
+    return draw_masks(frame, masks, scale=scale, tints=range(len(masks)) if len(masks) > 1 else ())
 
 
 def draw_comparison(
-    frame: np.ndarray, prompt: Prompt, masks: Sequence[np.ndarray], text: str = "", *, longest: int = TILE, height: int = 30
+    frame: np.ndarray,
+    prompt: Prompt,
+    masks: Sequence[np.ndarray],
+    text: str = "",
+    *,
+    labels: Sequence[int] = (),
+    longest: int = TILE,
+    height: int = 30,
 ) -> np.ndarray:
     """Draws the targets of a prompt beside the predicted masks, with a caption: uint8 [h + height, 2 * w, 3].
 
     Without target masks, the regions of the prompt are drawn. masks: each bool [H, W]. text: the caption; the description of
-    the prompt by default. longest: maximum pixels of the longer side; larger frames are subsampled.
+    the prompt by default. labels: the class of each predicted mask of a class list; a class has one colour in both. longest:
+    maximum pixels of the longer side; larger frames are subsampled.
     """
     step = max(1, -(-max(frame.shape[:2]) // longest))
     small = lambda mask: mask[::step, ::step]
     targets = [small(mask[0]) for mask in prompt.masks] if prompt.masks is not None else []
     if prompt.task == "caption":
         targets = [small(mask) for mask in _draw_regions(prompt, frame)]
-    tint = prompt.task == "panoptic"
-    panels = [draw_masks(small(frame), panel_masks, tint=tint) for panel_masks in (targets, [small(mask) for mask in masks])]
+    numbers = {label: k for k, label in enumerate(dict.fromkeys([*prompt.labels, *labels]))}
+    tints = [[numbers[label] for label in each] if prompt.task == "panoptic" else () for each in (prompt.labels, labels)]
+    shown = targets, [small(mask) for mask in masks]
+    panels = [draw_masks(small(frame), each, tints=colours) for each, colours in zip(shown, tints, strict=True)]
     return add_caption(np.concatenate(panels, axis=1), text or describe_prompt(prompt), height=height)
 
 

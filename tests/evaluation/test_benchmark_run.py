@@ -188,7 +188,7 @@ def test_a_choice_without_an_index_is_rejected():
 
 
 MASK = run_lengths.encode(np.ones((SIDE, SIDE), bool))
-CASE = {"value": 1.0, "index": 0, "prompt": 0, "text": "", "masks": [MASK]}
+CASE = {"value": 1.0, "index": 0, "prompt": 0, "text": "", "masks": [MASK], "labels": [0]}
 ROW = {
     "key": "a/0",
     "question": "the rows",
@@ -232,7 +232,10 @@ def run_with_state(saved, messages):
             {"cases": [value]}
             for value in (5, {}, CASE | {"index": 1}, CASE | {"value": 10**400}, CASE | {"text": "x" * 10**5})
         ),
-        *({"cases": [CASE | change]} for change in ({"prompt": 1}, *({"masks": [mask]} for mask in DAMAGED_MASKS))),
+        *(
+            {"cases": [CASE | change]}
+            for change in ({"prompt": 1}, {"labels": [0, 1]}, {"labels": ["0"]}, *({"masks": [mask]} for mask in DAMAGED_MASKS))
+        ),
         *({"cases": value} for value in ([CASE] * 2, [CASE] * 100, {})),
         *({"rows": [[0, 0, LARGE | {"masks": masks}]]} for masks in ([[{}] * 120], [5], [[{}] * 60] * 9)),
         {"rows": [[0, 0, LARGE | {"masks": [[]], "frames": ["0"] * 100}]]},

@@ -75,6 +75,16 @@ def test_comparisons_of_images_of_any_shape_are_small():
     assert tile.shape[1] <= 2 * drawing.TILE and tile.shape[0] <= drawing.TILE
 
 
+def test_a_class_has_one_colour_in_targets_and_predictions():
+    halves = np.zeros((2, 20, 20), bool)
+    halves[0, :10], halves[1, 10:] = True, True
+    prompt = Prompt("panoptic", classes=("a", "b", "c"), masks=halves[:, None], labels=(2, 0))
+    tile = drawing.draw_comparison(np.full((20, 20, 3), 90, np.uint8), prompt, list(halves), labels=(0, 1))
+    at = lambda row, panel: tile[row, panel * 20 + 10].tolist()
+    assert at(15, 0) == at(5, 1), "class a"
+    assert len({tuple(colour) for colour in (at(5, 0), at(15, 0), at(15, 1))}) == 3
+
+
 def test_shuffled_texts_keep_no_images():
     readable, alive, unread = list(make_examples()), [], []
 
