@@ -30,6 +30,7 @@ from hyperseg_jax.weights import model_folder
 
 FIRST, LABELS = "image_free", "pseudo_labels"
 """Folders of self-training in --out: the run of the first stage, and its label images."""
+CONFIDENCE = 0.5
 TOY, TOY_SPLITS = "toy", ("train", "val")
 CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".safetensors")
 
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="then label the images of a folder with the model, and train on these labels (self-training)",
     )
     parser.add_argument("--split", help="split of --images; default: its first")
-    parser.add_argument("--confidence", type=float, default=0.5, help="lowest probability of a pseudo label (default 0.5)")
+    parser.add_argument("--confidence", type=float, help=f"lowest probability of a pseudo label (default {CONFIDENCE})")
     parser.add_argument(
         "--validate", metavar="BENCHMARK", help="report the mIoU on labelled images; the same names as --images"
     )
@@ -117,15 +118,22 @@ def _check_options(parsed: argparse.Namespace) -> None:
     for name in ("steps", "batch_size"):
         if getattr(parsed, name) == 0:
             raise UserError(f"--{name.replace('_', '-')} 0: give at least 1")
-    if not parsed.confidence <= 1:
+    if parsed.confidence is not None and not parsed.confidence <= 1:
         raise UserError(f"--confidence {parsed.confidence}: give a probability from 0 to 1")
-    if parsed.pseudo_labels is not None:
-        image_files(existing_folder(parsed.pseudo_labels))
+    if parsed.pseudo_labels is None:
+        if parsed.confidence is not None:
+            raise UserError("--confidence is of --pseudo-labels; give both, or remove it")
+        return
+    image_files(existing_folder(parsed.pseudo_labels))
+    if parsed.pseudo_labels.resolve() in (parsed.out.resolve(), (parsed.out / LABELS).resolve()):
+        raise UserError(f"--out {parsed.out}: would write PNG files between the images of --pseudo-labels; give another folder")
 
 
 def _open_model(name: str) -> _Start:
     """Opens the config and the tokenizer of a model. Raises UserError for a checkpoint file, and for a system that cannot be
     adapted."""
+    if not name:  # such as an unset shell variable; it would mean ./model
+        raise UserError("--model: is empty; give a model folder or a workdir")
     if pathlib.Path(name).suffix in CHECKPOINTS and os.path.isfile(name):
         raise UserError(
             f"--model {name}: is a checkpoint file; convert it to a model folder with `hyperseg import-weights {name} --config "
@@ -282,7 +290,7 @@ def _train_on_pseudo_labels(
             images,
             classes,
             labels,
-            confidence=parsed.confidence,
+            confidence=CONFIDENCE if parsed.confidence is None else parsed.confidence,
             steps=first.train.steps,
             progress=lambda done, of: progress.update(bar, completed=done, total=of),
         )

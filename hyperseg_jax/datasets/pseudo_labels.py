@@ -1,6 +1,7 @@
 """Images that a model has labelled: a folder of label images with labels.json, for the images of another folder.
 
-    {"classes": ["giraffe|camelopard", "grass"], "confidence": 0.5, "steps": 2000, "images": ["a.jpg", "b.png"]}
+    {"classes": ["giraffe|camelopard", "grass"], "confidence": 0.5, "steps": 2000, "folder": "/photos",
+     "images": ["a.jpg", "b.png"]}
 
 The label image of a.jpg is a.jpg.png. It has 0 for pixels that the model was not sure of, and k + 1 for class k.
 """

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -40,27 +41,28 @@ def label_images(
 
     load: returns the model; called if an image has no label image yet, so an interrupted call is continued. confidence: the
     lowest probability of a class at a pixel that gets it. steps: the training steps of the model. progress: receives (images
-    done, of all). Raises UserError if `out` was written with other classes, confidence or steps, if no image can be labelled,
-    or if no pixel has a class.
+    done, of all). Raises UserError if `out` was written with other classes, confidence or steps, or for the images of another
+    folder, if the model cannot be loaded, if no image can be labelled, or if no pixel has a class.
     """
     names = [path.name for path in image_files(images)]
-    settings = {"classes": list(classes), "confidence": confidence, "steps": steps}
+    settings = {"classes": list(classes), "confidence": confidence, "steps": steps, "folder": str(images)}
     _prepare_folder(out, settings)
     model: Model | None = None
     labelled, skipped = list[str](), list[str]()
     pixels = sure = 0
     for done, name in enumerate(names, 1):
         path = files.join_inside(out, pseudo_labels.label_file(name), str(out))
-        try:
+        image = numbers = None
+        with _collecting_errors(name, skipped):
             numbers = pseudo_labels.read_label_numbers(path)
             if numbers is None:
                 image = files.read_image(files.join_inside(images, name, str(images)))
-                model = model or load()
+        if image is not None:
+            model = model or load()
+            with _collecting_errors(name, skipped):
                 numbers = label_image(model, image, classes, confidence)
                 pseudo_labels.write_label_image(path, numbers, len(classes))
-        except (UserError, BadFile) as error:
-            skipped.append(f"{escaped(name)}: {one_line(str(error))}")
-        else:
+        if numbers is not None:
             labelled.append(name)
             pixels, sure = pixels + numbers.size, sure + int((numbers > 0).sum())
         progress(done, len(names))
@@ -72,6 +74,15 @@ def label_images(
         )
     pseudo_labels.write_index(out, {**settings, "images": labelled})
     return Labelled(len(labelled), tuple(skipped), sure / pixels)
+
+
+@contextlib.contextmanager
+def _collecting_errors(name: str, lines: list[str]) -> Iterator[None]:
+    """Appends a line about an image that cannot be read or segmented."""
+    try:
+        yield
+    except (UserError, BadFile) as error:
+        lines.append(f"{escaped(name)}: {one_line(str(error))}")
 
 
 def _prepare_folder(out: pathlib.Path, settings: dict[str, object]) -> None:

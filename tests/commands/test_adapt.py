@@ -214,6 +214,26 @@ def test_pixels_below_the_confidence_have_no_label(photos, tmp_path):
         label_images(load, photos, NAMES, tmp_path / "other", confidence=0.95, steps=3)
 
 
+def test_labels_of_another_folder_are_not_used(photos, tmp_path):
+    """Its images may have the same names."""
+    other = tmp_path / "other"
+    shutil.copytree(photos, other)
+    label_images(Sure, photos, NAMES, tmp_path / "out", confidence=0.5, steps=1)
+    with pytest.raises(UserError, match="was labelled with other folder; remove this folder"):
+        label_images(Sure, other, NAMES, tmp_path / "out", confidence=0.5, steps=1)
+
+
+def test_a_model_that_cannot_be_loaded_is_no_skipped_image(photos, tmp_path):
+    def load():
+        raise UserError("model.safetensors: is damaged")
+
+    label = functools.partial(label_images, images=photos, classes=NAMES, out=tmp_path / "out", confidence=0.5, steps=1)
+    label(Sure)
+    next((tmp_path / "out").glob("*.jpg.png")).unlink()
+    with pytest.raises(UserError, match=r"^model\.safetensors: is damaged$"):
+        label(load)
+
+
 def test_no_image_can_be_read(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(b"no")
@@ -231,6 +251,8 @@ def test_class_names():
             parse_classes(text)
 
 
+STOP = "--config.train.stepz=1"
+"""An error that ends a command after the checks of its options."""
 LONG = ",".join(f"number {k} of many" for k in range(40))
 ERRORS = {
     "no classes": (["--model", "{model}"], "no classes are given; give --classes, --class-list, or --images"),
@@ -270,8 +292,17 @@ ERRORS = {
     "empty folder": (["--model", "{model}", "--classes", "a", "--pseudo-labels", "{empty}"], "no images here"),
     "no folder": (["--model", "{model}", "--classes", "a", "--pseudo-labels", "{empty}/b"], "no such folder"),
     "confidence": (["--model", "{model}", "--classes", "a", "--confidence", "2"], "--confidence 2.0: give a probability"),
+    "a lone confidence": (
+        ["--model", "{model}", "--classes", "a", "--confidence", "0.9", STOP],
+        "--confidence is of --pseudo-labels; give both",
+    ),
+    "labels between the images": (
+        ["--model", "{model}", "--classes", "a", "--pseudo-labels", "{mixed}/pseudo_labels", "--out", "{mixed}", STOP],
+        "would write PNG files between the images of --pseudo-labels",
+    ),
+    "no model": (["--model", "", "--classes", "a", STOP], "--model: is empty; give a model folder"),
     "no steps": (["--model", "{model}", "--classes", "a", "--steps", "0"], "--steps 0: give at least 1"),
-    "an unknown field": (["--model", "{model}", "--classes", "a", "--config.train.stepz=1"], "unknown config key 'stepz'"),
+    "an unknown field": (["--model", "{model}", "--classes", "a", STOP], "unknown config key 'stepz'"),
 }
 
 
@@ -280,7 +311,10 @@ def test_bad_input_is_one_line(case, model, world, request, tmp_path, capsys):
     arguments, message = ERRORS[case]
     (tmp_path / "empty").mkdir()
     (tmp_path / "ofa_base.pt").write_bytes(b"PK")
-    places = {"model": model, "world": world, "empty": tmp_path / "empty", "file": tmp_path / "ofa_base.pt"}
+    (tmp_path / "mixed" / "pseudo_labels").mkdir(parents=True)
+    (tmp_path / "mixed" / "pseudo_labels" / "a.jpg").touch()
+    places = {name: tmp_path / name for name in ("empty", "mixed")}
+    places |= {"model": model, "world": world, "file": tmp_path / "ofa_base.pt"}
     if any("{run}" in text for text in arguments):
         places["run"] = request.getfixturevalue("adapted")
     given = [text.format(**places) for text in arguments]
