@@ -67,7 +67,12 @@ class ClassLists:
         """The number in the class list of each of `names`; -1 if it is not in the list."""
         if not self.chosen:
             return tuple(range(len(self.names)))
-        wanted = {name: k for k, entry in enumerate(self.chosen) for name in entry.split(SYNONYM)}
+        wanted: dict[str, int] = {}
+        for k, entry in enumerate(self.chosen):
+            for name in entry.split(SYNONYM):
+                if name in wanted:
+                    raise UserError(f"chosen has the class {escaped_value(name)} twice; give each name once")
+                wanted[name] = k
         found = tuple(wanted.get(name, -1) for name in self.names)
         if missing := [self.chosen[k] for k in sorted({*range(len(self.chosen))} - {*found})]:
             near = difflib.get_close_matches(missing[0].split(SYNONYM)[0], self.names, 1)

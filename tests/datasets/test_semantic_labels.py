@@ -10,6 +10,7 @@ from PIL import Image
 
 from hyperseg_jax.commands.main import main
 from hyperseg_jax.datasets import Ade20k, ClassWords, CocoStuff, SegmentationTable, class_names, layouts
+from hyperseg_jax.datasets.class_prompts import ClassLists
 from hyperseg_jax.datasets.segmentation_table import write_table
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits
@@ -310,3 +311,9 @@ def test_a_check_of_raw_labels_takes_an_option(ade20k, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["data", "check", "built", "--root", str(tmp_path), "--option", "labels=raw"])
     assert caught.value.code == 2 and "the records of a build have no options" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("chosen", [("grass", "grass"), ("grass|sand", "sand")])
+def test_chosen_names_are_there_once(chosen):
+    with pytest.raises(UserError, match="twice; give each name once"):
+        ClassLists(("grass", "sand"), (False, False), chosen=chosen)
