@@ -23,5 +23,5 @@ def get_config() -> ml_collections.ConfigDict:
         *c.optimizer.param_groups[1:],
     )
     c.optimizer.learning_rate = 2e-3
-    c.train.update({"steps": 3000, "batch_size": 8})
+    c.train.update({"steps": 4000, "batch_size": 8})
     return c
