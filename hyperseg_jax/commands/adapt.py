@@ -176,9 +176,9 @@ def parse_classes(text: str) -> tuple[str, ...]:
 
 
 def _benchmarks() -> list[str]:
-    """Returns the names of the benchmarks of labelled images."""
-    readers = ((name, layout.reader) for name, layout in LAYOUTS.items())
-    return [*(name for name, kind in readers if isinstance(kind, type) and issubclass(kind, ClassListReader)), TOY]
+    """Returns the names of the benchmarks whose images have one class list and no sentences."""
+    lists = {name: each.reader for name, each in LAYOUTS.items() if "refs_paths" not in each.files}
+    return [*(name for name, kind in lists.items() if isinstance(kind, type) and issubclass(kind, ClassListReader)), TOY]
 
 
 def _image_block(flag: str, name: str, split: str | None, default: int, chosen: tuple[str, ...]) -> dict[str, Any]:

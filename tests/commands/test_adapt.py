@@ -289,6 +289,10 @@ ERRORS = {
         ["--model", "{model}", "--classes", "gras", "--images", "toy", "--data-root", "{world}"],
         "the labelled images have no class 'gras'; did you mean 'grass'?",
     ),
+    "sentences": (
+        ["--model", "{model}", "--classes", "a", "--images", "coco_with_sentences"],
+        "is no benchmark of class lists; give one of",
+    ),
     "empty folder": (["--model", "{model}", "--classes", "a", "--pseudo-labels", "{empty}"], "no images here"),
     "no folder": (["--model", "{model}", "--classes", "a", "--pseudo-labels", "{empty}/b"], "no such folder"),
     "confidence": (["--model", "{model}", "--classes", "a", "--confidence", "2"], "--confidence 2.0: give a probability"),
