@@ -1,4 +1,4 @@
-"""OFA's encoder and decoder (Wang et al. 2022), with the segmentation decoder of IFSeg (Yun et al. 2023).
+"""OFA's encoder (Wang et al. 2022), and its decoder as IFSeg segments with it (Yun et al. 2023); it writes no text here.
 
 Positions are not added to tokens. They are compared with each other by their own queries and keys, in every layer the same, and
 relative positions add a bias of each layer (llms/grid_positions).
@@ -181,7 +181,30 @@ class EncoderLayer(_Layer):
         return self._feed_forward(x, drop), None
 
 
-class OfaEncoder(nn.Module):
+class _Stack(nn.Module):
+    """What encoder and decoder have in common; defaults are OFA-Base. Parts: layers (stacked), norm."""
+
+    hidden_size: int = 768
+    mlp_size: int = 3072
+    num_layers: int = 6
+    num_heads: int = 12
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    remat: str = "none"
+    precision: Precision = Precision()
+
+    def _run_layers(
+        self, layer: type[_Layer], x: Float[DeviceArray, "B L D"], *inputs: Any, deterministic: bool, **fields: Any
+    ) -> Float[jax.Array, "B L D"]:
+        """Runs all layers and the last norm. inputs: the same for every layer. fields: of the layers."""
+        stacked = stack_blocks(layer, self.num_layers, self.remat, (0, *(nn.broadcast,) * len(inputs)))
+        common = (self.num_heads, self.mlp_size, self.dropout, deterministic, self.precision)
+        drops = jnp.linspace(0, self.drop_path, self.num_layers, dtype=jnp.float32)
+        x, _ = stacked(*common, **fields, name="layers")(x, drops, *inputs)
+        return LayerNorm(precision=self.precision, name="norm")(x)
+
+
+class OfaEncoder(_Stack):
     """Encodes the cells of an image, or of an image made of words, together with a text; defaults are OFA-Base.
 
     side: of the largest square grid that the tables know. base: the grid on which they are looked up for other grids.
@@ -189,18 +212,10 @@ class OfaEncoder(nn.Module):
     image_place_norm, place_query, place_key, layers (stacked), norm.
     """
 
-    hidden_size: int = 768
-    mlp_size: int = 3072
-    num_layers: int = 6
-    num_heads: int = 12
     text_buckets: int = 256
     side: int = 42
     base: Grid = (32, 32)
     num_positions: int = 1026
-    dropout: float = 0.0
-    drop_path: float = 0.0
-    remat: str = "none"
-    precision: Precision = Precision()
 
     @nn.compact
     def __call__(
@@ -241,12 +256,10 @@ class OfaEncoder(nn.Module):
         positions = jnp.concatenate([cells, words], axis=-2)
         places = tuple(place_heads(self, name, positions, self.num_heads) for name in ("place_query", "place_key"))
         valid = jnp.concatenate([jnp.broadcast_to(canvas.valid, image.shape[:2]), valid], axis=1)
-        layers = stack_blocks(EncoderLayer, self.num_layers, self.remat, (0, *(nn.broadcast,) * 4))
-        fields = (self.num_heads, self.mlp_size, self.dropout, deterministic, p, self.text_buckets, self.side)
-        drops = jnp.linspace(0, self.drop_path, self.num_layers, dtype=jnp.float32)
         resize = canvas.resize_from(base) if resized else canvas.look_up()
-        x, _ = layers(*fields, name="layers")(x, drops, places, valid, canvas, resize)
-        return LayerNorm(precision=p, name="norm")(x), positions
+        tables = {"text_buckets": self.text_buckets, "side": self.side}
+        x = self._run_layers(EncoderLayer, x, places, valid, canvas, resize, deterministic=deterministic, **tables)
+        return x, positions
 
 
 def place_heads(module: nn.Module, name: str, positions: Float[DeviceArray, "*B L D"], num_heads: int) -> Places:
@@ -340,7 +353,7 @@ def _with_first(valid: Bool[jax.Array, "*B cells"]) -> Bool[jax.Array, "*B _"]:
     return jnp.pad(valid, [(0, 0)] * (valid.ndim - 1) + [(1, 0)], constant_values=True)
 
 
-class SegmentationDecoder(nn.Module):
+class SegmentationDecoder(_Stack):
     """IFSeg's decoder: reads the encoder's states of the image cells, and returns features of each cell.
 
     It reads no labels. Its first row is the start token, and row i of the result belongs to cell i; the published attention is
@@ -348,16 +361,8 @@ class SegmentationDecoder(nn.Module):
     other. Parts: norm_in, positions, place_norm, self_query, self_key, cross_query, cross_key, layers (stacked), norm.
     """
 
-    hidden_size: int = 768
-    mlp_size: int = 3072
-    num_layers: int = 6
-    num_heads: int = 12
     side: int = 32
     causal: bool = True
-    dropout: float = 0.0
-    drop_path: float = 0.0
-    remat: str = "none"
-    precision: Precision = Precision()
 
     @nn.compact
     def __call__(
@@ -383,11 +388,8 @@ class SegmentationDecoder(nn.Module):
         positions = LayerNorm(precision=p, name="place_norm")(p.cast(jnp.concatenate([first, resized], axis=-2)))
         names = {"self_query": positions, "self_key": positions, "cross_query": positions, "cross_key": source_positions}
         places = tuple(place_heads(self, name, given, self.num_heads) for name, given in names.items())
-        layers = stack_blocks(SegmentationLayer, self.num_layers, self.remat, (0, *(nn.broadcast,) * 5))
-        fields = (self.num_heads, self.mlp_size, self.dropout, deterministic, p, side, self.causal)
-        drops = jnp.linspace(0, self.drop_path, self.num_layers, dtype=jnp.float32)
-        x, _ = layers(*fields, name="layers")(x, drops, source, places, valid, canvas, resize)
-        return LayerNorm(precision=p, name="norm")(x)
+        given = (x, source, places, valid, canvas, resize)
+        return self._run_layers(SegmentationLayer, *given, deterministic=deterministic, side=side, causal=self.causal)
 
 
 def encoder_table(encoder: OfaEncoder) -> Table:
