@@ -107,6 +107,7 @@ class System(Generic[Model]):
     source_checkpoints: the kinds of public checkpoints that its weights are imported from; its own is the first.
     extra_names: names of the table that the authors' code does not have, with the reason.
     published_fields: fields of config.model that change the results but no weight, with the values of the authors' code.
+    prediction_fields: fields of config.model, or blocks of them, that choose what is predicted from the same weights.
     untrained: names of the table that no loss trains and no prediction uses, with the reason. They are kept so that an export
     has all names of the authors' code.
     hf_config(config) -> the config.json that the authors' code requires in an exported folder.
@@ -141,6 +142,7 @@ class System(Generic[Model]):
     counts: Callable[[Model, ConfigDict], Callable[[Batch], Counts]] | None = None
     loss: Callable[[Model, ConfigDict], Loss] | None = None
     published_fields: tuple[PublishedField, ...] = ()
+    prediction_fields: tuple[str, ...] = ()
     untrained: tuple[Rule, ...] = ()
     parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
     unsupported_parts: Mapping[str, str] = dataclasses.field(default_factory=dict)

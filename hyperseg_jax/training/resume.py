@@ -19,8 +19,6 @@ FREE_MODEL_FIELD = "remat"
 TRAINING_MODEL_FIELDS = ("precision", "dropout", "drop_path", "query_std", "embedding_std")
 """Fields of a model, or blocks of them, that do not define its function: rounding, and what only changes training or its
 initial weights."""
-PREDICTION_MODEL_FIELDS = ("smoothing", "scores")
-"""Fields of a model, or blocks of them, that choose what is predicted from the same weights."""
 FLAG = "--accept-changes"
 
 
@@ -34,10 +32,12 @@ def function_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """Describes the differing fields of `model` that change what the weights compute; "" if there are none. saved: config of a
     model folder, from an untrusted file. given: the config that the model is run with.
 
-    A published field that a config lacks has the published value. Any other field that one of them lacks is not compared: it
-    has the default of its module, as the newer fields in a config of an earlier version."""
-    ignored = {FREE_MODEL_FIELD, *TRAINING_MODEL_FIELDS, *PREDICTION_MODEL_FIELDS}
-    published = {row.field.replace(".", "/"): row.values[0] for row in systems.get(given["system"]).published_fields}
+    The system's prediction_fields are not compared. A published field that a config lacks has the published value. Any other
+    field that one of them lacks is not compared: it has the default of its module, as the newer fields in a config of an
+    earlier version."""
+    system = systems.get(given["system"])
+    ignored = {FREE_MODEL_FIELD, *TRAINING_MODEL_FIELDS, *system.prediction_fields}
+    published = {row.field.replace(".", "/"): row.values[0] for row in system.published_fields}
     fields = (flatten({name: config.get(name) for name in ("system", "model")}) for config in (saved, given))
     before, now = (published | each for each in fields)
     compared = {path for path in before.keys() & now.keys() if not ignored & set(path.split("/"))}

@@ -31,6 +31,7 @@ SYSTEM = System(
     source_checkpoints=checkpoints.CHECKPOINTS,
     extra_names=(),
     published_fields=checkpoints.PUBLISHED_FIELDS,
+    prediction_fields=("smoothing", "scores"),
     untrained=checkpoints.UNTRAINED,
     hf_config=checkpoints.hf_config,
     adapt=adaptation.adapt_config,
