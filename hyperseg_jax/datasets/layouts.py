@@ -179,6 +179,13 @@ LAYOUTS: dict[str, FolderLayout] = {
     "ade20k": FolderLayout(
         datasets.Ade20k, {"folder": "ADEChallengeData2016"}, ("training", "validation"), "sceneparsing.csail.mit.edu", _SPLIT
     ),
+    "ade20k_raw": FolderLayout(
+        datasets.Ade20k,
+        {"folder": "ADEChallengeData2016"},
+        ("training", "validation"),
+        "the same, if its label images have 0 to 149 for the classes",
+        {**_SPLIT, "labels": "raw"},
+    ),
     "ifseg_table": FolderLayout(
         datasets.SegmentationTable,
         {"table_path": "ifseg/{split}.tsv"},
