@@ -63,9 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--validation-split", metavar="SPLIT", help="split of --validate; default: its last")
     parser.add_argument("--data-root", default="", help="folder with the files of all benchmarks; default: generated toy data")
     parser.add_argument(
-        "--steps", type=int, help="training steps (default 2000, as published); with --pseudo-labels, of each stage"
+        "--steps", type=int, help="training steps (default: as published, 2000 for IFSeg); with --pseudo-labels, of each stage"
     )
-    parser.add_argument("--batch-size", type=int, help="examples per step (default 16, as published)")
+    parser.add_argument("--batch-size", type=int, help="examples per step (default: as published, 16 for IFSeg)")
     parser.add_argument(
         "--accept-changes", action="store_true", help="resume although the images, the recipe or the path of the model changed"
     )
@@ -137,7 +137,7 @@ def _open_model(name: str) -> _Start:
     if pathlib.Path(name).suffix in CHECKPOINTS and os.path.isfile(name):
         raise UserError(
             f"--model {name}: is a checkpoint file; convert it to a model folder with `hyperseg import-weights {name} --config "
-            "ifseg_base --tokenizer FOLDER --out MODEL`, and give that"
+            "CONFIG --tokenizer FOLDER --out MODEL`, and give that"
         )
     folder = model_folder.find_model_folder(name)
     config = model_folder.read_config(folder)
@@ -229,7 +229,7 @@ def _make_config(
 
 def _check_out(out: pathlib.Path, model: pathlib.Path) -> None:
     """Raises UserError if the run would overwrite a model that it did not write."""
-    if model in (out.resolve(), (out / "model").resolve()):
+    if model in (folder.resolve() for run in (out, out / FIRST) for folder in (run, run / "model")):
         raise UserError(f"--out {out}: has the model that the training starts from; give another folder")
     if (out / "model.safetensors").exists():
         raise UserError(f"--out {out}: is a model folder; give a new folder")

@@ -189,9 +189,11 @@ def _evaluate_own_tasks(parsed: argparse.Namespace) -> None:
 
 
 def write_class_iou(out: pathlib.Path, by_name: Mapping[str, Mapping[str, float]]) -> None:
-    """Writes class_iou.json, {name: {class: IoU}}, if there is any."""
+    """Writes class_iou.json, {name: {class: IoU}}; without any, removes that of an earlier evaluation."""
     if by_name:
         write_text(out / CLASS_IOU, strict_json.dumps_finite(by_name))
+    else:
+        (out / CLASS_IOU).unlink(missing_ok=True)
 
 
 def print_class_iou(by_name: Mapping[str, Mapping[str, float]]) -> None:

@@ -15,6 +15,7 @@ from sample_inputs import random_params
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.commands.adapt import parse_classes
+from hyperseg_jax.commands.evaluate import write_class_iou
 from hyperseg_jax.commands.main import main
 from hyperseg_jax.datasets import PseudoLabels, class_names
 from hyperseg_jax.errors import UserError
@@ -120,6 +121,8 @@ def test_evaluate_reports_each_class(adapted, world, tmp_path, capsys):
     by_class = json.loads((tmp_path / "scores" / "class_iou.json").read_text())["panoptic"]
     assert set(by_class) <= set(NAMES) and scores["miou"] == pytest.approx(np.mean([*by_class.values()]))
     assert "miou" in table and all(name in table for name in by_class)
+    write_class_iou(tmp_path / "scores", {})
+    assert not (tmp_path / "scores" / "class_iou.json").exists(), "it would be of an earlier evaluation"
 
 
 def test_predict_uses_the_model(adapted, world, tmp_path):
@@ -267,6 +270,10 @@ ERRORS = {
         ["--model", "{model}", "--classes", "a", "--out", "{model}"],
         "has the model that the training starts",
     ),
+    "its own first stage": (
+        ["--model", "{two}/image_free", "--classes", "a", "--out", "{two}", "--pseudo-labels", "{world}/coco/val"],
+        "has the model that the training starts",
+    ),
     "another run": (
         ["--model", "{model}", "--classes", "grass,tree,sea", "--out", "{run}"],
         "has a run of another model, class",
@@ -321,6 +328,9 @@ def test_bad_input_is_one_line(case, model, world, request, tmp_path, capsys):
     places |= {"model": model, "world": world, "file": tmp_path / "ofa_base.pt"}
     if any("{run}" in text for text in arguments):
         places["run"] = request.getfixturevalue("adapted")
+    if any("{two}" in text for text in arguments):
+        places["two"] = tmp_path / "two"
+        shutil.copytree(model, places["two"] / "image_free" / "model")
     given = [text.format(**places) for text in arguments]
     before = sorted(map(str, tmp_path.rglob("*")))
     capsys.readouterr()  # of the run
