@@ -43,6 +43,18 @@ def recipe() -> ml_collections.ConfigDict:
         "num_queries": 100,
         "query_std": 0.0,
         "head_vocab_size": 51200,
+        # the paper names what is in the image before the mask tokens; order, separator and limits are ours
+        "entities": {
+            "recognition": "hybrid",  # "decoding": no names, as in the released weights; "generation": an ablation
+            "order": "size",  # of the names: the largest area first; "list": as in the class list
+            "separator": ", ",
+            "repeats": False,  # whether each object is named, instead of each class once
+            "none": "none",  # the answer if nothing of the list is in the image
+            "limit": 32,  # names
+            "tokens": 128,  # of the names with [SEG]
+            "restricted": True,  # whether only names of the class list are written
+            "beams": 1,  # 1: greedy
+        },
         "lora": {"rank": 8, "alpha": 16.0, "dropout": 0.05, "targets": ("query", "value")},
         "clip_encoder": {
             "image_size": 384,
@@ -160,7 +172,7 @@ def recipe() -> ml_collections.ConfigDict:
             "panoptic": {
                 "reader": "coco_panoptic",
                 "ratio": 4,
-                "length": 1792,  # the 133 names of COCO need 1740 positions
+                "length": 1920,  # the 133 names of COCO need 1740 positions, the names of the answer up to 128
                 "targets": 100,
                 "planes": 1,  # its segments do not overlap
                 "classes": 134,

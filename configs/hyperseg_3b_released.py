@@ -1,4 +1,5 @@
-"""HyperSeg-3B as its authors released it: no gates in the perceiver, adapters merged, evaluated in float32."""
+"""HyperSeg-3B as its authors released it: no gates in the perceiver, no names before the masks, adapters merged, evaluated in
+float32."""
 
 import pathlib
 import runpy
@@ -14,4 +15,5 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.precision.update({"compute": "float32", "matmul": "highest"})
     c.model.lora.rank = 0
     c.model.perceiver.gate = "none"
+    c.model.entities.recognition = "decoding"
     return c

@@ -25,6 +25,18 @@ def get_config() -> ml_collections.ConfigDict:
         "num_queries": 8,
         "query_std": 0.5,  # the release initializes with zeros; from scratch, distinct queries learn faster
         "head_vocab_size": 576,
+        # How the answer to a class list names what is in the image: systems/hyperseg/entities.py.
+        "entities": {
+            "recognition": "decoding",  # "hybrid": names, then masks; "generation": an ablation
+            "order": "size",
+            "separator": ", ",
+            "repeats": False,
+            "none": "none",
+            "limit": 8,
+            "tokens": 48,
+            "restricted": True,
+            "beams": 1,
+        },
         "lora": {"rank": 0, "alpha": 16.0, "dropout": 0.0, "targets": ("query", "value")},
         "clip_encoder": {
             "image_size": 96,

@@ -56,6 +56,7 @@ class Source(enum.IntEnum):
     CLASS = 5  # text of a class name, pooled into the embedding of its class
     REGION = 6
     QUERY = 7
+    NAME = 8  # text of the answer that names entities, pooled by class where these names classify the masks
 
 
 @flax.struct.dataclass
@@ -66,10 +67,10 @@ class Layout:
     the remainder of each prompt, which attends to the prefix and to itself. The result of a causal model is the same as for
     each prompt in a sequence of its own.
 
-    text_ids: token ids at TEXT, EXPRESSION and CLASS positions, 0 elsewhere.
+    text_ids: token ids at TEXT, EXPRESSION, CLASS and NAME positions, 0 elsewhere.
     source: a Source. index: index of the position among the positions with this source, from 0.
     segment: number of the group of positions that are pooled into one embedding: 1 for the expression, k for class or region k
-        (from 1), 0 elsewhere.
+        (from 1), also for the names of class k, 0 elsewhere.
     labels: target token of this position (not shifted), -100 where there is no target.
     mask: True where other positions may attend to this one.
     prompt: prompt number from 1; 0 at positions that all prompts share.
@@ -242,6 +243,8 @@ class Prompt:
     captions: the texts of each region (caption), one or several that are equally good; () if they are not known.
     ignore: pixels that all metrics ignore; None if every pixel counts.
     crowds: the ignored pixels that are crowds of a class (panoptic), with their crowd_labels.
+    entities: names of what is in the image, in the order in which the answer names them (panoptic); None: those of the targets
+        in training, and in prediction the model writes them.
     areas: area of each mask in pixels according to the annotations (COCO: of the polygons); () if they have none.
     others: further objects of the video, to which no prompt refers but which some scores count (video).
     foreground: the union of all objects of the video, referred to or not (video), for the robustness score of ReVOS.
@@ -269,6 +272,7 @@ class Prompt:
     key: str = ""
     history: tuple[tuple[str, str], ...] = ()
     needs_reasoning: bool = False
+    entities: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,6 +307,14 @@ class Segment:
 
 
 @dataclasses.dataclass(frozen=True)
+class WrittenName:
+    """A name that the model wrote before it segmented. label: index of its class, None if the class list does not have it."""
+
+    name: str
+    label: int | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Prediction:
     """The prediction for one prompt and one frame. Iterating yields its masks as Segments.
 
@@ -311,6 +323,7 @@ class Prediction:
     scores: N numbers in 0..1; () if there are none.
     names: N strings, the text or class that each mask was predicted for; () if there are none.
     texts: the generated text: one, or one for each region of the prompt.
+    written: the names that the model wrote before it segmented, in order; None if it writes none.
     classes, embeddings: class probabilities and appearance embeddings of the masks, if they are candidates for tracking.
     ious: for each object, its IoU after each click (interactive segmentation).
     """
@@ -323,6 +336,7 @@ class Prediction:
     classes: Float32[np.ndarray, "N C"] | None = None
     embeddings: Float32[np.ndarray, "N D"] | None = None
     ious: tuple[tuple[float, ...], ...] = ()
+    written: tuple[WrittenName, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.masks)

@@ -116,6 +116,14 @@ def _add_panoptic(scores: Any, name: str, prompt: Prompt, predictions: Sequence[
     )
 
 
+def _add_entities(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    """Adds the panoptic segments of an image, and the names that the model wrote."""
+    predicted = predictions[0]
+    written = None if predicted.written is None else [name.label for name in predicted.written]
+    target = _target_masks(prompt)[:, 0]
+    scores.update(predicted.masks, predicted.labels, target, prompt.labels, _first_frame(prompt.ignore), written)
+
+
 def _add_instances(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
     """Adds the things of a class list. Crowds are targets that may be missed."""
     things = [k for k, label in enumerate(prompt.labels) if prompt.things[label]]
@@ -268,6 +276,7 @@ SCORINGS: dict[str, Scoring] = {
     "regions": Scoring(lambda _: metrics.InteractiveScores(), "regions", _add_regions, "miou"),
     "clicks": Scoring(lambda _: metrics.ClickScores(), "regions", _add_clicks, "iou@1", SimulatedClicks, CorrectiveClicks),
     "panoptic": Scoring(lambda _: metrics.PanopticQuality(), "panoptic", _add_panoptic, "pq"),
+    "entities": Scoring(lambda _: metrics.EntityScores(), "panoptic", _add_entities, "class_accuracy"),
     "instances": Scoring(lambda _: metrics.MaskAP(), "instances", _add_instances, "ap"),
     "semantic": Scoring(lambda _: metrics.SemanticScores(), "semantic", _add_semantic, "miou"),
     "zero_shot": Scoring(lambda _: metrics.ZeroShotScores(COCO_UNSEEN), "semantic", _add_semantic, "harmonic_miou"),

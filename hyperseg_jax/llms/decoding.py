@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
-from jaxtyping import Num
+from jaxtyping import Int, Num
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import DeviceArray
@@ -22,6 +22,7 @@ OPTIONS = {"sampling": ("temperature", "top_k", "top_p"), "beams": ("beams", "le
 """Options that only one kind reads."""
 
 Number = float | Num[DeviceArray, ""]
+Token = int | Int[DeviceArray, ""]
 
 
 def _static(default: Any) -> Any:
@@ -39,8 +40,8 @@ class Decoding:
     beams, length_penalty: of beam search, see llms/beams.py: the number of beams, and the power of the length by which sums of
     log-probabilities are divided.
     chunk: number of texts of an example that are generated at the same time; None: all. Fewer need less memory.
-    eos_id: ends a text. vocab_size: ids >= vocab_size are never generated, since a head may be larger than the vocabulary.
-    None: those of the tokenizer.
+    eos_id: ends a text; inside of jit, it may be an array. vocab_size: ids >= vocab_size are never generated, since a head may
+    be larger than the vocabulary. None: those of the tokenizer.
     """
 
     kind: str = _static("greedy")
@@ -51,11 +52,11 @@ class Decoding:
     beams: int = _static(3)
     length_penalty: Number = 1.0
     chunk: int | None = _static(None)
-    eos_id: int | None = _static(None)
+    eos_id: Token | None = _static(None)
     vocab_size: int | None = _static(None)
 
     @property
-    def end_id(self) -> int:
+    def end_id(self) -> Token:
         """The end token; -1, which is no token, if there is none."""
         return -1 if self.eos_id is None else self.eos_id
 

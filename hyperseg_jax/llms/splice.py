@@ -36,7 +36,7 @@ def splice(
         offset += rows[-1].shape[1]
     bank = jnp.concatenate(rows, axis=1)
     placed = jax.vmap(lambda rows, index: rows.at[index].get(mode="clip"))(bank, index)  # [B, L, D]
-    is_text = jnp.isin(layout.source, jnp.array([Source.TEXT, Source.EXPRESSION, Source.CLASS]))
+    is_text = jnp.isin(layout.source, jnp.array([Source.TEXT, Source.EXPRESSION, Source.CLASS, Source.NAME]))
     embeddings = jnp.where((index >= 0)[..., None], placed, jnp.where(is_text[..., None], text, 0))
     return TokenStream(
         embeddings=axes.constrain(embeddings, "batch", "length", "act_embed"),

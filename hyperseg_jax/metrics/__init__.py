@@ -13,6 +13,7 @@ Masks of images:
     average_precision  COCO mask AP
     mean_iou           semantic segmentation
     panoptic_quality   panoptic segmentation
+    entities           objects that are missed, repeated or named wrongly
     interactive        mean IoU for each kind of visual prompt
     clicks             number of clicks of interactive segmentation (NoC)
 
@@ -40,6 +41,7 @@ from hyperseg_jax.metrics.captions import CaptionScores
 from hyperseg_jax.metrics.ciou_giou import ReferringScores
 from hyperseg_jax.metrics.clicks import ClickScores
 from hyperseg_jax.metrics.davis import DavisScores
+from hyperseg_jax.metrics.entities import EntityScores
 from hyperseg_jax.metrics.exact_answer import ExactScores
 from hyperseg_jax.metrics.generalized import GeneralizedScores
 from hyperseg_jax.metrics.interactive import InteractiveScores
@@ -57,6 +59,7 @@ __all__ = [
     "CaptionScores",
     "ClickScores",
     "DavisScores",
+    "EntityScores",
     "ExactScores",
     "GeneralizedScores",
     "InteractiveScores",

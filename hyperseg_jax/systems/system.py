@@ -49,7 +49,8 @@ Loss = Callable[[Params, Batch, PRNGKeyArray, Counts], tuple[Float32[jax.Array, 
 Predict = Callable[[Params, Batch, Mapping[str, Any], Memory], tuple[dict[str, Shaped[jax.Array, "*_"]], Memory]]
 """(parameters, batch, features, memory) -> (outputs, memory).
 
-outputs: [B, T, K, ...] over examples, frames and prompts. features: those of parts that were encoded separately
+outputs: [B, T, K, ...] over examples, frames and prompts; among them, "written" is the tokens of names, see
+System.split_names. features: those of parts that were encoded separately
 (System.encode); parts without features are encoded here."""
 
 
@@ -118,6 +119,8 @@ class System(Generic[Model]):
     encode(model, config) -> the Encoding of each part of a batch (Processor.parts), in order.
     predict(model, config) -> the Predict; None if the system predicts no masks.
     propose(model, config) -> the Propose, by which everything in an image is found; None without one.
+    split_names(config) -> f(text) -> the names in a text that the model writes before it segments ("written" of Predict); None
+    if it writes none.
     write(model, config) -> the Writer of text; None if the system generates no text.
     decoding(config) -> how it generates texts by default.
     adapt: returns the config that trains a model for some class names, also without images (see Adapt); None without one.
@@ -151,6 +154,7 @@ class System(Generic[Model]):
     encode: Callable[[Model, ConfigDict], Mapping[str, Encoding]] = lambda model, config: {}
     predict: Callable[[Model, ConfigDict], Predict] | None = None
     propose: Callable[[Model, ConfigDict], Propose] | None = None
+    split_names: Callable[[ConfigDict], Callable[[str], tuple[str, ...]]] | None = None
     write: Callable[[Model, ConfigDict], Writer] | None = None
     decoding: Callable[[ConfigDict], Decoding] = lambda config: Decoding()
     adapt: Adapt | None = None

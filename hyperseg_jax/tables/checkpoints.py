@@ -26,15 +26,17 @@ def find_first_rule(rules: Iterable[Rule], name: str) -> Rule | None:
 @dataclasses.dataclass(frozen=True)
 class PublishedField:
     """A config field that changes the results but no weight. Exports record it, imports restore it, and a model is neither
-    evaluated nor trained further with another value.
+    evaluated nor, unless it may change, trained further with another value.
 
     field: its name in the config, with dots. values: those that the authors' code implements; configs without the field have
-    the first. meaning: what that code does with weights that were trained with any other value, for the report.
+    the first. meaning: what that code does with weights that were trained with any other value, for the report. may_change:
+    whether training for one value may start from weights of another.
     """
 
     field: str
     values: tuple[str | int | float, ...]
     meaning: str = ""
+    may_change: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -121,7 +121,7 @@ def _common_prefix_length(layouts: Sequence[Layout], limit: int, separate: Colle
     A target token is predicted at the preceding position, so that position is not part of the prefix either.
     """
     first = layouts[0]
-    pooled = (Source.EXPRESSION, Source.CLASS, Source.REGION, Source.QUERY)
+    pooled = (Source.EXPRESSION, Source.CLASS, Source.REGION, Source.QUERY, Source.NAME)
     differs = np.isin(first.source, (*pooled, *separate))[:limit]
     for layout in layouts:
         has_target = layout.labels != IGNORED

@@ -50,13 +50,14 @@ class InitialState:
 
     def check_source(self, config: ml_collections.ConfigDict) -> None:
         """Raises UserError if the parameters of the source model do not fit, or if its config says that they compute something
-        else than in a model of this config (System.published_fields). Reads only their names and shapes."""
+        else than in a model of this config (System.published_fields that may not change). Reads only their names and shapes."""
         if not self.source:
             return
         model_folder.read_params(self.source, flatten(self.params), **self._differences)
         folder = model_folder.find_model_folder(self.source)
         saved, given = (flatten(each.to_dict()) for each in (model_folder.read_config(folder), config))
-        paths = [field.replace(".", "/") for field in systems.get(config.system).published_values(config)]
+        rows = systems.get(config.system).published_fields
+        paths = [row.field.replace(".", "/") for row in rows if not row.may_change]
         before, now = ({path: fields[path] for path in paths if path in saved and path in given} for fields in (saved, given))
         if changes := configs.describe_differences(before, now):
             raise UserError(

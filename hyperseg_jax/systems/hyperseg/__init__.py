@@ -2,6 +2,8 @@
 
 model        the model: its modules, parameters and published names
 prompts      the exact prompt strings of each task
+entities     how the answer to a class list names what is in the image (hybrid entity recognition)
+recognition  writes the names, and predicts the masks behind them
 processor    converts an Example to the arrays of one batch element
 frames       runs the model over the frames of a batch
 objective    the training loss
@@ -17,6 +19,7 @@ import functools
 from hyperseg_jax.systems.hyperseg import (
     checkpoints,
     encoding,
+    entities,
     inference,
     model,
     objective,
@@ -39,10 +42,13 @@ SYSTEM = System(
     predict=inference.make_predict,
     answers=postprocess.ANSWERS,
     encode=encoding.make_encodings,
+    split_names=lambda config: entities.Entities.from_config(config).split,
     write=writer.make_writer,
     weight_table=model.weight_table,
     source_checkpoints=checkpoints.CHECKPOINTS,
     extra_names=(checkpoints.GATES,),
+    published_fields=(checkpoints.RECOGNITION,),
+    prediction_fields=entities.PREDICTION_FIELDS,
     untrained=(checkpoints.UNTRAINED,),
     hf_config=checkpoints.hf_config,
     parts=parts.make_parts(model.build_model),

@@ -6,12 +6,18 @@ import functools
 
 from hyperseg_jax.systems.psalm import checkpoints as psalm
 from hyperseg_jax.systems.psalm.checkpoints import SIGLIP, SIZES, mask2former, mipha
-from hyperseg_jax.tables import Rule, SourceCheckpoint
+from hyperseg_jax.tables import PublishedField, Rule, SourceCheckpoint
 
 GATES = Rule(r"mgvp_layers\.layers\.\d+\.gate(_mlp)?\..*", "the perceiver's tanh gates are in the paper and in no release")
 UNTRAINED = Rule(
     r"predictor\.(box_embed|iou_head|reid_embed_head)\..*",
     "HyperSeg's release has no loss for its box, IoU and re-identification heads, and no prediction uses them",
+)
+RECOGNITION = PublishedField(
+    "model.entities.recognition",
+    ("decoding",),
+    "the authors' code writes no names before the masks of a class list: other masks and scores",
+    may_change=True,
 )
 
 HYPERSEG = SourceCheckpoint(

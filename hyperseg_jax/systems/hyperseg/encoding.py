@@ -40,7 +40,7 @@ def make_encodings(model: HyperSeg, config: ml_collections.ConfigDict) -> dict[s
     def encode_prefix(params: Any, part: Batch, features: Mapping[str, Any]) -> Prefix:
         pyramid = features["image"].pyramid if "image" in features else None
         layout = Layout(**part["layout"])
-        encoded: Any = model.apply({"params": params}, features["image_tokens"], layout, pyramid, method="prefill_prefix")
+        encoded: Any = model.apply({"params": params}, layout, features["image_tokens"], pyramid, method="read")
         return encoded  # type: ignore[no-any-return]
 
     return {
@@ -57,7 +57,7 @@ def split_parts(batch: Batch) -> dict[str, Batch]:
     if batch["images"].shape[1] > 1:
         return {}
     parts_of_batch: dict[str, Batch] = {"image_tokens": {"clip_images": batch["clip_images"]}}
-    if (batch["layout"]["source"] == Source.QUERY).any():
+    if "names" in batch or (batch["layout"]["source"] == Source.QUERY).any():
         parts_of_batch["image"] = {"images": batch["images"]}
     if "region_images" in batch:
         parts_of_batch["example"] = {"region_images": batch["region_images"]}

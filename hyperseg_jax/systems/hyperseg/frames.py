@@ -12,8 +12,11 @@ from jaxtyping import PRNGKeyArray
 
 from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.layers.remat import remat_scan_body
+from hyperseg_jax.llms.name_list import NameList
 from hyperseg_jax.structs import Layout
+from hyperseg_jax.systems.hyperseg.entities import Entities
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
+from hyperseg_jax.systems.hyperseg.recognition import predict_with_names
 from hyperseg_jax.systems.pixels import normalize_for_llm, normalize_for_masks
 
 
@@ -25,12 +28,14 @@ def run_frames(
     per_frame: Callable[[HyperSegOutput, Any], Any],
     features: Mapping[str, Any] = {},
     dropout_key: PRNGKeyArray | None = None,
+    entities: Entities | None = None,
     **options: Any,
 ) -> tuple[Any, jax.Array]:
     """Returns per_frame(output, t) stacked over the frames of a batch, and the next query of the last frame.
 
     query: the fine-grained query of the previous frame; None uses the learned one. features: those of `encoding`, for a batch
-    of one frame; {} computes them here. dropout_key: each frame folds its number into it; None: no dropout.
+    of one frame; {} computes them here. dropout_key: each frame folds its number into it; None: no dropout. entities: how the
+    names of a batch with "names" are written; its rows have one prompt each.
     """
     layout = Layout(**batch["layout"])
     num_frames = batch["frame_valid"].shape[1]
@@ -46,8 +51,13 @@ def run_frames(
     # All frames have the same text, so its embeddings are gathered once.
     text = apply(jnp.asarray(layout.text_ids), method="embed_text") if num_frames > 1 else None
 
+    names = None
+    if entities is not None and "names" in batch:
+        listed = {name: value[:, 0] for name, value in batch["names"].items()}
+        names = NameList(**listed, repeats=entities.repeats, restricted=entities.restricted)
+
     def run_frame(query: jax.Array | None, t: int | jax.Array) -> tuple[jax.Array, Any]:
-        if features:
+        if features or names is not None:
             prefix = features.get("prefix") if query is None else None
             image_features = (
                 features["image"]
@@ -60,9 +70,14 @@ def run_frames(
                 if cached_tokens is None
                 else cached_tokens
             )
-            output: Any = apply(
-                image_features, image_tokens, layout, fine_grained_query=query, prefix=prefix, method="predict_masks", **prompts
-            )
+            inputs: Any = image_features, image_tokens, layout
+            output: Any
+            if entities is not None and names is not None:
+                output = predict_with_names(
+                    model, params, entities, names, *inputs, fine_grained_query=query, prefix=prefix, **prompts
+                )
+            else:
+                output = apply(*inputs, fine_grained_query=query, prefix=prefix, method="predict_masks", **prompts)
         else:
             images, clip_images = normalize_for_masks(batch["images"][:, t]), normalize_for_llm(batch["clip_images"][:, t])
             rngs = None if dropout_key is None else {"dropout": jax.random.fold_in(dropout_key, t)}

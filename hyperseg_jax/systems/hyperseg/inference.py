@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import ml_collections
 
 from hyperseg_jax.data.processor import Batch
+from hyperseg_jax.systems.hyperseg.entities import Entities
 from hyperseg_jax.systems.hyperseg.frames import run_frames
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
+from hyperseg_jax.systems.hyperseg.recognition import split_prompts
 from hyperseg_jax.systems.system import Predict
 
 Features = Mapping[str, Any]
@@ -23,24 +25,33 @@ def make_predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Predict:
     """Returns the Predict function.
 
     Outputs: mask_logits; scores expression, class, region; embedding of the queries for tracking (the "reid" head is
-    untrained); and from the batch asked (bool: the prompt uses an expression), class_valid, region_valid.
+    untrained); from the batch asked (bool: the prompt uses an expression), class_valid, region_valid; and written, the tokens
+    of the names that were written, if the batch has "names".
     features: see `encoding`. memory: the fine-grained query for the next frame; None before the first.
     """
+
+    entities = Entities.from_config(config)
 
     def predict_batch(
         params: Any, batch: Batch, features: Features, memory: jax.Array | None = None
     ) -> tuple[dict[str, jax.Array], jax.Array]:
-        frames, prompts = batch["frame_valid"].shape[1], batch["uses_expression"].shape[1]
-        split = lambda x: x.reshape(-1, prompts, *x.shape[1:])
+        examples, prompts = batch["uses_expression"].shape
+        if "names" in batch:
+            batch, features, memory = split_prompts(batch, features, memory)
+        of_prompts = {"asked": "uses_expression", "class_valid": "class_valid", "region_valid": "region_valid"}
+        fixed = {name: batch[key].reshape(examples * prompts, *batch[key].shape[2:]) for name, key in of_prompts.items()}
 
         def frame_outputs(output: HyperSegOutput, _: int | jax.Array) -> dict[str, jax.Array]:
-            scores = {kind: split(value) for kind, value in output.prediction.scores.items() if kind in SCORES}
-            embeddings = output.prediction.embeddings
-            return {"mask_logits": split(output.prediction.mask_logits), **scores, "embedding": split(embeddings["query"])}
+            scores = {kind: value for kind, value in output.prediction.scores.items() if kind in SCORES}
+            outputs = {"mask_logits": output.prediction.mask_logits, "embedding": output.prediction.embeddings["query"]}
+            if output.written is not None:
+                outputs["written"] = output.written
+            if model.classifies_by_answer:
+                scores["class_valid"] = output.named.reshape(fixed["class_valid"].shape)
+            return fixed | outputs | scores
 
-        outputs, memory = run_frames(model, params, batch, memory, frame_outputs, features)
-        outputs = jax.tree.map(lambda frames: jnp.moveaxis(frames, 0, 1), outputs)
-        prompt_arrays = {"asked": batch["uses_expression"], **{name: batch[name] for name in ("class_valid", "region_valid")}}
-        return outputs | {name: jnp.repeat(value[:, None], frames, axis=1) for name, value in prompt_arrays.items()}, memory
+        outputs, memory = run_frames(model, params, batch, memory, frame_outputs, features, entities=entities)
+        split = lambda x: jnp.moveaxis(x.reshape(len(x), examples, prompts, *x.shape[2:]), 0, 1)
+        return jax.tree.map(split, outputs), memory[:: len(memory) // examples]
 
     return predict_batch

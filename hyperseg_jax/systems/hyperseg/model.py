@@ -6,9 +6,10 @@ from typing import Any
 
 import flax.linen as nn
 import flax.struct
+import jax
 import jax.numpy as jnp
 import ml_collections
-from jaxtyping import Bool, Float, PRNGKeyArray
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from hyperseg_jax import axes
 from hyperseg_jax.connectors import fine_grained_perceiver
@@ -17,6 +18,7 @@ from hyperseg_jax.layers.linear import Linear, linear_table
 from hyperseg_jax.llms.cache import KeyValues
 from hyperseg_jax.llms.splice import pool, splice
 from hyperseg_jax.structs import DeviceArray, Layout, MaskPrediction, Pyramid, Source, TokenStream
+from hyperseg_jax.systems.hyperseg.entities import Entities
 from hyperseg_jax.systems.psalm.trunk import ImageFeatures, ImageTokens, Trunk, build_trunk, trunk_table
 from hyperseg_jax.tables import Table
 
@@ -25,33 +27,35 @@ PROJECTORS = ("seg_query", "SEG_token", "class_name", "region")  # published nam
 
 @flax.struct.dataclass
 class Prefix:
-    """Cached language-model states of the first positions of a prompt.
+    """The first positions of prompts, as the language model has read them.
 
-    past: their keys and values. fine_grained: hidden states at the F fine-grained tokens; None if these positions contain no
-    fine-grained tokens.
+    past: their keys and values. hidden: their hidden states.
     """
 
     past: KeyValues
-    fine_grained: Float[DeviceArray, "B F D"] | None
+    hidden: Float[DeviceArray, "B P D"]
 
     @property
     def length(self) -> int:
         """The number of positions."""
-        return self.past.visible.shape[1]
+        return self.hidden.shape[1]
 
 
 @flax.struct.dataclass
 class HyperSegOutput:
     """The outputs of HyperSeg.
 
-    prediction: rows are images x prompts, B * K. hidden: hidden states of the language model, without those of a prefix.
-    next_query: the fine-grained query for the next frame. inside: intermediates by name, for golden tests; jit removes unused
-    ones.
+    prediction: rows are images x prompts, B * K. hidden: hidden states of the language model. next_query: the fine-grained
+    query for the next frame. named: the classes that the answer names. written: the tokens of the names that the model wrote,
+    filled up with -1; None if it wrote nothing. inside: intermediates by name, for golden tests; jit removes
+    unused ones.
     """
 
     prediction: MaskPrediction
     hidden: Float[DeviceArray, "B L D"]
     next_query: Float[DeviceArray, "B F P"]
+    named: Bool[DeviceArray, "B K C"]
+    written: Int[DeviceArray, "B W"] | None = None
     inside: dict[str, Float[DeviceArray, "B ..."]] = flax.struct.field(default_factory=dict)
 
 
@@ -61,11 +65,13 @@ class HyperSeg(Trunk):
     The language model runs once over text, image tokens, fine-grained tokens and mask queries. The masked-attention decoder
     predicts masks from the hidden states of the queries, and scores them against those of the prompt.
 
+    classifies_by_answer: whether masks are classified by the class names in the answer, instead of those in the prompt.
     """
 
     perceiver: fine_grained_perceiver.FineGrainedPerceiver
     region_sampler: RegionSampler
     query_std: float = 0.0
+    classifies_by_answer: bool = False
 
     def setup(self) -> None:
         width = self.mask_decoder.hidden_size
@@ -89,18 +95,44 @@ class HyperSeg(Trunk):
             image_features, self.image_tokens(clip_images), layout, deterministic=deterministic, **prompts
         )
 
-    def prefill_prefix(self, image_tokens: ImageTokens, layout: Layout, pyramid: Pyramid | None = None) -> Prefix:
-        """Runs the language model over the first positions of a prompt about a first frame.
+    def read(
+        self,
+        layout: Layout,
+        image_tokens: ImageTokens | None = None,
+        pyramid: Pyramid | None = None,
+        *,
+        region_tokens: Float[DeviceArray, "B K R D"] | None = None,
+        fine_grained_query: Float[DeviceArray, "B F P"] | None = None,
+        prefix: Prefix | None = None,
+    ) -> Prefix:
+        """Runs the language model over prompts, or over their first positions.
 
-        layout: [B, P]. pyramid: None if these positions contain no fine-grained tokens.
+        layout: [B, L]. prefix: of its first positions, which are not read again. image_tokens, pyramid, region_tokens: of what
+        the remaining positions contain. fine_grained_query: see `predict_masks`.
         """
-        fine_grained = None if pyramid is None else self.perceiver(pyramid, None)
-        hidden, past = self.llm.prefill(self._stream(layout, image_tokens, fine_grained))
-        if fine_grained is None:
-            return Prefix(past, None)
-        count = {Source.RESAMPLED: self.perceiver.num_queries}
-        pooled = pool(hidden, layout, count, num_prompts=1, shared=(Source.RESAMPLED,))
-        return Prefix(past, pooled[Source.RESAMPLED])
+        fine_grained = None if pyramid is None else self.perceiver(pyramid, fine_grained_query)
+        if prefix is None:
+            hidden, past = self.llm.prefill(self._stream(layout, image_tokens, fine_grained, region_tokens))
+            return Prefix(past, hidden)
+        stream = self._stream(layout.part(prefix.length), image_tokens, fine_grained, region_tokens)
+        hidden, past = self.llm.prefill(stream, prefix=prefix.past)
+        return Prefix(past, jnp.concatenate([prefix.hidden, hidden], axis=1))
+
+    def first_logits(self, prompt: Prefix, layout: Layout) -> Float[jax.Array, "B V"]:
+        """Returns the logits of the token that follows a prompt. layout: of the prompt."""
+        last = jnp.where(layout.source != Source.PADDING, jnp.arange(prompt.length), 0).max(-1)
+        return self.language_head(jax.vmap(lambda row, index: row[index])(prompt.hidden, last))
+
+    def region_tokens(
+        self,
+        image_tokens: ImageTokens,
+        regions: Bool[DeviceArray, "B K R s s"],
+        valid: Bool[DeviceArray, "B K R"] | None = None,
+        points: Float[DeviceArray, "B K R S 2"] | None = None,
+    ) -> Float[jax.Array, "B K R D"]:
+        """Returns the tokens of regions. image_tokens: of the image that they are drawn on. points: see `predict_masks`."""
+        valid = jnp.ones(regions.shape[:3], bool) if valid is None else valid
+        return self.region_sampler(image_tokens, regions, valid, points)
 
     def predict_masks(
         self,
@@ -124,21 +156,20 @@ class HyperSeg(Trunk):
         layout: [B, L], with num_prompts (K) prompts per image. region_points: (x, y) points to sample regions at; the covered
         cells by default. region_image_tokens: tokens of the images that regions were drawn on; image_tokens by default.
         fine_grained_query: next_query of the previous frame; the learned query by default. num_classes: class names per
-        prompt, including "background". text: embed_text of the layout's text, if it was computed before. prefix: cached states
-        of the first positions of the layout; cannot be combined with fine_grained_query or text.
+        prompt, including "background". text: embed_text of the layout's text, if it was computed before. prefix: what was read
+        of the layout, with its image and fine-grained tokens; cannot be combined with fine_grained_query or text.
         """
         num_regions = 0 if regions is None else regions.shape[2]
         region_tokens = None
         if regions is not None and num_regions:
-            valid = jnp.ones(regions.shape[:3], bool) if region_valid is None else region_valid
-            region_tokens = self.region_sampler(
-                image_tokens if region_image_tokens is None else region_image_tokens, regions, valid, region_points
-            )
+            drawn_on = image_tokens if region_image_tokens is None else region_image_tokens
+            region_tokens = self.region_tokens(drawn_on, regions, region_valid, region_points)
+        classes = Source.NAME if self.classifies_by_answer else Source.CLASS
         counts = {
             Source.QUERY: self.num_queries,
             Source.RESAMPLED: self.perceiver.num_queries,
             Source.EXPRESSION: 1,
-            Source.CLASS: num_classes,
+            classes: num_classes,
             Source.REGION: num_regions,
         }
         inside = {"image_tokens": image_tokens, "mask_features": image_features.mask_features}
@@ -146,16 +177,13 @@ class HyperSeg(Trunk):
             inside["fine_grained"] = self.perceiver(image_features.pyramid, fine_grained_query)
             stream = self._stream(layout, image_tokens, inside["fine_grained"], region_tokens, text)
             hidden = self.llm(stream, deterministic=deterministic)
+            inside["stream"] = stream.embeddings
         else:
-            layout = layout.part(prefix.length)
-            stream = self._stream(layout, regions=region_tokens)
-            hidden, _ = self.llm.prefill(stream, prefix=prefix.past)
+            hidden = self.read(layout, region_tokens=region_tokens, prefix=prefix).hidden
         pooled = pool(hidden, layout, counts, num_prompts=num_prompts, shared=(Source.RESAMPLED,))
-        if prefix is not None and prefix.fine_grained is not None:
-            pooled[Source.RESAMPLED] = prefix.fine_grained
         embeddings = {"expression": self.expression_projector(pooled[Source.EXPRESSION][:, :, 0])}
         if num_classes or self.is_initializing():
-            embeddings["class"] = self.class_projector(pooled[Source.CLASS])
+            embeddings["class"] = self.class_projector(pooled[classes])
         if num_regions or self.is_initializing():
             embeddings["region"] = self.region_projector(pooled[Source.REGION])
         queries = self.query_projector(pooled[Source.QUERY])
@@ -163,8 +191,9 @@ class HyperSeg(Trunk):
         next_query = self.perceiver.next_query(pooled[Source.RESAMPLED])
         if self.is_initializing():
             self.language_head(hidden)  # text only
-        inside |= embeddings | {"stream": stream.embeddings, "queries": queries}
-        return HyperSegOutput(prediction, hidden, next_query, inside)
+        inside |= embeddings | {"queries": queries}
+        named = named_classes(layout, num_prompts, num_classes)
+        return HyperSegOutput(prediction, hidden, next_query, named, inside=inside)
 
     def _stream(
         self,
@@ -185,6 +214,13 @@ class HyperSeg(Trunk):
         return splice(layout, self.embed_text(jnp.asarray(layout.text_ids)) if text is None else text, available)
 
 
+def named_classes(layout: Layout, num_prompts: int, num_classes: int) -> Bool[jax.Array, "B {num_prompts} {num_classes}"]:
+    """Returns the classes that the answers of a layout name."""
+    of_prompt = (layout.source == Source.NAME)[:, None] & (layout.prompt[:, None] == jnp.arange(1, num_prompts + 1)[:, None])
+    of_class = layout.segment[:, None] == jnp.arange(1, num_classes + 1)[:, None]
+    return (of_prompt[:, :, None] & of_class[:, None]).any(-1)
+
+
 def build_model(config: ml_collections.ConfigDict) -> HyperSeg:
     """Builds the model of a config; config.model has one block of fields for each submodule."""
     m, trunk = config.model, build_trunk(config)
@@ -193,6 +229,7 @@ def build_model(config: ml_collections.ConfigDict) -> HyperSeg:
         perceiver=fine_grained_perceiver.FineGrainedPerceiver(m.llm.hidden_size, **m.perceiver, precision=trunk["precision"]),
         region_sampler=RegionSampler(),
         query_std=m.query_std,
+        classifies_by_answer=not Entities.from_config(config).lists_classes,
     )
 
 

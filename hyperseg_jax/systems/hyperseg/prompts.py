@@ -11,7 +11,8 @@ import dataclasses
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import TASKS, Prompt
-from hyperseg_jax.systems.psalm.markers import Marker, PromptTokens
+from hyperseg_jax.systems.hyperseg.entities import DEFAULT, Entities
+from hyperseg_jax.systems.psalm.markers import Marker, Name, PromptTokens
 from hyperseg_jax.systems.psalm.rounds import Round, chat_rounds, tokenize_rounds
 from hyperseg_jax.systems.psalm.templates import SEG, TokenIds
 from hyperseg_jax.text.expressions import clean_video_expression
@@ -33,6 +34,7 @@ ANSWERS = {
     "explain": _ANSWER,
     "video": _ANSWER,
     "panoptic": "\nSure, the segmentation result is <seg>",
+    "entities": _ANSWER,  # <gt>: the names of the entities and [SEG], as in the paper; not in the release
     "region": "\n[SEG]<seg>",
 }
 SUPPORTED = ("referring", "reasoning", "panoptic", "region", "video", "chat")
@@ -51,38 +53,56 @@ def normalize_prompt(prompt: Prompt) -> Prompt:
         text = text if text.endswith(".") else f"{text}."
     elif prompt.task == "video":
         text = clean_video_expression(text)
-    return dataclasses.replace(prompt, text=text, classes=tuple(name.strip() for name in prompt.classes))
+    entities = None if prompt.entities is None else tuple(name.strip() for name in prompt.entities)
+    return dataclasses.replace(prompt, text=text, classes=tuple(name.strip() for name in prompt.classes), entities=entities)
 
 
-def tokenize_prompt(prompt: Prompt, tokenizer: TokenIds, *, template: str = "v0", train: bool = False) -> PromptTokens:
+def tokenize_prompt(
+    prompt: Prompt, tokenizer: TokenIds, *, template: str = "v0", train: bool = False, entities: Entities = DEFAULT
+) -> PromptTokens:
     """Tokenizes a prompt with the prompt strings of its task.
 
     train: include prompt.answer (the text of a chat answer; the explanation before [SEG] in a reasoning answer). Otherwise a
     chat prompt ends at "ASSISTANT:", and a reasoning prompt requests no explanation. Labels begin two tokens before the
-    answer, as in the published data code. Raises UserError with the task if the prompt lacks its text, classes or regions.
+    answer, as in the published data code. entities: whether and how the answer to a class list names the entities. Raises
+    UserError with the task if the prompt lacks its text, classes or regions.
     """
     _check_prompt(prompt)
     if prompt.task == "chat":
         ids, labels = tokenize_rounds(chat_rounds(prompt, train=train), tokenizer, template)
         return PromptTokens(ids, labels, (True,) * len(ids))
+    names_entities = prompt.task == "panoptic" and entities.writes
     explain = train and prompt.task == "reasoning" and bool(prompt.answer.strip())
     task = "explain" if explain else prompt.task
     num_regions = len(prompt.regions) if prompt.task == "region" else 0
-    names = (*prompt.classes, BACKGROUND) if prompt.task == "panoptic" else ()
+    listed = (*prompt.classes, BACKGROUND) if prompt.task == "panoptic" and entities.lists_classes else ()
     question = QUESTIONS[task].format(
-        classes=", ".join(["<cls>"] * len(names)), regions=" <region>," * (num_regions - 1) + " <region>."
+        classes=", ".join(["<cls>"] * len(listed)), regions=" <region>," * (num_regions - 1) + " <region>."
     )
     seg = tokenizer.id_of(SEG)
-    answer_ids = (*tokenizer.encode(prompt.answer.strip()), seg) if explain else (seg,)
-    ids, labels = tokenize_rounds([Round(question, ANSWERS[task], answer_ids=answer_ids)], tokenizer, template)
+    written: tuple[Name, ...] = ()
+    answer_ids: tuple[int, ...] = (*tokenizer.encode(prompt.answer.strip()), seg) if explain else (seg,)
+    if names_entities:
+        entities.check_names(prompt.classes)
+        written = entities.answer(prompt, tokenizer)
+        answer_ids = (int(Marker.NAME),) * len(written)
+    answer = ANSWERS["entities" if names_entities else task]
+    ids, labels = tokenize_rounds([Round(question, answer, answer_ids=answer_ids)], tokenizer, template)
     return PromptTokens(
         ids=ids,
         labels=labels,
         mask=(True,) * len(ids),
         expression=(*tokenizer.encode(prompt.text.strip()), seg) if Marker.REFER in ids else (),
-        classes=tuple((*tokenizer.encode(name), seg) for name in names),
+        classes=tuple((*tokenizer.encode(name), seg) for name in listed),
         num_regions=num_regions,
+        names=written,
     )
+
+
+def before_names(tokens: PromptTokens) -> PromptTokens:
+    """Returns the prompt up to the names of its answer, or up to its last [SEG] if it has none."""
+    end = tokens.ids.index(Marker.NAME) if Marker.NAME in tokens.ids else tokens.ids.index(Marker.SEG) - 1
+    return dataclasses.replace(tokens, ids=tokens.ids[:end], labels=tokens.labels[:end], mask=tokens.mask[:end], names=())
 
 
 def _check_prompt(prompt: Prompt) -> None:

@@ -7,7 +7,7 @@ import enum
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from hyperseg_jax.structs import Source
+from hyperseg_jax.structs import IGNORED, Source
 from hyperseg_jax.text.layout import Run
 
 
@@ -20,6 +20,14 @@ class Marker(enum.IntEnum):
     REGION = -203  # the next region
     REFER = -204  # the expression
     TEMPORAL = -205  # the resampled tokens
+    NAME = -206  # the next name of the answer; ours
+
+
+class Name(NamedTuple):
+    """A part of an answer that names entities. ids: its tokens. label: the class that it names, from 1; 0 for none."""
+
+    ids: tuple[int, ...]
+    label: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +36,7 @@ class PromptTokens:
 
     ids: token ids and Markers. labels: target ids, IGNORED where nothing is supervised. mask: for each id, whether other
     positions may attend to it. expression: ids that replace REFER. classes: ids that replace each CLS, in order. num_regions:
-    number of REGION markers.
+    number of REGION markers. names: replace each NAME, in order.
     """
 
     ids: tuple[int, ...]
@@ -37,6 +45,7 @@ class PromptTokens:
     expression: tuple[int, ...] = ()
     classes: tuple[tuple[int, ...], ...] = ()
     num_regions: int = 0
+    names: tuple[Name, ...] = ()
 
 
 class TokenCounts(NamedTuple):
@@ -59,7 +68,7 @@ def _generate_runs(tokens: PromptTokens, counts: TokenCounts) -> Iterable[Run]:
             f"the ids contain markers of {marker_counts[Marker.CLS]} classes and {marker_counts[Marker.REGION]} regions, "
             f"but the prompt has {len(tokens.classes)} and {tokens.num_regions}"
         )
-    classes, regions = 0, 0
+    classes, regions, names = 0, 0, iter(tokens.names)
     for token, label, visible in zip(tokens.ids, tokens.labels, tokens.mask, strict=True):
         if token == Marker.IMAGE:
             yield Run([0] * counts.image, Source.IMAGE)
@@ -75,5 +84,9 @@ def _generate_runs(tokens: PromptTokens, counts: TokenCounts) -> Iterable[Run]:
         elif token == Marker.REGION:
             regions += 1
             yield Run([0], Source.REGION, regions)
+        elif token == Marker.NAME:
+            name = next(names)
+            for part in name.ids:
+                yield Run([part], Source.NAME, name.label, IGNORED if label == IGNORED else part, visible)
         else:
             yield Run([token], Source.TEXT, 0, label, visible)
