@@ -86,6 +86,10 @@ def temporary_block(fields: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
+LARGEST = 2**63 - 1
+"""Of all limits."""
+
+
 def from_fields(fields: Mapping[str, Any], where: str) -> Limits:
     """Builds limits from these fields and defaults. where: prefix of messages ("limits", "--limits"). Raises UserError for
     unknown names and invalid values."""
@@ -99,6 +103,8 @@ def from_fields(fields: Mapping[str, Any], where: str) -> Limits:
         if type(value) is not kind or (kind is not bool and not 0 < value < float("inf")):
             expected = "True or False" if kind is bool else "an integer above 0" if kind is int else "a number above 0"
             raise UserError(f"{where}: {name} is {escaped_value(value)}; give {expected}")
+        if value > LARGEST:
+            raise UserError(f"{where}: {name} is {escaped_value(value)}; give at most {LARGEST}")
         checked[name] = value
     return Limits(**checked)
 
