@@ -279,6 +279,8 @@ def _train_on_pseudo_labels(
     first_run = parsed.out / FIRST
     second = _make_config(parsed, dataclasses.replace(start, folder=(first_run / "model").resolve()), classes, fields)
     _check_run(parsed, second, parsed.out)
+    settings = {"confidence": CONFIDENCE if parsed.confidence is None else parsed.confidence, "steps": first.train.steps}
+    pseudo_labels.check_settings(images, classes, labels, **settings)
     log(console, "stage 1 of 2: training on images of words")
     if not _train(parsed, first, first_run, console):
         return False
@@ -290,8 +292,7 @@ def _train_on_pseudo_labels(
             images,
             classes,
             labels,
-            confidence=CONFIDENCE if parsed.confidence is None else parsed.confidence,
-            steps=first.train.steps,
+            **settings,
             progress=lambda done, of: progress.update(bar, completed=done, total=of),
         )
     log(console, f"labelled {done.images} images in {labels}; {done.share:.0%} of their pixels have a class")

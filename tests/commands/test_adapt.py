@@ -183,6 +183,10 @@ def test_self_training(adapt, photos, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         adapt(*arguments[:-1], "0.9")
     assert "was labelled with other confidence; remove this folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        adapt(*arguments, "--steps", "6")
+    shown = capsys.readouterr().err
+    assert "was labelled with other steps; remove this folder" in shown and "stage 1" not in shown
 
 
 class Sure:
