@@ -91,6 +91,8 @@ def test_invalid_overrides_are_refused(tmp_path, text):
         (("train", "--config", "tiny", "--workdir", "ftp://host/x"), "is not a supported bucket URL"),
         (("train", "--config", "tiny", "--workdir", "zip://x::file:///etc/passwd"), "is not a supported bucket URL"),
         (("predict", "x.jpg", "a ring", "--out", "a\0b"), "contains a NUL"),
+        (("predict", "x.jpg", "a ring", "--out", "a\ud800"), r"a\ud800: contains a lone surrogate; remove it"),
+        (("data", "samples", "--out", "\ud800"), "contains a lone surrogate"),
         (("predict", "x.jpg", "a ring", "--out", ""), "--out: is empty; give a folder"),
         (("train", "--config", "none.py", "--workdir="), "--workdir: is empty; give a folder"),
         (("predict", "x.jpg", "a ring", "--limits", "pixels=0"), "--limits: pixels"),
@@ -103,7 +105,7 @@ def test_invalid_overrides_are_refused(tmp_path, text):
         (("train", "--config", "tiny", "--workdir", "w", "--config.seed={[]:1}"), "--config.seed={[]:1}: the field takes int"),
         (("evaluate", "--model", "tiny", "--limits", "5"), "--limits 5: give NAME=VALUE"),
         (("train", "--config", "tiny", "--workdir", "w", "--limits"), "--limits : give NAME=VALUE"),
-        (("predict", "\x1b[31m\ud800[red].jpg", "a ring"), r"\x1b[31m\ud800[red].jpg: no such file"),
+        (("predict", "\x1b[31m\udc80[red].jpg", "a ring"), r"\x1b[31m\udc80[red].jpg: no such file"),
     ],
 )
 def test_invalid_arguments(tmp_path, monkeypatch, arguments, words):
