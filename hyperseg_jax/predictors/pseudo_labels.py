@@ -54,9 +54,9 @@ def label_images(
     labelled, skipped = list[str](), list[str]()
     pixels = sure = 0
     for done, name in enumerate(names, 1):
-        path = files.join_inside(out, pseudo_labels.label_file(name), str(out))
         image = numbers = None
         with _collecting_errors(name, skipped):
+            path = files.join_inside(out, pseudo_labels.label_file(name), str(out))
             numbers = pseudo_labels.read_label_numbers(path)
             if numbers is None:
                 image = files.read_image(files.join_inside(images, name, str(images)))
@@ -102,8 +102,5 @@ def check_settings(
 
 def label_image(model: Model, image: np.ndarray, classes: Sequence[str], confidence: float) -> np.ndarray:
     """Returns the class of each pixel plus 1, int [H, W]; 0 where it is less probable than `confidence`."""
-    predicted = model.segment_classes(image, classes, kind="semantic", soft=True)
-    numbers = np.zeros(image.shape[:2], np.int32)
-    for probability, label in zip(predicted.masks, predicted.labels, strict=True):
-        numbers[(probability > 0) & (probability >= confidence)] = label + 1
-    return numbers
+    label, probability = model.most_probable_classes(image, classes)
+    return np.where(probability >= confidence, label.astype(np.int32) + 1, 0)
