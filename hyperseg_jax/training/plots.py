@@ -124,7 +124,7 @@ def plot_gates(lines: Iterable[dict[str, Any]], image: pathlib.Path) -> None:
             steps, weights, sums, square_sums = map(np.asarray, gates[name])
             mean = sums / weights
             spread = np.sqrt(np.maximum(square_sums / weights - mean**2, 0))
-            (line,) = axes.plot(steps, mean, label=name, linewidth=1)
+            (line,) = axes.plot(steps, mean, label=escaped(name), linewidth=1)
             axes.fill_between(steps, mean - spread, mean + spread, color=line.get_color(), alpha=0.15, linewidth=0)
         axes.set(xlabel="step", ylabel="gate: mean and spread")
         axes.legend(fontsize=8)
