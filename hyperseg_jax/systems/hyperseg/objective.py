@@ -72,7 +72,8 @@ def make_loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Loss:
         return text_loss(model, params, rows, rearrange(labels, "b frames l -> (b frames) l"), weights.reshape(-1))
 
     def batch_loss(params: Any, batch: Batch, key: jax.Array, counts: FrameCounts) -> tuple[jax.Array, dict[str, jax.Array]]:
-        share = counts.num_examples / jnp.maximum(counts.num_examples.sum(), 1.0)
+        num_frames = counts.num_examples.sum()
+        share = counts.num_examples / jnp.maximum(num_frames, 1.0)
         if not batch["images"].shape[2]:
             text = frames_text_loss(params, text_hidden(params, batch, key)[None], batch, counts, share)
             return text_weight * text, {"text": text}
@@ -82,7 +83,7 @@ def make_loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Loss:
             divisors = jax.tree.map(lambda each: each[t], counts.targets)
             losses = masks(output.prediction, targets, key=jax.random.fold_in(key, t), counts=divisors)
             metrics = {name: stages[-1] for name, stages in losses.terms.items()}
-            weights = batch["frame_valid"][:, t] / counts.num_examples.sum()
+            weights = batch["frame_valid"][:, t] / jnp.maximum(num_frames, 1.0)
             gates: Metrics = {}
             for path, values in output.gates.items():
                 gates |= moments(f"gates/{path}", values, weights)
@@ -92,7 +93,7 @@ def make_loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Loss:
             model, params, batch, None, frame_loss, dropout_key=dropout_key(key, batch), deterministic=False
         )
         total, metrics = jax.tree.map(lambda values: (values * share).sum(0), tuple(per_frame))
-        metrics |= {name: values.sum(0) for name, values in gates.items()}
+        metrics |= {name: jnp.where(num_frames > 0, values.sum(0), jnp.nan) for name, values in gates.items()}
         if text_weight:
             # Once for all frames, because the head is the largest matrix.
             metrics["text"] = frames_text_loss(params, hidden, batch, counts, share)
