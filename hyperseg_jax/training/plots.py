@@ -125,7 +125,8 @@ def plot_gates(lines: Iterable[dict[str, Any]], image: pathlib.Path) -> None:
             mean = sums / weights
             spread = np.sqrt(np.maximum(square_sums / weights - mean**2, 0))
             (line,) = axes.plot(steps, mean, label=escaped(name), linewidth=1)
-            axes.fill_between(steps, mean - spread, mean + spread, color=line.get_color(), alpha=0.15, linewidth=0)
+            face, edge = (line.get_color(), 0.12), (line.get_color(), 0.6)
+            axes.fill_between(steps, mean - spread, mean + spread, facecolor=face, edgecolor=edge, linewidth=0.6)
         axes.set(xlabel="step", ylabel="gate: mean and spread")
         axes.legend(fontsize=8)
 
