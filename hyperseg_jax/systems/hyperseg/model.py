@@ -45,14 +45,15 @@ class HyperSegOutput:
     """The outputs of HyperSeg.
 
     prediction: rows are images x prompts, B * K. hidden: hidden states of the language model, without those of a prefix.
-    next_query: the fine-grained query for the next frame. inside: intermediates by name, for golden tests; jit removes unused
-    ones.
+    next_query: the fine-grained query for the next frame. inside: intermediates by name, for golden tests. gates: values of the
+    perceiver's gates by their path, from `run_frames`. jit removes what is not used.
     """
 
     prediction: MaskPrediction
     hidden: Float[DeviceArray, "B L D"]
     next_query: Float[DeviceArray, "B F P"]
     inside: dict[str, Float[DeviceArray, "B ..."]] = flax.struct.field(default_factory=dict)
+    gates: dict[str, Float[DeviceArray, "B F P"]] = flax.struct.field(default_factory=dict)
 
 
 class HyperSeg(Trunk):
