@@ -42,8 +42,12 @@ def atomic_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary path with the same file name on the same disk; the file written there is renamed to `path` on exit.
 
     After an exception, or if the temporary file was not written or was deleted, `path` is unchanged and the temporary file is
-    removed. Concurrent writers are allowed: the last one wins. An OSError names `path`.
+    removed. Concurrent writers are allowed: the last one wins. An OSError names `path`. Raises UserError for a device such as
+    /dev/null, which root would replace for all programs of the machine.
     """
+    with contextlib.suppress(OSError):
+        if stat.S_IFMT(os.lstat(path).st_mode) in (stat.S_IFCHR, stat.S_IFBLK):
+            raise UserError(f"{path}: is a device, not a file; give a file")
     with _temporary_folder(path) as (new, _):
         yield new
         if new.exists():

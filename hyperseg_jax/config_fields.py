@@ -18,7 +18,8 @@ from typing import Any
 from hyperseg_jax.untrusted import regexes
 from hyperseg_jax.untrusted.printing import escaped_value
 
-MAX_INTEGER = 2**31 - 1
+MAX_INTEGER, MAX_ANY = 2**31 - 1, 2**63 - 1
+"""Bounds of integers that have no others in BOUNDS, and of those in blocks that are checked elsewhere."""
 TOY_IMAGES, TOY_CLIPS = 20_000, 2_000
 """Maximum number of images of each split, and of clips, of the toy world that a config describes."""
 TOY_FIELDS = {"seed": 0, "train": 0, "val": 0, "compositional": 0, "clips": 0, "level": "default", "kinds": "known"}
@@ -210,8 +211,10 @@ def _merge_fields(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[s
 
 
 def name_problems(path: str, value: Any) -> Iterator[str]:
-    """Yields an error message for each invalid field name in a value, in nested blocks and lists as well. path: field of the
-    value, "" for a whole config."""
+    """Yields an error message for each invalid field name in a value, and for each integer beyond MAX_ANY, in nested blocks and
+    lists as well. path: field of the value, "" for a whole config."""
+    if type(value) is int and abs(value) > MAX_ANY:
+        yield f"{path} = {escaped_value(value)}: give an integer from {-MAX_ANY} to {MAX_ANY}"
     members = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
     for name, inner in members:
         if isinstance(value, Mapping) and not (isinstance(name, str) and NAME.fullmatch(name)):

@@ -6,6 +6,7 @@ import os
 import pathlib
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,18 @@ def test_a_deleted_temporary_file_keeps_the_old_file(path):
         part.write_text("unwanted")
         part.unlink()
     assert path.read_text() == "before" and list(path.parent.iterdir()) == [path]
+
+
+def test_devices_are_not_replaced(path):
+    """Root could replace /dev/null."""
+    path.unlink(missing_ok=True)
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("only root can make a device")
+    with pytest.raises(UserError, match="is a device, not a file; give a file"):
+        write_text(path, "new")
+    assert path.is_char_device()
 
 
 def test_text(path):

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import pathlib
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from hyperseg_jax.data import sources
 from hyperseg_jax.data.video_files import image_files
 from hyperseg_jax.datasets.class_names import CLASS_LISTS
 from hyperseg_jax.datasets.class_prompts import SYNONYM, ClassListReader
-from hyperseg_jax.datasets.files import existing_folder
+from hyperseg_jax.datasets.files import existing_folder, subpath
 from hyperseg_jax.datasets.layouts import LAYOUTS
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
@@ -167,11 +168,12 @@ def parse_classes(text: str) -> tuple[str, ...]:
     """Returns the classes of a comma-separated list, without spaces around names. Raises UserError for empty names and for
     names that are there twice, also among synonyms."""
     classes = [[name.strip() for name in entry.split(SYNONYM)] for entry in text.split(",")]
-    names = [name for entry in classes for name in entry]
+    names = Counter(name for entry in classes for name in entry)
     if not all(names):
         raise UserError(f"--classes {escaped_value(text)}: has an empty name; give a name between all commas and |")
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"--classes: has {escaped_value(twice[0])} twice; give each name once")
+    name, count = names.most_common(1)[0]
+    if count > 1:
+        raise UserError(f"--classes: has {escaped_value(name)} twice; give each name once")
     return tuple(SYNONYM.join(entry) for entry in classes)
 
 
@@ -274,11 +276,12 @@ def _train_on_pseudo_labels(
     from hyperseg_jax.predictors import pseudo_labels
     from hyperseg_jax.predictors.model import Model
 
-    images, labels = parsed.pseudo_labels.resolve(), parsed.out / LABELS
+    images, labels, first_run = parsed.pseudo_labels.resolve(), subpath(parsed.out, LABELS), subpath(parsed.out, FIRST)
     fields = {"reader": "pseudo_labels", "folder": str(labels.resolve()), "image_root": str(images)}
-    first_run = parsed.out / FIRST
     second = _make_config(parsed, dataclasses.replace(start, folder=(first_run / "model").resolve()), classes, fields)
     _check_run(parsed, second, parsed.out)
+    settings = {"confidence": CONFIDENCE if parsed.confidence is None else parsed.confidence, "steps": first.train.steps}
+    pseudo_labels.check_settings(images, classes, labels, **settings)
     log(console, "stage 1 of 2: training on images of words")
     if not _train(parsed, first, first_run, console):
         return False
@@ -290,8 +293,7 @@ def _train_on_pseudo_labels(
             images,
             classes,
             labels,
-            confidence=CONFIDENCE if parsed.confidence is None else parsed.confidence,
-            steps=first.train.steps,
+            **settings,
             progress=lambda done, of: progress.update(bar, completed=done, total=of),
         )
     log(console, f"labelled {done.images} images in {labels}; {done.share:.0%} of their pixels have a class")

@@ -79,6 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if invalid := next((text for text in arguments if "\0" in text), None):
             raise UserError(f"{escaped(invalid)}: contains a NUL character; remove it")
+        for text in arguments:
+            try:
+                os.fsencode(text)
+            except UnicodeEncodeError as error:  # only from a Python program: a shell passes bytes
+                raise UserError(f"{escaped(text)}: contains a lone surrogate; remove it") from error
         for name in WRITTEN:  # such as an unset shell variable; an empty path would mean the current directory
             if f"{name}=" in arguments or (name, "") in itertools.pairwise(arguments):
                 raise UserError(f"{name}: is empty; give a folder")

@@ -70,7 +70,8 @@ def run(parsed: argparse.Namespace) -> None:
     with hosts.exit_on_error():
         console = make_console(stderr=True, quiet=not hosts.is_primary())
         model = train(config, parsed.workdir, console=console, accept_changes=parsed.accept_changes)
-        plots = {title: model.parent / name for title, name in (("loss curve", "loss.png"), ("predictions", "predictions.png"))}
+        names = (("loss curve", "loss.png"), ("gates", "gates.png"), ("predictions", "predictions.png"))
+        plots = {title: model.parent / name for title, name in names}
         images = "  ".join(f"{title}: {path}" for title, path in plots.items() if path.is_file())
         for line in filter(None, (f"model: {model}" if model.exists() else "", images)):  # a stopped run has no model
             log(console, line)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,7 +17,10 @@ from hyperseg_jax.layers.mlp import ACTIVATIONS, FeedForward, feed_forward_table
 from hyperseg_jax.layers.norms import LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.structs import DeviceArray
-from hyperseg_jax.tables import FusedQKV, Row, Table
+from hyperseg_jax.tables import FusedQKV, Row, Table, flatten
+
+GATES = "gates"
+"""The Flax collection of the values of gates: nothing is stored unless `apply` is called with mutable=GATES."""
 
 
 class Gate(nn.Module):
@@ -22,6 +28,7 @@ class Gate(nn.Module):
 
     Only `down` is initialized to zero, so the gate is closed initially, but all parameters are updated within two optimizer
     steps: down in the first, up (through GELU, which has no dead units) in the second.
+    The values of tanh are stored in the collection GATES, see `gate_values`.
     """
 
     precision: Precision
@@ -32,7 +39,15 @@ class Gate(nn.Module):
         hidden = ACTIVATIONS["gelu"](Linear(width, ("embed", "mlp"), precision=self.precision, name="up")(x))
         zeros = nn.initializers.zeros
         weight = Linear(width, ("mlp", "embed"), precision=self.precision, kernel_init=zeros, name="down")(hidden)
-        return jnp.tanh(weight) * x
+        values = jnp.tanh(weight)
+        self.sow(GATES, "values", jax.lax.stop_gradient(values))
+        return values * x
+
+
+def gate_values(variables: Mapping[str, Any]) -> dict[str, Float[jax.Array, "*B C"]]:
+    """Returns the values of each gate that ran, by the path of its parameters. variables: those that `apply` returned, with
+    mutable=GATES."""
+    return {path.removesuffix("/values"): values for path, (values,) in flatten(variables.get(GATES, {})).items()}
 
 
 class PerceiverLayer(nn.Module):

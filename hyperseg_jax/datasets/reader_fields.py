@@ -31,9 +31,9 @@ def check_fields(what: str, make: Callable[..., Any], fields: Mapping[str, Any],
     """Raises UserError if `fields` has unknown names, values of the wrong type, or lacks required fields of `make`.
 
     what: description for messages, such as "reader 'folder'". fixed: arguments of `make` that are already set and cannot be
-    fields. If `make` accepts arbitrary keywords (**options), the callee has to check them.
+    fields. If `make` is a function that accepts arbitrary keywords (**options), the callee has to check them.
     """
-    parameters = [p for name, p in inspect.signature(make, eval_str=True).parameters.items() if name not in fixed]
+    parameters = [p for p in _list_parameters(make) if p.name not in fixed]
     named = {p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     known = ", ".join(named) or "none"
     for name, value in fields.items():
@@ -52,6 +52,18 @@ def check_fields(what: str, make: Callable[..., Any], fields: Mapping[str, Any],
     for p in named.values():
         if p.default is p.empty and p.name not in fields:
             raise UserError(f"{what} needs the field {p.name!r}; its fields are {known}")
+
+
+def _list_parameters(make: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Returns the parameters of a function or class. The **options of a class are the keyword-only parameters of its base."""
+    parameters = list(inspect.signature(make, eval_str=True).parameters.values())
+    if not (isinstance(make, type) and any(p.kind is p.VAR_KEYWORD for p in parameters)):
+        return parameters
+    base = next(each for each in make.__mro__[1:] if "__init__" in vars(each))
+    return [
+        *(p for p in parameters if p.kind is not p.VAR_KEYWORD),
+        *(p for p in _list_parameters(base) if p.kind is p.KEYWORD_ONLY),
+    ]
 
 
 def _has_type(value: Any, kind: Any) -> bool:

@@ -26,6 +26,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import budget, images, limits, paths
 from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import escaped_value
 
 FORMATS = ("PNG", "JPEG")
 """Formats of images; label images are PNGs."""
@@ -46,8 +47,8 @@ class SegmentationTable(ImageLabels):
         self._name = self._path.name
         files.check_regular(self._path, "table")
         limits.check_limit("json_bytes", self._path.stat().st_size, str(self._path), "bytes")
-        self._lines = list(self._find_lines())
-        if not self._lines:
+        self._lines = np.fromiter(self._find_lines(), np.dtype((np.int64, 2)))  # tuples would need ten times the memory
+        if not len(self._lines):
             raise UserError(f"{self._path}: is empty; give a table with an image, a label image and an id in each line")
 
     def _find_lines(self) -> Iterator[tuple[int, int]]:
@@ -65,7 +66,7 @@ class SegmentationTable(ImageLabels):
         return len(self._lines)
 
     def _read(self, index: int) -> tuple[str, np.ndarray, str, np.ndarray | None]:
-        start, size = self._lines[index]
+        start, size = map(int, self._lines[index])
         where = f"{self._path}#{index}"
         with paths.open_file(self._path) as file:
             file.seek(start)
@@ -121,7 +122,13 @@ def write_table(reader: Sequence[Example], path: pathlib.Path, advance: Callable
             if prompt.ignore is not None:
                 numbers[prompt.ignore[0]] = 0
             key = " ".join((prompt.key or example.name).split())
-            file.write(b"\t".join((_encode(example.frames[0]), _encode(numbers), key.encode())) + b"\n")
+            try:
+                name = key.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"{example.name}: its name {escaped_value(key)} is not valid Unicode; rename the image"
+                ) from error
+            file.write(b"\t".join((_encode(example.frames[0]), _encode(numbers), name)) + b"\n")
             advance(completed=index + 1)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from jaxtyping import Int, Num
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import DeviceArray
+from hyperseg_jax.untrusted.printing import escaped_value
 
 KINDS = {
     "greedy": "the most probable token at each step",
@@ -20,6 +20,22 @@ KINDS = {
 }
 OPTIONS = {"sampling": ("temperature", "top_k", "top_p"), "beams": ("beams", "length_penalty")}
 """Options that only one kind reads."""
+
+RANGES: dict[str, tuple[tuple[type, ...], float, float]] = {
+    "max_new_tokens": ((int,), 1, 4096),
+    "beams": ((int,), 1, 64),
+    "chunk": ((int,), 1, 2**31 - 1),
+    "temperature": ((int, float), 1e-6, 1e6),
+    "top_k": ((int,), 0, 2**31 - 1),
+    "top_p": ((int, float), 1e-6, 1),
+    "length_penalty": ((int, float), -8, 8),
+}
+"""Types, least and largest value of each number. Within these, memory is bounded, and float32 holds all scores."""
+NOTES = {
+    "temperature": "; for the most probable use kind='greedy'",
+    "top_k": "; 0 keeps all tokens",
+    "top_p": "; 1 keeps all tokens",
+}
 
 Number = float | Num[DeviceArray, ""]
 Token = int | Int[DeviceArray, ""]
@@ -82,18 +98,9 @@ class Decoding:
         """Returns the options unchanged. Raises UserError that names the first invalid one."""
         if self.kind not in KINDS:
             raise UserError(f"kind = {self.kind!r}: use one of {', '.join(KINDS)}")
-        for name in ("max_new_tokens", "beams", "chunk"):
+        for name, (kinds, least, most) in RANGES.items():
             value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise UserError(f"{name} = {value!r}: must be an integer of at least 1")
-        for name in ("temperature", "top_k", "top_p", "length_penalty"):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
-                raise UserError(f"{name} = {value!r}: must be a finite number")
-        if self.temperature <= 0:
-            raise UserError(f"temperature = {self.temperature}: must be positive; for the most probable use kind='greedy'")
-        if type(self.top_k) is not int or self.top_k < 0:
-            raise UserError(f"top_k = {self.top_k!r}: must be an integer of at least 0; 0 keeps all tokens")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p = {self.top_p}: must be in (0, 1]; 1 keeps all tokens")
+            if not (name == "chunk" and value is None) and (type(value) not in kinds or not least <= value <= most):
+                what = "an integer" if kinds == (int,) else "a number"
+                raise UserError(f"{name} = {escaped_value(value)}: must be {what} from {least} to {most}{NOTES.get(name, '')}")
         return self

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from jaxtyping import Float32, Int16
 from PIL import Image
 
 from hyperseg_jax.data.read_ahead import read_in_thread
@@ -95,26 +96,30 @@ class Model:
         kind: str = "",
         threshold: float | types.EllipsisType = ...,
         overlap: float | types.EllipsisType = ...,
-        soft: bool = False,
     ) -> Prediction:
         """Segments every instance of the thing classes, and the stuff classes, without overlap; .ids is the segment map.
 
         kind: "instances" returns instances of the thing classes that may overlap, each with a score, and "semantic" one mask
         for each class that is the most probable one of some pixel; by default, "panoptic", or the kind that the system has.
         threshold: class probability that a panoptic segment must exceed. overlap: its minimum visible share. Both default to
-        the system's values. soft: for "semantic", masks have the probability of the class at each of their pixels.
+        the system's values.
         """
         kind = kind or next((kind for kind in CLASS_ANSWERS if kind in self.engine.answers.kinds), CLASS_ANSWERS[0])
         if kind not in CLASS_ANSWERS:
             raise UserError(f"kind = {kind!r}: use one of {', '.join(CLASS_ANSWERS)}")
-        names = (*_check_names("classes", classes), *_check_names("stuff", stuff))
-        if not names:
-            raise UserError("no classes are given; name at least one")
-        things = (True,) * len(classes) + (False,) * len(stuff)
-        prompt = Prompt(task="panoptic", classes=names, things=things)
-        example = _image_example(read_image(image), prompt)
-        kind = f"soft_{kind}" if soft else kind
+        example = _image_example(read_image(image), _class_prompt(classes, stuff))
         return self._predict(example, self._replace_thresholds(kind, segment=threshold, overlap=overlap))[0]
+
+    def most_probable_classes(
+        self, image: ImageLike, classes: Sequence[str]
+    ) -> tuple[Int16[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
+        """Returns the index of the most probable class of each pixel, and its probability. Unlike the masks of
+        `segment_classes`, they use the same memory for any number of classes."""
+        example = _image_example(read_image(image), _class_prompt(classes))
+        request, geometry = self._make_request(example)
+        row, _ = self._select(request, self._replace_thresholds("soft_semantic"))
+        height, width = geometry.original
+        return row["label"][0, 0, :height, :width], row["score"][0, 0, :height, :width]
 
     def segment_regions(
         self,
@@ -324,11 +329,16 @@ class Model:
         self, prompt: Prompt, request: Request, geometry: Geometry, options: AnswerOptions, memory: Any
     ) -> tuple[Prediction, Any]:
         """Returns the prediction for a request of one prompt, and the memory for the next frame or round."""
+        row, memory = self._select(request, options, memory)
+        return make_prediction_fn(self.engine, options, geometry)(prompt, row), memory
+
+    def _select(self, request: Request, options: AnswerOptions, memory: Any = None) -> tuple[dict[str, np.ndarray], Any]:
+        """Returns the arrays of the answer to a request of one prompt on one frame, [1, 1, ...], and the memory for the next
+        frame or round."""
         outputs, memory = self.engine.select(request, options, memory)
         if not outputs.pop("finite").all():
             raise UserError("the outputs of the model are not finite, so its weights are damaged; use another checkpoint")
-        row = {name: value[0] for name, value in outputs.items()}
-        return make_prediction_fn(self.engine, options, geometry)(prompt, row), memory
+        return {name: value[0] for name, value in outputs.items()}, memory
 
     def _make_request(self, example: Example, cache_features: bool = True) -> tuple[Request, Geometry]:
         """Returns a batch of one example with one prompt, in the smallest bucket that fits it, and the geometry of its frames
@@ -396,6 +406,14 @@ def _check_names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
     if isinstance(names, str):
         raise UserError(f"{argument} = {names!r}: is one text; give a list of names, as in {argument}=[{names!r}]")
     return tuple(map(_check_text, names))
+
+
+def _class_prompt(classes: Sequence[str], stuff: Sequence[str] = ()) -> Prompt:
+    """Returns a prompt of thing and stuff classes. Raises UserError if there are none, or a name is empty."""
+    names = (*_check_names("classes", classes), *_check_names("stuff", stuff))
+    if not names:
+        raise UserError("no classes are given; name at least one")
+    return Prompt(task="panoptic", classes=names, things=(True,) * len(classes) + (False,) * len(stuff))
 
 
 def _region_prompt(task: str, frame: np.ndarray, regions: Sequence[np.ndarray | Region]) -> Prompt:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -45,15 +46,17 @@ def label_images(
     folder, if the model cannot be loaded, if no image can be labelled, or if no pixel has a class.
     """
     names = [path.name for path in image_files(images)]
-    settings = {"classes": list(classes), "confidence": confidence, "steps": steps, "folder": str(images)}
-    _prepare_folder(out, settings)
+    settings = check_settings(images, classes, out, confidence=confidence, steps=steps)
+    if not (out / pseudo_labels.INDEX).exists():
+        out.mkdir(parents=True, exist_ok=True)
+        pseudo_labels.write_index(out, {**settings, "images": []})
     model: Model | None = None
     labelled, skipped = list[str](), list[str]()
     pixels = sure = 0
     for done, name in enumerate(names, 1):
-        path = files.join_inside(out, pseudo_labels.label_file(name), str(out))
         image = numbers = None
         with _collecting_errors(name, skipped):
+            path = files.join_inside(out, pseudo_labels.label_file(name), str(out))
             numbers = pseudo_labels.read_label_numbers(path)
             if numbers is None:
                 image = files.read_image(files.join_inside(images, name, str(images)))
@@ -85,21 +88,19 @@ def _collecting_errors(name: str, lines: list[str]) -> Iterator[None]:
         lines.append(f"{escaped(name)}: {one_line(str(error))}")
 
 
-def _prepare_folder(out: pathlib.Path, settings: dict[str, object]) -> None:
-    """Creates the folder, or checks that its label images were written with the same settings."""
-    if not (out / pseudo_labels.INDEX).exists():
-        out.mkdir(parents=True, exist_ok=True)
-        pseudo_labels.write_index(out, {**settings, "images": []})
-        return
-    saved = pseudo_labels.read_index(out)
+def check_settings(
+    images: pathlib.Path, classes: Sequence[str], out: pathlib.Path, *, confidence: float, steps: int
+) -> dict[str, Any]:
+    """Returns the settings of `label_images` that labels.json stores. Raises UserError if label images in `out` were written
+    with others."""
+    settings = {"classes": list(classes), "confidence": confidence, "steps": steps, "folder": str(images)}
+    saved = pseudo_labels.read_index(out) if (out / pseudo_labels.INDEX).exists() else settings
     if changed := [name for name, value in settings.items() if saved.get(name) != value]:
         raise UserError(f"{out}: was labelled with other {', '.join(changed)}; remove this folder, or give another --out")
+    return settings
 
 
 def label_image(model: Model, image: np.ndarray, classes: Sequence[str], confidence: float) -> np.ndarray:
     """Returns the class of each pixel plus 1, int [H, W]; 0 where it is less probable than `confidence`."""
-    predicted = model.segment_classes(image, classes, kind="semantic", soft=True)
-    numbers = np.zeros(image.shape[:2], np.int32)
-    for probability, label in zip(predicted.masks, predicted.labels, strict=True):
-        numbers[(probability > 0) & (probability >= confidence)] = label + 1
-    return numbers
+    label, probability = model.most_probable_classes(image, classes)
+    return np.where(probability >= confidence, label.astype(np.int32) + 1, 0)

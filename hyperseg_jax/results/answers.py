@@ -13,6 +13,7 @@ from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.results.mask_resize import Filter, MaskResize
 from hyperseg_jax.results.selection import Selected
 from hyperseg_jax.structs import Prediction, Prompt
+from hyperseg_jax.untrusted import limits
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -144,19 +145,13 @@ def predict_candidates(selected: Arrays, prompt: Prompt, geometry: Geometry, thr
 
 
 def predict_semantic(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
-    """Returns one mask for each class that is the most probable class of some pixel."""
+    """Returns one mask for each class that is the most probable class of some pixel. Raises UserError if the masks exceed
+    limits.mask_pixels."""
     height, width = geometry.original
     best = selected["label"][:height, :width]
     labels = tuple(int(label) for label in np.unique(best))
+    limits.check_limit("mask_pixels", len(labels) * best.size, f"the answer of {len(labels)} masks", "pixels")
     return Prediction(np.stack([best == label for label in labels]), labels, names=_class_names(prompt, labels))
-
-
-def predict_soft_semantic(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
-    """The same with the probability of the class at the pixels of its mask, and 0 at all others."""
-    hard = predict_semantic(selected, prompt, geometry, thresholds)
-    height, width = geometry.original
-    score = selected["score"][:height, :width].astype(np.float32)
-    return dataclasses.replace(hard, masks=np.where(hard.masks, score, np.float32(0)))
 
 
 def _class_names(prompt: Prompt, labels: Sequence[int]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 system        the interface of a system, and the registry
 class_lists   selects the answers to class lists
 pixels        normalization of pixels
+moments       metrics of values that vary within a batch: mean and spread
 tokenizer_path  where the tokenizer of a config is
 psalm/        what the descendants of PSALM share: HyperSeg and InstructSeg
 hyperseg/     HyperSeg: its model, prompts, preprocessing, losses and postprocessing

@@ -43,7 +43,8 @@ Memory = Any
 None before the first frame or round, and if a system has no memory. The next call may have room for more regions; earlier
 regions keep their indices."""
 Metrics = dict[str, Float32[jax.Array, ""]]
-"""Scalars by name."""
+"""Scalars by name. NAME/mean and NAME/mean_square are logged as mean and spread (systems/moments.py), and drawn if NAME is
+gates/PATH (training/plots.py)."""
 Loss = Callable[[Params, Batch, PRNGKeyArray, Counts], tuple[Float32[jax.Array, ""], Metrics]]
 """(parameters, batch, key, counts) -> (total, metrics)."""
 Predict = Callable[[Params, Batch, Mapping[str, Any], Memory], tuple[dict[str, Shaped[jax.Array, "*_"]], Memory]]

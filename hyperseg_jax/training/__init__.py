@@ -27,6 +27,6 @@ Metrics
     observers.py    progress bar, console lines, metrics.jsonl
     tensorboard.py  scalars and profiles for TensorBoard
     means.py        running means of the losses of each task
-    plots.py        loss.png, and the figure that sweeps use too
+    plots.py        loss.png, gates.png, and the figure that sweeps use too
     clock.py        time accounting; goodput
 """

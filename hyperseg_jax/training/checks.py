@@ -18,6 +18,7 @@ from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts, placement, report
 from hyperseg_jax.systems import system as systems
+from hyperseg_jax.systems.moments import with_spreads
 from hyperseg_jax.training import resume
 from hyperseg_jax.training.state import COUNTERS, TrainState
 from hyperseg_jax.training.workdir import Workdir
@@ -175,4 +176,4 @@ def train_metric_names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     batch = sources.make_processor(config, system, None, sources.program_names(config)[0]).spec(1)
     loss = system.full_loss(system.build(config), config)
     _, losses = jax.eval_shape(loss, system.shapes(config), batch, jax.random.key(0))
-    return (*STEP_METRICS, *losses)
+    return (*STEP_METRICS, *with_spreads(dict.fromkeys(losses, 0.0)))

@@ -1,4 +1,4 @@
-"""Progress and metrics of a run: progress bar, console lines, metrics.jsonl, TensorBoard scalars and loss.png."""
+"""Progress and metrics of a run: progress bar, console lines, metrics.jsonl, TensorBoard scalars, loss.png and gates.png."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from hyperseg_jax.atomic import atomic_file
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.systems.moments import with_spreads
 from hyperseg_jax.training import clock
 from hyperseg_jax.training.flops import utilization
 from hyperseg_jax.training.means import RunningMeans
-from hyperseg_jax.training.plots import plot_losses
+from hyperseg_jax.training.plots import plot_gates, plot_losses
 from hyperseg_jax.training.state import COUNTERS
 from hyperseg_jax.training.tensorboard import Profile, Scalars, ensure_folder, remove_stale_profiles
 from hyperseg_jax.untrusted import paths, printing, stores, strict_json
@@ -60,7 +61,7 @@ class Observers:
         self._file = self._path.open("a", buffering=1)
         self._board = Scalars(workdir / "tensorboard", start)
         self._write_error = ""
-        self._plot = workdir / "loss.png"
+        self._loss_plot, self._gates_plot = workdir / "loss.png", workdir / "gates.png"
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -93,8 +94,10 @@ class Observers:
         if exception[0] is None:
             self.write_pending()
         self._progress.stop()
-        for end in (self._file.close, self._board.flush, self._plot_losses):
+        for end in (self._file.close, self._board.flush):
             self._try_write(end)
+        self._try_write(self._draw, self._loss_plot, lambda lines, image: plot_losses(lines, image, self._headlines))
+        self._try_write(self._draw, self._gates_plot, plot_gates)
 
     def advance(self, step: int) -> None:
         """Updates the progress bar without waiting for the device."""
@@ -152,7 +155,7 @@ class Observers:
         if self._pending is None:
             return
         (step, means, device_counters, timed, flops), self._pending = self._pending, None
-        means_by_task = means.compute()
+        means_by_task = {task: with_spreads(values) for task, values in means.compute().items()}
         counters = {name: float(value) for name, value in device_counters.items()}
         counters |= {"recompilations": float(self.recompilations)} if self.recompilations else {}
         seconds, (last_seconds, last_flops) = self._timer.read(), self._last
@@ -220,18 +223,18 @@ class Observers:
         """Prints a line above the progress bar."""
         printing.log(self._progress.console, text)
 
-    def _plot_losses(self) -> None:
-        """Writes loss.png; a failure is only logged."""
-        if message := paths.make_replaceable(self._plot, "an image"):
+    def _draw(self, image: pathlib.Path, plot: Callable[[Iterator[dict[str, Any]], pathlib.Path], None]) -> None:
+        """Writes a plot of the metrics log; a failure is only logged. plot: called with the lines of the log and the image."""
+        if message := paths.make_replaceable(image, "an image"):
             self.log(message)
         try:
-            plot_losses(read_valid_lines(self._path), self._plot, self._headlines)
+            plot(read_valid_lines(self._path), image)
         except UserError as error:
             self.log(str(error))
         except Exception as error:  # the log and matplotlib may have surprises, and the run is complete without a plot
             if isinstance(error, OSError):
                 raise
-            self.log(f"{self._plot}: was not drawn ({escaped(f'{type(error).__name__}: {error}')}); training is not affected")
+            self.log(f"{image}: was not drawn ({escaped(f'{type(error).__name__}: {error}')}); training is not affected")
 
     def _write_line(self, line: dict[str, Any]) -> None:
         self._try_write(self._file.write, json.dumps(line) + "\n")

@@ -13,9 +13,12 @@ import numpy as np
 
 from hyperseg_jax.atomic import atomic_file
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.systems.moments import MEAN, SPREAD
 from hyperseg_jax.untrusted.printing import escaped, first_line
 
-MAX_TASKS = 50
+MAX_TASKS = MAX_GATES = 50
+GATES = "gates/"
+"""Start of the names of the metrics that are drawn in gates.png."""
 
 
 @contextlib.contextmanager
@@ -104,3 +107,50 @@ def _collect_curves(
     return train, {
         task: {name: curves[name] for name in headlines if name in last[task]} for task, curves in validation.items()
     }
+
+
+def plot_gates(lines: Iterable[dict[str, Any]], image: pathlib.Path) -> None:
+    """Plots the mean of each gate over steps, in a band of one spread above and below, over the steps of all tasks.
+
+    lines: lines of metrics.jsonl, read one at a time. Writes nothing if they have no gates. Plots the first MAX_GATES gates in
+    alphabetical order.
+    """
+    gates = _collect_gates(lines)
+    if not gates:
+        return
+    with saved_panels(image, 1, 1, (8, 3.6)) as panels:
+        axes = panels[0][0]
+        for name in sorted(gates):
+            steps, weights, sums, square_sums = map(np.asarray, gates[name])
+            mean = sums / weights
+            spread = np.sqrt(np.maximum(square_sums / weights - mean**2, 0))
+            (line,) = axes.plot(steps, mean, label=escaped(name), linewidth=1)
+            face, edge = (line.get_color(), 0.12), (line.get_color(), 0.6)
+            axes.fill_between(steps, mean - spread, mean + spread, facecolor=face, edgecolor=edge, linewidth=0.6)
+        axes.set(xlabel="step", ylabel="gate: mean and spread")
+        axes.legend(fontsize=8)
+
+
+Sums = tuple["array[float]", "array[float]", "array[float]", "array[float]"]
+"""Steps, and for each the sums over tasks of the weights, the weighted means and the weighted mean squares."""
+
+
+def _collect_gates(lines: Iterable[dict[str, Any]]) -> dict[str, Sums]:
+    """Returns the sums of each gate by its name without GATES. The lines of a step follow each other, one for each task."""
+    gates = dict[str, Sums]()
+    for line in lines:
+        for metric in line:
+            name = metric.removeprefix(GATES).removesuffix(MEAN)
+            if line["kind"] != "train" or metric != GATES + name + MEAN or GATES + name + SPREAD not in line:
+                continue
+            weight, mean, spread = (float(value) for value in (line.get("steps", 1), line[metric], line[GATES + name + SPREAD]))
+            steps, *sums = gates.setdefault(name, (array("d"), array("d"), array("d"), array("d")))
+            if not steps or steps[-1] != line["step"]:
+                for each in (steps, *sums):
+                    each.append(0.0)
+                steps[-1] = line["step"]
+            for each, value in zip(sums, (1.0, mean, mean**2 + spread**2), strict=True):
+                each[-1] += weight * value
+            if len(gates) > MAX_GATES:
+                del gates[max(gates)]
+    return gates

@@ -109,8 +109,12 @@ class Workdir:
     def _check(self, files: Mapping[str, str]) -> None:
         """Checks the workdir for the files of a run: {CONFIG: content, TOKENIZER: content, if it is known}."""
         path = self.path / CONFIG
+        if (self.path / "model.safetensors").exists():
+            raise UserError(f"{self.path}: is a model folder, whose {CONFIG} a run would replace; give another --workdir")
         if path.exists() and (self.has_checkpoints or (self.path / "model").exists()):
             self._check_changes(self._read_config(path), json.loads(files[CONFIG]))
+        elif path.exists() and "train" not in self._read_config(path):
+            raise UserError(f"{path}: is not of a run, which would replace it; give another --workdir")
         if TOKENIZER in files:
             self._check_tokenizer(files[TOKENIZER])
         if not self.remote:

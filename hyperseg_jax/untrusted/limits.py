@@ -15,14 +15,14 @@ from hyperseg_jax.untrusted.printing import escaped_value
 class Limits:
     """The fields of the `limits` block of a config, and the names accepted by `--limits NAME=VALUE`.
 
-    pixels: of one image, mask or video frame. masks: of one record, counted per frame. mask_pixels: of all masks of one
-    record, at one byte each. frame_pixels: of all frames of one record, at three bytes each. frames: of one video. records:
-    of one dataset. record_bytes: of one record of a build or prepared dataset, unpacked. values: numbers, texts and lists of
-    one record of a build. json_bytes: of one annotation file. depth: nesting depth of JSON. seconds: reading time of one
-    record, checked between its images. letters: characters of one text. side: image size in the config of a model folder.
-    tokens: sequence length in the config of a model folder. array: the largest array for one image that a model folder
-    describes, in numbers of four bytes. tasks: of the config of a model folder. outside: whether paths and links in data may
-    leave the dataset's folder.
+    pixels: of one image, mask or video frame. masks: of one record, counted per frame. mask_pixels: of all masks of one record,
+    or of the classes in a predicted image, at one byte each. frame_pixels: of all frames of one record, at three bytes each.
+    frames: of one video. records: of one dataset. record_bytes: of one record of a build or prepared dataset, unpacked. values:
+    numbers, texts and lists of one record of a build. json_bytes: of one annotation file. depth: nesting depth of JSON.
+    seconds: reading time of one record, checked between its images. letters: characters of one text. side: image size in the
+    config of a model folder. tokens: sequence length in the config of a model folder. array: the largest array for one image
+    that a model folder describes, in numbers of four bytes. tasks: of the config of a model folder. outside: whether paths and
+    links in data may leave the dataset's folder.
     """
 
     pixels: int = 2**26
@@ -86,6 +86,10 @@ def temporary_block(fields: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
+LARGEST = 2**63 - 1
+"""Of all limits."""
+
+
 def from_fields(fields: Mapping[str, Any], where: str) -> Limits:
     """Builds limits from these fields and defaults. where: prefix of messages ("limits", "--limits"). Raises UserError for
     unknown names and invalid values."""
@@ -99,6 +103,8 @@ def from_fields(fields: Mapping[str, Any], where: str) -> Limits:
         if type(value) is not kind or (kind is not bool and not 0 < value < float("inf")):
             expected = "True or False" if kind is bool else "an integer above 0" if kind is int else "a number above 0"
             raise UserError(f"{where}: {name} is {escaped_value(value)}; give {expected}")
+        if value > LARGEST:
+            raise UserError(f"{where}: {name} is {escaped_value(value)}; give at most {LARGEST}")
         checked[name] = value
     return Limits(**checked)
 

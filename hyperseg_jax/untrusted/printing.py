@@ -14,7 +14,16 @@ NAME, LINE = 200, 1200
 """Maximum number of characters of a name, and of a message."""
 LISTED = 100
 """Maximum number of lines of a list below a message."""
-_values = reprlib.Repr()
+
+
+class _Values(reprlib.Repr):
+    """Short forms of values, also of integers that have too many digits for Python."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        return super().repr_int(x, level) if abs(x) < 10**100 else f"an integer of {x.bit_length()} bits"
+
+
+_values = _Values()
 _values.maxstring = _values.maxother = 60
 
 

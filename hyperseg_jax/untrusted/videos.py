@@ -61,7 +61,8 @@ def _refuse_reference(url: str, flags: int, options: object) -> NoReturn:
 
 def decode_frames(container: Any) -> Iterator[Any]:
     """Yields the decoded frames of the first video stream (PyAV frames). Raises BadFile if there is none, if its codec is not
-    in CODECS, or if it exceeds limits.pixels per frame, limits.frames, or limits.seconds for one frame."""
+    in CODECS, if it exceeds limits.pixels per frame, limits.frames, or limits.seconds for one frame, or if FFmpeg skipped
+    damaged parts of an MPEG-TS or an AVI."""
     streams = container.streams.video
     if not streams or streams[0].codec_context is None:
         raise BadFile("has no video stream that can be decoded", "convert it, or give a folder of frames")
@@ -70,19 +71,25 @@ def decode_frames(container: Any) -> Iterator[Any]:
         raise BadFile(f"uses the codec {stream.codec_context.codec.name}, which is not supported", "convert it to H.264")
     _check_pixels(stream.codec_context)
     stream.codec_context.options = _max_pixels_option()
-    current, count, began = limits.current(), 0, time.monotonic()
+    current, count, packets, began = limits.current(), 0, 0, time.monotonic()
     for packet in container.demux(stream):
+        packets += packet.size > 0
         for frame in packet.decode():
             _check_pixels(frame)
             if count >= current.frames:
                 raise BadFile(f"has more than {current.frames} frames", "if that is intended, raise limits.frames")
             yield frame
             count, began = count + 1, time.monotonic()
+        if packet.is_corrupt:  # a part of it is missing; not all decoders mark its frame
+            raise BadFile(f"is damaged {f'after frame {count - 1}' if count else 'at its start'}", AGAIN)
         if time.monotonic() - began > current.seconds:
             raise BadFile(
                 f"takes more than {current.seconds:g} seconds to decode frame {count}",
                 "if that is intended, raise limits.seconds",
             )
+    listed = sum(entry.size > 0 for entry in stream.index_entries) if container.format.name == "avi" else 0
+    if packets < listed:
+        raise BadFile(f"is damaged: only {packets} of the {listed} frames in its index are found", AGAIN)
 
 
 def _max_pixels_option() -> dict[str, str]:

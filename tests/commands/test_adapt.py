@@ -22,9 +22,9 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.predictors import pseudo_labels
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.predictors.pseudo_labels import label_image, label_images
-from hyperseg_jax.structs import Prediction
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import loop
+from hyperseg_jax.untrusted import limits
 from hyperseg_jax.weights import model_folder
 
 CLASSES = "sand|beach,grass,water"
@@ -183,6 +183,10 @@ def test_self_training(adapt, photos, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         adapt(*arguments[:-1], "0.9")
     assert "was labelled with other confidence; remove this folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        adapt(*arguments, "--steps", "6")
+    shown = capsys.readouterr().err
+    assert "was labelled with other steps; remove this folder" in shown and "stage 1" not in shown
 
 
 class Sure:
@@ -191,12 +195,10 @@ class Sure:
     def __init__(self):
         self.images = 0
 
-    def segment_classes(self, image, classes, *, kind, soft):
+    def most_probable_classes(self, image, classes):
         self.images += 1
-        assert (kind, soft) == ("semantic", True)
-        left = np.arange(image.shape[1]) < image.shape[1] // 2
-        masks = np.stack([np.where(left, 0.9, 0.0), np.where(left, 0.0, 0.4)])[:, None] * np.ones((image.shape[0], 1))
-        return Prediction(masks.astype(np.float32), (1, 0))
+        left = np.broadcast_to(np.arange(image.shape[1]) < image.shape[1] // 2, image.shape[:2])
+        return np.where(left, 1, 0).astype(np.int16), np.where(left, 0.9, 0.4).astype(np.float32)
 
 
 def test_pixels_below_the_confidence_have_no_label(photos, tmp_path):
@@ -215,6 +217,27 @@ def test_pixels_below_the_confidence_have_no_label(photos, tmp_path):
         label_images(load, photos, NAMES, tmp_path / "out", confidence=0.4, steps=4)
     with pytest.raises(UserError, match=r"not sure of any pixel \(confidence 0\.95\); give a lower confidence"):
         label_images(load, photos, NAMES, tmp_path / "other", confidence=0.95, steps=3)
+
+
+@pytest.mark.parametrize("name", ["x" * 250 + ".jpg", "é" * 125 + ".jpg"])
+def test_an_image_with_a_name_too_long_for_its_label_image_is_skipped(photos, tmp_path, name):
+    shutil.copy(next(photos.glob("0*")), photos / name)
+    result = label_images(Sure, photos, NAMES, tmp_path / "out", confidence=0.5, steps=1)
+    assert result.images == 3 and len(result.skipped) == 2 and "is not a file name" in result.skipped[1]
+
+
+def test_labelling_needs_no_mask_of_each_class(adapted):
+    """Of 3 classes here, and for 150 classes of a photo they would need 14 GB."""
+    model, image = Model.load(adapted), np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
+    label, probability = model.most_probable_classes(image, NAMES)
+    hard = model.segment_classes(image, NAMES)
+    assert (label.dtype, probability.dtype, label.shape) == (np.int16, np.float32, image.shape[:2])
+    for mask, number in zip(hard.masks, hard.labels, strict=True):
+        np.testing.assert_array_equal(mask, label == number)
+    assert probability.min() >= 1 / 3 and probability.max() <= 1
+    with limits.temporary_limits(mask_pixels=100_000), pytest.raises(UserError, match=r"raise limits\.mask_pixels"):
+        model.segment_classes(image, NAMES)
+    assert (label_image(model, image, NAMES, 0.0) == label + 1).all()
 
 
 def test_labels_of_another_folder_are_not_used(photos, tmp_path):
@@ -311,6 +334,14 @@ ERRORS = {
         ["--model", "{model}", "--classes", "a", "--pseudo-labels", "{mixed}/pseudo_labels", "--out", "{mixed}", STOP],
         "would write PNG files between the images of --pseudo-labels",
     ),
+    "labels elsewhere": (
+        ["--model", "{model}", "--classes", "a", "--pseudo-labels", "{world}/coco/val", "--out", "{linked}", "--steps", "1"],
+        "pseudo_labels is a link that leaves",
+    ),
+    "a first stage elsewhere": (
+        ["--model", "{model}", "--classes", "a", "--pseudo-labels", "{world}/coco/val", "--out", "{linked2}", "--steps", "1"],
+        "image_free is a link that leaves",
+    ),
     "no model": (["--model", "", "--classes", "a", STOP], "--model: is empty; give a model folder"),
     "no steps": (["--model", "{model}", "--classes", "a", "--steps", "0"], "--steps 0: give at least 1"),
     "an unknown field": (["--model", "{model}", "--classes", "a", STOP], "unknown config key 'stepz'"),
@@ -324,7 +355,10 @@ def test_bad_input_is_one_line(case, model, world, request, tmp_path, capsys):
     (tmp_path / "ofa_base.pt").write_bytes(b"PK")
     (tmp_path / "mixed" / "pseudo_labels").mkdir(parents=True)
     (tmp_path / "mixed" / "pseudo_labels" / "a.jpg").touch()
-    places = {name: tmp_path / name for name in ("empty", "mixed")}
+    for folder, name in (("linked", "pseudo_labels"), ("linked2", "image_free")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).symlink_to(tmp_path / "empty")
+    places = {name: tmp_path / name for name in ("empty", "mixed", "linked", "linked2")}
     places |= {"model": model, "world": world, "file": tmp_path / "ofa_base.pt"}
     if any("{run}" in text for text in arguments):
         places["run"] = request.getfixturevalue("adapted")

@@ -43,7 +43,7 @@ OVERRIDES = {
     "data.buckets=[]": "a list of 1 or more",
     "seed=-1": "from 0 to",
     "seed=2**70": "takes int, not str",
-    f"seed={2**70}": "from 0 to",
+    f"seed={2**70}": "give an integer from",
     "data.tasks.referring.ratio=-1": "from 0 to",
     "data.tasks.referring=3": "is a block",
     "data.tasks={1:2}": "data.tasks: 1 is not a valid field name",
@@ -59,6 +59,11 @@ OVERRIDES = {
     "limits.pixel=1": "did you mean limits.pixels",
     "data.buckets=" + "[" * 5000: "takes tuple",
     "data.horizontal_flip=" + "-" * 5000 + "1": "",
+    # Python converts no integer with so many digits to a text
+    f"train.steps={2**20000:#x}": "train.steps = an integer of 20001 bits: give an integer from",
+    f"limits.pixels={2**20000:#x}": "limits.pixels = an integer of",
+    f"data.tasks.panoptic.train.max_classes={2**20000:#x}": "max_classes = an integer of",
+    f"data.augment={{'panoptic':{{'scale':({2**20000:#x},1)}}}}": "panoptic.scale.0 = an integer of",
     "data.root=\x1b[31m\ud800[/]": "",
 }
 
@@ -86,6 +91,8 @@ def test_invalid_overrides_are_refused(tmp_path, text):
         (("train", "--config", "tiny", "--workdir", "ftp://host/x"), "is not a supported bucket URL"),
         (("train", "--config", "tiny", "--workdir", "zip://x::file:///etc/passwd"), "is not a supported bucket URL"),
         (("predict", "x.jpg", "a ring", "--out", "a\0b"), "contains a NUL"),
+        (("predict", "x.jpg", "a ring", "--out", "a\ud800"), r"a\ud800: contains a lone surrogate; remove it"),
+        (("data", "samples", "--out", "\ud800"), "contains a lone surrogate"),
         (("predict", "x.jpg", "a ring", "--out", ""), "--out: is empty; give a folder"),
         (("train", "--config", "none.py", "--workdir="), "--workdir: is empty; give a folder"),
         (("predict", "x.jpg", "a ring", "--limits", "pixels=0"), "--limits: pixels"),
@@ -98,7 +105,7 @@ def test_invalid_overrides_are_refused(tmp_path, text):
         (("train", "--config", "tiny", "--workdir", "w", "--config.seed={[]:1}"), "--config.seed={[]:1}: the field takes int"),
         (("evaluate", "--model", "tiny", "--limits", "5"), "--limits 5: give NAME=VALUE"),
         (("train", "--config", "tiny", "--workdir", "w", "--limits"), "--limits : give NAME=VALUE"),
-        (("predict", "\x1b[31m\ud800[red].jpg", "a ring"), r"\x1b[31m\ud800[red].jpg: no such file"),
+        (("predict", "\x1b[31m\udc80[red].jpg", "a ring"), r"\x1b[31m\udc80[red].jpg: no such file"),
     ],
 )
 def test_invalid_arguments(tmp_path, monkeypatch, arguments, words):

@@ -52,7 +52,7 @@ def test_configs_without_limits(left_out, tmp_path, monkeypatch):
     assert recorded[0].limits.to_dict() == {**limits.default_block(), "outside": True}
 
 
-@pytest.mark.parametrize("left", [(), ("loss.png",), ("loss.png", "predictions.png")])
+@pytest.mark.parametrize("left", [(), ("loss.png",), ("loss.png", "gates.png", "predictions.png")])
 def test_training_names_the_written_images(left, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("hyperseg_jax.training.loop.train", lambda config, workdir, **options: tmp_path / "model")
     for name in ("model", *left):
@@ -60,7 +60,7 @@ def test_training_names_the_written_images(left, tmp_path, monkeypatch, capsys):
     main(["train", "--config", "tiny", "--workdir", str(tmp_path)])
     messages = capsys.readouterr().err
     assert f"model: {tmp_path / 'model'}" in messages
-    assert {name for name in ("loss.png", "predictions.png") if str(tmp_path / name) in messages} == set(left)
+    assert {name for name in ("loss.png", "gates.png", "predictions.png") if str(tmp_path / name) in messages} == set(left)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,17 @@ def test_options_of_benchmark_readers():
     )
 
 
+def test_options_that_a_reader_passes_to_its_base_class():
+    for reader, fields in (
+        ("segmentation_table", {"table_path": "x"}),
+        ("pseudo_labels", {"folder": "x", "image_root": "x"}),
+        ("benchmark", {"name": "ade20k", "split": "validation", "root": "."}),
+    ):
+        message = assert_refused(reader, {**fields, "max_class": 3})
+        assert "has no field 'max_class' (did you mean 'max_classes'?); its fields are " in message
+        assert "max_classes = 'x'; give a whole number or None" in assert_refused(reader, {**fields, "max_classes": "x"})
+
+
 def test_lists_of_wrong_length():
     for crop in ([0.5], (0.1, 0.2, 0.3), 0.5, ["a", "b"]):
         with pytest.raises(UserError, match=r"^augment: crop = .*; give a list of 2 numbers$"):

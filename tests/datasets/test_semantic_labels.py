@@ -2,7 +2,9 @@
 
 import base64
 import io
+import os
 
+import fuzz
 import numpy as np
 import pytest
 from damage import run_check, sorted_problems
@@ -254,6 +256,24 @@ def test_large_lines_and_images_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("hyperseg_jax.datasets.segmentation_table.LONGEST_LINE", 50)
     with pytest.raises(UserError, match="a line is longer than 50 bytes"):
         SegmentationTable(table, classes=("a",))
+
+
+def test_a_table_of_many_short_lines_needs_little_memory(tmp_path):
+    (tmp_path / "t.tsv").write_bytes(b"a\n" * 1_500_000)
+    reader = fuzz.check_call(lambda: SegmentationTable(tmp_path / "t.tsv", classes=("a",)), memory=2**27)
+    assert len(reader) == 1_500_000
+    with pytest.raises(UserError, match=r"t\.tsv#1499999: has 1 cells"):
+        reader[1_499_999]
+
+
+def test_a_name_that_is_no_text_is_one_line(ade20k, tmp_path):
+    """Such as a file name in Latin-1."""
+    root = ade20k([scene(1, 0, 0)])
+    for path in (root / "images/validation/0000.jpg", root / "annotations/validation/0000.png"):
+        path.rename(path.with_stem(os.fsdecode(b"\xff")))
+    with pytest.raises(UserError, match=r"its name '\\udcff' is not valid Unicode; rename the image"):
+        write_table(Ade20k(root, "validation"), tmp_path / "t.tsv")
+    assert not (tmp_path / "t.tsv").exists()
 
 
 def test_missing_and_empty_tables(tmp_path):

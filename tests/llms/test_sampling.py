@@ -63,14 +63,25 @@ def test_the_support_is_that_of_transformers():
     "options, message",
     [
         ({"kind": "beam"}, "kind = 'beam': use one of greedy, sampling, beams"),
-        ({"max_new_tokens": 0}, "max_new_tokens = 0: must be an integer of at least 1"),
-        ({"beams": -2}, "beams = -2: must be an integer"),
+        ({"max_new_tokens": 0}, "max_new_tokens = 0: must be an integer from 1 to 4096"),
+        ({"max_new_tokens": 10**9}, "max_new_tokens = 1000000000: must be an integer from 1 to 4096"),
+        ({"max_new_tokens": True}, "max_new_tokens = True"),
+        ({"beams": -2}, "beams = -2: must be an integer from 1 to 64"),
+        ({"beams": 10**9}, "beams = 1000000000: must be an integer from 1 to 64"),
         ({"chunk": -1}, "chunk = -1"),
-        ({"temperature": 0.0}, "temperature = 0.0: must be positive; for the most probable use kind='greedy'"),
-        ({"temperature": float("nan")}, "temperature = nan: must be a finite number"),
+        ({"chunk": 10**20}, "chunk = 1"),
+        (
+            {"temperature": 0.0},
+            "temperature = 0.0: must be a number from 1e-06 to 1000000.0; for the most probable use kind='greedy'",
+        ),
+        ({"temperature": 1e-50}, "temperature = 1e-50"),  # zero in float32
+        ({"temperature": float("nan")}, "temperature = nan"),
         ({"top_k": -1}, "top_k = -1"),
-        ({"top_p": 0.0}, r"top_p = 0.0: must be in \(0, 1\]"),
+        ({"top_k": 10**5000}, "top_k = "),
+        ({"top_p": 0.0}, "top_p = 0.0: must be a number from 1e-06 to 1; 1 keeps all tokens"),
+        ({"top_p": 1e-50}, "top_p = 1e-50"),
         ({"length_penalty": float("inf")}, "length_penalty = inf"),
+        ({"length_penalty": -1e30}, "length_penalty = -1e.30: must be a number from -8 to 8"),
     ],
 )
 def test_invalid_options(options, message):

@@ -1,7 +1,6 @@
 """Frames of a video: keys of dropout, and the text that they share."""
 
-import types
-
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +10,14 @@ from hyperseg_jax.structs import Layout
 from hyperseg_jax.systems.hyperseg.frames import run_frames
 
 FRAMES, LENGTH = 3, 4
+
+
+@flax.struct.dataclass
+class Output:
+    next_query: jax.Array
+    noise: jax.Array
+    text: jax.Array | None
+    gates: dict
 
 
 class Noise:
@@ -26,7 +33,7 @@ class Noise:
             self.embedded += 1
             return jnp.ones((1, LENGTH, 2))
         noise = jnp.zeros(5) if rngs is None else jax.random.uniform(rngs["dropout"], (5,))
-        return types.SimpleNamespace(next_query=fine_grained_query, noise=noise, text=text)
+        return Output(fine_grained_query, noise, text, {}), {}
 
 
 def run(model, frames, **options):

@@ -59,7 +59,7 @@ def test_padding_never_changes_the_loss(config, params, task_and_examples):
     total, terms = loss(params, make_batch(task_and_examples, task_and_examples[1]), key)
     more_total, more_terms = loss(params, make_batch(task_and_examples, task_and_examples[1], LARGER), key)
     assert {"mask", "dice", "expression", "class", "region", "text"} <= terms.keys()
-    assert all(float(value) > 0 for value in terms.values())
+    assert all(float(value) > 0 for name, value in terms.items() if not name.startswith("gates/"))
     for name in terms:
         np.testing.assert_allclose(more_terms[name], terms[name], rtol=2e-4, err_msg=name)
     np.testing.assert_allclose(more_total, total, rtol=2e-4)

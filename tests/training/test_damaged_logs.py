@@ -82,12 +82,15 @@ def test_unusual_names_and_losses_are_plotted_or_reported(tmp_path, task):
         lines = [
             {"kind": "train", "step": step, "task": name, "loss": x} for step, x in enumerate(losses) for name in ("a", task)
         ]
+        lines = [line | {f"gates/{task}/{moment}": line["loss"] for moment in ("mean", "spread")} for line in lines]
         lines += [{"kind": "validation", "step": step, "task": task, **score} for step, score in enumerate(({}, {"ciou": 0.5}))]
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        (tmp_path / "loss.png").unlink(missing_ok=True)
+        for image in ("loss.png", "gates.png"):
+            (tmp_path / image).unlink(missing_ok=True)
         output, _ = resume_run(tmp_path)
-        messages = "loss.png: cannot be drawn" in output
-        assert (tmp_path / "loss.png").is_file() != messages and not (messages and losses == (1.0, 2.0))
+        for image in ("loss.png", "gates.png"):
+            messages = f"{image}: cannot be drawn" in output
+            assert (tmp_path / image).is_file() != messages and not (messages and losses == (1.0, 2.0))
 
 
 @pytest.mark.parametrize("task", ["\u6f22\u5b57", "\U0001f600 \u0b95", "\u0f40" * 200])
@@ -107,6 +110,17 @@ def test_many_tasks_are_plotted(tmp_path):
     assert len(train) == 50 and "zz" not in train and list(validation) == ["zz"]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert "cannot be drawn" not in resume_run(tmp_path)[0] and (tmp_path / "loss.png").is_file()
+
+
+def test_many_gates_are_plotted():
+    names = [*map("g{:03}".format, range(60)), "a"]
+    lines = [
+        {"kind": "train", "step": 1, "task": "t", f"gates/{name}/mean": 0.5, f"gates/{name}/spread": 0.1} for name in names
+    ]
+    gates = plots._collect_gates(
+        [*lines, {"kind": "train", "step": 1, "task": "t", "gates/": 1, "gates/mean": 1, "gates//mean": 2}]
+    )
+    assert sorted(gates) == ["a", *names[:49]]
 
 
 def test_a_failed_plot_does_not_end_a_run(tmp_path, monkeypatch):

@@ -51,7 +51,7 @@ def test_outputs_of_a_run(trained, world):
     assert [line["step"] for line in read_lines(trained)] == list(range(1, STEPS + 1))
     (scores,) = read_lines(trained, "validation")
     assert scores["task"] == "referring" and scores["step"] == STEPS and 0 <= scores["ciou"] <= 1
-    for name in ("loss.png", "predictions.png"):
+    for name in ("loss.png", "gates.png", "predictions.png"):
         with Image.open(trained / name) as image:
             assert min(image.size) > 100 and len(set(image.convert("L").resize((64, 64)).getdata())) > 10
     assert json.loads((trained / "config.json").read_text())["data"]["root"] == str(world)

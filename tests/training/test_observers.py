@@ -1,5 +1,6 @@
 """Output of a run: means by task, rates, compilation messages and plots."""
 
+import contextlib
 import io
 import json
 import resource
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from hyperseg_jax.evaluation import score_names
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.training import plots
+from hyperseg_jax.training import observers, plots
 from hyperseg_jax.training.clock import Clock
 from hyperseg_jax.training.means import RunningMeans
 from hyperseg_jax.training.observers import Observers, read_valid_lines
@@ -119,31 +120,86 @@ def test_compilation_is_reported_before_and_after(tmp_path, advance_clock):
     assert messages.count("ran the first batch") == 2 and messages.count("the first validation") == 1
 
 
-@pytest.mark.parametrize("kind", ["referring", "video", "region", "panoptic"])
-def test_the_plot_draws_the_headline_score_of_every_kind_of_task(tmp_path, kind, monkeypatch):
-    """Plots the scores that validation writes for the task, without a fixed list of names."""
-    plotted = []
-    saved = plots.saved_panels
+@pytest.fixture
+def plotted(monkeypatch):
+    """The panels of each image that was drawn, by its name."""
+    result, saved = {}, plots.saved_panels
 
-    def record_panels(*args):
-        context = saved(*args)
-        panels = context.__enter__()
-        plotted.append(panels)
-        return type("Context", (), {"__enter__": lambda _: panels, "__exit__": lambda _, *e: context.__exit__(*e)})()
+    @contextlib.contextmanager
+    def record_panels(image, *args):
+        with saved(image, *args) as panels:
+            result[image.name] = panels
+            yield panels
 
     monkeypatch.setattr(plots, "saved_panels", record_panels)
+    return result
+
+
+@pytest.mark.parametrize("kind", ["referring", "video", "region", "panoptic"])
+def test_the_plot_draws_the_headline_score_of_every_kind_of_task(tmp_path, kind, plotted):
+    """Plots the scores that validation writes for the task, without a fixed list of names."""
     scores = dict.fromkeys(score_names.validation_scores(systems.get("hyperseg").answers, kind), 0.25)
     with make_observer(tmp_path, headlines=score_names.headline_scores()) as watch:
         end_step(watch, 1, 1.0, "mine")
         watch.write_pending()
         watch.scores(1, {"mine": scores})
         watch.scores(2, {"mine": scores})
-    (line,) = plotted[0][0][1].lines
+    (line,) = plotted["loss.png"][0][1].lines
     expected = {"referring": "giou", "video": "jf", "region": "miou", "panoptic": "pq"}[kind]
     assert line.get_label() == f"mine {expected}" and list(line.get_ydata()) == [0.25, 0.25]
     with Image.open(tmp_path / "loss.png") as image:
         assert image.size[0] > 1000
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def gate_metrics(name, values):
+    values = np.asarray(values)
+    return {"loss": 1.0, f"gates/{name}/mean": values.mean(), f"gates/{name}/mean_square": (values**2).mean()}
+
+
+def test_mean_and_spread_of_gates_are_written_and_drawn(tmp_path, plotted, monkeypatch):
+    """Over all steps of an interval, in the image also over all tasks; a resumed run continues the curve."""
+    values = np.random.default_rng(0).normal(0.2, 0.1, (6, 50))
+    board = []
+    monkeypatch.setattr(observers.Scalars, "write", lambda self, name, value, step: board.append((name, value, step)))
+    with make_observer(tmp_path) as watch:
+        for task, row in zip("aab", values[:3], strict=True):
+            watch.add_metrics(task, gate_metrics("x/gate", row))
+        watch.add_metrics("text", {"loss": 1.0})
+        watch.end_interval(4, 0.0)
+    with make_observer(tmp_path, start=4) as watch:
+        watch.add_metrics("b", gate_metrics("x/gate", values[3]))
+        watch.end_interval(5, 0.0)
+        watch.write_pending()
+        watch.scores(5, {"b": {"ciou": 0.5}})
+        watch.add_metrics("b", gate_metrics("y/gate", values[4]))
+        watch.end_interval(6, 0.0)
+    lines = [line for line in read_valid_lines(tmp_path / "metrics.jsonl") if line["kind"] == "train"]
+    assert [line.get("gates/x/gate/mean") for line in lines] == pytest.approx(
+        [values[:2].mean(), values[2].mean(), None, values[3].mean(), None]
+    )
+    spreads = [values[:2].std(), values[2].std(), values[3].std()]
+    assert [line["gates/x/gate/spread"] for line in lines if "gates/x/gate/spread" in line] == pytest.approx(spreads, rel=1e-4)
+    assert not any("mean_square" in line for line in (*map(json.dumps, lines), *(name for name, _, _ in board)))
+    written = [(value, step) for name, value, step in board if name == "train/b/gates/x/gate/spread"]
+    assert written == [(lines[1]["gates/x/gate/spread"], 4), (lines[3]["gates/x/gate/spread"], 5)]
+    panel = plotted["gates.png"][0][0]
+    x, y = panel.lines
+    assert (x.get_label(), list(x.get_xdata()), y.get_label(), list(y.get_xdata())) == ("x/gate", [4, 5], "y/gate", [6])
+    np.testing.assert_allclose(x.get_ydata(), [values[:3].mean(), values[3].mean()], rtol=1e-5)
+    band = panel.collections[0].get_paths()[0].vertices
+    for step, drawn in ((4, values[:3]), (5, values[3])):
+        heights = band[band[:, 0] == step, 1]
+        ends = [drawn.mean() - drawn.std(), drawn.mean() + drawn.std()]
+        np.testing.assert_allclose([heights.min(), heights.max()], ends, rtol=1e-4)
+    with Image.open(tmp_path / "gates.png") as image:
+        assert image.size[0] > 800
+
+
+def test_no_image_of_gates_without_gates(tmp_path):
+    with make_observer(tmp_path) as watch:
+        end_step(watch, 1, 1.0)
+    assert (tmp_path / "loss.png").exists() and not (tmp_path / "gates.png").exists()
 
 
 def test_lines_after_the_checkpoint_and_truncated_lines_are_dropped(tmp_path):

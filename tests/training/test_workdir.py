@@ -278,6 +278,23 @@ def test_a_config_without_checkpoints_is_replaced(tmp_path, micro):
     assert json.loads((tmp_path / "config.json").read_text())["model"]["num_queries"] == 5
 
 
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("model.safetensors", "is a model folder, whose config.json a run would replace; give another --workdir"),
+        ("pytorch_model.bin", "config.json: is not of a run, which would replace it; give another --workdir"),
+    ],
+)
+def test_folders_of_others_are_not_overwritten(tmp_path, micro, file, message):
+    (tmp_path / "config.json").write_text('{"model_type": "phi"}')
+    (tmp_path / file).touch()
+    with Workdir(tmp_path) as workdir:
+        for enter in (workdir.check, workdir.open):
+            with pytest.raises(UserError, match=message):
+                enter(micro(), TOKENIZER)
+    assert (tmp_path / "config.json").read_text() == '{"model_type": "phi"}' and not (tmp_path / "tokenizer.json").exists()
+
+
 def test_config_texts_are_escaped_and_truncated_in_messages(tmp_path, micro):
     with Workdir(tmp_path) as workdir:
         workdir.open(micro(), TOKENIZER)

@@ -1,6 +1,7 @@
 """Video files: allowed containers, no other files are opened, and limits of frames and pixels."""
 
 import pathlib
+import re
 import resource
 import subprocess
 import sys
@@ -236,6 +237,31 @@ def damaged_videos(folder):
     """Returns strategies for damaged videos in several containers, and for lists."""
     sound = [write_video(folder / f"sound.{kind}", make_frames(9)).read_bytes() for kind in ("mp4", "mkv", "avi", "ts")]
     return st.one_of([fuzz.damaged_bytes(data) for data in [*sound, *(text.encode() for text in LISTS.values())]])
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "message"),
+    [
+        ("a.ts", "libx264", "is damaged after frame|at its start"),
+        ("a.avi", "mpeg4", "only 8 of the 9 frames in its index are found"),
+    ],
+)
+def test_a_damaged_part_that_is_skipped_is_told(tmp_path, name, codec, message):
+    """FFmpeg goes on after the part without an error, and the frame that begins in it is lost."""
+    noise = np.random.default_rng(0).integers(0, 255, (9, *SIZE, 3), np.uint8)
+    path = write_video(tmp_path / name, list(noise), codec)
+    assert len(list(read_frames(path))) == 9
+    data = bytearray(path.read_bytes())
+    if name == "a.ts":
+        starts = [at + 1 for at in range(0, len(data), 188) if data[at + 1 : at + 3] == b"\x41\0"]
+        data[starts[4] : starts[4] + 2] = b"\x1f\xff"  # of no stream
+    else:
+        starts = [at.start() for at in re.finditer(b"00dc", data[data.index(b"movi") :])]
+        at = data.index(b"movi") + starts[4]
+        data[at : at + 4] = b"xxxx"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        list(read_frames(path))
 
 
 def test_seeks_beyond_the_file_print_nothing(tmp_path, capfd):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
+from hyperseg_jax.connectors.perceiver import GATES, gate_values
 from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.layers.remat import remat_scan_body
 from hyperseg_jax.llms.name_list import NameList
@@ -81,7 +82,10 @@ def run_frames(
         else:
             images, clip_images = normalize_for_masks(batch["images"][:, t]), normalize_for_llm(batch["clip_images"][:, t])
             rngs = None if dropout_key is None else {"dropout": jax.random.fold_in(dropout_key, t)}
-            output = apply(images, clip_images, layout, fine_grained_query=query, text=text, rngs=rngs, **prompts)
+            output, variables = apply(
+                images, clip_images, layout, fine_grained_query=query, text=text, rngs=rngs, mutable=GATES, **prompts
+            )
+            output = output.replace(gates=gate_values(variables))
         return output.next_query, per_frame(output, t)
 
     if num_frames == 1:

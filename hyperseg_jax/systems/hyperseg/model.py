@@ -47,8 +47,8 @@ class HyperSegOutput:
 
     prediction: rows are images x prompts, B * K. hidden: hidden states of the language model. next_query: the fine-grained
     query for the next frame. named: the classes that the answer names. written: the tokens of the names that the model wrote,
-    filled up with -1; None if it wrote nothing. inside: intermediates by name, for golden tests; jit removes
-    unused ones.
+    filled up with -1; None if it wrote nothing. inside: intermediates by name, for golden tests. gates: values of the
+    perceiver's gates by their path, from `run_frames`. jit removes what is not used.
     """
 
     prediction: MaskPrediction
@@ -57,6 +57,7 @@ class HyperSegOutput:
     named: Bool[DeviceArray, "B K C"]
     written: Int[DeviceArray, "B W"] | None = None
     inside: dict[str, Float[DeviceArray, "B ..."]] = flax.struct.field(default_factory=dict)
+    gates: dict[str, Float[DeviceArray, "B F P"]] = flax.struct.field(default_factory=dict)
 
 
 class HyperSeg(Trunk):

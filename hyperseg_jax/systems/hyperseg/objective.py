@@ -20,9 +20,10 @@ from hyperseg_jax.losses.text import count_tokens
 from hyperseg_jax.structs import IGNORED, DeviceArray, Layout
 from hyperseg_jax.systems.hyperseg.frames import run_frames
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
+from hyperseg_jax.systems.moments import moments
 from hyperseg_jax.systems.pixels import normalize_for_llm
 from hyperseg_jax.systems.psalm.text_loss import text_loss
-from hyperseg_jax.systems.system import Loss
+from hyperseg_jax.systems.system import Loss, Metrics
 
 
 @flax.struct.dataclass
@@ -58,7 +59,8 @@ def make_counts(model: HyperSeg, config: ml_collections.ConfigDict) -> Callable[
 def make_loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Loss:
     """Returns the Loss: the mean over frames of each frame's loss, weighted by the number of examples that have the frame.
 
-    Batches of a task without masks (images of size 0) have only the text loss.
+    Batches of a task without masks (images of size 0) have only the text loss. The metrics also have the moments of each gate,
+    "gates/PATH", over all frames; they are NaN, which no mean of steps includes, if all elements are blank.
     """
     masks, text_weight = build_criterion(config), config.loss.text_weight
 
@@ -70,22 +72,28 @@ def make_loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Loss:
         return text_loss(model, params, rows, rearrange(labels, "b frames l -> (b frames) l"), weights.reshape(-1))
 
     def batch_loss(params: Any, batch: Batch, key: jax.Array, counts: FrameCounts) -> tuple[jax.Array, dict[str, jax.Array]]:
-        share = counts.num_examples / jnp.maximum(counts.num_examples.sum(), 1.0)
+        num_frames = counts.num_examples.sum()
+        share = counts.num_examples / jnp.maximum(num_frames, 1.0)
         if not batch["images"].shape[2]:
             text = frames_text_loss(params, text_hidden(params, batch, key)[None], batch, counts, share)
             return text_weight * text, {"text": text}
 
-        def frame_loss(output: HyperSegOutput, t: int | jax.Array) -> tuple[jax.Array, dict[str, jax.Array], jax.Array | None]:
+        def frame_loss(output: HyperSegOutput, t: int | jax.Array) -> tuple[jax.Array, Metrics, Metrics, jax.Array | None]:
             targets = frame_targets(batch, t)
             divisors = jax.tree.map(lambda each: each[t], counts.targets)
             losses = masks(output.prediction, targets, key=jax.random.fold_in(key, t), counts=divisors)
             metrics = {name: stages[-1] for name, stages in losses.terms.items()}
-            return losses.total, metrics, output.hidden if text_weight else None
+            weights = batch["frame_valid"][:, t] / jnp.maximum(num_frames, 1.0)
+            gates: Metrics = {}
+            for path, values in output.gates.items():
+                gates |= moments(f"gates/{path}", values, weights)
+            return losses.total, metrics, gates, output.hidden if text_weight else None
 
-        (*per_frame, hidden), _ = run_frames(
+        (*per_frame, gates, hidden), _ = run_frames(
             model, params, batch, None, frame_loss, dropout_key=dropout_key(key, batch), deterministic=False
         )
         total, metrics = jax.tree.map(lambda values: (values * share).sum(0), tuple(per_frame))
+        metrics |= {name: jnp.where(num_frames > 0, values.sum(0), jnp.nan) for name, values in gates.items()}
         if text_weight:
             # Once for all frames, because the head is the largest matrix.
             metrics["text"] = frames_text_loss(params, hidden, batch, counts, share)

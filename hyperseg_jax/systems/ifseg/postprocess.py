@@ -27,7 +27,7 @@ def _select_soft_semantic(outputs: Outputs, resize: MaskResize, _: jax.Array) ->
 
 KINDS = {
     "semantic": Answer(_select_semantic, answers.predict_semantic, "cells"),
-    "soft_semantic": Answer(_select_soft_semantic, answers.predict_soft_semantic, "cells"),
+    "soft_semantic": Answer(_select_soft_semantic, answers.predict_semantic, "cells"),
 }
 # There are no thresholds: each pixel has the best class.
 NONE = Thresholds(None, 0.0, 0.0)
