@@ -90,9 +90,8 @@ class Decoding:
 
     def for_tokenizer(self, eos_id: int, vocab_size: int) -> Decoding:
         """Returns the options with the eos_id and vocab_size of the tokenizer, unless they have their own."""
-        eos_id = eos_id if self.eos_id is None else self.eos_id
-        vocab_size = vocab_size if self.vocab_size is None else self.vocab_size
-        return dataclasses.replace(self, eos_id=eos_id, vocab_size=vocab_size)
+        end = eos_id if self.eos_id is None else self.eos_id
+        return dataclasses.replace(self, eos_id=end, vocab_size=vocab_size if self.vocab_size is None else self.vocab_size)
 
     def check(self) -> Decoding:
         """Returns the options unchanged. Raises UserError that names the first invalid one."""
