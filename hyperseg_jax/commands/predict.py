@@ -21,7 +21,7 @@ from hyperseg_jax.datasets.labels import read_label_image
 from hyperseg_jax.datasets.visual_prompts import shares_area
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import draw_segments, save_image
-from hyperseg_jax.structs import Prediction, Region, Segment
+from hyperseg_jax.structs import Prediction, Region, Segment, WrittenName
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.printing import log, make_console, one_line
 
@@ -142,6 +142,9 @@ def run(parsed: argparse.Namespace) -> None:
                 things, stuff = _split_names(parsed.classes), _split_names(parsed.stuff)
                 predicted = model.segment_classes(frame, things, stuff=stuff, kind=parsed.kind or "")
                 report["classes"] = things + stuff
+                if predicted.written is not None:
+                    report["written"] = [name.name for name in predicted.written]
+                    log(console, _describe_written(predicted.written))
             if parsed.caption:
                 predicted = _name_by_captions(model, frame, regions or [Region.from_mask(s.mask) for s in predicted], predicted)
             report["segments"] = _write_images(out, next(names)[1], frame, predicted)
@@ -154,6 +157,13 @@ def run(parsed: argparse.Namespace) -> None:
 def _summary(segment: Segment) -> str:
     score = "" if math.isnan(segment.score) else f", score {segment.score:.2f}"
     return f"{one_line(segment.label)} ({segment.mask.mean():.1%} of the image{score})"
+
+
+def _describe_written(names: Sequence[WrittenName]) -> str:
+    """Returns a line about the names that the model wrote before it segmented."""
+    text = f"wrote: {', '.join(one_line(name.name) for name in names) or 'that it sees nothing of the list'}"
+    unlisted = [one_line(name.name) for name in names if name.label is None]
+    return f"{text} (not in the list: {', '.join(unlisted)})" if unlisted else text
 
 
 def _name_by_captions(model: Model, frame: np.ndarray, regions: Sequence[Region], predicted: Prediction) -> Prediction:

@@ -145,7 +145,7 @@ def _score_example(scorer: Scorer, protocol: EvalProtocol, *, draw: bool) -> lis
                     protocol.example.frames[0],
                     prompt,
                     list(first.masks),
-                    describe_answer(prompt, first.texts),
+                    describe_answer(prompt, first.texts, first.written),
                     labels=first.labels,
                 )
             )

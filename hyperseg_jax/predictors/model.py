@@ -96,8 +96,12 @@ class Model:
         kind: str = "",
         threshold: float | types.EllipsisType = ...,
         overlap: float | types.EllipsisType = ...,
+        entities: Sequence[str] | None = None,
     ) -> Prediction:
         """Segments every instance of the thing classes, and the stuff classes, without overlap; .ids is the segment map.
+
+        A model with hybrid entity recognition first writes the names of what it sees: .written. entities: these names, if they
+        are known; the model then writes none.
 
         kind: "instances" returns instances of the thing classes that may overlap, each with a score, and "semantic" one mask
         for each class that is the most probable one of some pixel; by default, "panoptic", or the kind that the system has.
@@ -107,7 +111,12 @@ class Model:
         kind = kind or next((kind for kind in CLASS_ANSWERS if kind in self.engine.answers.kinds), CLASS_ANSWERS[0])
         if kind not in CLASS_ANSWERS:
             raise UserError(f"kind = {kind!r}: use one of {', '.join(CLASS_ANSWERS)}")
-        example = _image_example(read_image(image), _class_prompt(classes, stuff))
+        prompt = _class_prompt(classes, stuff)
+        if entities is not None:
+            if self.engine.split_names is None:
+                raise UserError(f"the system {self._system.name} writes no names before it segments; remove `entities`")
+            prompt = dataclasses.replace(prompt, entities=_check_names("entities", entities))
+        example = _image_example(read_image(image), prompt)
         return self._predict(example, self._replace_thresholds(kind, segment=threshold, overlap=overlap))[0]
 
     def most_probable_classes(

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from hyperseg_jax.atomic import atomic_file
 from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.structs import Prediction, Prompt, Segment
+from hyperseg_jax.structs import Prediction, Prompt, Segment, WrittenName
 from hyperseg_jax.untrusted.printing import printable
 
 TILE = 320
@@ -157,6 +157,8 @@ def join_captions(texts: Sequence[str]) -> str:
     return "; ".join(texts[:SHOWN])
 
 
-def describe_answer(prompt: Prompt, texts: Sequence[str]) -> str:
-    """Returns a short description of a prompt and the texts that were generated for it."""
+def describe_answer(prompt: Prompt, texts: Sequence[str], written: Sequence[WrittenName] | None = None) -> str:
+    """Returns a short description of a prompt, and of the texts or names that were generated for it."""
+    if written is not None:
+        return f"wrote: {', '.join(name.name for name in written) or 'no name'}"
     return f"{describe_prompt(prompt)}{f' -> {join_captions(texts)}' if any(texts) else ''}"
