@@ -16,4 +16,5 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.lora.rank = 0
     c.model.perceiver.gate = "none"
     c.model.entities.recognition = "decoding"
+    c.data.tasks.panoptic.length = 1792
     return c

@@ -239,7 +239,8 @@ def _restore_published_fields(
                     f"export of {system.name} records; use the unmodified folder of an export"
                 )
             restored.add(field)
-            _set_field(config, field, value, report)
+            if value != system.published_values(config)[field]:
+                _set_field(config, field, value, report)
             try:
                 configs.check_fields(config, "")
                 system.shapes(config)
@@ -284,11 +285,12 @@ def _check_shapes(config: ml_collections.ConfigDict, files: Sequence[tuple[Sourc
 
 def _set_field(config: ml_collections.ConfigDict, field: str, value: Any, report: ImportReport) -> None:
     """Sets a field of the config, given as "model.llm.vocab_size", to the value of a checkpoint."""
-    *parents, leaf = field.split(".")
-    node = functools.reduce(lambda block, name: block[name], parents, config)
-    if node.get(leaf) != value:
-        report.config[field] = [node.get(leaf), value]
-        node[leaf] = value
+    names = field.split(".")
+    present = flatten(config.to_dict()).get("/".join(names))
+    if present != value:
+        report.config[field] = [present, value]
+        with config.unlocked():
+            config.update(functools.reduce(lambda inner, name: {name: inner}, reversed(names), value))
 
 
 def _load_tokenizer(

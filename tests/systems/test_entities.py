@@ -159,8 +159,7 @@ def test_targets_without_a_name_are_not_supervised(micro):
 
 
 def predict_batch(model, batch, features=None, memory=None):
-    predict = jax.jit(SYSTEM.predict(SYSTEM.build(model.config), model.config))
-    return predict(model.params, batch, features or {}, memory)
+    return model.engine.predict(model.params, batch, features or {}, memory)
 
 
 def compare(found, expected, *, rows=slice(None)):
@@ -238,6 +237,21 @@ def test_free_names_and_beams(micro):
     config = make_config(micro, "hybrid", beams=3)
     beams = Model(config, TOKENIZER, params).segment_classes(FRAMES[0], CLASSES)
     assert all(written.label is not None for written in beams.written)
+
+
+def test_the_entities_may_be_given(model):
+    """The names of what is in the image replace those that the model would write."""
+    written = [name.name for name in model.segment_classes(FRAMES[0], CLASSES).written]
+    given = model.segment_classes(FRAMES[0], CLASSES, entities=written)
+    again = model.segment_classes(FRAMES[0], CLASSES)
+    assert given.written is None and given.labels == again.labels and (given.masks == again.masks).all()
+    with pytest.raises(UserError, match="entities"):
+        model.segment_classes(FRAMES[0], CLASSES, entities=["ring", " "])
+
+
+def test_a_system_that_writes_no_names_refuses_them(random_model):
+    predicted = random_model.segment_classes(FRAMES[0], CLASSES)
+    assert predicted.written is None
 
 
 def test_the_masks_need_one_more_step_and_no_second_pass(micro):

@@ -28,7 +28,8 @@ MASK = np.ones((1, 1, 48, 64), bool)
 def longest_prompts(task, block):
     """Returns the longest prompts of a task that its training data is expected to have."""
     if task == "panoptic":
-        return (Prompt("panoptic", classes=tuple(class_names.COCO_PANOPTIC.values()), masks=MASK, labels=(132,)),)
+        names = tuple(class_names.COCO_PANOPTIC.values())
+        return (Prompt("panoptic", classes=names, masks=MASK, labels=(132,), entities=names),)  # the answer is full of names
     if task == "region":
         regions = tuple(Region.from_box(1, 1, 20, 20) for _ in range(block.regions))
         return (Prompt("region", regions=regions, masks=MASK, labels=(0,)),)
@@ -70,16 +71,22 @@ def test_the_error_of_a_short_length_names_the_field(tokenizer):
     config = configs.load("hyperseg_3b", ["data.tasks.panoptic.length=1664"])
     processor = sources.make_processor(config, systems.get("hyperseg"), tokenizer, "panoptic")
     prompts = longest_prompts("panoptic", config.data.tasks.panoptic)
-    with pytest.raises(UserError, match="needs 1740 positions, the layout has 1664: raise the task's `length`"):
+    with pytest.raises(UserError, match="needs 1861 positions, the layout has 1664: raise the task's `length`"):
         processor(Example("a photo", IMAGE, prompts), train=True)
 
 
 @pytest.mark.parametrize(
-    ("classes", "length"),
-    [(class_names.ADE20K, 1792), (class_names.COCO_STUFF, 2048), (class_names.PASCAL_CONTEXT59, 1792)],
+    ("name", "classes", "length"),
+    [
+        ("hyperseg_3b", class_names.ADE20K, 1664),  # without the answer, which is written
+        ("hyperseg_3b", class_names.COCO_STUFF, 2048),
+        ("hyperseg_3b", class_names.PASCAL_CONTEXT59, 1280),
+        ("hyperseg_3b_released", class_names.ADE20K, 1792),
+        ("hyperseg_3b_released", class_names.COCO_STUFF, 2048),
+    ],
 )
-def test_class_lists_of_benchmarks_have_a_bucket(tokenizer, classes, length):
-    config = configs.load("hyperseg_3b")
+def test_class_lists_of_benchmarks_have_a_bucket(tokenizer, name, classes, length):
+    config = configs.load(name)
     processor = sources.make_processor(config, systems.get("hyperseg"), tokenizer, "panoptic")
     assert processor.bucket(Example("a photo", IMAGE, (Prompt("panoptic", classes=classes),)))["length"] == length
 
@@ -88,7 +95,7 @@ def test_a_list_of_847_classes_needs_a_higher_limit(tokenizer):
     """ADE20K's full list (first synonyms, ADE20K_2021_17_01) needs more positions than `limits.tokens` allows by default."""
     names = tuple((pathlib.Path(__file__).parent / "ade20k_847.txt").read_text().splitlines())
     example = Example("a photo", IMAGE, (Prompt("panoptic", classes=names),))
-    config = configs.load("hyperseg_3b")
+    config = configs.load("hyperseg_3b_released")
     processor = sources.make_processor(config, systems.get("hyperseg"), tokenizer, "panoptic")
     with pytest.raises(UserError, match=r"5357 positions, and the limit is 4096.*raise limits\.tokens"):
         processor.bucket(example)

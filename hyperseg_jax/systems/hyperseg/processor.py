@@ -122,7 +122,8 @@ class HyperSegProcessor(SizedProcessor):
     def bucket(self, example: Example) -> Shape:
         """Returns sizes that fit an example in prediction and evaluation, which have no targets.
 
-        If the configured sizes are too small, the length is one of `buckets` and the number of regions a power of two.
+        If the configured sizes are too small, the length is one of `buckets` and the number of regions a power of two. A prompt
+        whose names are to be written is shorter than in training, so its length is always one of `buckets`.
         """
         prompts = example.prompts[: self.prompts]
         class_counts = [len(prompt.classes) + 1 for prompt in prompts if prompt.classes]
@@ -135,7 +136,7 @@ class HyperSegProcessor(SizedProcessor):
         region_counts = [len(prompt.regions) for prompt in prompts if prompt.regions]
         return {
             "frames": len(example.frames),
-            "length": self.length if length <= self.length else choose_bucket(length, self.buckets),
+            "length": self.length if length <= self.length and not writes else choose_bucket(length, self.buckets),
             "targets": 0,
             "classes": max(self.classes, *class_counts, 0),
             "regions": max(self.regions, *(1 << (count - 1).bit_length() for count in region_counts), 0),
