@@ -4,6 +4,7 @@ From outputs to predictions
     mask_resize     resizes mask logits to the image size, on the device
     selection       selects the queries that answer a prompt, and their masks, on the device
     answers         converts selected queries to structs.Prediction, on the host; answer kinds and thresholds
+    names           matches the names that a model wrote with a class list
     proposals       filters the masks that a grid of points proposes, on the device
     objects         merges the masks of several prompts about one frame into an object map
     tracking        links instances of single frames into tracks over a video
