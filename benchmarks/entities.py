@@ -52,7 +52,8 @@ class Answers:
         self.entities.update(*masks, written=written)
         self.seconds.append(seconds)
         if len(self.tiles) < TILES:
-            text = describe_answer(prompt, (), predicted.written)
+            found = ", ".join(dict.fromkeys(predicted.names)) or "nothing"
+            text = f"{describe_answer(prompt, (), predicted.written)}; segmented: {found}"
             labels = predicted.labels
             self.tiles.append(draw_comparison(example.frames[0], prompt, list(predicted.masks), text, labels=labels))
 

@@ -139,4 +139,5 @@ class Entities:
         return () if names == (self.none,) else tuple(name for name in names if name)
 
 
-DEFAULT = Entities()
+RELEASED = Entities()
+"""Answers without names, as in the released weights."""

@@ -24,7 +24,7 @@ from hyperseg_jax.ops.transforms import (
 )
 from hyperseg_jax.structs import Example, Layout, Prompt, Region, Source
 from hyperseg_jax.systems.hyperseg import encoding
-from hyperseg_jax.systems.hyperseg.entities import DEFAULT, Entities
+from hyperseg_jax.systems.hyperseg.entities import RELEASED, Entities
 from hyperseg_jax.systems.hyperseg.prompts import before_names, normalize_prompt, tokenize_prompt
 from hyperseg_jax.systems.pixels import GREY
 from hyperseg_jax.systems.psalm.markers import TokenCounts, expand_to_runs
@@ -74,7 +74,7 @@ class HyperSegProcessor(SizedProcessor):
     name_size: int = 0
     template: str = "v0"
     buckets: tuple[int, ...] = ()
-    entities: Entities = DEFAULT
+    entities: Entities = RELEASED
 
     def __call__(self, example: Example, *, train: bool, rng: np.random.Generator | None = None, fill: float = 1.0) -> Batch:
         """Returns the arrays of one element.

@@ -11,7 +11,7 @@ import dataclasses
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import TASKS, Prompt
-from hyperseg_jax.systems.hyperseg.entities import DEFAULT, Entities
+from hyperseg_jax.systems.hyperseg.entities import RELEASED, Entities
 from hyperseg_jax.systems.psalm.markers import Marker, Name, PromptTokens
 from hyperseg_jax.systems.psalm.rounds import Round, chat_rounds, tokenize_rounds
 from hyperseg_jax.systems.psalm.templates import SEG, TokenIds
@@ -58,7 +58,7 @@ def normalize_prompt(prompt: Prompt) -> Prompt:
 
 
 def tokenize_prompt(
-    prompt: Prompt, tokenizer: TokenIds, *, template: str = "v0", train: bool = False, entities: Entities = DEFAULT
+    prompt: Prompt, tokenizer: TokenIds, *, template: str = "v0", train: bool = False, entities: Entities = RELEASED
 ) -> PromptTokens:
     """Tokenizes a prompt with the prompt strings of its task.
 
