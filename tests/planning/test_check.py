@@ -39,6 +39,7 @@ SMALL = (
     "seem_own_classes",
     "seem_tiny",
     "tiny",
+    "tiny_entities",
     "tiny_lora",
 )
 SCA = ("sca_gpt2_large", "sca_gpt2_large_weak", "sca_llama_3b")
@@ -119,7 +120,10 @@ def test_shipped_configs_pass_on_samples(name, data_root):
         topology = {"hyperseg_3b_full": "v5p:4x4x4", "hyperseg_3b_released": "v5p:2x2x4"}.get(name, "v5e:8x8")
         output = run_check(load(name + suffix, data_root(name)), topology=topology)
         assert "without activations" in output
-        assert ("panoptic" in output and "1740" in output) == name.startswith("hyperseg")
+        if name.startswith("hyperseg"):
+            numbers = [int(number) for line in output.splitlines() if "panoptic" in line for number in re.findall(r"\d+", line)]
+            longest = max(number for number in numbers if number < 1792)
+            assert longest == 1740 if name == "hyperseg_3b_released" else 1740 < longest, "the answer names what is in an image"
         if name == "hyperseg_3b_lora":
             assert "while they are saved, of the frozen parameters 0.41; without the worker processes" in output
     else:
