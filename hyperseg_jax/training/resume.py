@@ -24,8 +24,14 @@ FLAG = "--accept-changes"
 
 def state_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """Describes the differing fields that the train state, or the meaning of a position in the data, depends on; "" if there
-    are none. saved: config of the existing run, from an untrusted file. given: the new config."""
-    return configs.describe_differences(_state_fields(saved), _state_fields(given))
+    are none. saved: config of the existing run, from an untrusted file. given: the new config.
+
+    A published field that the saved config lacks has the published value; other fields of `model` that it lacks are not compared,
+    as in `function_changes`."""
+    before, now = _state_fields(saved), _state_fields(given)
+    before = {path: value for path, value in _published_values(given["system"]).items() if path in now} | before
+    unknown = {path for path in now.keys() - before.keys() if path.startswith("model/")}
+    return configs.describe_differences(before, {path: value for path, value in now.items() if path not in unknown})
 
 
 def function_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
@@ -37,11 +43,16 @@ def function_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     earlier version."""
     system = systems.get(given["system"])
     ignored = {FREE_MODEL_FIELD, *TRAINING_MODEL_FIELDS, *system.prediction_fields}
-    published = {row.field.replace(".", "/"): row.values[0] for row in system.published_fields}
+    published = _published_values(given["system"])
     fields = (flatten({name: config.get(name) for name in ("system", "model")}) for config in (saved, given))
     before, now = (published | each for each in fields)
     compared = {path for path in before.keys() & now.keys() if not ignored & set(path.split("/"))}
     return configs.describe_differences(*({path: each[path] for path in compared} for each in (before, now)))
+
+
+def _published_values(system: str) -> dict[str, Any]:
+    """Returns {path: value} of the published fields of a system."""
+    return {row.field.replace(".", "/"): row.values[0] for row in systems.get(system).published_fields}
 
 
 def run_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:

@@ -99,6 +99,15 @@ def test_a_missing_field_has_its_published_value_or_is_not_compared():
     assert resume.function_changes(saved, given) == "model.fusion_size: 8 saved, 16 given"
 
 
+def test_a_run_without_a_newer_block_continues_as_it_was(micro):
+    """Runs of earlier versions have no model.entities: they name nothing."""
+    saved, given = micro(TASKS).to_dict(), micro(TASKS)
+    del saved["model"]["entities"]
+    assert not resume.state_changes(saved, given.to_dict())
+    given.model.entities.recognition = "hybrid"
+    assert resume.state_changes(saved, given.to_dict()) == "model.entities.recognition: 'decoding' saved, 'hybrid' given"
+
+
 def test_the_number_of_steps_counts_with_a_curriculum(micro):
     saved = micro(TASKS, data__curriculum__task="chat", data__curriculum__share=0.5).to_dict()
     given = saved | {"train": saved["train"] | {"steps": 50}}
