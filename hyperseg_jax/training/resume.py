@@ -26,8 +26,8 @@ def state_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """Describes the differing fields that the train state, or the meaning of a position in the data, depends on; "" if there
     are none. saved: config of the existing run, from an untrusted file. given: the new config.
 
-    A published field that the saved config lacks has the published value; other fields of `model` that it lacks are not compared,
-    as in `function_changes`."""
+    A published field that the saved config lacks has the published value; other fields of `model` that it lacks are not
+    compared, as in `function_changes`."""
     before, now = _state_fields(saved), _state_fields(given)
     before = {path: value for path, value in _published_values(given["system"]).items() if path in now} | before
     unknown = {path for path in now.keys() - before.keys() if path.startswith("model/")}
