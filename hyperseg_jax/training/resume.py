@@ -24,8 +24,17 @@ FLAG = "--accept-changes"
 
 def state_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """Describes the differing fields that the train state, or the meaning of a position in the data, depends on; "" if there
-    are none. saved: config of the existing run, from an untrusted file. given: the new config."""
-    return configs.describe_differences(_state_fields(saved), _state_fields(given))
+    are none. saved: config of the existing run, from an untrusted file. given: the new config.
+
+    If the run is older than the block of a published field, it has the published value, and no other field of the block is
+    compared."""
+    before, now = _state_fields(saved), _state_fields(given)
+    for path, value in _published_values(given).items():
+        block = f"{path.rpartition('/')[0]}/"
+        if path in now and not any(each.startswith(block) for each in before):
+            before[path] = value
+            now = {each: now[each] for each in now if each == path or not each.startswith(block)}
+    return configs.describe_differences(before, now)
 
 
 def function_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
@@ -37,7 +46,7 @@ def function_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     earlier version."""
     system = systems.get(given["system"])
     ignored = {FREE_MODEL_FIELD, *TRAINING_MODEL_FIELDS, *system.prediction_fields}
-    published = {row.field.replace(".", "/"): row.values[0] for row in system.published_fields}
+    published = _published_values(given)
     fields = (flatten({name: config.get(name) for name in ("system", "model")}) for config in (saved, given))
     before, now = (published | each for each in fields)
     compared = {path for path in before.keys() & now.keys() if not ignored & set(path.split("/"))}
@@ -51,6 +60,11 @@ def run_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     if not any(fields.get("data/curriculum/share") for fields in (before, now)):  # else the number of steps moves its end
         before.pop("train/steps", None), now.pop("train/steps", None)
     return configs.describe_differences(before, now)
+
+
+def _published_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {path: published value} of the published fields of the system of a config."""
+    return {row.field.replace(".", "/"): row.values[0] for row in systems.get(config["system"]).published_fields}
 
 
 def _block(config: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -99,6 +99,16 @@ def test_a_missing_field_has_its_published_value_or_is_not_compared():
     assert resume.function_changes(saved, given) == "model.fusion_size: 8 saved, 16 given"
 
 
+def test_a_run_older_than_a_block_of_the_model_has_its_published_value(micro):
+    saved, given = micro(TASKS).to_dict(), micro(TASKS).to_dict()
+    del saved["model"]["entities"]
+    assert not resume.state_changes(saved, given)
+    given["model"]["entities"]["recognition"] = "hybrid"
+    assert resume.state_changes(saved, given) == "model.entities.recognition: 'decoding' saved, 'hybrid' given"
+    del saved["model"]["perceiver"]
+    assert "model.perceiver" in resume.state_changes(saved, given)
+
+
 def test_the_number_of_steps_counts_with_a_curriculum(micro):
     saved = micro(TASKS, data__curriculum__task="chat", data__curriculum__share=0.5).to_dict()
     given = saved | {"train": saved["train"] | {"steps": 50}}
