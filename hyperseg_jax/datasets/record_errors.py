@@ -71,8 +71,8 @@ def _raise_printable(error: UserError) -> NoReturn:
 
 
 TEXTS = ("text", "answer", "group", "key")
-LISTS = ("classes", "answers")
-READ_BY_MODELS = ("text", "answer", "classes", "history")
+LISTS = ("classes", "answers", "entities")
+READ_BY_MODELS = ("text", "answer", "classes", "entities", "history")
 """The fields whose texts are tokenized."""
 LONGEST_GROUP = 100
 """Maximum letters of the tag for grouped scores."""
@@ -84,7 +84,7 @@ def _check_prompts(example: Example) -> None:
     """Raises a Problem if a text field of a prompt is not a string or a label is out of range. Without this check, the error
     would occur later and not name the file."""
     for prompt in example.prompts:
-        lists = ((name, value) for name in LISTS for value in getattr(prompt, name))
+        lists = ((name, value) for name in LISTS for value in getattr(prompt, name) or ())
         history = [("history", text) for texts in prompt.history for text in texts]
         for name, value in (*((name, getattr(prompt, name)) for name in TEXTS), *lists, *history):
             if not isinstance(value, str):

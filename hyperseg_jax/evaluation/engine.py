@@ -101,7 +101,6 @@ class Engine:
         feature_cache = FeatureCache(system.encode(module, config))
         references = system.reference_frames(config)
         propose = None if system.propose is None else system.propose(module, config)
-        split_names = None if system.split_names is None else system.split_names(config)
         return cls(
             predict,
             write,
@@ -113,7 +112,7 @@ class Engine:
             system.decoding(config),
             feature_cache,
             propose,
-            split_names,
+            system.split_names(config),
         )
 
     def select(self, request: Request, options: AnswerOptions, memory: Any = None) -> tuple[dict[str, np.ndarray], Any]:

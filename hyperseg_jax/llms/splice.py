@@ -67,12 +67,13 @@ def pool(
     shared: Collection[Source] = (),
 ) -> dict[Source, Float[jax.Array, "B ... D"]]:
     """Pools hidden states to banks [B, K, count, D] of K prompts: the mean over each segment, or over each index of a source
-    without segments. Empty ones are zero.
+    without segments. Empty ones are zero. Names without a segment, such as the separators between names, are in none.
 
     counts: number of entries of each source. shared: sources that all prompts share, [B, count, D]; if prompts have separate
     ones, those of the first prompt are used.
     """
-    entry = jnp.where(layout.segment > 0, layout.segment - 1, layout.index)
+    without_segment = jnp.where(layout.source == Source.NAME, -1, layout.index)
+    entry = jnp.where(layout.segment > 0, layout.segment - 1, without_segment)
 
     def means(source: Source, number: Int[DeviceArray, "B L"], count: int) -> Float[jax.Array, "B {count} D"]:
         member = (layout.source == source)[:, None, :] & (number[:, None, :] == jnp.arange(count)[:, None])  # [B, count, L]

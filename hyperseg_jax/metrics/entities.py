@@ -16,7 +16,7 @@ class EntityScores(Sums):
     missed: share of the targets without a match. duplicated: share of the predictions without a match of which more than half
     lies on a target that has one. class_accuracy: share of the matches with the right class. Of models that write names before
     the masks: name_precision, the share of the written names that are in the image; repeated_names, the share of those that
-    were written before; name_recall, the share of the classes in the image that are written.
+    are in the class list and were written before; name_recall, the share of the classes in the image that are written.
     """
 
     optional_scores = ("name_precision", "repeated_names", "name_recall")
@@ -42,7 +42,8 @@ class EntityScores(Sums):
         right = matched & (np.asarray(predicted_labels, int).reshape(-1, 1) == np.asarray(target_labels, int))
         found, seen = matched.any(0), target_areas > 0
         repeats = ~matched.any(1) & ((intersections * found).max(1, initial=0) > 0.5 * areas)
-        names: list[int | None] = list(written or ())
+        names = list(written or ())
+        listed = [label for label in names if label is not None]
         classes = (
             {label for label, area in zip(target_labels, target_areas, strict=True) if area} if written is not None else set()
         )
@@ -56,9 +57,9 @@ class EntityScores(Sums):
             right.sum(),
             len(names),
             sum(label in classes for label in names),
-            len(names) - len(set(names)),
+            len(listed) - len(set(listed)),
             len(classes),
-            len(classes & set(names)),
+            len(classes & set(listed)),
         )
 
     def compute(self) -> dict[str, float]:

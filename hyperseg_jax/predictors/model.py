@@ -114,7 +114,7 @@ class Model:
         prompt = _class_prompt(classes, stuff)
         if entities is not None:
             if self.engine.split_names is None:
-                raise UserError(f"the system {self._system.name} writes no names before it segments; remove `entities`")
+                raise UserError("this model writes no names before it segments; remove `entities`")
             prompt = dataclasses.replace(prompt, entities=_check_names("entities", entities))
         example = _image_example(read_image(image), prompt)
         return self._predict(example, self._replace_thresholds(kind, segment=threshold, overlap=overlap))[0]

@@ -34,6 +34,11 @@ def class_probabilities(logits: Float[DeviceArray, "Q C"], valid: Bool[DeviceArr
     return jax.nn.softmax(jnp.where(valid, logits, -jnp.inf), axis=-1)
 
 
+def object_classes(valid: Bool[DeviceArray, " C"]) -> Bool[jax.Array, " C"]:
+    """Returns the valid classes without the last one, which is the background. There may be gaps between valid classes."""
+    return valid & (jnp.cumsum(valid) < valid.sum())
+
+
 def find_best_query(
     masks: Float[DeviceArray, "Q h w"],
     scores: Float[DeviceArray, " Q"],
@@ -142,7 +147,7 @@ def select_panoptic(
     """
     probability = class_probabilities(logits, valid)
     score, label = probability.max(-1), probability.argmax(-1)
-    accepted = (label != valid.sum() - 1) & (score > object_threshold)
+    accepted = object_classes(valid)[label] & (score > object_threshold)
     nowhere = jnp.full(resize.inside.shape, -jnp.inf, jnp.float32)
 
     def mask_logits(query: Int[DeviceArray, ""]) -> Float[jax.Array, "H W"]:
@@ -178,8 +183,7 @@ def find_best_pairs(
     Background is excluded. Probabilities are negative for padding, if there are fewer than `limit` pairs.
     """
     probability = class_probabilities(logits, valid)
-    is_class = jnp.arange(logits.shape[-1]) < valid.sum() - 1
-    flat = jnp.where(is_class, probability, -1.0).reshape(-1)
+    flat = jnp.where(object_classes(valid), probability, -1.0).reshape(-1)
     best, pair = jax.lax.top_k(flat, min(limit, flat.size))
     return pair // logits.shape[-1], pair % logits.shape[-1], best
 
@@ -217,7 +221,7 @@ def select_candidates(
     Returns mask [n, ...]; classes [n, C], class probability * mask score; any [n], True if the mask is not empty;
     embedding [n, D].
     """
-    probability = jnp.where(jnp.arange(logits.shape[-1]) < valid.sum() - 1, class_probabilities(logits, valid), 0.0)
+    probability = jnp.where(object_classes(valid), class_probabilities(logits, valid), 0.0)
     _, best = jax.lax.top_k(probability.max(-1), min(limit, len(masks)))
     resized = _resize_all(masks[best], resize)
     classes = probability[best] * resized["mask_score"][:, None]
@@ -277,7 +281,7 @@ def reduce_class_scores_by_rows(
     valid: Bool[DeviceArray, " C"],
 ) -> Shaped[jax.Array, "*_ H W"]:
     """Applies reduce(class scores [C, ROWS, W]) to each block of ROWS rows, and joins the results to [..., H, W]."""
-    probability = jnp.where(jnp.arange(logits.shape[-1]) < valid.sum() - 1, class_probabilities(logits, valid), 0.0)
+    probability = jnp.where(object_classes(valid), class_probabilities(logits, valid), 0.0)
 
     def reduce_block(block: tuple[Float[DeviceArray, "ROWS h"], Bool[DeviceArray, "ROWS W"]]) -> jax.Array:
         rows, inside = block

@@ -155,7 +155,7 @@ class System(Generic[Model]):
     encode: Callable[[Model, ConfigDict], Mapping[str, Encoding]] = lambda model, config: {}
     predict: Callable[[Model, ConfigDict], Predict] | None = None
     propose: Callable[[Model, ConfigDict], Propose] | None = None
-    split_names: Callable[[ConfigDict], Callable[[str], tuple[str, ...]]] | None = None
+    split_names: Callable[[ConfigDict], Callable[[str], tuple[str, ...]] | None] = lambda config: None
     write: Callable[[Model, ConfigDict], Writer] | None = None
     decoding: Callable[[ConfigDict], Decoding] = lambda config: Decoding()
     adapt: Adapt | None = None

@@ -26,12 +26,15 @@ def state_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """Describes the differing fields that the train state, or the meaning of a position in the data, depends on; "" if there
     are none. saved: config of the existing run, from an untrusted file. given: the new config.
 
-    A published field that the saved config lacks has the published value; other fields of `model` that it lacks are not
-    compared, as in `function_changes`."""
+    If the run is older than the block of a published field, it has the published value, and no other field of the block is
+    compared."""
     before, now = _state_fields(saved), _state_fields(given)
-    before = {path: value for path, value in _published_values(given["system"]).items() if path in now} | before
-    unknown = {path for path in now.keys() - before.keys() if path.startswith("model/")}
-    return configs.describe_differences(before, {path: value for path, value in now.items() if path not in unknown})
+    for path, value in _published_values(given).items():
+        block = f"{path.rpartition('/')[0]}/"
+        if path in now and not any(each.startswith(block) for each in before):
+            before[path] = value
+            now = {each: now[each] for each in now if each == path or not each.startswith(block)}
+    return configs.describe_differences(before, now)
 
 
 def function_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
@@ -43,16 +46,11 @@ def function_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     earlier version."""
     system = systems.get(given["system"])
     ignored = {FREE_MODEL_FIELD, *TRAINING_MODEL_FIELDS, *system.prediction_fields}
-    published = _published_values(given["system"])
+    published = _published_values(given)
     fields = (flatten({name: config.get(name) for name in ("system", "model")}) for config in (saved, given))
     before, now = (published | each for each in fields)
     compared = {path for path in before.keys() & now.keys() if not ignored & set(path.split("/"))}
     return configs.describe_differences(*({path: each[path] for path in compared} for each in (before, now)))
-
-
-def _published_values(system: str) -> dict[str, Any]:
-    """Returns {path: value} of the published fields of a system."""
-    return {row.field.replace(".", "/"): row.values[0] for row in systems.get(system).published_fields}
 
 
 def run_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
@@ -62,6 +60,11 @@ def run_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     if not any(fields.get("data/curriculum/share") for fields in (before, now)):  # else the number of steps moves its end
         before.pop("train/steps", None), now.pop("train/steps", None)
     return configs.describe_differences(before, now)
+
+
+def _published_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {path: published value} of the published fields of the system of a config."""
+    return {row.field.replace(".", "/"): row.values[0] for row in systems.get(config["system"]).published_fields}
 
 
 def _block(config: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -91,6 +91,16 @@ def test_pooling_takes_the_mean_of_each_segment(layout):
     assert not any(np.asarray(slot).any() for slot in empty)
 
 
+def test_names_without_a_segment_belong_to_no_class(layout):
+    source, segment = np.array(layout.source), np.array(layout.segment)
+    source[:, 4:7] = S.NAME
+    segment[:, 5] = 0  # a separator with the index of the second class
+    hidden = jax.random.normal(jax.random.key(1), (BATCH, LENGTH, WIDTH))
+    pooled = pool(hidden, layout.replace(source=source, segment=segment), {S.NAME: 3}, num_prompts=PROMPTS)[S.NAME]
+    np.testing.assert_allclose(pooled[:, 0, :2], hidden[:, [4, 6]], atol=1e-6)
+    assert not np.asarray(pooled[:, 0, 2]).any()
+
+
 def test_unshared_resampled_tokens_use_the_first_prompt(layout):
     source = np.array(layout.source)
     source[:, [7, 12]] = S.RESAMPLED  # one in each prompt, none in the shared prefix

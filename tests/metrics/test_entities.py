@@ -40,6 +40,7 @@ def test_missed_repeated_and_wrong():
 
 def test_names():
     found = scores(TARGET[:1], (0,), written=(0, 0, 2, None))
+    assert scores(TARGET[:1], (0,), written=(None, None, 0))["repeated_names"] == 0, "two names outside the class list"
     assert found["name_precision"] == 0.5 and found["repeated_names"] == 0.25 and found["name_recall"] == 0.5
     assert scores(TARGET[:1], (0,), written=())["name_precision"] == 0
 

@@ -242,6 +242,35 @@ def test_instances_are_the_best_query_class_pairs():
         assert segment.score == pytest.approx(chance * mask_scores(full)[q], rel=1e-5)
 
 
+def test_invalid_classes_between_valid_ones():
+    """The answers are those of the valid classes alone. The last of these is the background, which gets no mask."""
+    (masks, logits), geometry = random_outputs(classes=5), fit_to_square(32, 24, 32)
+    valid = np.array([True, False, True, False, True, False])
+    labels = np.flatnonzero(valid)
+    resize, masks = resize_for(masks, geometry), jnp.asarray(masks)
+
+    def answer(logits, valid):
+        args, options = (masks, jnp.asarray(logits), resize), {"valid": valid}
+        panoptic = selection.select_panoptic(*args, **options, object_threshold=0.0, overlap_threshold=0.0)
+        query, label, probability = selection.find_best_pairs(args[1], **options, limit=12)
+        semantic = selection.select_semantic(*args, **options)["label"]
+        candidates = selection.select_candidates(args[0], args[1], masks[:, 0], resize, **options, limit=6)["classes"]
+        return jax.device_get((panoptic, (query, label, probability), semantic, candidates))
+
+    panoptic, (query, label, probability), semantic, candidates = answer(logits, valid)
+    panoptic_alone, (query_alone, label_alone, probability_alone), semantic_alone, candidates_alone = answer(
+        logits[:, valid], np.ones(3, bool)
+    )
+    np.testing.assert_array_equal(panoptic["owner"], panoptic_alone["owner"])
+    np.testing.assert_array_equal(panoptic["label"], labels[panoptic_alone["label"]])
+    np.testing.assert_array_equal(panoptic["found"], panoptic_alone["found"])
+    np.testing.assert_array_equal((query, label), (query_alone, labels[label_alone]))
+    np.testing.assert_allclose(probability, probability_alone, rtol=1e-6)
+    np.testing.assert_array_equal(semantic, labels[semantic_alone])
+    np.testing.assert_allclose(candidates[:, valid], candidates_alone, rtol=1e-6)
+    assert 0 < panoptic["found"].sum() < len(masks) and 4 not in label
+
+
 @pytest.mark.parametrize("soft", [False, True])
 def test_hyperseg_corrects_scores_for_balanced_training(soft):
     """With ten queries, scores are too large by log 9. Without the correction, no target would ever be absent."""

@@ -1,6 +1,7 @@
 """Hybrid entity recognition: the answer names what is in the image, and the masks are predicted behind the names."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from hyperseg_jax.structs import IGNORED, Example, Layout, Prompt, Source, Writt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.systems.hyperseg.entities import Entities
 from hyperseg_jax.systems.hyperseg.model import named_classes
+from hyperseg_jax.systems.hyperseg.prompts import tokenize_prompt
 from hyperseg_jax.systems.psalm.templates import SEG
 from hyperseg_jax.text.tokenizer import Tokenizer
 
@@ -58,7 +60,7 @@ def test_nothing_of_the_list():
     nothing = dataclasses.replace(PROMPT, masks=None, labels=())
     assert written_text(Entities("hybrid"), nothing) == "none"
     assert written_text(Entities("hybrid", none="nothing"), nothing) == "nothing"
-    assert Entities().split("none") == ()
+    assert Entities().split("none") == Entities(none=" none").split("none") == ()
 
 
 def test_names_that_do_not_fit_are_left_out():
@@ -83,6 +85,7 @@ def test_given_entities_replace_those_of_the_targets():
         ({"limit": True}, "model.entities.limit"),
         ({"separator": " "}, "model.entities.separator"),
         ({"none": "no, nothing"}, "model.entities.none"),
+        ({"none": "no [SEG]"}, "model.entities.none"),
         ({"recognition": "generation", "restricted": False}, "restricted"),
     ],
 )
@@ -91,10 +94,12 @@ def test_bad_fields_are_named(fields, message):
         Entities(**fields)
 
 
-@pytest.mark.parametrize("name", ["rock, stone", "none"])
-def test_class_names_that_cannot_be_told_apart_are_refused(name):
-    with pytest.raises(UserError, match=name):
-        Entities("hybrid").check_names((*CLASSES, name))
+@pytest.mark.parametrize("name", ["rock, stone", "none", "a [SEG]"])
+@pytest.mark.parametrize("given", [False, True])
+def test_names_that_cannot_be_told_apart_are_refused(name, given):
+    prompt = Prompt("panoptic", classes=CLASSES, entities=(name,)) if given else Prompt("panoptic", classes=(*CLASSES, name))
+    with pytest.raises(UserError, match=re.escape(name)):
+        tokenize_prompt(prompt, TOKENIZER, entities=Entities("hybrid", none=" none"))
 
 
 def make_config(micro, recognition, **fields):
@@ -223,8 +228,9 @@ def test_other_prompts_in_a_batch_that_writes_names(model):
 
 
 def test_the_prediction_has_the_names(model):
-    predicted = model.segment_classes(FRAMES[0], CLASSES)
-    assert predicted.written and all(CLASSES[written.label] == written.name for written in predicted.written)
+    written = [model.segment_classes(frame, CLASSES).written for frame in FRAMES]
+    assert None not in written and any(written), "one may be ()"
+    assert all(CLASSES[name.label] == name.name for names in written for name in names)
 
 
 def test_free_names_and_beams(micro):
@@ -249,9 +255,19 @@ def test_the_entities_may_be_given(model):
         model.segment_classes(FRAMES[0], CLASSES, entities=["ring", " "])
 
 
-def test_a_system_that_writes_no_names_refuses_them(random_model):
-    predicted = random_model.segment_classes(FRAMES[0], CLASSES)
-    assert predicted.written is None
+def test_a_model_that_writes_no_names_refuses_them(random_model):
+    assert random_model.engine.split_names is None
+    with pytest.raises(UserError, match="writes no names"):
+        random_model.segment_classes(FRAMES[0], CLASSES, entities=["ring"])
+
+
+def test_rows_behind_a_blank_one(model):
+    """Blank rows and padding prompts have no end token of their own."""
+    processor, batch = make_batch(model, *examples_of(without_targets(PROMPT)))
+    blank = jax.tree.map(lambda leaf, other: np.concatenate([leaf[None], other]), processor.blank(), batch)
+    found, _ = predict_batch(model, blank)
+    expected, _ = predict_batch(model, batch)
+    compare({name: value[1:] for name, value in found.items()}, expected)
 
 
 def test_the_masks_need_one_more_step_and_no_second_pass(micro):

@@ -99,13 +99,14 @@ def test_a_missing_field_has_its_published_value_or_is_not_compared():
     assert resume.function_changes(saved, given) == "model.fusion_size: 8 saved, 16 given"
 
 
-def test_a_run_without_a_newer_block_continues_as_it_was(micro):
-    """Runs of earlier versions have no model.entities: they name nothing."""
-    saved, given = micro(TASKS).to_dict(), micro(TASKS)
+def test_a_run_older_than_a_block_of_the_model_has_its_published_value(micro):
+    saved, given = micro(TASKS).to_dict(), micro(TASKS).to_dict()
     del saved["model"]["entities"]
-    assert not resume.state_changes(saved, given.to_dict())
-    given.model.entities.recognition = "hybrid"
-    assert resume.state_changes(saved, given.to_dict()) == "model.entities.recognition: 'decoding' saved, 'hybrid' given"
+    assert not resume.state_changes(saved, given)
+    given["model"]["entities"]["recognition"] = "hybrid"
+    assert resume.state_changes(saved, given) == "model.entities.recognition: 'decoding' saved, 'hybrid' given"
+    del saved["model"]["perceiver"]
+    assert "model.perceiver" in resume.state_changes(saved, given)
 
 
 def test_the_number_of_steps_counts_with_a_curriculum(micro):

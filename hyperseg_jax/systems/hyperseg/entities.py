@@ -7,6 +7,7 @@ are predicted by queries that have read the names.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import ml_collections
 import numpy as np
@@ -57,9 +58,13 @@ class Entities:
             if type(value) is not int or not 1 <= value <= 1024:
                 raise UserError(f"model.entities.{field} = {escaped_value(value)}: give an integer from 1 to 1024")
         for field in ("separator", "none"):
-            if not getattr(self, field).strip():
-                raise UserError(f"model.entities.{field} is empty; give a text, such as {getattr(Entities, field)!r}")
-        if self.none == "" or self.separator.strip() in self.none:
+            value = getattr(self, field)
+            if not value.strip() or SEG in value:
+                raise UserError(
+                    f"model.entities.{field} = {escaped_value(value)}: give a text without {SEG}, such as "
+                    f"{getattr(Entities, field)!r}"
+                )
+        if self.separator.strip() in self.none:
             raise UserError(f"model.entities.none = {self.none!r} contains the separator; give another text")
         if self.recognition == "generation" and not self.restricted:
             raise UserError(
@@ -86,18 +91,20 @@ class Entities:
         kind = "greedy" if self.beams == 1 else "beams"
         return Decoding(kind=kind, max_new_tokens=self.tokens, beams=max(self.beams, 2))
 
-    def check_names(self, classes: tuple[str, ...]) -> None:
-        """Raises UserError if a class name could not be told from the rest of the answer."""
+    def check_names(self, names: tuple[str, ...]) -> None:
+        """Raises UserError if a name could not be told from the rest of the answer."""
         separator = self.separator.strip()
-        for name in classes:
+        for name in names:
+            if SEG in name:
+                raise UserError(f"the name {escaped_value(name)} contains {SEG}, which ends the names; change the name")
             if separator in name:
                 raise UserError(
-                    f"the class name {escaped_value(name)} contains {separator!r}, which separates names in the answer; change "
+                    f"the name {escaped_value(name)} contains {separator!r}, which separates names in the answer; change "
                     "model.entities.separator, or the name"
                 )
-            if name == self.none:
+            if name == self.none.strip():
                 raise UserError(
-                    f"the class name {escaped_value(name)} is also model.entities.none, the answer if nothing of the list is "
+                    f"the name {escaped_value(name)} is also model.entities.none, the answer if nothing of the list is "
                     "in the image; change one of them"
                 )
 
@@ -136,7 +143,13 @@ class Entities:
     def split(self, text: str) -> tuple[str, ...]:
         """Returns the names in a text that the model wrote."""
         names = tuple(name.strip() for name in text.split(self.separator.strip()))
-        return () if names == (self.none,) else tuple(name for name in names if name)
+        return () if names == (self.none.strip(),) else tuple(name for name in names if name)
+
+
+def name_splitter(config: ml_collections.ConfigDict) -> Callable[[str], tuple[str, ...]] | None:
+    """Returns f(text) -> the names in a text that the model wrote; None if it writes none."""
+    entities = Entities.from_config(config)
+    return entities.split if entities.writes else None
 
 
 RELEASED = Entities()

@@ -55,6 +55,7 @@ def run_frames(
     names = None
     if entities is not None and "names" in batch:
         listed = {name: value[:, 0] for name, value in batch["names"].items()}
+        listed["end"] = jnp.full_like(listed["end"], listed["end"].max())  # padding prompts and blank rows have 0
         names = NameList(**listed, repeats=entities.repeats, restricted=entities.restricted)
 
     def run_frame(query: jax.Array | None, t: int | jax.Array) -> tuple[jax.Array, Any]:

@@ -83,7 +83,7 @@ def tokenize_prompt(
     written: tuple[Name, ...] = ()
     answer_ids: tuple[int, ...] = (*tokenizer.encode(prompt.answer.strip()), seg) if explain else (seg,)
     if names_entities:
-        entities.check_names(prompt.classes)
+        entities.check_names((*prompt.classes, *(prompt.entities or ())))
         written = entities.answer(prompt, tokenizer)
         answer_ids = (int(Marker.NAME),) * len(written)
     answer = ANSWERS["entities" if names_entities else task]
