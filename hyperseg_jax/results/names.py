@@ -8,10 +8,12 @@ from hyperseg_jax.structs import WrittenName
 
 
 def match_names(names: Sequence[str], classes: Sequence[str]) -> tuple[WrittenName, ...]:
-    """Returns the names with the indices of their classes. A name is that of a class if both have the same words, ignoring
-    case; of several such classes, it is the first."""
-    labels = {_words(name): label for label, name in reversed(list(enumerate(classes)))}
-    return tuple(WrittenName(name, labels.get(_words(name))) for name in names)
+    """Returns the names with the indices of their classes. A name is that of the first class that is written in the same way,
+    or else of the first class with the same words, ignoring case."""
+    numbered = list(reversed(list(enumerate(classes))))
+    labels = {_words(name): label for label, name in numbered}
+    exact = {name: label for label, name in numbered}
+    return tuple(WrittenName(name, exact.get(name, labels.get(_words(name)))) for name in names)
 
 
 def _words(name: str) -> str:

@@ -7,7 +7,8 @@ from hyperseg_jax.structs import WrittenName
 
 
 @pytest.mark.parametrize(
-    ("name", "label"), [("traffic light", 1), ("Traffic  Light", 1), ("bat", 0), ("lights", None), ("", None)]
+    ("name", "label"),
+    [("traffic light", 1), ("Traffic  Light", 1), ("bat", 0), ("Bat", 2), ("BAT", 0), ("lights", None), ("", None)],
 )
 def test_the_class_of_a_name(name, label):
     assert match_names([name], ("bat", "traffic light", "Bat")) == (WrittenName(name, label),)
