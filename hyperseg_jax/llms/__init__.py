@@ -11,7 +11,7 @@ hub       their folders: parts and source checkpoints of a system
 cache     the key-value cache
 splice    builds the mixed stream of text, image and query tokens, and pools its hidden states
 generate  Writer: the interface of text generation, in one compiled loop
-name_list restricts generated text to the names of a list
+name_list  restricts generated text to the names of a list
 decoding  Decoding: its options
 sampling  the choice of a token
 beams     beam search

@@ -9,7 +9,7 @@ from __future__ import annotations
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Int, Int32
+from jaxtyping import Bool, Float, Float32, Int, Int32
 
 from hyperseg_jax.structs import DeviceArray
 
@@ -137,7 +137,9 @@ class Progress:
     count: Int32[jax.Array, " M"]
 
 
-def restrict(names: NameList, progress: Progress, logits: jax.Array, room: Int[DeviceArray, ""]) -> jax.Array:
-    """Returns the logits [M, V] of the next token, lowest where it is not allowed."""
+def restrict(
+    names: NameList, progress: Progress, logits: Float[DeviceArray, "M V"], room: Int[DeviceArray, ""]
+) -> Float32[jax.Array, "M V"]:
+    """Returns the logits of the next token, lowest where it is not allowed."""
     allowed = names.allowed(progress, room, logits.shape[-1])
     return jnp.where(allowed, logits.astype(jnp.float32), jnp.finfo(jnp.float32).min / 2)

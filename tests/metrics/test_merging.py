@@ -91,6 +91,13 @@ def captions(scores, k):
     scores.update(f"picture {k}", ["a red cup", "a ball on grass"[: 3 * k + 1]], truth)
 
 
+def entities(scores, k):
+    true, ours = masks(k, 2, 12, 12), masks(k + 1, 3, 12, 12)
+    scores.update(
+        np.concatenate([true[:1], ours]), (0, 1, 1, 0), true, (0, 1), written=(0, None, 2)[: k % 4] if k % 2 else None
+    )
+
+
 def no_ground_truth(scores, k):
     scores.update()
 
@@ -100,6 +107,7 @@ KINDS = {
     "clip": (metrics.VideoScores, clip),
     "interactive": (metrics.InteractiveScores, interactive),
     "panoptic": (metrics.PanopticQuality, panoptic),
+    "entities": (metrics.EntityScores, entities),
     "semantic": (metrics.SemanticScores, semantic),
     "zero_shot": (lambda: metrics.ZeroShotScores(["b"]), semantic),
     "generalized": (metrics.GeneralizedScores, generalized),

@@ -48,7 +48,7 @@ def case(micro, shared):
     def compute(folder):
         params = jax.device_get(jax.jit(lambda: SYSTEM.init_plain(model, config, jax.random.key(SEED)))())
         (total, metrics), gradient = jax.device_get(jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch, key))
-        margin = smallest_margin(model, params, batch)
+        margin = smallest_margin(model, config, params, batch)
         folder.mkdir()
         result = {"params": params, "gradient": gradient, "metrics": metrics, "total": total, "margin": margin}
         np.savez(folder / "one_device.npz", **flatten(result))
@@ -71,7 +71,7 @@ def case(micro, shared):
     )
 
 
-def smallest_margin(model, params, batch):
+def smallest_margin(model, config, params, batch):
     """Returns the smallest magnitude of the attention mask logits, relative to the largest."""
     recorded = []
 
@@ -85,7 +85,7 @@ def smallest_margin(model, params, batch):
 
         def predict_logits(params, batch):
             recorded.clear()
-            SYSTEM.predict(model, None)(params, batch, {})
+            SYSTEM.predict(model, config)(params, batch, {})
             return list(recorded)
 
         result = [np.abs(logits) for logits in jax.jit(predict_logits)(params, batch)]

@@ -82,6 +82,8 @@ def test_an_unreadable_record_has_no_effect(step):
     assert counts == [0, 1, 2]
     assert all(float(alone["metrics"][name]) > 0 for name in ("loss", "gradient_norm", "text", "mask", "expression"))
     assert_close(left_out, alone, rtol=2e-4)
+    gates = {name for name in nothing["metrics"] if name.startswith("gates/")}  # without a value, which is not 0
+    assert all(np.isnan(nothing["metrics"].pop(name)) for name in gates) and gates
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(nothing["metrics"]))
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(nothing["moments"]) if leaf.ndim)
 

@@ -48,6 +48,7 @@ def full():
         key="17",
         history=(("what?", "that"),),
         needs_reasoning=True,
+        entities=("a cat", "b"),
     )
     nothing = Prompt(task="video", text="none", masks=np.zeros((0, 2, 15, 24), bool))
     frames = rng.integers(0, 256, (2, 15, 24, 3), np.uint8)
