@@ -21,9 +21,10 @@ KINDS = {
 OPTIONS = {"sampling": ("temperature", "top_k", "top_p"), "beams": ("beams", "length_penalty")}
 """Options that only one kind reads."""
 
+MOST_BEAMS = 64
 RANGES: dict[str, tuple[tuple[type, ...], float, float]] = {
     "max_new_tokens": ((int,), 1, 4096),
-    "beams": ((int,), 1, 64),
+    "beams": ((int,), 1, MOST_BEAMS),
     "chunk": ((int,), 1, 2**31 - 1),
     "temperature": ((int, float), 1e-6, 1e6),
     "top_k": ((int,), 0, 2**31 - 1),

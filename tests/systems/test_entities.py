@@ -83,6 +83,7 @@ def test_given_entities_replace_those_of_the_targets():
         ({"order": "random"}, "model.entities.order"),
         ({"tokens": 0}, "model.entities.tokens"),
         ({"limit": True}, "model.entities.limit"),
+        ({"beams": 65}, "model.entities.beams = 65: give an integer from 1 to 64"),
         ({"separator": " "}, "model.entities.separator"),
         ({"none": "no, nothing"}, "model.entities.none"),
         ({"none": "no [SEG]"}, "model.entities.none"),
@@ -285,6 +286,11 @@ def test_the_masks_need_one_more_step_and_no_second_pass(micro):
     most = flops(full) + per_token * (16 + 4 + 1) * 1.1  # the tokens of the answer, and one generated token
     assert most < 1.5 * flops(full), "a second pass would show"
     assert 0.8 * flops(full) < flops(writing) < most
+
+
+def test_a_chat_prompt_beside_named_entities_is_refused(model):
+    with pytest.raises(UserError, match="chat prompt"):
+        make_batch(model, *examples_of(without_targets(PROMPT), Prompt("chat", "what is this?")))
 
 
 def test_labels_of_predictions_are_ignored(model):

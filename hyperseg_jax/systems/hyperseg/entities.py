@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.llms.decoding import Decoding
+from hyperseg_jax.llms.decoding import MOST_BEAMS, Decoding
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.systems.psalm.markers import Name
 from hyperseg_jax.systems.psalm.templates import SEG, TokenIds
@@ -53,10 +53,10 @@ class Entities:
         for field, allowed in (("recognition", RECOGNITION), ("order", ORDERS)):
             if (value := getattr(self, field)) not in allowed:
                 raise UserError(f"model.entities.{field} = {escaped_value(value)}: use one of {', '.join(allowed)}")
-        for field in ("limit", "tokens", "beams"):
+        for field, most in (("limit", 1024), ("tokens", 1024), ("beams", MOST_BEAMS)):
             value = getattr(self, field)
-            if type(value) is not int or not 1 <= value <= 1024:
-                raise UserError(f"model.entities.{field} = {escaped_value(value)}: give an integer from 1 to 1024")
+            if type(value) is not int or not 1 <= value <= most:
+                raise UserError(f"model.entities.{field} = {escaped_value(value)}: give an integer from 1 to {most}")
         for field in ("separator", "none"):
             value = getattr(self, field)
             if not value.strip() or SEG in value:

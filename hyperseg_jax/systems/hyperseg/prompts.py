@@ -100,7 +100,10 @@ def tokenize_prompt(
 
 
 def before_names(tokens: PromptTokens) -> PromptTokens:
-    """Returns the prompt up to the names of its answer, or up to its last [SEG] if it has none."""
+    """Returns the prompt up to the names of its answer, or up to its last [SEG] if it has none. Raises UserError for a chat
+    prompt, whose answer has neither."""
+    if Marker.SEG not in tokens.ids:
+        raise UserError("a chat prompt is in one batch with class lists whose entities are named; ask it in a batch of its own")
     end = tokens.ids.index(Marker.NAME) if Marker.NAME in tokens.ids else tokens.ids.index(Marker.SEG) - 1
     return dataclasses.replace(tokens, ids=tokens.ids[:end], labels=tokens.labels[:end], mask=tokens.mask[:end], names=())
 
