@@ -15,7 +15,7 @@ def get_config(recognition: str = "hybrid") -> ml_collections.ConfigDict:
     c = BASE["get_config"]()
     c.init_from = "tiny"
     c.model.entities.recognition = recognition
-    sizes = {"length": 224, "targets": 8, "classes": 17}  # 16 names: more to choose from than in `tiny`
+    sizes = {"length": 184, "targets": 8, "classes": 17}  # 16 names: more to choose from than in `tiny`
     c.data.tasks = {"panoptic": BASE["task"]("panoptic", 1, read={"max_classes": 16}, **sizes)}
     c.data.toy.update({"level": "hard", "train": 6000})
     c.data.curriculum.share = 0.0
