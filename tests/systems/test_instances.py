@@ -2,6 +2,7 @@
 weights nothing changes."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -60,9 +61,10 @@ def test_every_head_is_trained_and_its_losses_fall(trained_step):
     for head in HEADS:
         of_head = [np.abs(gradient).max() for path, gradient in flat.items() if path.startswith(f"mask_decoder/{head}/")]
         assert len(of_head) >= 2 and min(of_head) > 0, head
-    for _ in range(12):
-        heads = jax.tree.map(lambda p, g: p - 0.02 * g / (1e-6 + np.abs(g).max()), params, gradients)
-        params = {**params, "mask_decoder": heads["mask_decoder"]}
+    for _ in range(10):
+        step = lambda values, gradient: values - 0.02 * gradient / (1e-6 + np.abs(gradient).max())
+        trained = jax.tree.map(step, *jax.device_get((params["mask_decoder"], gradients["mask_decoder"])))
+        params = {**params, "mask_decoder": trained}
         (_, terms), gradients = run(params)
     for name in ("box", "giou", "reid"):
         assert terms[name] < first[name], name
@@ -89,7 +91,8 @@ def test_nothing_changes_without_weights(config):
         change(other.loss)
         batch = sources.make_processor(other, SYSTEM, None, "instances").spec(1)
         loss = SYSTEM.full_loss(SYSTEM.build(other), other)
-        return str(jax.make_jaxpr(lambda *inputs: loss(*inputs, jax.random.key(0)))(SYSTEM.shapes(other), batch))
+        traced = jax.make_jaxpr(lambda *inputs: loss(*inputs, jax.random.key(0)))(SYSTEM.shapes(other), batch)
+        return re.sub("0x[0-9a-f]+", "", str(traced))  # addresses of functions
 
     def remove(block):
         for name in WEIGHTS:
@@ -102,7 +105,7 @@ def test_a_model_without_the_head_is_one_line(config):
     config = config.copy_and_resolve_references().unlock()
     config.model.mask_decoder.heads = ("box", "box_iou")
     for make in (SYSTEM.loss, SYSTEM.counts, SYSTEM.predict):
-        with pytest.raises(UserError, match="the model has no head 'reid'; add it to model.mask_decoder.heads"):
+        with pytest.raises(UserError, match="the model has no head 'reid'; add it to"):
             make(SYSTEM.build(config), config)
 
 
