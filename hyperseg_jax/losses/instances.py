@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import flax.struct
 import jax
@@ -59,7 +60,7 @@ class InstanceCriterion:
     reid_cosine_weight: float = 0.0
 
     @classmethod
-    def from_fields(cls, fields: Mapping[str, float], heads: Collection[str]) -> InstanceCriterion:
+    def from_fields(cls, fields: Mapping[str, Any], heads: Collection[str]) -> InstanceCriterion:
         """Builds the criterion. fields: config.loss. heads: those of the decoder. Raises UserError if a loss needs another
         head, or boxes that nothing trains."""
         criterion = cls(**{name: fields.get(name, 0.0) for name in HEADS})

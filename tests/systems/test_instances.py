@@ -12,6 +12,8 @@ from sample_inputs import random_params
 
 from hyperseg_jax.data import sources
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation import validation
+from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.systems.hyperseg.checkpoints import untrained
 from hyperseg_jax.tables import flatten
@@ -114,3 +116,10 @@ def test_exports_name_the_heads_that_nothing_trains(config):
     config = config.copy_and_resolve_references().unlock()
     config.loss.update({"reid_weight": 0.0, "reid_cosine_weight": 0.0})
     assert [rule.pattern for rule in untrained(config)] == [r"predictor\.(reid_embed_head)\..*"]
+
+
+def test_validation_tracks_class_lists_on_videos(config, task):
+    """Random weights find nothing, on every frame of every clip."""
+    params = random_params(SYSTEM.shapes(config), seed=1)
+    scores = validation.evaluate(Engine.from_system(SYSTEM, config, params), {"instances": task}, limit=2).scores
+    assert scores["instances"]["count"] == 2 and {"ap", "ap50", "switches"} < scores["instances"].keys()

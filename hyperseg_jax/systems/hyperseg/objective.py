@@ -166,7 +166,7 @@ def build_criterion(config: ml_collections.ConfigDict) -> MaskCriterion:
 
 def build_instances(config: ml_collections.ConfigDict) -> InstanceCriterion:
     """Builds the criterion of instances. Raises UserError if the model lacks a head that it needs."""
-    return InstanceCriterion.from_fields(config.loss, config.model.mask_decoder.get("heads", tuple(DECODER_HEADS)))
+    return InstanceCriterion.from_fields(config.loss.to_dict(), config.model.mask_decoder.get("heads", tuple(DECODER_HEADS)))
 
 
 def frame_targets(batch: Batch, t: int | Int[DeviceArray, ""]) -> MaskTargets:
