@@ -74,7 +74,7 @@ def test_switches_equal_an_exhaustive_search():
     rng, found = np.random.default_rng(0), []
     for _ in range(60):
         masks = [spell(*("".join(rng.choice(list("aceg."), 6)) for _ in range(count))) for count in (2, 3)]
-        wide = [np.repeat(each, 25, axis=-1) for each in masks]
+        wide = [np.repeat(each, 100, axis=-1) for each in masks]
         targets, tracks = (each ^ (rng.random(each.shape) < 0.02) for each in wide)  # no two IoUs are equal
         found.append(count_switches(tracks, targets))
         assert found[-1] == count_by_search(tracks, targets)
