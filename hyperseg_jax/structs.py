@@ -125,8 +125,8 @@ class MaskPrediction:
     boxes: cxcywh in 0..1, or None.
     embeddings: by kind: "query" [B, Q, D] (last layer, before the final norm), "reid" [B, Q, D], "mask" (see mask_features).
     stages: one dict for each intermediate prediction (deep supervision and golden tests): "mask_logits", "scores",
-        "mask_embedding" [B, Q, D] (see mask_features), and "attention_mask" [B, Q, hw] (True = masked, before fully masked
-        rows are unmasked) of the following layer.
+        "boxes" (if there are any), "mask_embedding" [B, Q, D] (see mask_features), and "attention_mask" [B, Q, hw] (True =
+        masked, before fully masked rows are unmasked) of the following layer.
     mask_features: features of the images, each with the same number of consecutive rows, whose products with the mask
         embeddings are the mask logits; None: the logits have no such form.
     """
@@ -299,11 +299,13 @@ class Example:
 @dataclasses.dataclass(frozen=True)
 class Segment:
     """One mask of a prediction. mask: at the image's original size, binary or probabilities. score: 0..1, NaN if the
-    prediction has no scores. label: the text or class that it was predicted for."""
+    prediction has no scores. label: the text or class that it was predicted for. track_id: of its instance, the same on all
+    frames of a video; -1 if instances are not tracked."""
 
     mask: Bool[np.ndarray, "H W"] | Float32[np.ndarray, "H W"]
     score: float
     label: str
+    track_id: int = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,6 +328,7 @@ class Prediction:
     written: the names that the model wrote before it segmented, in order; None if it writes none.
     classes, embeddings: class probabilities and appearance embeddings of the masks, if they are candidates for tracking.
     ious: for each object, its IoU after each click (interactive segmentation).
+    track_ids: for each mask, the number of its instance from 0, the same on all frames of a video; () if they are not tracked.
     """
 
     masks: Bool[np.ndarray, "N H W"] | Float32[np.ndarray, "N H W"]
@@ -337,13 +340,15 @@ class Prediction:
     embeddings: Float32[np.ndarray, "N D"] | None = None
     ious: tuple[tuple[float, ...], ...] = ()
     written: tuple[WrittenName, ...] | None = None
+    track_ids: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.masks)
 
     def __getitem__(self, index: int) -> Segment:
         score = self.scores[index] if self.scores else float("nan")
-        return Segment(self.masks[index], score, self.names[index] if self.names else "")
+        track_id = self.track_ids[index] if self.track_ids else -1
+        return Segment(self.masks[index], score, self.names[index] if self.names else "", track_id)
 
     def __iter__(self) -> Iterator[Segment]:
         return (self[k] for k in range(len(self)))

@@ -216,10 +216,10 @@ def scores_table(
 
 
 def score_text(metric: str, value: float) -> str:
-    """Formats a score: fractions in percent; counts and numbers of clicks (noc@) unchanged."""
+    """Formats a score: fractions in percent; counts, and numbers of clicks (noc@) and switches, unchanged."""
     if metric in ("count", "classes"):
         return f"{value:.0f}"
-    return f"{value:.2f}" if metric.startswith("noc@") else f"{100 * value:.2f}"
+    return f"{value:.2f}" if metric.startswith(("noc@", "switches")) else f"{100 * value:.2f}"
 
 
 def _identify_checkpoint(folder: pathlib.Path) -> list[Any]:

@@ -45,7 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reasoning", action="store_true", help='the text is a question that requires reasoning: "what could one sit on?"'
     )
-    parser.add_argument("--classes", help="comma-separated thing classes, segmented per instance: 'red ring,blue star'")
+    parser.add_argument(
+        "--classes",
+        help="comma-separated thing classes, segmented per instance: 'red ring,blue star'; on a "
+        "video, each instance has the same track number on all frames",
+    )
     parser.add_argument("--stuff", help="comma-separated stuff classes for --classes: 'grass,sand'")
     parser.add_argument(
         "--kind",
@@ -106,8 +110,10 @@ def run(parsed: argparse.Namespace) -> None:
 
     console, absent = make_console(stderr=True), (None if parsed.always else ...)
     has_frames = is_video(parsed.image)
-    if has_frames and (parsed.classes is not None or parsed.everything or parsed.caption):
-        raise UserError(f"{parsed.image} is a video; give a text, or mark an object")
+    if has_frames and (parsed.everything or parsed.caption):
+        raise UserError(f"{parsed.image} is a video; give a text, or mark an object, or give --classes")
+    if has_frames and (parsed.stuff is not None or parsed.kind not in (None, "instances")):
+        raise UserError(f"{parsed.image} is a video, on which --classes are tracked; remove --stuff and --kind")
     # Reads the first frame before the model, so that invalid input fails without the slow loading of the model.
     frames = read_frames(parsed.image) if has_frames else iter([read_image(parsed.image)])
     frame = next(frames)
@@ -121,15 +127,20 @@ def run(parsed: argparse.Namespace) -> None:
     report |= {"example": str(parsed.example)} if parsed.example else {}
     with _replace_results(parsed.out, [parsed.image, *parsed.mask, *([parsed.example] if parsed.example else [])]) as out:
         if has_frames:
-            rows = []
-            predictions = model.segment_video(
-                itertools.chain([frame], frames), **marks, no_target_threshold=absent, reasoning=parsed.reasoning
-            )
+            rows, tracks, images = [], set[int](), itertools.chain([frame], frames)
+            if parsed.classes is not None:
+                report["classes"] = _split_names(parsed.classes)
+                predictions = model.track_classes(images, report["classes"])
+            else:
+                predictions = model.segment_video(images, **marks, no_target_threshold=absent, reasoning=parsed.reasoning)
             for (name, stem), (frame, predicted) in zip(names, predictions, strict=False):
                 rows.append({"frame": name, "segments": _write_images(out, stem, frame, predicted)})
+                tracks |= {*predicted.track_ids}
             report |= {"frames": rows}
             summary = f"{len(rows)} frames"
-            if not regions:
+            if parsed.classes is not None:
+                summary += f", {len(tracks)} instances"
+            elif not regions:
                 summary += f", {parsed.text!r} found in {sum(bool(row['segments']) for row in rows)}"
         else:
             if parsed.everything:
@@ -221,7 +232,8 @@ def _write_images(out: pathlib.Path, stem: str, frame: np.ndarray, segments: Pre
     for k, segment in enumerate(segments, 1):
         name = f"{stem}_mask{k}.png" if len(segments) > 1 else f"{stem}_mask.png"
         save_image(out / name, segment.mask.astype(np.uint8) * 255)
-        rows.append({"label": segment.label, "score": round(segment.score, 4), "pixels": int(segment.mask.sum()), "mask": name})
+        row = {"label": segment.label, "score": round(segment.score, 4), "pixels": int(segment.mask.sum()), "mask": name}
+        rows.append(row | ({"track": segment.track_id} if segment.track_id >= 0 else {}))
     save_image(out / f"{stem}_overlay.png", draw_segments(frame, segments))
     return rows
 

@@ -145,7 +145,7 @@ def _check_metric_is_written(sweep: _Sweep, console: Console) -> None:
         return
     checked: set[str] = set()  # trials may have different data
     for config in sweep.configs:
-        data, where = config.data, f"data.tasks.{metric.task}"
+        data, where, answers = config.data, f"data.tasks.{metric.task}", systems.get(config.system).answers
         block = data.tasks[metric.task].to_dict()
         key = json.dumps([data.get("root"), block], default=str)
         if key in checked:
@@ -157,12 +157,11 @@ def _check_metric_is_written(sweep: _Sweep, console: Console) -> None:
         if block["reader"] == "toy":
             kind = fields["task"]
         elif sweep.parsed.backend == "local":
-            kind = score_names.prompt_kind(
-                sources.open_reader(where, block["reader"], fields, sources.resolve_root(data, console))
-            )
+            records = sources.open_reader(where, block["reader"], fields, sources.resolve_root(data, console))
+            kind = score_names.prompt_kind(records, answers)
         else:
             kind = ""
-        score_names.check_score(field, metric.name, score_names.validation_scores(systems.get(config.system).answers, kind))
+        score_names.check_score(field, metric.name, score_names.validation_scores(answers, kind))
 
 
 def _make_trials(parsed: argparse.Namespace) -> tuple[list[Trial], list[ml_collections.ConfigDict]]:

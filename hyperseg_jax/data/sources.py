@@ -185,7 +185,7 @@ def build_task(
     ratio, reader, train, val = fields["ratio"], fields["reader"], fields.get("train"), fields.get("val")
     controls = None
     if reader == "toy" and val is not None:
-        if split != "val" and val.get("task") == "video":  # clips have no other split
+        if split != "val" and val.get("task") in toy.CLIPS:  # clips have no other split
             return None
         val = {**val, "split": split}
         controls = (str(val.get("folder")).replace(ROOT, root), split) if val.get("task") == "referring" else None
@@ -286,7 +286,7 @@ def _check_clips(where: str, fields: Mapping[str, Any], frames: int) -> None:
 def _has_sampling(reader: str, fields: Mapping[str, Any]) -> bool:
     """Returns whether a reader has the field `sampling`, so that it samples clips. fields: its fields in the config."""
     if reader == "toy":
-        return fields.get("task") == "video"
+        return fields.get("task") in toy.CLIPS
     layout = layouts.LAYOUTS.get(str(fields.get("name"))) if reader == "benchmark" else None
     make = layout.reader if layout else READERS.get(reader)
     return make is not None and "sampling" in inspect.signature(make).parameters

@@ -104,6 +104,18 @@ class ClassLists:
             self._build_prompt(index, k, masks, labels, ignore, key, crowds, areas) for k in range(self.prompts_per_example)
         )
 
+    def choose(self, index: int, k: int, labels: Sequence[int]) -> list[int]:
+        """Returns the numbers of the classes in the list of prompt k of record `index`. labels: of its objects, -1 for none."""
+        chosen = list(range(len(self.classes)))
+        if self.max_classes is None:
+            return chosen
+        rng = np.random.default_rng([self.seed, index, k])
+        present = dict.fromkeys(label for label in labels if label >= 0)
+        positives, negatives = list(present), [label for label in chosen if label not in present]
+        positives, negatives = ([group[i] for i in rng.permutation(len(group))] for group in (positives, negatives))
+        chosen = (positives + negatives)[: self.max_classes]
+        return [chosen[i] for i in rng.permutation(len(chosen))]
+
     def _build_prompt(
         self,
         index: int,
@@ -117,14 +129,7 @@ class ClassLists:
     ) -> Prompt:
         budget.check_time(f"image {key or index}")
         classes, things = self.classes, self.are_things
-        chosen = list(range(len(classes)))
-        if self.max_classes is not None:
-            rng = np.random.default_rng([self.seed, index, k])
-            present = dict.fromkeys(label for label in labels if label >= 0)
-            positives, negatives = list(present), [label for label in chosen if label not in present]
-            positives, negatives = ([group[i] for i in rng.permutation(len(group))] for group in (positives, negatives))
-            chosen = (positives + negatives)[: self.max_classes]
-            chosen = [chosen[i] for i in rng.permutation(len(chosen))]
+        chosen = self.choose(index, k, labels)
         new_label = {label: i for i, label in enumerate(chosen)}
         kept = [i for i, label in enumerate(labels) if label in new_label]
         budget.charge_masks(len(kept), masks.shape[1:], f"image {key or index}")

@@ -11,6 +11,7 @@ import numpy as np
 
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.class_prompts import ClassLists
 from hyperseg_jax.datasets.frame_sampling import Sampling
 from hyperseg_jax.datasets.id_index import IdIndex, index_categories
 from hyperseg_jax.datasets.record_errors import guard_record
@@ -20,7 +21,7 @@ from hyperseg_jax.untrusted import budget
 
 
 class YouTubeVis(VideoReader):
-    """Random access to the videos of one json file in file order, each with the class list of the file.
+    """Random access to the videos of one json file in file order, each with a class list, by default that of the file.
 
     A prompt has one mask [T, H, W] per object, empty for frames with null. An example is named "<json>#<video id>".
     """
@@ -33,10 +34,12 @@ class YouTubeVis(VideoReader):
         frames: int | None = None,
         sampling: str = "around",
         reach: int | None = None,
+        max_classes: int | None = None,
         seed: int = 0,
     ):
         """frame_root: JPEGImages. frames, sampling, reach: see frame_sampling.Sampling; objects that are not visible in a
-        sampled clip are dropped. seed: clips are sampled from the seed and the index.
+        sampled clip are dropped. max_classes: see class_prompts.ClassLists. seed: clips and class lists are sampled from the
+        seed and the index.
         """
         self._file = files.Json(json_path, dict)
         self._root = files.existing_folder(frame_root)
@@ -50,6 +53,7 @@ class YouTubeVis(VideoReader):
             number: files.text_field(rows[k], "name", f"{path} categories#{k}")
             for number, k in index_categories(rows, f"{path} categories").items()
         }
+        self._class_lists = ClassLists(self.classes, (True,) * len(self._classes), max_classes, seed=seed)
         self._has_masks = content.get("annotations") is not None
         annotations = files.list_field(content, "annotations", path) if self._has_masks else []
         self._videos = IdIndex(videos, "id", f"{path} videos")
@@ -84,7 +88,7 @@ class YouTubeVis(VideoReader):
         names = files.frames_field(record, "file_names", where)
         times = self._sample_frame_indices(video, len(names), rng)
         frames = np.stack([files.read_image(files.join_inside(self._root, names[t], where), size) for t in times])
-        return Example(f"{self._file.path.name}#{video}", frames, (self._build_prompt(video, times, len(names), size),))
+        return Example(f"{self._file.path.name}#{video}", frames, (self._build_prompt(index, video, times, len(names), size),))
 
     def _sample_frame_indices(self, video: int | str, length: int, rng: np.random.Generator) -> np.ndarray:
         """Samples frame indices; the key frame shows an object if the video has one."""
@@ -98,10 +102,9 @@ class YouTubeVis(VideoReader):
         """Returns the run-length encoding (or None) of annotation k for each frame."""
         return files.list_field(self._file.content["annotations"][k], "segmentations", f"{self._file.path} annotations#{k}")
 
-    def _build_prompt(self, video: int | str, times: np.ndarray, length: int, size: tuple[int, int]) -> Prompt:
-        things = (True,) * len(self._classes)
+    def _build_prompt(self, index: int, video: int | str, times: np.ndarray, length: int, size: tuple[int, int]) -> Prompt:
         if not self._has_masks:
-            return Prompt(task="panoptic", classes=self.classes, things=things, key=str(video))
+            return Prompt(task="panoptic", classes=self.classes, things=(True,) * len(self._classes), key=str(video))
         class_index = {category_id: k for k, category_id in enumerate(self._classes)}
         object_masks, labels, crowds, crowd_labels = [], [], [], []
         for k in self._tracks[video]:
@@ -121,15 +124,22 @@ class YouTubeVis(VideoReader):
             elif track.any() or self._sampling.frames is None:
                 object_masks.append(track)
                 labels.append(class_index[category])
+        listed = self._class_lists.choose(index, 0, labels)
+        new_label = {label: k for k, label in enumerate(listed)}
+        ignored = [*crowds, *(mask for mask, label in zip(object_masks, labels, strict=True) if label not in new_label)]
+        objects, crowds_of_list = (
+            [(mask, new_label[label]) for mask, label in zip(tracks, numbers, strict=True) if label in new_label]
+            for tracks, numbers in ((object_masks, labels), (crowds, crowd_labels))
+        )
         return Prompt(
             task="panoptic",
-            classes=self.classes,
-            things=things,
-            masks=np.array(object_masks, bool).reshape(-1, len(times), *size),
-            labels=tuple(labels),
-            ignore=np.any(crowds, axis=0) if crowds else None,
-            crowds=np.stack(crowds) if crowds else None,
-            crowd_labels=tuple(crowd_labels),
+            classes=tuple(self.classes[label] for label in listed),
+            things=(True,) * len(listed),
+            masks=np.array([mask for mask, _ in objects], bool).reshape(-1, len(times), *size),
+            labels=tuple(label for _, label in objects),
+            ignore=np.any(ignored, axis=0) if ignored else None,
+            crowds=np.stack([mask for mask, _ in crowds_of_list]) if crowds_of_list else None,
+            crowd_labels=tuple(label for _, label in crowds_of_list),
             key=str(video),
         )
 

@@ -136,7 +136,7 @@ class MaskedAttentionDecoder(nn.Module):
         ]
         stages: list[dict[str, Any]] = []
         for i, layer in enumerate(self.layers):
-            stage, mask_embedding, _ = self._predict(x, mask_features, embeddings)
+            stage, mask_embedding = self._predict(x, mask_features, embeddings)
             level = i % len(levels)
             if attention_masks is None:
                 blocked = _blocked_positions(mask_embedding, small_features[level])
@@ -147,8 +147,8 @@ class MaskedAttentionDecoder(nn.Module):
             )
             allowed = ~blocked | blocked.all(-1, keepdims=True)  # a fully blocked query attends to all positions
             x = layer(x, query_positions, *maps[level], allowed)
-        final, mask_embedding, normalized = self._predict(x, mask_features, embeddings)
-        return self._build_prediction(x, normalized, mask_embedding, final, tuple(stages), mask_features)
+        final, mask_embedding = self._predict(x, mask_features, embeddings)
+        return self._build_prediction(x, mask_embedding, final, tuple(stages), mask_features)
 
     def _keys_and_values(
         self, level: Float[DeviceArray, "B h w C"], index: int
@@ -162,8 +162,8 @@ class MaskedAttentionDecoder(nn.Module):
         x: Float[DeviceArray, "B K Q C"],
         mask_features: Float[DeviceArray, "B h w D"],
         embeddings: dict[str, Float[DeviceArray, "B K ... C"]],
-    ) -> tuple[dict[str, Any], jax.Array, jax.Array]:
-        """Returns (mask logits and scores of all rows, mask embedding, normalized queries)."""
+    ) -> tuple[dict[str, Any], jax.Array]:
+        """Returns (mask logits, scores and boxes of all rows, mask embedding)."""
         normalized = self.norm(x)
         mask_embedding = self.mask(normalized)
         mask_logits = self._product("bkqc,bhwc->bkqhw", mask_embedding, mask_features)
@@ -176,11 +176,16 @@ class MaskedAttentionDecoder(nn.Module):
             kind: self._product("bkqc,bkc->bkq" if kind == "expression" else "bkqc,bknc->bkqn", projected[kind], embedding)
             for kind, embedding in embeddings.items()
         }
+        heads, output = self.extra_heads, self.precision.output
+        if "box_iou" in heads:
+            scores["box_iou"] = heads["box_iou"](normalized)[..., 0].astype(output)
         stage = {
             "mask_logits": _merge_prompt_axis(mask_logits),
             "scores": {kind: _merge_prompt_axis(score) for kind, score in scores.items()},
         }
-        return stage, mask_embedding, normalized
+        if "box" in heads:
+            stage["boxes"] = _merge_prompt_axis(jax.nn.sigmoid(heads["box"](normalized).astype(output)))
+        return stage, mask_embedding
 
     def _product(self, expression: str, x: Float[DeviceArray, " ..."], y: Float[DeviceArray, " ..."]) -> jax.Array:
         """Returns logits, accumulated in the output dtype."""
@@ -190,23 +195,15 @@ class MaskedAttentionDecoder(nn.Module):
     def _build_prediction(
         self,
         x: jax.Array,
-        normalized: jax.Array,
         mask_embedding: jax.Array,
         final: dict[str, Any],
         stages: tuple[dict[str, Any], ...],
         mask_features: Float[DeviceArray, "B h w D"],
     ) -> MaskPrediction:
-        output = self.precision.output
-        scores, boxes = dict(final["scores"]), None
         embeddings = {"query": _merge_prompt_axis(x), "mask": _merge_prompt_axis(mask_embedding)}
-        for kind, head in self.extra_heads.items():
-            if kind == "box":
-                boxes = _merge_prompt_axis(jax.nn.sigmoid(head(normalized).astype(output)))
-            elif kind == "box_iou":
-                scores[kind] = _merge_prompt_axis(head(normalized)[..., 0].astype(output))
-            else:
-                embeddings[kind] = _merge_prompt_axis(head(x))
-        return MaskPrediction(final["mask_logits"], scores, boxes, embeddings, stages, mask_features)
+        if "reid" in self.extra_heads:
+            embeddings["reid"] = _merge_prompt_axis(self.extra_heads["reid"](x))
+        return MaskPrediction(final["mask_logits"], final["scores"], final.get("boxes"), embeddings, stages, mask_features)
 
 
 def _merge_prompt_axis(x: Shaped[DeviceArray, "B K ..."]) -> Shaped[DeviceArray, "B*K ..."]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.scoring import BY_TASK, SCORINGS, scoring_by_task
+from hyperseg_jax.evaluation.scoring import BY_TASK, SCORINGS, kind_of_example, scoring_by_task
 from hyperseg_jax.results.answers import Answers
 
 
@@ -24,11 +24,12 @@ def validation_scores(answers: Answers, kind: str = "") -> tuple[str, ...]:
     return tuple(dict.fromkeys(score for name in scorings for score in SCORINGS[name].new("official").names()))
 
 
-def prompt_kind(records: Sequence[Any]) -> str:
-    """Returns the task of the first readable prompt of some validation records, "" if none can be read."""
+def prompt_kind(records: Sequence[Any], answers: Answers) -> str:
+    """Returns the kind (scoring.kind_of_example) of the first readable validation record, "" if none can be read. answers: of
+    the system."""
     for k in range(len(records)):
         try:
-            return str(records[k].prompts[0].task)
+            return kind_of_example(records[k], scoring_by_task(answers))
         except BaseException as error:
             record_errors.error_message(error)  # raises again what is not an error of a record
     return ""
@@ -61,7 +62,7 @@ def check_best_field(best: str, tasks: Mapping[str, Any], answers: Answers) -> N
             else "no task has a val block; add one, or leave train.best empty"
         )
         raise UserError(f"train.best = {best!r}: {fix}")
-    if not (kind := prompt_kind(records)):
+    if not (kind := prompt_kind(records, answers)):
         raise UserError(f"train.best = {best!r}: no validation record of {task} can be read; check data.tasks.{task}.val")
     if not (known := validation_scores(answers, kind)):
         raise UserError(

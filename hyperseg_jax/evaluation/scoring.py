@@ -27,7 +27,7 @@ from hyperseg_jax.evaluation.tracks import TrackedInstances
 from hyperseg_jax.metrics.davis import MAX_PROPOSALS
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.results.answers import Answers
-from hyperseg_jax.structs import Prediction, Prompt
+from hyperseg_jax.structs import Example, Prediction, Prompt
 from hyperseg_jax.untrusted.printing import escaped_value, one_line
 
 
@@ -272,7 +272,7 @@ SCORINGS: dict[str, Scoring] = {
     "davis_unsupervised": Scoring(
         lambda _: metrics.DavisScores("unsupervised"), "candidates", _add_proposals, "jf", TrackedInstances
     ),
-    "tracks": Scoring(lambda _: metrics.VideoAP(), "candidates", _add_tracks, "ap", TrackedInstances),
+    "tracks": Scoring(lambda _: metrics.TrackScores(), "candidates", _add_tracks, "ap", TrackedInstances),
     "regions": Scoring(lambda _: metrics.InteractiveScores(), "regions", _add_regions, "miou"),
     "clicks": Scoring(lambda _: metrics.ClickScores(), "regions", _add_clicks, "iou@1", SimulatedClicks, CorrectiveClicks),
     "panoptic": Scoring(lambda _: metrics.PanopticQuality(), "panoptic", _add_panoptic, "pq"),
@@ -288,6 +288,8 @@ SCORINGS: dict[str, Scoring] = {
     "captions_of_predicted_points": dataclasses.replace(_CAPTIONS, protocol=PredictedPointTexts),
     "no_ground_truth": Scoring(lambda _: metrics.NoGroundTruth(), "text", _add_nothing, ""),
 }
+TRACKED = "instances"
+"""The key in BY_TASK of class lists on videos; the toy dataset has them under this name."""
 BY_TASK = {
     "referring": "referring",
     "reasoning": "referring",
@@ -295,14 +297,22 @@ BY_TASK = {
     "region": "regions",
     "panoptic": "panoptic",
     "caption": "captions",
+    TRACKED: "tracks",
 }
 """Scoring of each task in validation; other tasks are not scored."""
 
 
 def scoring_by_task(answers: Answers) -> dict[str, str]:
-    """Returns BY_TASK for a system; class lists have semantic answers if it has no others."""
+    """Returns BY_TASK for a system; class lists have semantic answers if it has no others, and are tracked if it can track."""
     semantic = "semantic" in answers.kinds and "panoptic" not in answers.kinds
-    return {**BY_TASK, "panoptic": "semantic"} if semantic else BY_TASK
+    by_task = {**BY_TASK, "panoptic": "semantic"} if semantic else BY_TASK
+    return {task: name for task, name in by_task.items() if task != TRACKED or SCORINGS[name].kind in answers.kinds}
+
+
+def kind_of_example(example: Example, by_task: Mapping[str, str]) -> str:
+    """Returns the key in by_task of an example: the task of its first prompt, or TRACKED."""
+    kind = example.prompts[0].task
+    return TRACKED if kind == "panoptic" and len(example.frames) > 1 and TRACKED in by_task else kind
 
 
 class Scorer:

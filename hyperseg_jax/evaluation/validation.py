@@ -16,7 +16,7 @@ from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, make_prediction_fn, run_protocols
 from hyperseg_jax.evaluation.protocols import AllFrames, EvalProtocol
-from hyperseg_jax.evaluation.scoring import SCORINGS, Scorer, scoring_by_task
+from hyperseg_jax.evaluation.scoring import SCORINGS, TRACKED, Scorer, kind_of_example, scoring_by_task
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.results.drawing import arrange_tiles, describe_answer, draw_comparison, save_image
 from hyperseg_jax.structs import Example, Prediction, Prompt
@@ -61,11 +61,13 @@ def evaluate(
     """
     evaluation, by_task = Evaluation({}, []), scoring_by_task(engine.answers)
     for name, task in tasks.items():
-        if task.val is None or (kind := first_readable_prompt(name, task).task) not in by_task:
+        if task.val is None or (kind := kind_of_example(first_readable_example(name, task), by_task)) not in by_task:
             continue
         options = AnswerOptions(SCORINGS[by_task[kind]].kind, engine.answers.default)
         count = min(len(task.val), limit or len(task.val))
         scored_tasks = {other: scoring for other, scoring in by_task.items() if SCORINGS[scoring].kind == options.kind}
+        if kind == TRACKED:
+            scored_tasks = {"panoptic": by_task[TRACKED]}
         scorer, unread = Scorer(scored_tasks), list[str]()
         add_unread = functools.partial(_add_unread, unread)
         examples: Sequence[Example] = task.val
@@ -156,14 +158,14 @@ def _add_unread(unread: list[str], index: int, reason: str) -> None:
     unread.append(f"record {index}: {reason}")
 
 
-def first_readable_prompt(name: str, task: Task) -> Prompt:
-    """Returns a prompt of the first record that can be read and processed. Raises UserError if there is none."""
+def first_readable_example(name: str, task: Task) -> Example:
+    """Returns the first example that can be read and processed. Raises UserError if there is none."""
     examples, reason = task.val or (), "it is empty"
     for k in range(len(examples)):
         try:
             example = examples[k]
             task.processor.bucket(example)
-            return example.prompts[0]
+            return example
         except BaseException as error:
             failure = record_errors.error_message(error)  # raises again what is not an error of a record
             reason = failure if k == 0 else reason

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 
+from hyperseg_jax.losses.boxes import box_ious
 from hyperseg_jax.losses.masks import MASKED
 from hyperseg_jax.structs import DeviceArray
 
@@ -26,8 +27,8 @@ CENTRE_RADIUS = 2.5 / 32  # half the side of the square around a target's center
 class ReidTargets:
     """Positive and negative queries of each target. Queries that may overlap a target are neither, as are padding rows."""
 
-    positive: Bool[DeviceArray, "N Q"]
-    negative: Bool[DeviceArray, "N Q"]
+    positive: Bool[DeviceArray, "*B N Q"]
+    negative: Bool[DeviceArray, "*B N Q"]
 
 
 def choose_queries(
@@ -74,14 +75,7 @@ def box_overlaps(
     boxes: Float[DeviceArray, "Q 4"], other_boxes: Float[DeviceArray, "N 4"]
 ) -> tuple[Float32[jax.Array, "Q N"], Float32[jax.Array, "Q N"]]:
     """Returns (IoU, generalized IoU) of every pair of boxes in cxcywh format."""
-    corners = lambda b: (b[..., :2] - b[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)
-    (low, high), (other_low, other_high) = corners(boxes[:, None].astype(jnp.float32)), corners(other_boxes.astype(jnp.float32))
-    area = lambda size: jnp.prod(jnp.maximum(size, 0), axis=-1)
-    shared = area(jnp.minimum(high, other_high) - jnp.maximum(low, other_low))
-    union = area(high - low) + area(other_high - other_low) - shared
-    hull = area(jnp.maximum(high, other_high) - jnp.minimum(low, other_low))
-    iou = shared / jnp.maximum(union, 1e-12)
-    return iou, iou - (hull - union) / jnp.maximum(hull, 1e-12)
+    return box_ious(boxes[:, None], other_boxes[None])
 
 
 def assign_cheapest_queries(

@@ -22,6 +22,7 @@ Masks of videos:
     davis              J and F of every object, semi-supervised or unsupervised
     revos              J, F, A and R of ReVOS
     video_ap           AP of instances (YouTube-VIS)
+    track_scores       this AP, and identity switches
 
 Text answers:
     exact_answer       GQA and ScienceQA
@@ -52,6 +53,7 @@ from hyperseg_jax.metrics.no_ground_truth import NoGroundTruth
 from hyperseg_jax.metrics.panoptic_quality import PanopticQuality
 from hyperseg_jax.metrics.pope import PopeScores
 from hyperseg_jax.metrics.revos import ReVosScores
+from hyperseg_jax.metrics.track_scores import TrackScores
 from hyperseg_jax.metrics.video_ap import VideoAP
 from hyperseg_jax.metrics.vqa import VqaScores
 
@@ -71,6 +73,7 @@ __all__ = [
     "ReVosScores",
     "ReferringScores",
     "SemanticScores",
+    "TrackScores",
     "VideoAP",
     "VideoScores",
     "VqaScores",

@@ -138,6 +138,10 @@ class MaskAP:
         """The number of images."""
         return len(self._images)
 
+    def names(self) -> tuple[str, ...]:
+        """Returns every score that compute() can return."""
+        return (*NAMES, "count")
+
     def state(self) -> dict[str, Any]:
         """Returns the state as JSON-compatible values."""
         return {"options": {}, "images": self._images}

@@ -188,7 +188,7 @@ def _check_tasks(
                 milliseconds = f"{1000 * _read_batch(config, name, task):.0f}"
         if task.val is not None:
             with report.collect():
-                validation.first_readable_prompt(name, task)
+                validation.first_readable_example(name, task)
         counts = ["" if part is None else str(len(part)) for part in (task.train, task.val)]
         table.add_row(name, str(task.ratio), *counts, milliseconds)
     report.console.print(table)

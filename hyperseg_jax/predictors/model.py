@@ -26,6 +26,7 @@ from hyperseg_jax.evaluation.engine import TEXT, AnswerOptions, Engine, Request,
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.predictors.automatic import AutomaticMasks, AutomaticOptions, find_everything
 from hyperseg_jax.predictors.session import Session
+from hyperseg_jax.results.instances import InstanceTracks
 from hyperseg_jax.results.mask_resize import canvas_size, check_canvas, geometry_array
 from hyperseg_jax.structs import Example, Prediction, Prompt, Region
 from hyperseg_jax.systems import system as systems
@@ -245,6 +246,22 @@ class Model:
             cache_features = self.engine.reference_frames is not None
         predictions = self._predict_stream(queries, options, cache_features)
         return ((frame, _name_masks(predicted, names)) for frame, predicted in predictions)
+
+    def track_classes(
+        self, frames: Iterable[ImageLike] | str | os.PathLike[str], classes: Sequence[str]
+    ) -> Iterator[tuple[np.ndarray, Prediction]]:
+        """Yields (image, prediction) for each frame: every instance of the classes, which may overlap, with its .track_ids, the
+        same on all frames. Memory use is constant: results.instances says when an instance is forgotten.
+
+        frames: see `segment_video`. Instances are linked by the embeddings of the re-identification head if a loss has trained
+        it, else by those of the mask queries, which confuse similar objects. Raises UserError if the system cannot track.
+        """
+        images = map(read_image, read_frames(frames) if isinstance(frames, str | os.PathLike) else frames)
+        prompt, options, tracks = _class_prompt(classes), self._replace_thresholds("candidates"), InstanceTracks()
+        self.engine.answers.find(options.kind)
+        stream = self._predict_stream(self._text_queries(images, prompt), options, self.engine.reference_frames is not None)
+        found = ((frame, tracks.update(candidates)) for frame, candidates in stream)
+        return ((frame, _name_masks(each, tuple(prompt.classes[k] for k in each.labels))) for frame, each in found)
 
     def _region_queries(
         self, images: Iterator[np.ndarray], drawn_on: np.ndarray | None, regions: Sequence[np.ndarray | Region], text: str

@@ -8,6 +8,7 @@ From outputs to predictions
     proposals       filters the masks that a grid of points proposes, on the device
     objects         merges the masks of several prompts about one frame into an object map
     tracking        links instances of single frames into tracks over a video
+    instances       the instances of a class list on each frame of a video, with their track ids
 For people and evaluation servers
     drawing         draws masks on images, targets beside predictions, and grids of such tiles
     page            a self-contained HTML page

@@ -101,9 +101,10 @@ def save_image(path: pathlib.Path, image: np.ndarray) -> None:
 
 
 def draw_segments(frame: np.ndarray, segments: Prediction | Sequence[Segment], *, scale: int = 1) -> np.ndarray:
-    """Draws predicted segments with draw_masks(); tinted if there are several."""
-    masks = [segment.mask for segment in segments]
-    return draw_masks(frame, masks, scale=scale, tints=range(len(masks)) if len(masks) > 1 else ())
+    """Draws predicted segments with draw_masks(); tinted if there are several. A track has the same colour on all frames."""
+    masks, tracks = [segment.mask for segment in segments], [segment.track_id for segment in segments]
+    several = range(len(masks)) if len(masks) > 1 else ()
+    return draw_masks(frame, masks, scale=scale, tints=tracks if all(track >= 0 for track in tracks) else several)
 
 
 def draw_comparison(

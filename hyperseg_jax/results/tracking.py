@@ -80,7 +80,8 @@ class Tracker:
         threshold = self.first_score
         if self._tracks:
             threshold = self.new_score
-            self._match(ids, embeddings)
+            if len(kept):
+                self._match(ids, embeddings)
         new = (ids == DROPPED) & (scores > threshold)
         ids[new] = self.num_tracks + np.arange(new.sum())
         self.num_tracks += int(new.sum())

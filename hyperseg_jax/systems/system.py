@@ -111,8 +111,8 @@ class System(Generic[Model]):
     extra_names: names of the table that the authors' code does not have, with the reason.
     published_fields: fields of config.model that change the results but no weight, with the values of the authors' code.
     prediction_fields: fields of config.model, or blocks of them, that choose what is predicted from the same weights.
-    untrained: names of the table that no loss trains and no prediction uses, with the reason. They are kept so that an export
-    has all names of the authors' code.
+    untrained(config) -> names of the table that no loss trains and no prediction uses, with the reason. They are kept so
+    that an export has all names of the authors' code.
     hf_config(config) -> the config.json that the authors' code requires in an exported folder.
     parts: by name, the parts that a class of transformers implements; unsupported_parts: those that none implements, and why.
     adapters(config) -> the PEFT names of its low-rank adapters; None if it has none.
@@ -150,7 +150,7 @@ class System(Generic[Model]):
     loss: Callable[[Model, ConfigDict], Loss] | None = None
     published_fields: tuple[PublishedField, ...] = ()
     prediction_fields: tuple[str, ...] = ()
-    untrained: tuple[Rule, ...] = ()
+    untrained: Callable[[ConfigDict], tuple[Rule, ...]] = lambda config: ()
     parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
     unsupported_parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     adapters: Callable[[ConfigDict], Adapters] | None = None

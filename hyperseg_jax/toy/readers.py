@@ -6,7 +6,17 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from hyperseg_jax.datasets import CategoryBoxes, CocoInteractive, CocoPanoptic, Llava, ReasonSeg, RefCoco, ReVos, VisualGenome
+from hyperseg_jax.datasets import (
+    CategoryBoxes,
+    CocoInteractive,
+    CocoPanoptic,
+    Llava,
+    ReasonSeg,
+    RefCoco,
+    ReVos,
+    VisualGenome,
+    YouTubeVis,
+)
 from hyperseg_jax.datasets.files import subpath
 from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
@@ -16,7 +26,11 @@ from hyperseg_jax.toy.writer import REVOS_NAMES, read_world
 
 CATEGORY = "category"
 """The task of captions that are only the category names of objects, for weak supervision."""
-TASKS = ("referring", "reasoning", "panoptic", "region", "video", "chat", "caption", CATEGORY)
+INSTANCES = "instances"
+"""The task of class lists on videos."""
+CLIPS = ("video", INSTANCES)
+"""The tasks on videos."""
+TASKS = ("referring", "reasoning", "panoptic", "region", *CLIPS, "chat", "caption", CATEGORY)
 
 
 def open_reader(folder: str | os.PathLike, task: str, split: str, **options: Any) -> Any:
@@ -26,15 +40,17 @@ def open_reader(folder: str | os.PathLike, task: str, split: str, **options: Any
     datasets. Raises UserError if the world has no such split.
     """
     world = read_world(folder)
-    splits = [name for name in SPLITS if (world.clip_count(name) if task == "video" else world.image_count(name))]
+    splits = [name for name in SPLITS if (world.clip_count(name) if task in CLIPS else world.image_count(name))]
     if split not in splits:
         raise UserError(f"{folder}: no split {split!r} for {task}; it has {', '.join(splits) or 'none'}")
     reader, names = _reader_and_files(task, split)
     paths = {name: subpath(folder, file) for name, file in names.items()}
     fixed: dict[str, Any] = dict(paths)
+    added = {"caption": ("folder", "captions"), INSTANCES: ("json_path", "class lists of videos")}
+    if task in added and not paths[added[task][0]].exists():
+        what = added[task][1]
+        raise UserError(f"{folder}: was written by an earlier version, without {what}; delete it and write it again")
     if task == "caption":
-        if not paths["folder"].exists():
-            raise UserError(f"{folder}: was written by an earlier version, without captions; delete it and write it again")
         fixed["split"] = split
     check_fields(f"the toy reader of task {task!r}", reader, options, fixed=fixed)
     return reader(**fixed, **options)
@@ -57,6 +73,8 @@ def _reader_and_files(task: str, split: str) -> tuple[Callable[..., Any], dict[s
         return VisualGenome, {"folder": captions.FOLDER}
     if task == CATEGORY:
         return CategoryBoxes, {"json_path": f"{notes}/instances_{split}.json", "image_root": images}
+    if task == INSTANCES:
+        return YouTubeVis, {"json_path": f"youtube_vis/{split}.json", "frame_root": "revos/JPEGImages"}
     if task != "video":
         raise UserError(f"task={task!r} is unknown; choose one of {', '.join(TASKS)}")
     meta = f"revos/meta_expressions_{REVOS_NAMES[split]}_.json"

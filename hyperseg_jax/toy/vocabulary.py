@@ -4,7 +4,7 @@ from __future__ import annotations
 
 VERSION = 1
 """Increased whenever the images or texts of a seed change."""
-FILES = 2
+FILES = 3
 """Increased whenever a world gets further files, so that cached worlds are written again."""
 
 SIZE = 192

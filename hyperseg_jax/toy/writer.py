@@ -7,6 +7,7 @@ llava/llava_{split}.json              images below coco/
 reasonseg/{split}/*.jpg + *.json, reasonseg/explanatory/{split}.json
 visual_genome/*.json, visual_genome/VG_100K/*.jpg    captions; the images of coco/ under another name
 revos/JPEGImages/<clip>/*.jpg, revos/meta_expressions_{train,valid}_.json, revos/mask_dict*.json
+youtube_vis/{train,val}.json          the classes of the objects in the clips of revos/
 toy.json                              the parameters; written last
 """
 
@@ -197,6 +198,7 @@ def _draw_and_save_video(world: World, folder: pathlib.Path, item: tuple[str, in
         "name": frame_folder.name,
         "frames": [f"{t:05d}" for t in range(len(frames))],
         "tracks": tracks,
+        "categories": [CATEGORY_IDS[thing.name] for thing in clip.things],
         "foreground": [run_lengths.encode(mask) for mask in foreground],
         "expressions": [dataclasses.asdict(expression) for expression in written],
     }
@@ -241,8 +243,9 @@ def _write_videos(world: World, folder: pathlib.Path, run: Callable) -> None:
     mask_dict: dict[str, list] = {}
     foregrounds = {}
     for split, revos_name in REVOS_NAMES.items():
-        videos = {}
-        for number, record in enumerate(run(_draw_and_save_video, [(split, k) for k in range(world.clip_count(split))])):
+        videos, records = {}, list(run(_draw_and_save_video, [(split, k) for k in range(world.clip_count(split))]))
+        _write_json(folder / "youtube_vis" / f"{split}.json", _build_instances(coco_categories(world, split), records))
+        for number, record in enumerate(records):
             first = len(mask_dict)
             mask_dict |= {str(first + k): track for k, track in enumerate(record["tracks"])}
             foregrounds[record["name"]] = {"masks_rle": record["foreground"]}
@@ -267,6 +270,19 @@ def _write_videos(world: World, folder: pathlib.Path, run: Callable) -> None:
     _write_json(folder / "revos" / "mask_dict_foreground.json", foregrounds)
 
 
+def _build_instances(categories: list[dict], records: list[dict[str, Any]]) -> dict[str, list]:
+    """Returns the content of YouTube-VIS's json: each object of each video, with its class and its mask in each frame."""
+    videos, annotations, size = [], [], {"height": SIZE, "width": SIZE}
+    for number, record in enumerate(records, 1):
+        names = [f"{record['name']}/{frame}.jpg" for frame in record["frames"]]
+        videos.append({"id": number, **size, "length": len(names), "file_names": names})
+        for category, track in zip(record["categories"], record["tracks"], strict=True):
+            fields = {"id": len(annotations) + 1, "video_id": number, "category_id": category, "iscrowd": 0}
+            annotations.append({**fields, "segmentations": track})
+    things = [{"id": row["id"], "name": row["name"]} for row in categories if row["isthing"]]
+    return {"videos": videos, "categories": things, "annotations": annotations}
+
+
 def _write_all(world: World, folder: pathlib.Path, run: Callable) -> None:
     splits = [split for split in SPLITS if world.image_count(split)]
     for name in ("coco/annotations", "refcoco", "interactive", "llava", "reasonseg/explanatory"):
@@ -281,6 +297,7 @@ def _write_all(world: World, folder: pathlib.Path, run: Callable) -> None:
     captions.write_files(folder, regions, pixels)
     if world.clips:
         (folder / "revos" / "JPEGImages").mkdir(parents=True)
+        (folder / "youtube_vis").mkdir()
         _write_videos(world, folder, run)
     (folder / "toy.json").write_text(json.dumps(dataclasses.asdict(world), indent=1))
 

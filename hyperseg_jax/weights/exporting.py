@@ -130,7 +130,7 @@ def export_weights(
             raise UserError(
                 f"{folder}: {system.name} has no names for {', '.join(sorted(unmapped)[:5])}; add them to its weight table"
             )
-        extras, untrained = (_names_with_reasons(table, rules) for rules in (system.extra_names, system.untrained))
+        extras, untrained = (_names_with_reasons(table, rules) for rules in (system.extra_names, system.untrained(config)))
         if strict_authors and extras:
             listed = "\n  ".join(f"{name}: {reason}" for name, reason in extras.items())
             raise UserError(

@@ -1,6 +1,8 @@
 """hyperseg predict and hyperseg_jax.load on a micro model: files, sizes, texts, buckets."""
 
 import argparse
+import dataclasses
+import functools
 import json
 import shutil
 
@@ -17,6 +19,8 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.predictors import model as predict_model
 from hyperseg_jax.predictors.model import Model
+from hyperseg_jax.results import instances
+from hyperseg_jax.results.tracking import Tracker
 from hyperseg_jax.structs import Region
 
 
@@ -128,6 +132,34 @@ def test_objects_of_the_first_frame(trained, image, monkeypatch):
         next(model.segment_video(frames, "the red ring", regions=regions))
 
 
+def test_instances_of_a_video_are_tracked(trained, image, tmp_path, monkeypatch, capsys):
+    """An instance has the same track on all frames, in files as in Python; a system that cannot track is one line."""
+    monkeypatch.setattr(instances, "MIN_SCORE", 0.0)
+    monkeypatch.setattr(instances, "Tracker", functools.partial(Tracker, first_score=0.0, new_score=0.0))
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    pixels = [np.roll(predict_model.read_image(image), 5 * k, axis=1) for k in range(3)]
+    for k, frame in enumerate(pixels):
+        Image.fromarray(frame).save(frames / f"{k}.png")
+    result = run_predict(trained, tmp_path / "out", frames, "--classes", "red ring,blue star")
+    model = hyperseg_jax.load(trained)
+    found = [prediction for _, prediction in model.track_classes(pixels, ["red ring", "blue star"])]
+    assert [[row["track"] for row in frame["segments"]] for frame in result["frames"]] == [[*p.track_ids] for p in found]
+    assert found[0].track_ids == tuple(range(len(found[0]))) and set(found[0].track_ids) & set(found[2].track_ids)
+    assert all(row["label"] in result["classes"] for frame in result["frames"] for row in frame["segments"])
+    for frame in result["frames"]:
+        check_masks(tmp_path / "out", frame["segments"], (150, 100))
+    tracks = {track for prediction in found for track in prediction.track_ids}
+    assert f"found: 3 frames, {len(tracks)} instances" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        run_predict(trained, tmp_path / "out", frames, "--classes", "a cat", "--stuff", "grass")
+    assert stopped.value.code == 2 and "on which --classes are tracked; remove --stuff" in capsys.readouterr().err
+    cannot = dataclasses.replace(model.engine, answers=dataclasses.replace(model.engine.answers, kinds={}))
+    monkeypatch.setattr(model, "engine", cannot)
+    with pytest.raises(UserError, match="does not support answers of kind 'candidates'"):
+        model.track_classes(pixels, ["red ring"])
+
+
 def test_a_video_file(trained, image, tmp_path, capsys):
     path = tmp_path / "clip.mp4"
     with Image.open(image) as opened, av.open(str(path), "w") as container:
@@ -144,7 +176,7 @@ def test_a_video_file(trained, image, tmp_path, capsys):
     for content, messages in ((b"hello", "cannot be read as a video"), (path.read_bytes(), "give a text")):
         path.write_bytes(content)
         with pytest.raises(SystemExit) as stopped:
-            run_predict(trained, tmp_path / "out", path, *(["a cat"] if content == b"hello" else ["--classes", "a cat"]))
+            run_predict(trained, tmp_path / "out", path, *(["a cat"] if content == b"hello" else ["--everything"]))
         assert stopped.value.code == 2 and messages in capsys.readouterr().err
 
 

@@ -178,6 +178,14 @@ def test_youtube_vis_tracks_and_gaps(copy):
     assert prompt.masks[1, 0, 10:20, 10:20].all() and prompt.masks[1, 0].sum() <= 11 * 11
     assert np.array_equal(prompt.ignore, result.masks[1])
     assert youtube_vis(home, "valid", frames=3)[0].prompts[0].masks is None
+    (short,) = youtube_vis(home, max_classes=1)[0].prompts  # other objects are ignored
+    shown = [mask for mask, label in zip(prompt.masks, prompt.labels, strict=True) if reader.classes[label] in short.classes]
+    assert (
+        len(short.classes) == len(short.things) == 1
+        and short.labels == (0,) * len(shown)
+        and np.array_equal(short.masks, shown)
+    )
+    assert np.array_equal(short.ignore | short.masks.any(0), np.any([prompt.ignore, *prompt.masks], 0))
 
 
 def test_runs_that_are_not_compressed(copy):

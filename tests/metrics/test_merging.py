@@ -116,6 +116,7 @@ KINDS = {
     "revos": (lambda: metrics.ReVosScores("released"), revos),
     "mask_ap": (metrics.MaskAP, mask_ap),
     "video_ap": (metrics.VideoAP, video_ap),
+    "track_scores": (metrics.TrackScores, video_ap),
     "vqa": (metrics.VqaScores, vqa),
     "pope": (metrics.PopeScores, pope),
     "multiple_choice": (metrics.MultipleChoiceScores, multiple_choice),

@@ -40,6 +40,7 @@ SMALL = (
     "seem_tiny",
     "tiny",
     "tiny_entities",
+    "tiny_instances",
     "tiny_lora",
 )
 SCA = ("sca_gpt2_large", "sca_gpt2_large_weak", "sca_llama_3b")

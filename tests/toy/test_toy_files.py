@@ -22,6 +22,7 @@ OPTIONS = {
     "referring": {"group_by_image": True},
     "panoptic": {"max_classes": 8},
     "video": {"frames": 3},
+    "instances": {"frames": 3, "max_classes": 8},
     "region": {"max_regions": 3},
 }
 
@@ -194,7 +195,7 @@ def test_images_are_copied_where_files_have_one_name(folder, tmp_path, monkeypat
     assert read_tree(toy.write_world(tmp_path / "again", **SMALL, log=lambda line: None)) == read_tree(folder)
 
 
-@pytest.mark.parametrize("task", ["referring", "reasoning", "panoptic", "region", "video", "chat", "caption"])
+@pytest.mark.parametrize("task", ["referring", "reasoning", "panoptic", "region", "video", "instances", "chat", "caption"])
 def test_readers_are_deterministic_and_picklable(folder, task):
     reader = toy.open_reader(folder, task, "train", **OPTIONS.get(task, {}))
     copy = pickle.loads(pickle.dumps(reader))
@@ -204,7 +205,11 @@ def test_readers_are_deterministic_and_picklable(folder, task):
         assert one.name == two.name and np.array_equal(one.frames, two.frames)
         assert one.frames.dtype == np.uint8 and one.frames.ndim == 4
         for a, b in zip(one.prompts, two.prompts, strict=True):
-            assert a.task == task and (a.text, a.classes, a.labels) == (b.text, b.classes, b.labels)
+            assert a.task == ("panoptic" if task == "instances" else task) and (a.text, a.classes, a.labels) == (
+                b.text,
+                b.classes,
+                b.labels,
+            )
             size = one.frames.shape[1:3]
             assert region_kinds(a) == region_kinds(b) and np.array_equal(draw_regions(a, size), draw_regions(b, size))
             assert a.captions == b.captions

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import ml_collections
+
+from hyperseg_jax.decoders.mask2former import HEADS
 from hyperseg_jax.systems.hyperseg.entities import PREDICTION_FIELDS, RELEASED
+from hyperseg_jax.systems.hyperseg.objective import build_instances
 from hyperseg_jax.systems.psalm import checkpoints as psalm
 from hyperseg_jax.systems.psalm.checkpoints import SIGLIP, SIZES, mask2former, mipha
 from hyperseg_jax.tables import PublishedField, Rule, SourceCheckpoint
 
 GATES = Rule(r"mgvp_layers\.layers\.\d+\.gate(_mlp)?\..*", "the perceiver's tanh gates are in the paper and in no release")
-UNTRAINED = Rule(
-    r"predictor\.(box_embed|iou_head|reid_embed_head)\..*",
-    "HyperSeg's release has no loss for its box, IoU and re-identification heads, and no prediction uses them",
-)
 RECOGNITION = PublishedField(
     "model.entities.recognition",
     ("decoding",),
@@ -49,5 +49,13 @@ MIPHA = mipha(
 MASK2FORMER = mask2former("SEG_proj|CLASS_proj|REGION_proj|box_embed|iou_head|reid_embed_head")
 
 CHECKPOINTS = (HYPERSEG, MIPHA, SIGLIP, MASK2FORMER)
+
+
+def untrained(config: ml_collections.ConfigDict) -> tuple[Rule, ...]:
+    """Returns the rule of the heads of the decoder that no loss of the config trains."""
+    unused = "|".join(name for head, name in HEADS.items() if head not in build_instances(config).trained_heads())
+    reason = "no loss of the model's config trains this head, as in HyperSeg's release, and no prediction uses it"
+    return (Rule(rf"predictor\.({unused})\..*", reason),) if unused else ()
+
 
 hf_config = functools.partial(psalm.hf_config, "HyperSeg")

@@ -13,24 +13,26 @@ from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.systems.hyperseg.entities import Entities
 from hyperseg_jax.systems.hyperseg.frames import run_frames
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
+from hyperseg_jax.systems.hyperseg.objective import build_instances
 from hyperseg_jax.systems.hyperseg.recognition import split_prompts
 from hyperseg_jax.systems.system import Predict
 
 Features = Mapping[str, Any]
 SCORES = ("expression", "class", "region")
-"""The kinds of scores that predictions use; no loss trains the decoder's other heads."""
+"""The kinds of scores that predictions use."""
 
 
 def make_predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Predict:
     """Returns the Predict function.
 
-    Outputs: mask_logits; scores expression, class, region; embedding of the queries for tracking (the "reid" head is
-    untrained); from the batch asked (bool: the prompt uses an expression), class_valid, region_valid; and written, the tokens
-    of the names that were written, if the batch has "names".
+    Outputs: mask_logits; scores expression, class, region; embedding of the queries for tracking: of the "reid" head if a loss
+    trains it, else the queries themselves; from the batch asked (bool: the prompt uses an expression), class_valid,
+    region_valid; and written, the tokens of the names that were written, if the batch has "names".
     features: see `encoding`. memory: the fine-grained query for the next frame; None before the first.
     """
 
     entities = Entities.from_config(config)
+    embedding = "reid" if build_instances(config).trains_identities else "query"
 
     def predict_batch(
         params: Any, batch: Batch, features: Features, memory: jax.Array | None = None
@@ -43,7 +45,7 @@ def make_predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Predict:
 
         def frame_outputs(output: HyperSegOutput, _: int | jax.Array) -> dict[str, jax.Array]:
             scores = {kind: value for kind, value in output.prediction.scores.items() if kind in SCORES}
-            outputs = {"mask_logits": output.prediction.mask_logits, "embedding": output.prediction.embeddings["query"]}
+            outputs = {"mask_logits": output.prediction.mask_logits, "embedding": output.prediction.embeddings[embedding]}
             if output.written is not None:
                 outputs["written"] = output.written
             if model.classifies_by_answer:

@@ -32,7 +32,7 @@ SYSTEM = System(
     extra_names=(),
     published_fields=checkpoints.PUBLISHED_FIELDS,
     prediction_fields=("smoothing", "scores"),
-    untrained=checkpoints.UNTRAINED,
+    untrained=lambda config: checkpoints.UNTRAINED,
     hf_config=checkpoints.hf_config,
     adapt=adaptation.adapt_config,
 )
