@@ -185,7 +185,7 @@ def build_task(
     ratio, reader, train, val = fields["ratio"], fields["reader"], fields.get("train"), fields.get("val")
     controls = None
     if reader == "toy" and val is not None:
-        if split != "val" and val.get("task") == "video":  # clips have no other split
+        if split != "val" and val.get("task") in toy.VIDEO_TASKS:  # clips have no other split
             return None
         val = {**val, "split": split}
         controls = (str(val.get("folder")).replace(ROOT, root), split) if val.get("task") == "referring" else None
@@ -351,6 +351,8 @@ def prepare_toy_world(data: ml_collections.ConfigDict, console: Console, *, for_
         toy.World(**{"compositional": 0, **parameters})
     except UserError as error:
         raise UserError(f"data.toy: {error}") from error
+    if parameters.get("videos") == "default":
+        del parameters["videos"]  # the same world as without the field
     code = hashlib.sha256(json.dumps([toy.VERSION, toy.FILES, parameters], sort_keys=True).encode()).hexdigest()
     folder = cache_folder() / f"toy-{code[:16]}"
     if not folder.exists():

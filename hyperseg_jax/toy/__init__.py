@@ -5,6 +5,7 @@ Drawing
     scenes          the placement and visibility of shapes
     drawing         rasterizes shapes
     videos          videos of shapes that move and occlude each other
+    occlusion_videos  videos of shapes that vanish behind others and return, enter late and leave
 
 Text
     expressions     referring expressions
@@ -15,16 +16,17 @@ Text
 Records, files and readers
     toy_images      generates the records of a world from seed and index
     writer          writes a world
+    track_files     the objects of videos, and when they are visible, occluded or outside
     readers         reads a world
     video_layouts   writes toy videos in the layouts of the video benchmarks
     samples         writes a few toy examples in the layout of every benchmark
     text_controls   objects and targets for the text-control test of referring expressions
 """
 
-from hyperseg_jax.toy.readers import open_reader
+from hyperseg_jax.toy.readers import VIDEO_TASKS, open_reader
 from hyperseg_jax.toy.toy_images import World
 from hyperseg_jax.toy.video_layouts import write_video_layouts
 from hyperseg_jax.toy.vocabulary import FILES, VERSION
 from hyperseg_jax.toy.writer import read_world, write_world
 
-__all__ = ["FILES", "VERSION", "World", "open_reader", "read_world", "write_video_layouts", "write_world"]
+__all__ = ["FILES", "VERSION", "VIDEO_TASKS", "World", "open_reader", "read_world", "write_video_layouts", "write_world"]
