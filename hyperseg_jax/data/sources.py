@@ -185,7 +185,7 @@ def build_task(
     ratio, reader, train, val = fields["ratio"], fields["reader"], fields.get("train"), fields.get("val")
     controls = None
     if reader == "toy" and val is not None:
-        if split != "val" and val.get("task") in toy.VIDEO_TASKS:  # clips have no other split
+        if split != "val" and val.get("task") in toy.CLIPS:  # clips have no other split
             return None
         val = {**val, "split": split}
         controls = (str(val.get("folder")).replace(ROOT, root), split) if val.get("task") == "referring" else None

@@ -23,10 +23,10 @@ Records, files and readers
     text_controls   objects and targets for the text-control test of referring expressions
 """
 
-from hyperseg_jax.toy.readers import VIDEO_TASKS, open_reader
+from hyperseg_jax.toy.readers import CLIPS, open_reader
 from hyperseg_jax.toy.toy_images import World
 from hyperseg_jax.toy.video_layouts import write_video_layouts
 from hyperseg_jax.toy.vocabulary import FILES, VERSION
 from hyperseg_jax.toy.writer import read_world, write_world
 
-__all__ = ["FILES", "VERSION", "VIDEO_TASKS", "World", "open_reader", "read_world", "write_video_layouts", "write_world"]
+__all__ = ["CLIPS", "FILES", "VERSION", "World", "open_reader", "read_world", "write_video_layouts", "write_world"]

@@ -16,7 +16,6 @@ from hyperseg_jax.datasets import (
     RefCoco,
     ReVos,
     VisualGenome,
-    YouTubeVis,
 )
 from hyperseg_jax.datasets.files import subpath
 from hyperseg_jax.datasets.reader_fields import check_fields
@@ -27,24 +26,24 @@ from hyperseg_jax.toy.writer import REVOS_NAMES, read_world
 
 CATEGORY = "category"
 """The task of captions that are only the category names of objects, for weak supervision."""
-VIDEO_OBJECTS, VIDEO_CLASSES = "video_objects", "video_classes"
-"""The tasks of videos whose objects are drawn on the first frame, and of class lists for videos."""
-VIDEO_TASKS = ("video", VIDEO_OBJECTS, VIDEO_CLASSES)
-TASKS = ("referring", "reasoning", "panoptic", "region", *VIDEO_TASKS, "chat", "caption", CATEGORY)
+VIDEO_OBJECTS = "video_objects"
+"""The task of videos whose objects are drawn on the first frame; needs a world with videos="occlusion"."""
+CLIPS = ("video", VIDEO_OBJECTS)
+"""The tasks on videos."""
+TASKS = ("referring", "reasoning", "panoptic", "region", *CLIPS, "chat", "caption", CATEGORY)
 
 
 def open_reader(folder: str | os.PathLike, task: str, split: str, **options: Any) -> Any:
     """Returns the reader of one task of a toy world.
 
-    task: one of TASKS. split: "train", "val" or "compositional" (which has no videos). Tasks VIDEO_OBJECTS and VIDEO_CLASSES
-    need a world with videos="occlusion". options: those of the reader's class in
+    task: one of TASKS. split: "train", "val" or "compositional" (which has no videos). options: those of the reader's class in
     datasets. Raises UserError if the world has no such split.
     """
     world = read_world(folder)
-    splits = [name for name in SPLITS if (world.clip_count(name) if task in VIDEO_TASKS else world.image_count(name))]
+    splits = [name for name in SPLITS if (world.clip_count(name) if task in CLIPS else world.image_count(name))]
     if split not in splits:
         raise UserError(f"{folder}: no split {split!r} for {task}; it has {', '.join(splits) or 'none'}")
-    if task in (VIDEO_OBJECTS, VIDEO_CLASSES) and not world.has_tracks:
+    if task == VIDEO_OBJECTS and not world.has_tracks:
         raise UserError(f"{folder}: has no objects for task {task!r}; write a world with videos='occlusion'")
     reader, names = _reader_and_files(task, split)
     paths = {name: subpath(folder, file) for name, file in names.items()}
@@ -78,8 +77,6 @@ def _reader_and_files(task: str, split: str) -> tuple[Callable[..., Any], dict[s
         return CategoryBoxes, {"json_path": f"{notes}/instances_{split}.json", "image_root": images}
     if task == VIDEO_OBJECTS:
         return Davis2017, {"root": "revos"}
-    if task == VIDEO_CLASSES:
-        return YouTubeVis, {"json_path": f"revos/instances_{split}.json", "frame_root": "revos/JPEGImages"}
     if task != "video":
         raise UserError(f"task={task!r} is unknown; choose one of {', '.join(TASKS)}")
     meta = f"revos/meta_expressions_{REVOS_NAMES[split]}_.json"

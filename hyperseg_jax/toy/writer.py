@@ -194,13 +194,11 @@ def _draw_and_save_video(world: World, folder: pathlib.Path, item: tuple[str, in
     tracks = [[run_lengths.encode(mask) if mask.any() else None for mask in track] for track in clip.masks]
     targets = sorted({target for expression in written for target in expression.targets})
     foreground = np.any(clip.masks[targets], axis=0)
-    objects = {}
     if world.has_tracks:
         track_files.write_object_ids(folder / "revos", frame_folder.name, clip)
-        objects = track_files.describe_objects(clip)
     return {
-        **objects,
         "name": frame_folder.name,
+        "states": track_files.list_states(clip),
         "frames": [f"{t:05d}" for t in range(len(frames))],
         "tracks": tracks,
         "foreground": [run_lengths.encode(mask) for mask in foreground],

@@ -61,16 +61,14 @@ def test_events_of_a_clip_can_be_asked_about():
 
 def test_files_of_all_objects(folder):
     states = json.loads((folder / "revos" / "states.json").read_text())
-    objects, classes = (toy.open_reader(folder, task, "train") for task in ("video_objects", "video_classes"))
-    assert len(objects) == len(classes) == 4
+    objects = toy.open_reader(folder, "video_objects", "train")
+    assert len(objects) == 4
     for k in range(4):
         clip, _, _ = toy_images.generate_video(WORLD, "train", k)
-        (drawn,), (listed,) = objects[k].prompts, classes[k].prompts
+        (drawn,) = objects[k].prompts
         in_first_frame = clip.masks[:, 0].any((1, 2))
         assert np.array_equal(drawn.masks, clip.masks[in_first_frame])
         assert np.array_equal([region.mask for region in drawn.regions], clip.masks[in_first_frame, 0])
-        assert np.array_equal(listed.masks, clip.masks)
-        assert [listed.classes[label] for label in listed.labels] == [thing.name for thing in clip.things]
         assert list(states[f"train_{k:05d}"].values()) == np.array(STATES)[clip.states].tolist()
 
 
