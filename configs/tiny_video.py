@@ -1,7 +1,7 @@
-"""Fine-tunes the shipped `tiny` on clips of the toy world in which objects vanish behind others and return, enter
-late and leave: expressions, and objects whose masks are given on the first frame. Small enough for a few hundred steps on one CPU core.
+"""Fine-tunes the shipped `tiny` on clips of the toy world in which objects vanish behind others and return, enter late and
+leave: expressions, and objects whose masks are given on the first frame. Small enough for a few hundred steps on one CPU core.
 
-The clips of a batch skip frames, so that an object can vanish and return within them.
+The frames of a clip may be three frames apart, so that an object can vanish and return within it.
 """
 
 import pathlib
