@@ -15,9 +15,11 @@ import argparse
 import dataclasses
 import pathlib
 import statistics
+import textwrap
 import time
 from collections import defaultdict
 
+import matplotlib.pyplot as plt
 import numpy as np
 from rich.console import Console
 from rich.progress import track
@@ -26,21 +28,21 @@ from rich.table import Table
 from hyperseg_jax import metrics
 from hyperseg_jax.data import sources
 from hyperseg_jax.predictors.model import Model, load
-from hyperseg_jax.results.drawing import arrange_tiles, describe_answer, draw_comparison, save_image
+from hyperseg_jax.results.drawing import draw_masks
 from hyperseg_jax.structs import Example, Prediction
 from hyperseg_jax.systems import system as systems
 
 SCORES = ("pq", "missed", "duplicated", "class_accuracy", "name_precision", "name_recall", "repeated_names", "seconds")
-TILES = 12
+SHOWN = 6  # answers in the figure
 
 
 class Answers:
-    """The scores of one model, and pictures of its first answers."""
+    """The scores of one model, and its first answers."""
 
     def __init__(self) -> None:
         self.quality, self.entities = metrics.PanopticQuality(), metrics.EntityScores()
         self.seconds: list[float] = []
-        self.tiles: list[np.ndarray] = []
+        self.first: list[tuple[Example, Prediction]] = []
 
     def add(self, example: Example, predicted: Prediction, seconds: float) -> None:
         """Adds the answer to the class list of an image."""
@@ -51,15 +53,36 @@ class Answers:
         written = None if predicted.written is None else [name.label for name in predicted.written]
         self.entities.update(*masks, written=written)
         self.seconds.append(seconds)
-        if len(self.tiles) < TILES:
-            found = ", ".join(dict.fromkeys(predicted.names)) or "nothing"
-            text = f"{describe_answer(prompt, (), predicted.written)}; segmented: {found}"
-            labels = predicted.labels
-            self.tiles.append(draw_comparison(example.frames[0], prompt, list(predicted.masks), text, labels=labels))
+        if len(self.first) < SHOWN:
+            self.first.append((example, predicted))
 
     def scores(self) -> dict[str, float]:
         """Returns all scores; the time is the median, without the first image, whose programs are compiled."""
         return {**self.quality.compute(), **self.entities.compute(), "seconds": statistics.median(self.seconds[1:])}
+
+
+def draw_figure(path: pathlib.Path, answers: list[tuple[Example, Prediction]]) -> None:
+    """Draws each image beside its segments with their classes. Above: what the model wrote, "+" for what is in the image."""
+    figure, axes = plt.subplots(len(answers) // 2, 4, figsize=(15, 2.2 * len(answers)))
+    for (example, predicted), (left, right) in zip(answers, axes.reshape(-1, 2), strict=True):
+        present = {example.prompts[0].classes[label] for label in example.prompts[0].labels}
+        names = [f"{'+' if each.name in present else '-'} {each.name}".replace(" ", "\xa0") for each in predicted.written or ()]
+        left.imshow(example.frames[0])
+        left.set_title("\n".join(["wrote:", *textwrap.wrap(",  ".join(names), 75)]), fontsize=9, loc="left")
+        found = list(zip(predicted.masks, predicted.labels, predicted.names, strict=True))
+        things = [(mask, name) for mask, label, name in found if example.prompts[0].things[label]]
+        right.imshow(draw_masks(example.frames[0], [mask for mask, _ in things], scale=4))
+        for mask, name in things:
+            y, x = np.argwhere(mask).mean(0) * 4
+            right.text(
+                x, y, name, fontsize=8, ha="center", bbox={"facecolor": "white", "alpha": 0.7, "pad": 1, "edgecolor": "none"}
+            )
+        stuff = [name for _, label, name in found if not example.prompts[0].things[label]]
+        right.set_title(f"segmented; stuff: {', '.join(stuff) or 'none'}", fontsize=9, loc="left")
+        for axis in (left, right):
+            axis.set(xticks=[], yticks=[])
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
 
 
 def true_names(model: Model, example: Example) -> tuple[str, ...]:
@@ -113,7 +136,7 @@ def main() -> None:
         for variant, answers in variants.items():
             rows[variant].append(answers.scores())
         if parsed.figure and recognition == "hybrid":
-            save_image(parsed.figure, arrange_tiles(variants[recognition].tiles, 3))
+            draw_figure(parsed.figure, variants[recognition].first)
             parsed.figure = None
     table = Table("recognition", "runs", *SCORES)
     for variant, runs in sorted(rows.items()):

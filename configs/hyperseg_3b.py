@@ -54,6 +54,7 @@ def recipe() -> ml_collections.ConfigDict:
             "tokens": 128,  # of the names with [SEG]
             "restricted": True,  # whether only names of the class list are written
             "beams": 1,  # 1: greedy
+            "given": False,  # True: evaluation gives the true names, an upper bound
         },
         "lora": {"rank": 8, "alpha": 16.0, "dropout": 0.05, "targets": ("query", "value")},
         "clip_encoder": {

@@ -36,6 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
             "tokens": 48,
             "restricted": True,
             "beams": 1,
+            "given": False,
         },
         "lora": {"rank": 0, "alpha": 16.0, "dropout": 0.0, "targets": ("query", "value")},
         "clip_encoder": {

@@ -117,7 +117,7 @@ class AllFrames(EvalProtocol):
 
 def _without_targets(prompt: Prompt) -> Prompt:
     """Returns the prompt without its targets, which predictions do not need."""
-    return dataclasses.replace(prompt, masks=None, labels=(), captions=(), entities=None)
+    return dataclasses.replace(prompt, masks=None, labels=(), captions=())
 
 
 class RegionTexts(EvalProtocol):

@@ -21,6 +21,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.llms.decoding import Decoding
 from hyperseg_jax.llms.generate import Writer
 from hyperseg_jax.results.answers import Answers
+from hyperseg_jax.structs import Prompt
 from hyperseg_jax.tables import Adapters, Part, PublishedField, Rule, SourceCheckpoint, Table, flatten
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted.printing import escaped, first_line
@@ -122,6 +123,8 @@ class System(Generic[Model]):
     propose(model, config) -> the Propose, by which everything in an image is found; None without one.
     split_names(config) -> f(text) -> the names in a text that the model writes before it segments ("written" of Predict); None
     if it writes none.
+    give(config) -> f(prompt) -> the prompt of an evaluation with what the model is told about its targets, for upper bounds;
+    nothing by default.
     write(model, config) -> the Writer of text; None if the system generates no text.
     decoding(config) -> how it generates texts by default.
     adapt: returns the config that trains a model for some class names, also without images (see Adapt); None without one.
@@ -156,6 +159,7 @@ class System(Generic[Model]):
     predict: Callable[[Model, ConfigDict], Predict] | None = None
     propose: Callable[[Model, ConfigDict], Propose] | None = None
     split_names: Callable[[ConfigDict], Callable[[str], tuple[str, ...]] | None] = lambda config: None
+    give: Callable[[ConfigDict], Callable[[Prompt], Prompt]] = lambda config: lambda prompt: prompt
     write: Callable[[Model, ConfigDict], Writer] | None = None
     decoding: Callable[[ConfigDict], Decoding] = lambda config: Decoding()
     adapt: Adapt | None = None
@@ -202,6 +206,12 @@ class System(Generic[Model]):
         value."""
         fields = flatten({"model": config.model.to_dict()})
         return {row.field: fields.get(row.field.replace(".", "/"), row.values[0]) for row in self.published_fields}
+
+    def recorded_values(self, config: ConfigDict) -> dict[str, Any]:
+        """Returns {field: value} of the published fields, and of the details of those with another value than the authors'."""
+        fields, values = flatten({"model": config.model.to_dict()}), self.published_values(config)
+        details = [detail for row in self.published_fields if values[row.field] not in row.values for detail in row.details]
+        return values | {field: fields.get(field.replace(".", "/"), default) for field, default in details}
 
     def departures(self, config: ConfigDict) -> dict[str, tuple[Any, str]]:
         """Returns {field: (value, what the authors' code does instead)} of the published fields with another value than

@@ -30,13 +30,15 @@ class PublishedField:
 
     field: its name in the config, with dots. values: those that the authors' code implements; configs without the field have
     the first. meaning: what that code does with weights that were trained with any other value, for the report. may_change:
-    whether training for one value may start from weights of another.
+    whether training for one value may start from weights of another. details: further fields with their defaults, which have a
+    meaning with other values only; they are recorded and restored with those.
     """
 
     field: str
     values: tuple[str | int | float, ...]
     meaning: str = ""
     may_change: bool = False
+    details: tuple[tuple[str, str | int | bool], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

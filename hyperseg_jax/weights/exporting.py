@@ -45,7 +45,7 @@ class ExportReport:
     out: the output folder. names: number of tensors. extras: {name: reason} of tensors that the authors' code does not have.
     merged: whether LoRA adapters were merged into their kernels. untrained: {name: reason} of tensors that no loss trains.
     departures: {config field: (value, what the authors' code does instead)}, see System.departures. recorded: {config field:
-    value}, see System.published_values.
+    value}, see System.recorded_values.
     """
 
     out: pathlib.Path
@@ -137,7 +137,7 @@ def export_weights(
                 f"{folder}: the authors' code lacks names of parameters; remove --strict-authors, or train a model without "
                 f"them:\n  {listed}"
             )
-        recorded, departures = ({}, {}) if part else (system.published_values(config), system.departures(config))
+        recorded, departures = ({}, {}) if part else (system.recorded_values(config), system.departures(config))
         if strict_authors and departures:
             listed = "\n  ".join(f"{field} = {value!r}: {meaning}" for field, (value, meaning) in departures.items())
             raise UserError(

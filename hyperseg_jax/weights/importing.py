@@ -221,7 +221,8 @@ def _restore_published_fields(
     """Sets the published fields (System.published_fields) to the values that the config.json of an export of this package has,
     and returns these fields. If the system's own checkpoint comes without them, other values of the config are kept, and added
     to the report."""
-    known = {row.field: type(row.values[0]) for row in system.published_fields}
+    defaults = {row.field: row.values[0] for row in system.published_fields}
+    defaults |= {field: default for row in system.published_fields for field, default in row.details}
     has_own, restored = False, set[str]()
     for kind, file in files:
         is_own = kind == system.source_checkpoints[0]
@@ -232,14 +233,14 @@ def _restore_published_fields(
         with naming_path(path):
             recorded = strict_json.read(model_file_path(path, "config.json")).get(PUBLISHED_FIELDS)
         for field, value in recorded.items() if isinstance(recorded, Mapping) else ():
-            if type(value) is not known.get(field):
+            if field not in defaults or type(value) is not type(defaults[field]):
                 _refuse_other_system(system, file)
                 raise UserError(
                     f"{path}/config.json: {PUBLISHED_FIELDS}: {escaped(field)} = {escaped_value(value)} is no field that an "
                     f"export of {system.name} records; use the unmodified folder of an export"
                 )
             restored.add(field)
-            if value != system.published_values(config)[field]:
+            if value != flatten({"model": config.model.to_dict()}).get(field.replace(".", "/"), defaults[field]):
                 _set_field(config, field, value, report)
             try:
                 configs.check_fields(config, "")

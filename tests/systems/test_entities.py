@@ -87,6 +87,7 @@ def test_given_entities_replace_those_of_the_targets():
         ({"separator": " "}, "model.entities.separator"),
         ({"none": "no, nothing"}, "model.entities.none"),
         ({"none": "no [SEG]"}, "model.entities.none"),
+        ({"given": "yes"}, "model.entities.given = 'yes': give True or False"),
         ({"recognition": "generation", "restricted": False}, "restricted"),
     ],
 )

@@ -43,6 +43,7 @@ SYSTEM = System(
     answers=postprocess.ANSWERS,
     encode=encoding.make_encodings,
     split_names=entities.name_splitter,
+    give=entities.make_give,
     write=writer.make_writer,
     weight_table=model.weight_table,
     source_checkpoints=checkpoints.CHECKPOINTS,

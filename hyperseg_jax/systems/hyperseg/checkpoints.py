@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
+from hyperseg_jax.systems.hyperseg.entities import PREDICTION_FIELDS, RELEASED
 from hyperseg_jax.systems.psalm import checkpoints as psalm
 from hyperseg_jax.systems.psalm.checkpoints import SIGLIP, SIZES, mask2former, mipha
 from hyperseg_jax.tables import PublishedField, Rule, SourceCheckpoint
@@ -18,6 +20,11 @@ RECOGNITION = PublishedField(
     ("decoding",),
     "the authors' code writes no names before the masks of a class list: other masks and scores",
     may_change=True,
+    details=tuple(
+        (f"model.entities.{field}", default)
+        for field, default in dataclasses.asdict(RELEASED).items()
+        if field not in ("recognition", *PREDICTION_FIELDS)
+    ),
 )
 
 HYPERSEG = SourceCheckpoint(

@@ -21,8 +21,8 @@ from hyperseg_jax.untrusted.printing import escaped_value
 
 RECOGNITION = ("decoding", "generation", "hybrid")
 ORDERS = ("size", "list")
-PREDICTION_FIELDS = ("restricted", "beams")
-"""The fields that only choose how names are written with the same weights."""
+PREDICTION_FIELDS = ("restricted", "beams", "given")
+"""The fields that only choose where the names come from, with the same weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Entities:
     whether each object is named, or each class once. none: the text if nothing of the list is in the image. limit: maximum
     number of names; the first are kept. tokens: maximum number of tokens of the names with [SEG]; further names are left out.
     restricted: only names of the class list are written; otherwise any text. beams: width of the beam search; 1 is greedy.
+    given: whether evaluation gives the model the true names, so that it writes none: an upper bound.
     """
 
     recognition: str = "decoding"
@@ -48,6 +49,7 @@ class Entities:
     tokens: int = 128
     restricted: bool = True
     beams: int = 1
+    given: bool = False
 
     def __post_init__(self) -> None:
         for field, allowed in (("recognition", RECOGNITION), ("order", ORDERS)):
@@ -57,6 +59,9 @@ class Entities:
             value = getattr(self, field)
             if type(value) is not int or not 1 <= value <= most:
                 raise UserError(f"model.entities.{field} = {escaped_value(value)}: give an integer from 1 to {most}")
+        for field in ("repeats", "restricted", "given"):
+            if type(value := getattr(self, field)) is not bool:
+                raise UserError(f"model.entities.{field} = {escaped_value(value)}: give True or False")
         for field in ("separator", "none"):
             value = getattr(self, field)
             if not value.strip() or SEG in value:
@@ -120,6 +125,12 @@ class Entities:
         names = [prompt.classes[label] for _, label in ordered]
         return tuple(names if self.repeats else dict.fromkeys(names))
 
+    def give(self, prompt: Prompt) -> Prompt:
+        """Returns the prompt of an evaluation with the true names of a class list, if `given`."""
+        if not (self.given and self.writes and prompt.classes) or prompt.masks is None:
+            return prompt
+        return dataclasses.replace(prompt, entities=self.present(prompt))
+
     def answer(self, prompt: Prompt, tokenizer: TokenIds) -> tuple[Name, ...]:
         """Returns the names of the answer as token ids, ended by [SEG], which counts as the name of the background."""
         label_of = {name: label for label, name in reversed(list(enumerate(prompt.classes, 1)))}
@@ -150,6 +161,11 @@ def name_splitter(config: ml_collections.ConfigDict) -> Callable[[str], tuple[st
     """Returns f(text) -> the names in a text that the model wrote; None if it writes none."""
     entities = Entities.from_config(config)
     return entities.split if entities.writes else None
+
+
+def make_give(config: ml_collections.ConfigDict) -> Callable[[Prompt], Prompt]:
+    """Returns f(prompt) -> the prompt with the true names, if config.model.entities.given."""
+    return Entities.from_config(config).give
 
 
 RELEASED = Entities()
