@@ -8,6 +8,7 @@ from PIL import Image
 
 import hyperseg_jax
 from hyperseg_jax.commands.main import main
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.predictors.video_objects import segment_objects
 from hyperseg_jax.results.objects import davis_palette
@@ -63,11 +64,11 @@ def test_objects_appear_late_and_do_not_overlap():
 def test_no_object_and_masks_after_the_end():
     frames = [np.zeros((*SIZE, 3), np.uint8)]
     answer = lambda example, memory: (Prediction(np.zeros((1, *SIZE), np.float32)), None)
-    with pytest.raises(hyperseg_jax.UserError, match="show no object"):
+    with pytest.raises(UserError, match="show no object"):
         segment_objects(frames, np.zeros(SIZE, np.uint8), answer)
-    with pytest.raises(hyperseg_jax.UserError, match="given for frame 4, but the video has 1 frames"):
+    with pytest.raises(UserError, match="given for frame 4, but the video has 1 frames"):
         list(segment_objects(frames, {0: blocks(id1=(0, 0)), 4: blocks(id2=(0, 0))}, answer))
-    with pytest.raises(hyperseg_jax.UserError, match=r"have size \(60, 40\), the frame \(40, 60\)"):
+    with pytest.raises(UserError, match=r"have size \(60, 40\), the frame \(40, 60\)"):
         list(segment_objects(frames, blocks(id1=(0, 0)).T, answer))
 
 
@@ -142,7 +143,7 @@ def test_bad_masks_are_one_line(zero_model, video, capsys, masks, message):
     assert not (folder / "out").exists()
 
 
-@pytest.mark.parametrize("more", [["the red ring"], ["--point", "3,3"], ["--classes", "cat"]])
+@pytest.mark.parametrize("more", [["--text", "the red ring"], ["--point", "3,3"], ["--classes", "cat"]])
 def test_one_kind_of_prompt(video, capsys, more):
     folder, _ = video
     with pytest.raises(SystemExit) as stopped:

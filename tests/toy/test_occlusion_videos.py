@@ -67,6 +67,8 @@ def test_files_of_all_objects(folder):
         clip, _, _ = toy_images.generate_video(WORLD, "train", k)
         (drawn,) = objects[k].prompts
         in_first_frame = clip.masks[:, 0].any((1, 2))
+        in_order = [k + 1 for k in np.flatnonzero(in_first_frame)]
+        assert objects.first_object_ids(f"train_{k:05d}") == in_order
         assert np.array_equal(drawn.masks, clip.masks[in_first_frame])
         assert np.array_equal([region.mask for region in drawn.regions], clip.masks[in_first_frame, 0])
         assert list(states[f"train_{k:05d}"].values()) == np.array(STATES)[clip.states].tolist()
