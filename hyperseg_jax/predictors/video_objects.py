@@ -24,7 +24,6 @@ ObjectIds = Shaped[np.ndarray, "H W"]
 class _Group:
     """Objects given on the same frame: the regions of one prompt, so they share the passes of the model and its memory."""
 
-    numbers: tuple[int, ...]
     prompt: Prompt
     drawn_on: UInt8[np.ndarray, "H W 3"]
     memory: Any = None
@@ -55,25 +54,24 @@ def _segment(
     count = 0
     for count, frame in enumerate(frames, 1):
         ids = given.get(count - 1)
-        new: tuple[int, ...] = ()
+        regions: dict[int, Region] = {}
         if ids is not None:
             if ids.shape != frame.shape[:2]:
                 raise UserError(
                     f"the masks of frame {count - 1} have size {ids.shape}, the frame {frame.shape[:2]}; resize them"
                 )
-            new = tuple(number for number in object_numbers(ids) if number not in numbers)
-        if new:
-            regions = tuple(Region.from_mask(ids == number) for number in new)
-            groups.append(_Group(new, Prompt("region", regions=regions), frame))
-            numbers += new
+            regions = {n: Region.from_mask(ids == n) for n in object_numbers(ids) if n not in numbers}
+        if regions:
+            groups.append(_Group(Prompt("region", regions=tuple(regions.values())), frame))
+            numbers += tuple(regions)
         size = frame.shape[:2]
         owner = np.zeros(size, int)
         if groups:
             owner = merge_soft(np.concatenate([group.segment(frame, answer) for group in groups]))
-        first_new = len(numbers) - len(new) + 1
+        first_new = len(numbers) - len(regions) + 1
         owner[owner >= first_new] = 0  # on their own frame, the given masks are the prediction
-        for k, number in enumerate(new, first_new):
-            owner[ids == number] = k
+        for k, region in enumerate(regions.values(), first_new):
+            owner[region.mask] = k
         found = owner == np.arange(1, len(numbers) + 1)[:, None, None]
         yield frame, Prediction(found, names=tuple(map(str, numbers)))
     if late := [number for number in given if number >= count]:
