@@ -22,7 +22,10 @@ MAX_INTEGER, MAX_ANY = 2**31 - 1, 2**63 - 1
 """Bounds of integers that have no others in BOUNDS, and of those in blocks that are checked elsewhere."""
 TOY_IMAGES, TOY_CLIPS = 20_000, 2_000
 """Maximum number of images of each split, and of clips, of the toy world that a config describes."""
-TOY_FIELDS = {"seed": 0, "train": 0, "val": 0, "compositional": 0, "clips": 0, "level": "default", "kinds": "known"}
+TOY_FIELDS = {
+    **dict.fromkeys(("seed", "train", "val", "compositional", "clips"), 0),
+    **{"level": "default", "kinds": "known", "videos": "default"},
+}
 """All fields of `data.toy`, with example values."""
 BOUNDS: Mapping[str, tuple[float, float]] = {
     # sizes of models

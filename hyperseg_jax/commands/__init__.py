@@ -13,6 +13,7 @@ Models
     evaluate.py             validation scores of a model
     evaluate_benchmarks.py  benchmark scores next to published results
     predict.py              segments an image or a video
+    first_frame_masks.py    the masks of objects that predict follows through a video
 
 Data, weights, planning
     data.py            checks and builds datasets, writes toy data and samples

@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="known",
         help="held_back: every image shows the colour or shape that is excluded from the other splits",
     )
+    toy.add_argument(
+        "--videos",
+        choices=("default", "occlusion"),
+        default="default",
+        help="occlusion: objects vanish behind others and return, enter late and leave; with masks and classes of all objects",
+    )
     samples = kinds.add_parser("samples", help="write a few toy images and videos in the file layout of every benchmark")
     samples.add_argument("--out", required=True, type=pathlib.Path, help="a new folder, to be used as --root")
     check = kinds.add_parser("check", help="read all files of a benchmark and list the problems")
@@ -102,6 +108,7 @@ def _write_toy(parsed: argparse.Namespace) -> None:
         clips=parsed.clips,
         level=parsed.level,
         kinds=parsed.kinds,
+        videos=parsed.videos,
         workers=min(4, os.cpu_count() or 1),
         log=lambda line: log(console, line),
     )

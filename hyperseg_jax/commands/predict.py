@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hyperseg_jax.atomic import atomic_folder, check_replaceable
+from hyperseg_jax.commands import first_frame_masks
 from hyperseg_jax.commands.numbers import parse_number
 from hyperseg_jax.datasets.labels import read_label_image
 from hyperseg_jax.datasets.visual_prompts import shares_area
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import draw_segments, save_image
+from hyperseg_jax.results.objects import encode_ids
 from hyperseg_jax.structs import Prediction, Region, Segment, WrittenName
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.printing import log, make_console, one_line
@@ -28,7 +30,7 @@ from hyperseg_jax.untrusted.printing import log, make_console, one_line
 if TYPE_CHECKING:
     from hyperseg_jax.predictors.model import Model
 
-WRITTEN = ("result.json", "*_mask.png", "*_mask[0-9]*.png", "*_overlay.png")
+WRITTEN = ("result.json", "*_mask.png", "*_mask[0-9]*.png", "*_overlay.png", "*_ids.png")
 """Patterns of the files in a results folder."""
 MARKS = "--point / --box / --scribble / --mask"
 LONGEST_STEM = 230
@@ -92,6 +94,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="another image, on which the object is marked by the options above",
     )
+    parser.add_argument(
+        first_frame_masks.FLAG,
+        action="append",
+        default=[],
+        type=pathlib.Path,
+        metavar="PNG",
+        help="follow several objects through a video, without overlap: a PNG of object ids of the first frame, one PNG per "
+        "object (repeat the option), or a folder of PNGs of object ids named as their frames, for objects that appear later",
+    )
     parser.add_argument("--everything", action="store_true", help="find all objects by prompting a grid of points (SAM, SCA)")
     parser.add_argument("--caption", action="store_true", help="describe what is marked, or everything that is found (SCA)")
     parser.add_argument("--audio", help=argparse.SUPPRESS)
@@ -110,6 +121,8 @@ def run(parsed: argparse.Namespace) -> None:
 
     console, absent = make_console(stderr=True), (None if parsed.always else ...)
     has_frames = is_video(parsed.image)
+    if parsed.first_frame_masks and not has_frames:
+        raise UserError(f"{parsed.image} is no video; give its masks as --mask")
     if has_frames and (parsed.everything or parsed.caption):
         raise UserError(f"{parsed.image} is a video; give a text, or mark an object, or give --classes")
     if has_frames and (parsed.stuff is not None or parsed.kind not in (None, "instances")):
@@ -119,28 +132,39 @@ def run(parsed: argparse.Namespace) -> None:
     frame = next(frames)
     example = None if parsed.example is None else read_image(parsed.example)
     names = _output_stems(parsed.image, image_files(parsed.image) if parsed.image.is_dir() else [])
+    masks = {}
+    if parsed.first_frame_masks:
+        stems = {path.stem: k for k, path in enumerate(image_files(parsed.image))} if parsed.image.is_dir() else None
+        masks = first_frame_masks.read_masks(parsed.first_frame_masks, frame.shape[:2], stems)
     regions, labels = _parse_regions(parsed, (frame if example is None else example).shape[:2])
     marks: dict[str, Any] = {"regions": regions, "labels": labels, "drawn_on": example, "text": parsed.text or ""}
     model = load(parsed.model)
     report: dict = {"model": str(parsed.model), "image": str(parsed.image)}
     report |= {"text": parsed.text} if parsed.text else {}
     report |= {"example": str(parsed.example)} if parsed.example else {}
-    with _replace_results(parsed.out, [parsed.image, *parsed.mask, *([parsed.example] if parsed.example else [])]) as out:
+    with _replace_results(
+        parsed.out, [parsed.image, *parsed.mask, *parsed.first_frame_masks, *([parsed.example] if parsed.example else [])]
+    ) as out:
         if has_frames:
             rows, tracks, images = [], set[int](), itertools.chain([frame], frames)
-            if parsed.classes is not None:
+            if masks:
+                predictions = model.segment_objects(images, masks)
+            elif parsed.classes is not None:
                 report["classes"] = _split_names(parsed.classes)
                 predictions = model.track_classes(images, report["classes"])
             else:
                 predictions = model.segment_video(images, **marks, no_target_threshold=absent, reasoning=parsed.reasoning)
-            for (name, stem), (frame, predicted) in zip(names, predictions, strict=False):
+            for frame, predicted in predictions:
+                name, stem = next(names)
                 rows.append({"frame": name, "segments": _write_images(out, stem, frame, predicted)})
+                if masks:
+                    (out / f"{stem}_ids.png").write_bytes(encode_ids(_object_ids(predicted)))
                 tracks |= {*predicted.track_ids}
             report |= {"frames": rows}
             summary = f"{len(rows)} frames"
             if parsed.classes is not None:
                 summary += f", {len(tracks)} instances"
-            elif not regions:
+            elif parsed.text is not None and not regions:
                 summary += f", {parsed.text!r} found in {sum(bool(row['segments']) for row in rows)}"
         else:
             if parsed.everything:
@@ -170,6 +194,11 @@ def _summary(segment: Segment) -> str:
     return f"{one_line(segment.label)} ({segment.mask.mean():.1%} of the image{score})"
 
 
+def _object_ids(predicted: Prediction) -> np.ndarray:
+    """Returns the object id of each pixel, uint8 [H, W]. The names of the masks are the ids."""
+    return np.array([0, *map(int, predicted.names)], np.uint8)[predicted.ids]
+
+
 def _describe_written(names: Sequence[WrittenName]) -> str:
     """Returns a line about the names that the model wrote before it segmented."""
     text = f"wrote: {', '.join(one_line(name.name) for name in names) or 'that it sees nothing of the list'}"
@@ -192,8 +221,12 @@ def _check_options(parsed: argparse.Namespace) -> None:
         raise UserError(f"{NO_AUDIO} as --text")
     if parsed.example is not None and not has_regions:
         raise UserError(f"--example requires {MARKS}; mark the object in that image")
-    if [parsed.text is not None or has_regions, parsed.classes is not None, parsed.everything].count(True) != 1:
-        raise UserError(f"give a text, or --classes, or --everything, or {MARKS}, which may have a --text as well")
+    kinds = [parsed.text is not None or has_regions, parsed.classes is not None, parsed.everything]
+    if [*kinds, bool(parsed.first_frame_masks)].count(True) != 1:
+        raise UserError(
+            f"give a text, or --classes, or --everything, or {first_frame_masks.FLAG}, or {MARKS}, which may have a --text as "
+            "well"
+        )
     if parsed.caption and (parsed.example is not None or not (has_regions or parsed.everything)):
         raise UserError(f"--caption requires {MARKS} on the image itself, or --everything")
     if parsed.text is not None and not parsed.text.strip():

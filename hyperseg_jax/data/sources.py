@@ -351,6 +351,8 @@ def prepare_toy_world(data: ml_collections.ConfigDict, console: Console, *, for_
         toy.World(**{"compositional": 0, **parameters})
     except UserError as error:
         raise UserError(f"data.toy: {error}") from error
+    if parameters.get("videos") == "default":
+        del parameters["videos"]  # the same world as without the field
     code = hashlib.sha256(json.dumps([toy.VERSION, toy.FILES, parameters], sort_keys=True).encode()).hexdigest()
     folder = cache_folder() / f"toy-{code[:16]}"
     if not folder.exists():

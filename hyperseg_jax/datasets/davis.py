@@ -107,6 +107,10 @@ class Davis2017(VideoReader):
         prompt = Prompt(task="region", masks=masks, labels=tuple(range(count)), regions=regions, ignore=ignore, key=name)
         return Example(name, frames, (prompt,), frame_names)
 
+    def first_object_ids(self, name: str) -> list[int]:
+        """Returns the ids of the objects of the first frame of a video, ascending: those of its regions, in their order."""
+        return _visible_object_ids(self._read_object_ids(self._folders.open(name, self._folders.frame_names(name)), 0))
+
     def _sample_frame_indices(self, video: Video, rng: np.random.Generator) -> np.ndarray:
         """Samples frame indices. A clip of the semi-supervised task starts at a frame that shows an object, or else at frame
         0."""

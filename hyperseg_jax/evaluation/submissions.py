@@ -15,7 +15,8 @@ from hyperseg_jax.evaluation.qualitative import check_masks
 from hyperseg_jax.evaluation.scoring import parse_number, parse_options
 from hyperseg_jax.metrics.multiple_choice import choose_option
 from hyperseg_jax.ops import run_lengths
-from hyperseg_jax.results.server import coco_panoptic, mmbench, ref_youtube_vos, vqa, youtube_vis
+from hyperseg_jax.results.objects import merge_hard
+from hyperseg_jax.results.server import coco_panoptic, davis, mmbench, ref_youtube_vos, vqa, youtube_vis
 from hyperseg_jax.structs import Example, Prediction, Prompt
 from hyperseg_jax.untrusted import limits
 from hyperseg_jax.untrusted.bad_file import BadFile
@@ -27,6 +28,8 @@ COMPARED = 12
 
 NUMBERED = {"coco_panoptic": "image_id", "youtube_vis": "video id", "vqa": "question_id", "mmbench": "index"}
 """Formats with integer ids of questions -> name of the id field in their files."""
+PER_FRAME = ("davis", "ref_youtube_vos")
+"""Formats whose zips have a file for each frame."""
 PER_MASK = {"coco_panoptic": ("labels",), "youtube_vis": ("labels", "scores")}
 """Formats with class labels of masks -> fields of a row with a value for each mask of a frame."""
 
@@ -39,13 +42,13 @@ def check_question(submission: str, example: Example, prompt: Prompt) -> None:
 def _check_names(submission: str, key: str, frame_names: Sequence[str], where: str) -> None:
     if submission in NUMBERED:
         parse_number(key, NUMBERED[submission], where)
-    elif submission == "ref_youtube_vos":  # they become file names in a zip
+    elif submission in PER_FRAME:  # they become file names in a zip
         for name in (key, *frame_names):
             if not ref_youtube_vos.is_file_name(name):
                 raise UserError(f"{where}: {escaped_value(name)} cannot be a file name in a zip; correct it")
         if len(set(frame_names)) < len(frame_names):
             raise UserError(f"{where}: its video has two frames with the same name; correct the list of frames")
-        if "/" not in key:
+        if submission == "ref_youtube_vos" and "/" not in key:
             raise UserError(f"{where}: {escaped_value(key)} is not a key like video/expression; correct it")
 
 
@@ -155,6 +158,20 @@ def _write_expressions(folder: pathlib.Path, rows: Sequence[Row], examples: Any)
     return path
 
 
+def _write_objects(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
+    """Writes object maps; keys are videos. examples.first_object_ids: ids of the objects of a video."""
+
+    def maps() -> Iterator[tuple[str, Sequence[str], np.ndarray]]:
+        for row in rows:
+            ids = np.array([0, *examples.first_object_ids(row["key"])], np.uint8)
+            maps = (merge_hard(_decode_masks(row, t)) for t in range(len(row["frames"])))
+            yield row["key"], row["frames"], ids[np.stack(list(maps))]
+
+    path = folder / "submission.zip"
+    davis.write(path, maps())
+    return path
+
+
 def _write_panoptic(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
     """Writes panoptic images; keys are image ids, and PNG names follow COCO. examples.category_ids: ids of the classes."""
 
@@ -197,6 +214,7 @@ def _write_mmbench(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> 
 
 
 WRITERS: dict[str, Callable[[pathlib.Path, Sequence[Row], Any], pathlib.Path]] = {
+    "davis": _write_objects,
     "ref_youtube_vos": _write_expressions,
     "coco_panoptic": _write_panoptic,
     "youtube_vis": _write_tracks,

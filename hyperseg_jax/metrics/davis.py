@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from hyperseg_jax.metrics.jf import boundary_f, boundary_regions, davis_statistics, region_similarity
+from hyperseg_jax.metrics.jf import (
+    boundary_f,
+    boundary_regions,
+    davis_statistics,
+    j_after_occlusion,
+    occlusion_scores,
+    region_similarity,
+)
 from hyperseg_jax.metrics.sums import Sums
 
 TASKS = ("semi-supervised", "unsupervised")
@@ -37,13 +44,16 @@ class DavisScores(Sums):
 
     task: "semi-supervised": prediction k is object k, and the first and last frame are excluded. "unsupervised": proposals are
     matched to objects, and all frames are included (used for Ref-DAVIS, with one group per annotator).
+    J after occlusion is that of jf.VideoScores, over objects; an object may vanish in an excluded frame.
     """
 
-    # sums of each group: J mean, recall, decay, F mean, recall, decay, objects
-    columns = 7
-    bounds = tuple((k, 6) for k in range(6))
+    optional_scores = ("j_after_occlusion", "count_after_occlusion")
+
+    # sums of each group: J mean, recall, decay, F mean, recall, decay, objects, J after occlusion, objects with occlusion
+    columns = 9
+    bounds = (*((k, 6) for k in range(6)), (7, 8), (8, 6))
     count_column = 6
-    fractional = tuple(range(6))
+    fractional = (*range(6), 7)
     signed = (2, 5)  # decays
 
     def __init__(self, task: str = "semi-supervised") -> None:
@@ -66,6 +76,7 @@ class DavisScores(Sums):
             j, f = object_values(proposals, target, void)
             matches, objects = match_proposals(j, f), np.arange(len(target))
             rows = list(zip(j[matches, objects], f[matches, objects], strict=True))
+            counted = slice(None)
         else:
             if len(prediction) != len(target):
                 raise ValueError(
@@ -73,16 +84,20 @@ class DavisScores(Sums):
                 )
             if target.shape[1] < 3:
                 raise ValueError(f"{target.shape[1]} frames, but the first and last are excluded; pass at least 3")
-            inner = None if void is None else void[1:-1]
+            counted = slice(1, -1)
+            inner = None if void is None else void[counted]
             values = [
-                object_values(ours[None, 1:-1], true[None, 1:-1], inner) for ours, true in zip(prediction, target, strict=True)
+                object_values(ours[None, counted], true[None, counted], inner)
+                for ours, true in zip(prediction, target, strict=True)
             ]
             rows = [(j[0, 0], f[0, 0]) for j, f in values]
-        for j, f in rows:
-            self._add(group, *davis_statistics(j).values(), *davis_statistics(f).values(), 1)
+        for (j, f), true in zip(rows, target, strict=True):
+            after = j_after_occlusion(j, true, counted)
+            self._add(group, *davis_statistics(j).values(), *davis_statistics(f).values(), 1, *after)
 
     def compute(self) -> dict[str, float]:
-        """Returns {"j", "f", "jf", "j_recall", "j_decay", "f_recall", "f_decay", "count"} and "jf/<group>"; zeros if empty."""
+        """Returns {"j", "f", "jf", "j_recall", "j_decay", "f_recall", "f_decay", "count"} and "jf/<group>", zeros if empty; and
+        those of jf.occlusion_scores."""
         total = self._total()
         means = [row[:6] / row[6] for row in self._sums.values()] or [np.zeros(6)]
         j, j_recall, j_decay, f, f_recall, f_decay = np.mean(means, axis=0).tolist()
@@ -96,5 +111,6 @@ class DavisScores(Sums):
             "f_decay": f_decay,
             "count": float(total[6]),
         }
+        scores |= occlusion_scores(*total[7:].tolist())
         groups = {name: row for name, row in sorted(self._sums.items()) if name}
         return scores | {f"jf/{name}": float((row[0] + row[3]) / 2 / row[6]) for name, row in groups.items()}

@@ -70,14 +70,37 @@ def davis_statistics(values: np.ndarray) -> dict[str, float]:
     }
 
 
-class VideoScores(Sums):
-    """Mean J, F and J&F over videos (each the mean over its frames), overall and by group."""
+def visible_again(target: np.ndarray) -> np.ndarray:
+    """Returns the frames, bool [T], in which an object is visible after it had been visible and then not at all. target: bool
+    [T, H, W]."""
+    visible = target.any((1, 2))
+    vanished = np.logical_or.accumulate(visible) & ~visible
+    return visible & np.logical_or.accumulate(vanished)
 
-    # sums of each group: J, F, videos
-    columns = 3
-    bounds = ((0, 2), (1, 2))
+
+def j_after_occlusion(j: np.ndarray, target: np.ndarray, frames: slice = slice(None)) -> tuple[float, int]:
+    """Returns the mean of J over the frames of `visible_again`, and 1; (0, 0) if there are none. j: of these frames of the
+    target, bool [T, H, W]."""
+    again = visible_again(target)[frames]
+    return (float(j[again].mean()), 1) if again.any() else (0.0, 0)
+
+
+def occlusion_scores(total: float, count: float) -> dict[str, float]:
+    """Returns the scores of the sums of `j_after_occlusion`; none if the count is 0."""
+    return {"j_after_occlusion": total / count, "count_after_occlusion": count} if count else {}
+
+
+class VideoScores(Sums):
+    """Mean J, F and J&F over videos (each the mean over its frames), overall and by group; and the mean J after occlusion over
+    the videos in which the target is visible again (each the mean over these frames)."""
+
+    optional_scores = ("j_after_occlusion", "count_after_occlusion")
+
+    # sums of each group: J, F, videos, J after occlusion, videos with occlusion
+    columns = 5
+    bounds = ((0, 2), (1, 2), (3, 4), (4, 2))
     count_column = 2
-    fractional = (0, 1)
+    fractional = (0, 1, 3)
     update_columns = (2,)
 
     def update(self, prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None, group: str = "") -> None:
@@ -86,13 +109,15 @@ class VideoScores(Sums):
             raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape; resize the prediction")
         voids = [None] * len(target) if ignore is None else ignore
         frames = list(zip(prediction, target, voids, strict=True))
-        j = float(np.mean([region_similarity(*frame) for frame in frames]))
+        j = np.array([region_similarity(*frame) for frame in frames])
         f = float(np.mean([boundary_accuracy(*frame) for frame in frames]))
-        self._add(group, j, f, 1)
+        self._add(group, float(j.mean()), f, 1, *j_after_occlusion(j, target))
 
     def compute(self) -> dict[str, float]:
-        """Returns {"j", "f", "jf", "count"} and "jf/<group>"; zeros if empty."""
+        """Returns {"j", "f", "jf", "count"} and "jf/<group>", zeros if empty; and, if a target was visible again,
+        "j_after_occlusion" and "count_after_occlusion"."""
         total = self._total()
         j, f = total[:2] / max(total[2], 1)
         scores = {"j": float(j), "f": float(f), "jf": float((j + f) / 2), "count": float(total[2])}
+        scores |= occlusion_scores(*total[3:].tolist())
         return scores | {f"jf/{group}": float(row[:2].mean() / row[2]) for group, row in sorted(self._sums.items()) if group}

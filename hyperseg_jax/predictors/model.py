@@ -8,7 +8,7 @@ import itertools
 import os
 import pathlib
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from hyperseg_jax.evaluation.engine import TEXT, AnswerOptions, Engine, Request,
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.predictors.automatic import AutomaticMasks, AutomaticOptions, find_everything
 from hyperseg_jax.predictors.session import Session
+from hyperseg_jax.predictors.video_objects import ObjectIds, segment_objects
 from hyperseg_jax.results.instances import InstanceTracks
 from hyperseg_jax.results.mask_resize import canvas_size, check_canvas, geometry_array
 from hyperseg_jax.structs import Example, Prediction, Prompt, Region
@@ -262,6 +263,25 @@ class Model:
         stream = self._predict_stream(self._text_queries(images, prompt), options, self.engine.reference_frames is not None)
         found = ((frame, tracks.update(candidates)) for frame, candidates in stream)
         return ((frame, _name_masks(each, tuple(prompt.classes[k] for k in each.labels))) for frame, each in found)
+
+    def segment_objects(
+        self, frames: Iterable[ImageLike] | str | os.PathLike[str], masks: ObjectIds | Mapping[int, ObjectIds]
+    ) -> Iterator[tuple[np.ndarray, Prediction]]:
+        """Yields (image, prediction) for each frame: the masks of given objects, named by their ids, without overlap.
+
+        frames: see `segment_video`. masks: the object id of each pixel of the first frame, integers [H, W], 0 for background;
+        or such arrays by the number of their frame, from 0, for objects that appear later: the ids that no earlier frame has
+        are new objects. On the frame on which an object is given, its mask is the given one. On each other frame, a pixel
+        belongs to the most probable object, or to none if the product of 1 - probability over the objects is larger. Objects
+        given on one frame share one prompt and the state that passes from frame to frame. Raises UserError if there is no
+        object, a size differs, or the system has no probabilities of regions.
+        """
+        options = self._replace_thresholds("soft_regions")
+        self.engine.answers.find(options.kind)
+        images = map(read_image, read_frames(frames) if isinstance(frames, str | os.PathLike) else frames)
+        return segment_objects(
+            read_in_thread(images, FRAMES_AHEAD), masks, lambda example, memory: self._predict(example, options, memory)
+        )
 
     def _region_queries(
         self, images: Iterator[np.ndarray], drawn_on: np.ndarray | None, regions: Sequence[np.ndarray | Region], text: str

@@ -5,6 +5,7 @@ Drawing
     scenes          the placement and visibility of shapes
     drawing         rasterizes shapes
     videos          videos of shapes that move and occlude each other
+    occlusion_videos  videos of shapes that vanish behind others and return, enter late and leave
 
 Text
     expressions     referring expressions
@@ -15,6 +16,7 @@ Text
 Records, files and readers
     toy_images      generates the records of a world from seed and index
     writer          writes a world
+    track_files     the objects of videos, and when they are visible, occluded or outside
     readers         reads a world
     video_layouts   writes toy videos in the layouts of the video benchmarks
     samples         writes a few toy examples in the layout of every benchmark

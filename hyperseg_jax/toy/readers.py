@@ -10,6 +10,7 @@ from hyperseg_jax.datasets import (
     CategoryBoxes,
     CocoInteractive,
     CocoPanoptic,
+    Davis2017,
     Llava,
     ReasonSeg,
     RefCoco,
@@ -28,7 +29,9 @@ CATEGORY = "category"
 """The task of captions that are only the category names of objects, for weak supervision."""
 INSTANCES = "instances"
 """The task of class lists on videos."""
-CLIPS = ("video", INSTANCES)
+VIDEO_OBJECTS = "video_objects"
+"""The task of videos whose objects are drawn on the first frame; needs a world with videos="occlusion"."""
+CLIPS = ("video", INSTANCES, VIDEO_OBJECTS)
 """The tasks on videos."""
 TASKS = ("referring", "reasoning", "panoptic", "region", *CLIPS, "chat", "caption", CATEGORY)
 
@@ -43,6 +46,8 @@ def open_reader(folder: str | os.PathLike, task: str, split: str, **options: Any
     splits = [name for name in SPLITS if (world.clip_count(name) if task in CLIPS else world.image_count(name))]
     if split not in splits:
         raise UserError(f"{folder}: no split {split!r} for {task}; it has {', '.join(splits) or 'none'}")
+    if task == VIDEO_OBJECTS and not world.has_tracks:
+        raise UserError(f"{folder}: has no objects for task {task!r}; write a world with videos='occlusion'")
     reader, names = _reader_and_files(task, split)
     paths = {name: subpath(folder, file) for name, file in names.items()}
     fixed: dict[str, Any] = dict(paths)
@@ -50,6 +55,8 @@ def open_reader(folder: str | os.PathLike, task: str, split: str, **options: Any
     if task in added and not paths[added[task][0]].exists():
         what = added[task][1]
         raise UserError(f"{folder}: was written by an earlier version, without {what}; delete it and write it again")
+    if task == VIDEO_OBJECTS:
+        fixed |= {"split": split, "resolution": ""}
     if task == "caption":
         fixed["split"] = split
     check_fields(f"the toy reader of task {task!r}", reader, options, fixed=fixed)
@@ -75,6 +82,8 @@ def _reader_and_files(task: str, split: str) -> tuple[Callable[..., Any], dict[s
         return CategoryBoxes, {"json_path": f"{notes}/instances_{split}.json", "image_root": images}
     if task == INSTANCES:
         return YouTubeVis, {"json_path": f"youtube_vis/{split}.json", "frame_root": "revos/JPEGImages"}
+    if task == VIDEO_OBJECTS:
+        return Davis2017, {"root": "revos"}
     if task != "video":
         raise UserError(f"task={task!r} is unknown; choose one of {', '.join(TASKS)}")
     meta = f"revos/meta_expressions_{REVOS_NAMES[split]}_.json"

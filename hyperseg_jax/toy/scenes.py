@@ -69,8 +69,9 @@ class Scene:
 
     @property
     def visible(self) -> np.ndarray:
-        """[N]: the visible share of each object."""
-        return self.masks.sum((1, 2)) / np.maximum((self.coverages >= 0.5).sum((1, 2)), 1)
+        """[N]: the visible share of each object; 1 outside the image."""
+        total = (self.coverages >= 0.5).sum((1, 2))
+        return np.where(total > 0, self.masks.sum((1, 2)) / np.maximum(total, 1), 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ def pick_one(rng: np.random.Generator, choices: Sequence[T]) -> T:
     return choices[int(rng.integers(len(choices)))]
 
 
-def _sample_pairs(kinds: Kinds, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+def sample_pairs(kinds: Kinds, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
     """Samples the coloured shapes of a scene from few colours and shapes, so that they resemble each other."""
     first = pick_one(rng, sorted(kinds.focus) if kinds.focus else kinds.known)
     pool = sorted(kinds.allowed)
@@ -112,7 +113,7 @@ def _sample_pairs(kinds: Kinds, count: int, rng: np.random.Generator) -> list[tu
 def place_objects(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> list[Thing] | None:
     """Places `count` objects at free positions; returns None if the image gets too crowded."""
     things: list[Thing] = []
-    pairs = _sample_pairs(kinds, count, rng)
+    pairs = sample_pairs(kinds, count, rng)
     for color, shape in (pairs[k] for k in rng.permutation(count)):
         crowded = sum(thing.size == "large" for thing in things) >= 3
         size = "small" if crowded or rng.random() < 0.5 else "large"

@@ -8,13 +8,18 @@ import numpy as np
 
 from hyperseg_jax.datasets import visual_prompts
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.toy import expressions, questions, scenes, videos
+from hyperseg_jax.toy import expressions, occlusion_videos, questions, scenes, videos
 from hyperseg_jax.toy.vocabulary import VERSION
 from hyperseg_jax.untrusted.printing import escaped_value
 
 SPLITS = ("train", "val", "compositional")
 CLIP_EXPRESSIONS = 4
 MIN_THINGS, MAX_THINGS = 3, 6
+VIDEOS = {
+    "default": (videos.sample_video, (3, 6)),
+    "occlusion": (occlusion_videos.sample_video, (4, 6)),
+}
+"""Kinds of videos: how one is sampled, and its number of objects (minimum, maximum + 1)."""
 _KINDS = {"known": scenes.KNOWN, "held_back": scenes.HELD_BACK}
 _STREAMS = {"image": 0, "reasoning": 1, "clip": 2, "deck": 3, "caption": 4}
 _ATTEMPTS = 2000
@@ -27,7 +32,8 @@ class World:
     train, val, compositional: images of each split (plus a quarter as many with reasoning questions).
     clips: training videos (plus a fifth as many for val). level: "default" or "hard".
     kinds: "known", or "held_back" for images of the colour and the shape that are held out from the other worlds.
-    expressions: referring expressions per image.
+    expressions: referring expressions per image. videos: "default" for objects that move at constant speed, or "occlusion" for
+    objects that cross, vanish behind others and return, enter late and leave.
     """
 
     seed: int = 0
@@ -39,12 +45,15 @@ class World:
     kinds: str = "known"
     expressions: int = 6
     version: int = VERSION
+    videos: str = "default"
 
     def __post_init__(self):
         if self.level not in scenes.LEVELS:
             raise UserError(f"level={escaped_value(self.level)} is unknown; choose one of {', '.join(scenes.LEVELS)}")
         if self.kinds not in _KINDS:
             raise UserError(f"kinds={escaped_value(self.kinds)} is unknown; choose one of {', '.join(_KINDS)}")
+        if self.videos not in VIDEOS:
+            raise UserError(f"videos={escaped_value(self.videos)} is unknown; choose one of {', '.join(VIDEOS)}")
         if self.kinds == "held_back" and self.compositional:
             raise UserError("compositional images exist only for kinds='known'; pass compositional=0")
         for field in ("seed", "train", "val", "compositional", "clips"):
@@ -52,6 +61,15 @@ class World:
                 raise UserError(f"{field}={getattr(self, field)} is negative; pass a number >= 0")
         if not 1 <= self.expressions <= 10:
             raise UserError(f"expressions={self.expressions} is out of range; pass a number from 1 to 10")
+
+    def parameters(self) -> dict[str, int | str]:
+        """Returns the content of toy.json, which does not have the default kind of videos: earlier versions had no other."""
+        return {name: value for name, value in vars(self).items() if (name, value) != ("videos", "default")}
+
+    @property
+    def has_tracks(self) -> bool:
+        """Whether the files contain the objects of the videos, besides the expressions about them."""
+        return self.videos == "occlusion"
 
     def image_count(self, split: str) -> int:
         return {"train": self.train, "val": self.val, "compositional": self.compositional}[split]
@@ -126,8 +144,9 @@ def generate_video(world: World, split: str, index: int) -> tuple[videos.Video, 
     kinds = world.kinds_of(split)
     shares = videos.SHARES
     groups = [str(name) for name in rng.choice(list(shares), size=CLIP_EXPRESSIONS, p=list(shares.values()))]
+    sample_video, counts = VIDEOS[world.videos]
     for _ in range(_ATTEMPTS):
-        drawn = videos.sample_video(kinds, int(rng.integers(3, 6)), world.level, rng)
+        drawn = sample_video(kinds, int(rng.integers(*counts)), world.level, rng)
         written = videos.write_video_expressions(drawn, groups, kinds, rng) if drawn else None
         if drawn and written:
             return drawn, videos.render_video(drawn, world.level, rng), written

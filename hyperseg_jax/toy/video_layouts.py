@@ -15,7 +15,7 @@ from PIL import Image
 
 from hyperseg_jax.datasets.ref_davis import VIEWS
 from hyperseg_jax.ops import run_lengths
-from hyperseg_jax.toy import toy_images
+from hyperseg_jax.toy import toy_images, track_files
 from hyperseg_jax.toy.expressions import Expression
 from hyperseg_jax.toy.toy_images import World
 from hyperseg_jax.toy.videos import Video
@@ -24,8 +24,6 @@ from hyperseg_jax.toy.writer import REVOS_TYPES
 
 SPLITS = {"train": "train", "val": "valid"}
 """Split names of DAVIS -> those of the YouTube datasets."""
-_PALETTE = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128, 128, 0, 128, 0, 128, 128]
-"""The first colours of the DAVIS palette."""
 _QUALITY = 90
 
 
@@ -41,8 +39,7 @@ class _RenderedVideo:
 
     @property
     def object_map(self) -> np.ndarray:
-        """uint8 [T, H, W]: the object of each pixel, numbered from 1; 0 is background."""
-        return (self.video.masks * np.arange(1, len(self.video.things) + 1)[:, None, None, None]).max(0).astype(np.uint8)
+        return track_files.object_map(self.video)
 
     @property
     def names(self) -> list[str]:
@@ -106,7 +103,7 @@ def _write_davis2017(root: pathlib.Path, split: str, rendered: list[_RenderedVid
     for video in rendered:
         _write_frames(root / "JPEGImages" / "480p" / video.name, video)
         for kind in ("Annotations", "Annotations_unsupervised"):
-            _write_pngs(root / kind / "480p" / video.name, video.names, map(_add_palette, video.object_map))
+            _write_pngs(root / kind / "480p" / video.name, video.names, map(track_files.add_palette, video.object_map))
         for annotator in (1, 2):
             for view, pattern in VIEWS.items():
                 lines = lines_by_file.setdefault(pattern.format(annotator), [])
@@ -126,7 +123,7 @@ def _write_ref_youtube_vos(root: pathlib.Path, split: str, rendered: list[_Rende
         _write_frames(root / split / "JPEGImages" / video.name, video)
         records = [{"exp": text, "obj_id": str(number)} for number, text in video.single_target()]
         if split == "train":
-            _write_pngs(root / split / "Annotations" / video.name, video.names, map(_add_palette, video.object_map))
+            _write_pngs(root / split / "Annotations" / video.name, video.names, map(track_files.add_palette, video.object_map))
         else:
             records = [{"exp": record["exp"]} for record in records]
         videos[video.name] = {"expressions": {str(k): record for k, record in enumerate(records)}, "frames": video.names}
@@ -194,12 +191,6 @@ def _write_frames(folder: pathlib.Path, video: _RenderedVideo) -> None:
     folder.mkdir(parents=True)
     for name, frame in zip(video.names, video.frames, strict=True):
         Image.fromarray(frame).save(folder / f"{name}.jpg", quality=_QUALITY)
-
-
-def _add_palette(object_map: np.ndarray) -> Image.Image:
-    image = Image.fromarray(object_map)
-    image.putpalette(_PALETTE)
-    return image
 
 
 def _write_pngs(folder: pathlib.Path, names: list[str], images: Any) -> None:

@@ -25,20 +25,29 @@ from hyperseg_jax.toy.vocabulary import BACKGROUNDS, SIZE
 
 FRAMES = (6, 7, 8)
 SHARES = {"attribute": 0.35, "motion": 0.40, "absent": 0.10, "reasoning": 0.15}
+ROLE_QUESTIONS = {
+    "hidden": "Which shape is hidden behind another one and returns?",
+    "enters": "Which shape enters the image?",
+    "leaves": "Which shape leaves the image?",
+}
 DISTANCES = (48.0, 96.0)
 """Range of the distance that an object moves over a video, in pixels."""
 
-_HEADINGS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+STATES = ("visible", "occluded", "outside")
+"""States of an object in a frame: some pixel of it is visible; it is in the image, but all of it is hidden; or it is not."""
+HEADINGS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Video:
     """A video. scenes: one per frame, with the same objects in the same order. headings: direction of each object, "" if it
-    does not move. distances: pixels that each object moves over the video."""
+    does not move. distances: pixels that each object moves over the video. roles: what happens to each object, a key of
+    ROLE_QUESTIONS or ""; () if the video has no roles."""
 
     scenes: tuple[Scene, ...]
     headings: tuple[str, ...]
     distances: tuple[float, ...]
+    roles: tuple[str, ...] = ()
 
     @property
     def things(self) -> tuple[Thing, ...]:
@@ -49,6 +58,12 @@ class Video:
         """The visible masks of the objects, bool [N, T, SIZE, SIZE]."""
         return np.stack([scene.masks for scene in self.scenes], axis=1)
 
+    @property
+    def states(self) -> np.ndarray:
+        """The state of each object in each frame, int [N, T], an index of STATES."""
+        inside = np.stack([(scene.coverages >= 0.5).any((1, 2)) for scene in self.scenes], axis=1)
+        return np.where(self.masks.any((2, 3)), 0, np.where(inside, 1, 2))
+
 
 def _sample_motion(thing: Thing, rng: np.random.Generator) -> tuple[str, float]:
     """Draws a heading and a distance that keep the object inside the image; ("", 0) if it does not move."""
@@ -58,7 +73,7 @@ def _sample_motion(thing: Thing, rng: np.random.Generator) -> tuple[str, float]:
     edge = thing.diameter / 2
     free = [
         name
-        for name, (dx, dy) in _HEADINGS.items()
+        for name, (dx, dy) in HEADINGS.items()
         if edge < thing.x + dx * distance < SIZE - edge and edge < thing.y + dy * distance < SIZE - edge
     ]
     return (pick_one(rng, free), distance) if free else ("", 0.0)
@@ -79,7 +94,7 @@ def sample_video(kinds: Kinds, count: int, level: str, rng: np.random.Generator)
     for t in range(1, frames):
         moved = []
         for thing, (heading, distance) in zip(things, motions, strict=True):
-            dx, dy = _HEADINGS.get(heading, (0, 0))
+            dx, dy = HEADINGS.get(heading, (0, 0))
             offset = distance * t / (frames - 1)
             moved.append(dataclasses.replace(thing, x=thing.x + dx * offset, y=thing.y + dy * offset))
         scenes.append(build_scene(moved, background))
@@ -113,7 +128,7 @@ def _motion_candidates(video: Video) -> Iterator[Candidate]:
 
 def _absent_motion_candidates(video: Video) -> Iterator[Candidate]:
     """Yields expressions without a target, such as 'the ring moving left' if there are rings, but none moves left."""
-    for thing, heading in itertools.product(video.things, _HEADINGS):
+    for thing, heading in itertools.product(video.things, HEADINGS):
         for words in phrases_for(thing):
             fitting = [video.headings[r] for r, other in enumerate(video.things) if words.describes(other)]
             if words.kind in ("s", "cs") and heading not in fitting:
@@ -129,6 +144,9 @@ def _reasoning_candidates(video: Video) -> Iterator[Candidate]:
     if video.headings.count("") == 1:
         text = "Which shape is the only one that does not move?"
         yield build_candidate(text, (video.headings.index(""),), "reasoning", Words(), "still")
+    for role, text in ROLE_QUESTIONS.items():
+        if video.roles.count(role) == 1:
+            yield build_candidate(text, (video.roles.index(role),), "reasoning", Words(), role)
     min_visible = np.stack([scene.visible for scene in video.scenes]).min(axis=0)
     if np.sum(min_visible < 0.5) == 1 and np.sum(min_visible < 0.8) == 1:
         text = "Which shape passes behind another one?"

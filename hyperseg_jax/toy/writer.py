@@ -6,7 +6,8 @@ interactive/coco_interactive_{split}.json
 llava/llava_{split}.json              images below coco/
 reasonseg/{split}/*.jpg + *.json, reasonseg/explanatory/{split}.json
 visual_genome/*.json, visual_genome/VG_100K/*.jpg    captions; the images of coco/ under another name
-revos/JPEGImages/<clip>/*.jpg, revos/meta_expressions_{train,valid}_.json, revos/mask_dict*.json
+revos/JPEGImages/<clip>/*.jpg, revos/meta_expressions_{train,valid}_.json, revos/mask_dict*.json; if videos="occlusion", also
+                                      the files of track_files
 youtube_vis/{train,val}.json          the classes of the objects in the clips of revos/
 toy.json                              the parameters; written last
 """
@@ -32,7 +33,7 @@ from hyperseg_jax.datasets import masks
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.process_lock import process_lock
 from hyperseg_jax.ops import run_lengths
-from hyperseg_jax.toy import captions, toy_images
+from hyperseg_jax.toy import captions, toy_images, track_files
 from hyperseg_jax.toy.toy_images import SPLITS, World
 from hyperseg_jax.toy.vocabulary import BACKGROUNDS, CATEGORY_IDS, SIZE
 from hyperseg_jax.untrusted import paths, strict_json
@@ -194,8 +195,11 @@ def _draw_and_save_video(world: World, folder: pathlib.Path, item: tuple[str, in
     tracks = [[run_lengths.encode(mask) if mask.any() else None for mask in track] for track in clip.masks]
     targets = sorted({target for expression in written for target in expression.targets})
     foreground = np.any(clip.masks[targets], axis=0)
+    if world.has_tracks:
+        track_files.write_object_ids(folder / "revos", frame_folder.name, clip)
     return {
         "name": frame_folder.name,
+        "states": track_files.list_states(clip),
         "frames": [f"{t:05d}" for t in range(len(frames))],
         "tracks": tracks,
         "categories": [CATEGORY_IDS[thing.name] for thing in clip.things],
@@ -242,10 +246,12 @@ def _write_image_split(world: World, folder: pathlib.Path, split: str, run: Call
 def _write_videos(world: World, folder: pathlib.Path, run: Callable) -> None:
     mask_dict: dict[str, list] = {}
     foregrounds = {}
+    records: dict[str, list[dict[str, Any]]] = {}
     for split, revos_name in REVOS_NAMES.items():
-        videos, records = {}, list(run(_draw_and_save_video, [(split, k) for k in range(world.clip_count(split))]))
-        _write_json(folder / "youtube_vis" / f"{split}.json", _build_instances(coco_categories(world, split), records))
-        for number, record in enumerate(records):
+        videos = {}
+        records[split] = list(run(_draw_and_save_video, [(split, k) for k in range(world.clip_count(split))]))
+        _write_json(folder / "youtube_vis" / f"{split}.json", _build_instances(coco_categories(world, split), records[split]))
+        for number, record in enumerate(records[split]):
             first = len(mask_dict)
             mask_dict |= {str(first + k): track for k, track in enumerate(record["tracks"])}
             foregrounds[record["name"]] = {"masks_rle": record["foreground"]}
@@ -268,6 +274,8 @@ def _write_videos(world: World, folder: pathlib.Path, run: Callable) -> None:
         _write_json(folder / "revos" / f"meta_expressions_{revos_name}_.json", {"videos": videos})
     _write_json(folder / "revos" / "mask_dict.json", mask_dict)
     _write_json(folder / "revos" / "mask_dict_foreground.json", foregrounds)
+    if world.has_tracks:
+        track_files.write_lists(folder / "revos", records)
 
 
 def _build_instances(categories: list[dict], records: list[dict[str, Any]]) -> dict[str, list]:
@@ -299,7 +307,7 @@ def _write_all(world: World, folder: pathlib.Path, run: Callable) -> None:
         (folder / "revos" / "JPEGImages").mkdir(parents=True)
         (folder / "youtube_vis").mkdir()
         _write_videos(world, folder, run)
-    (folder / "toy.json").write_text(json.dumps(dataclasses.asdict(world), indent=1))
+    (folder / "toy.json").write_text(json.dumps(world.parameters(), indent=1))
 
 
 def read_world(folder: str | os.PathLike) -> World:
@@ -324,6 +332,7 @@ def write_world(
     level: str = "default",
     kinds: str = "known",
     expressions: int = 6,
+    videos: str = "default",
     workers: int = 0,
     log: Callable[[str], None] = print,
 ) -> pathlib.Path:
@@ -336,7 +345,7 @@ def write_world(
     """
     if compositional is None:
         compositional = val if kinds == "known" else 0
-    world = World(seed, train, val, compositional, clips, level, kinds, expressions)
+    world = World(seed, train, val, compositional, clips, level, kinds, expressions, videos=videos)
     out = pathlib.Path(out_dir)
     absolute = out.absolute()
     with process_lock(absolute.parent / f".{absolute.name}.drawn", wait=True):  # another process may be writing it

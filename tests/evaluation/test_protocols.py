@@ -1,5 +1,6 @@
 """Evaluation protocols: referring expressions of one video, first-frame objects and tracks."""
 
+import dataclasses
 import inspect
 import json
 
@@ -77,6 +78,27 @@ def test_first_frame_objects_do_not_overlap():
     )
     ((_, result),) = protocol.answers()
     np.testing.assert_array_equal(result[1].masks, [masks[0, 0], ~masks[0, 0]])
+
+
+def test_submissions_have_the_ids_of_the_first_frame(tmp_path):
+    """Objects 2 and 5: the PNGs have these ids, not their positions among the regions."""
+    import io
+    import zipfile
+
+    from PIL import Image
+
+    masks = np.stack([make_block(0, 0), make_block(20, 20)])[:, None].repeat(3, 1)
+    prompt = Prompt(task="region", masks=masks, labels=(0, 1), regions=make_regions(masks[:, 0]), key="clip")
+    example = dataclasses.replace(make_example(prompt), frame_names=("00000", "00001", "00002"))
+    protocol = SemiSupervisedVOS(example, lambda prompt, out: Prediction(out))
+    run_protocol(protocol, lambda step, k: 0.9 * masks[:, step].astype(np.float32))
+    ((asked, result),) = protocol.answers()
+    reader = type("reader", (), {"first_object_ids": staticmethod(lambda name: {"clip": [2, 5]}[name])})
+    path = WRITERS["davis"](tmp_path, [json.loads(json.dumps(make_row(example, asked, result)))], reader)
+    with zipfile.ZipFile(path) as file:
+        assert file.namelist() == [f"clip/{name}.png" for name in example.frame_names]
+        with Image.open(io.BytesIO(file.read("clip/00001.png"))) as image:
+            assert image.mode == "P" and np.array_equal(np.asarray(image), 2 * masks[0, 0] + 5 * masks[1, 0])
 
 
 # tracks

@@ -85,6 +85,26 @@ def test_davis_skips_first_and_last_frame_of_given_objects_only():
         free.update(np.repeat(ours, 21, 0), true)
 
 
+def test_j_after_occlusion():
+    """Only frames count in which the target is visible again: of T = visible, hidden, visible, gone, visible, the third and
+    fifth. An object that only enters or leaves was never occluded."""
+    true = np.stack([A, NONE, A, NONE, A])
+    ours = np.stack([NONE, A, A, A, NONE])
+    enters, leaves = np.stack([NONE, NONE, A, A, A]), np.stack([A, A, NONE, NONE, NONE])
+    clips, objects, proposals = VideoScores(), DavisScores(), DavisScores("unsupervised")
+    for target in (enters, leaves):
+        clips.update(target, target)
+    objects.update(np.stack([enters, leaves]), np.stack([enters, leaves]))
+    assert not [name for scores in (clips, objects) for name in scores.compute() if "occlusion" in name]
+    clips.update(ours, true)
+    proposals.update(np.stack([enters, ours]), np.stack([true, enters]))
+    assert clips.compute()["j_after_occlusion"] == proposals.compute()["j_after_occlusion"] == 1 / 2
+    objects.update(ours[None], true[None])  # the last frame is excluded
+    assert objects.compute()["j_after_occlusion"] == 1 and objects.compute()["count_after_occlusion"] == 1
+    objects.update(ours[None, :2].repeat(2, 1), true[None, [0, 1, 1, 2]])  # visible again only in the excluded frame
+    assert objects.compute()["count_after_occlusion"] == 1
+
+
 def test_davis_pairs_proposals_with_objects():
     right = make_block((10, 18), (10, 18))
     true = np.stack([[A, A], [right, right]])

@@ -46,6 +46,17 @@ def test_regions_have_the_size_of_the_image_that_they_were_drawn_on():
         PROCESSOR(make_example(region), train=False)
 
 
+def test_regions_of_a_clip_are_those_of_its_first_frame():
+    """Otherwise their features would come from each queried frame in turn, on which the objects have moved."""
+    pixels = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, *SIZE, 3), np.uint8)
+    clip = dataclasses.replace(make_example(REGIONS[0]), frames=pixels)
+    sizes = PROCESSOR.bucket(clip)
+    assert sizes["drawn_on"] == 1 and PROCESSOR.bucket(make_example(REGIONS[0]))["drawn_on"] == 0
+    arrays = PROCESSOR.for_bucket(sizes)(clip, train=False)
+    assert arrays["images"].shape[0] == 3 and not arrays["region_images"].any()
+    assert PROCESSOR.bucket(dataclasses.replace(clip, prompts=(Prompt("video", "the ring"),)))["drawn_on"] == 0
+
+
 def test_regions_with_only_negative_points_are_refused():
     beside = Region("point", points=[[8, 8, 0]])
     with pytest.raises(UserError) as caught:

@@ -140,7 +140,7 @@ class HyperSegProcessor(SizedProcessor):
             "targets": 0,
             "classes": max(self.classes, *class_counts, 0),
             "regions": max(self.regions, *(1 << (count - 1).bit_length() for count in region_counts), 0),
-            "drawn_on": int(example.drawn_on is not None),
+            "drawn_on": int(example.drawn_on is not None or (len(example.frames) > 1 and bool(region_counts))),
             "masks": 1,
             "written": written,
             "name_size": -(-max(map(len, items), default=0) // NAME_STEP) * NAME_STEP,
