@@ -14,7 +14,7 @@ from hyperseg_jax.tables import PublishedField, Rule, SourceCheckpoint
 GATES = Rule(r"mgvp_layers\.layers\.\d+\.gate(_mlp)?\..*", "the perceiver's tanh gates are in the paper and in no release")
 AGGREGATION = Rule(
     r"prompt_aggregation\..*",
-    "the projection of the temporal adapter's global aggregation starts at zero; its release has only the local injection",
+    "global aggregation over frames is in the paper and in no release; its projection is initialized to zero",
 )
 UNTRAINED = Rule(
     r"predictor\.(box_embed|iou_head|reid_embed_head)\..*",
