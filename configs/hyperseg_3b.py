@@ -35,7 +35,7 @@ def recipe() -> ml_collections.ConfigDict:
     c.system = "hyperseg"
     c.seed = 0
     c.init_from = ""  # initial weights: a workdir or a model folder
-    c.init_optional = (r".*/lora_[ab]", r"perceiver/.*/gate/.*")  # not in the published weights
+    c.init_optional = (r".*/lora_[ab]", r"perceiver/.*/gate/.*", r"prompt_aggregation/.*")  # not in the published weights
 
     c.model = {
         # ours: float32 parameters, since small updates would be lost in bfloat16; bfloat16 compute
@@ -88,6 +88,12 @@ def recipe() -> ml_collections.ConfigDict:
             "mlp_ratio": 4,
             "gate": "tanh",
             "gate_feed_forward": False,
+        },
+        # between frames: the paper's temporal adapter; the number of frames is ours
+        "temporal": {
+            "injection": True,  # of the previous frame's fine-grained tokens, as in the released weights
+            "aggregation": True,  # of the prompts over the last frames; not in the released weights
+            "frames": 5,
         },
         "llm": {
             "vocab_size": 51200,

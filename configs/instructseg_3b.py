@@ -17,7 +17,7 @@ def get_config(slice_name: str = "") -> ml_collections.ConfigDict:
     c.system = "instructseg"
     c.init_optional = (r".*/lora_[ab]",)  # not in the published weights
 
-    del c.model.perceiver
+    del c.model.perceiver, c.model.temporal
     c.model.object_perceiver = {"num_queries": 128, "num_layers": 3, "num_heads": 8, "head_dim": 128, "mlp_ratio": 2}
     c.model.text_fusion = {
         "num_layers": 3,

@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.init_optional = (r"(object_perceiver|text_fusion|local_project|(detail|global|fused)_projector)/.*",)
     c.init_ignored = (r"(perceiver|(expression|class|region)_projector|mask_decoder/(class|region))/.*",)  # HyperSeg's
 
-    del c.model.perceiver
+    del c.model.perceiver, c.model.temporal
     c.model.object_perceiver = {"num_queries": 8, "num_layers": 2, "num_heads": 4, "head_dim": 24, "mlp_ratio": 2}
     c.model.text_fusion = {"num_layers": 2, "num_heads": 4, "head_dim": 24, "mlp_ratio": 2, "form": "published"}
     c.model.fusion_size = 96

@@ -50,6 +50,8 @@ def get_config() -> ml_collections.ConfigDict:
         },
         "mask_encoder": {"hidden_size": 32, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 4), "window": 6, "mlp_ratio": 3.0},
         "perceiver": {"hidden_size": 96, "num_queries": 8, "num_heads": 4, "head_dim": 24, "mlp_ratio": 2, "gate": "tanh"},
+        # What a frame of a video passes to the next ones: systems/hyperseg/temporal.py.
+        "temporal": {"injection": True, "aggregation": False, "frames": 5},
         "llm": {"vocab_size": 576, "hidden_size": 128, "mlp_size": 384, "num_layers": 4, "num_heads": 4, "embedding_std": 1.0},
         "pixel_decoder": {
             "conv_dim": 64,

@@ -26,14 +26,14 @@ def state_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """Describes the differing fields that the train state, or the meaning of a position in the data, depends on; "" if there
     are none. saved: config of the existing run, from an untrusted file. given: the new config.
 
-    If the run is older than the block of a published field, it has the published value, and no other field of the block is
+    If the run is older than the block of published fields, it has the published values, and no other field of the block is
     compared."""
     before, now = _state_fields(saved), _state_fields(given)
-    for path, value in _published_values(given).items():
-        block = f"{path.rpartition('/')[0]}/"
-        if path in now and not any(each.startswith(block) for each in before):
-            before[path] = value
-            now = {each: now[each] for each in now if each == path or not each.startswith(block)}
+    published = {path: value for path, value in _published_values(given).items() if path in now}
+    for block in {f"{path.rpartition('/')[0]}/" for path in published}:
+        if not any(each.startswith(block) for each in before):
+            now = {each: now[each] for each in now if each in published or not each.startswith(block)}
+            before |= {path: value for path, value in published.items() if path.startswith(block)}
     return configs.describe_differences(before, now)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.structs import Layout
 from hyperseg_jax.systems.hyperseg.frames import run_frames
+from hyperseg_jax.systems.hyperseg.temporal import Temporal
 
 FRAMES, LENGTH = 3, 4
 
@@ -24,6 +25,7 @@ class Noise:
     """A model whose output is the random numbers of dropout."""
 
     precision = Precision()
+    temporal = Temporal()
 
     def __init__(self):
         self.embedded = 0
@@ -33,7 +35,7 @@ class Noise:
             self.embedded += 1
             return jnp.ones((1, LENGTH, 2))
         noise = jnp.zeros(5) if rngs is None else jax.random.uniform(rngs["dropout"], (5,))
-        return Output(fine_grained_query, noise, text, {}), {}
+        return Output(jnp.zeros((1, 2, 2)), noise, text, {}), {}
 
 
 def run(model, frames, **options):

@@ -5,6 +5,7 @@ prompts      the exact prompt strings of each task
 entities     how the answer to a class list names what is in the image (hybrid entity recognition)
 recognition  writes the names, and predicts the masks behind them
 processor    converts an Example to the arrays of one batch element
+temporal     what a frame of a video passes to the next ones (temporal adapter)
 frames       runs the model over the frames of a batch
 objective    the training loss
 encoding     encodes parts of the input that are independent of the prompt, for caching
@@ -47,9 +48,9 @@ SYSTEM = System(
     write=writer.make_writer,
     weight_table=model.weight_table,
     source_checkpoints=checkpoints.CHECKPOINTS,
-    extra_names=(checkpoints.GATES,),
-    published_fields=(checkpoints.RECOGNITION,),
-    prediction_fields=entities.PREDICTION_FIELDS,
+    extra_names=(checkpoints.GATES, checkpoints.AGGREGATION),
+    published_fields=(checkpoints.RECOGNITION, *checkpoints.TEMPORAL),
+    prediction_fields=(*entities.PREDICTION_FIELDS, "frames"),
     untrained=checkpoints.untrained,
     hf_config=checkpoints.hf_config,
     parts=parts.make_parts(model.build_model),

@@ -10,11 +10,16 @@ import ml_collections
 from hyperseg_jax.decoders.mask2former import HEADS
 from hyperseg_jax.systems.hyperseg.entities import PREDICTION_FIELDS, RELEASED
 from hyperseg_jax.systems.hyperseg.objective import build_instances
+from hyperseg_jax.systems.hyperseg.temporal import Temporal
 from hyperseg_jax.systems.psalm import checkpoints as psalm
 from hyperseg_jax.systems.psalm.checkpoints import SIGLIP, SIZES, mask2former, mipha
 from hyperseg_jax.tables import PublishedField, Rule, SourceCheckpoint
 
 GATES = Rule(r"mgvp_layers\.layers\.\d+\.gate(_mlp)?\..*", "the perceiver's tanh gates are in the paper and in no release")
+AGGREGATION = Rule(
+    r"prompt_aggregation\..*",
+    "global aggregation over frames is in the paper and in no release; its projection is initialized to zero",
+)
 RECOGNITION = PublishedField(
     "model.entities.recognition",
     ("decoding",),
@@ -27,16 +32,33 @@ RECOGNITION = PublishedField(
     ),
 )
 
+TEMPORAL = (
+    PublishedField(
+        "model.temporal.injection",
+        (True,),
+        "the authors' code starts each frame of a video from the fine-grained tokens of the previous one",
+        may_change=True,
+    ),
+    PublishedField(
+        "model.temporal.aggregation",
+        (False,),
+        "the authors' code adds nothing of the last frames to the prompts: other masks and scores after the first frame",
+        may_change=True,
+        details=(("model.temporal.frames", Temporal.frames),),
+    ),
+)
+
 HYPERSEG = SourceCheckpoint(
     "HyperSeg-3B",
     mark=r"mgvp_layers\..*",
     file="the folder with its config.json and *.safetensors or pytorch_model*.bin",
-    initialized=(GATES,),
+    initialized=(GATES, AGGREGATION),
     sizes=SIZES,
 )
 
 MIPHA = mipha(
     GATES,
+    AGGREGATION,
     Rule(
         r"mgvp_layers\..*|local_project\..*|level_embed\.weight|temporal_query|(temporal|expanded_seg)_query_project\..*",
         "the fine-grained perceiver is randomly initialized",

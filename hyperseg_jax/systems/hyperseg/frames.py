@@ -1,4 +1,4 @@
-"""Runs HyperSeg over the frames of a batch; each frame gets the fine-grained query of the previous frame."""
+"""Runs HyperSeg over the frames of a batch; each frame gets what the previous ones pass to it (`temporal`)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Bool, PRNGKeyArray
 
 from hyperseg_jax.connectors.perceiver import GATES, gate_values
 from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.layers.remat import remat_scan_body
 from hyperseg_jax.llms.name_list import NameList
-from hyperseg_jax.structs import Layout
+from hyperseg_jax.structs import DeviceArray, Layout
 from hyperseg_jax.systems.hyperseg.entities import Entities
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
 from hyperseg_jax.systems.hyperseg.recognition import predict_with_names
+from hyperseg_jax.systems.hyperseg.temporal import FrameMemory, PromptMemory, count_items
 from hyperseg_jax.systems.pixels import normalize_for_llm, normalize_for_masks
 
 
@@ -25,18 +26,18 @@ def run_frames(
     model: HyperSeg,
     params: Any,
     batch: Batch,
-    query: jax.Array | None,
+    memory: FrameMemory | None,
     per_frame: Callable[[HyperSegOutput, Any], Any],
     features: Mapping[str, Any] = {},
     dropout_key: PRNGKeyArray | None = None,
     entities: Entities | None = None,
     **options: Any,
-) -> tuple[Any, jax.Array]:
-    """Returns per_frame(output, t) stacked over the frames of a batch, and the next query of the last frame.
+) -> tuple[Any, FrameMemory]:
+    """Returns per_frame(output, t) stacked over the frames of a batch, and the memory for the next frame.
 
-    query: the fine-grained query of the previous frame; None uses the learned one. features: those of `encoding`, for a batch
-    of one frame; {} computes them here. dropout_key: each frame folds its number into it; None: no dropout. entities: how the
-    names of a batch with "names" are written; its rows have one prompt each.
+    memory: that of the frames before; None before the first. Padding frames leave it unchanged. features: those of `encoding`,
+    for a batch of one frame; {} computes them here. dropout_key: each frame folds its number into it; None: no dropout.
+    entities: how the names of a batch with "names" are written; its rows have one prompt each.
     """
     layout = Layout(**batch["layout"])
     num_frames = batch["frame_valid"].shape[1]
@@ -58,9 +59,14 @@ def run_frames(
         listed["end"] = jnp.full_like(listed["end"], listed["end"].max())  # padding prompts and blank rows have 0
         names = NameList(**listed, repeats=entities.repeats, restricted=entities.restricted)
 
-    def run_frame(query: jax.Array | None, t: int | jax.Array) -> tuple[jax.Array, Any]:
+    start = first_memory(model, params, batch)
+    if memory is not None and memory.prompts is not None and start.prompts is not None:
+        memory = memory.replace(prompts=memory.prompts.with_room(start.prompts.valid.shape[-1]))  # type: ignore[attr-defined]
+
+    def run_frame(memory: FrameMemory | None, t: int | jax.Array) -> tuple[FrameMemory, Any]:
+        passed = {} if memory is None else {"fine_grained_query": memory.query, "prompt_memory": memory.prompts}
         if features or names is not None:
-            prefix = features.get("prefix") if query is None else None
+            prefix = features.get("prefix") if memory is None else None
             image_features = (
                 features["image"]
                 if "image" in features
@@ -75,25 +81,44 @@ def run_frames(
             inputs: Any = image_features, image_tokens, layout
             output: Any
             if entities is not None and names is not None:
-                output = predict_with_names(
-                    model, params, entities, names, *inputs, fine_grained_query=query, prefix=prefix, **prompts
-                )
+                output = predict_with_names(model, params, entities, names, *inputs, passed, prefix=prefix, **prompts)
             else:
-                output = apply(*inputs, fine_grained_query=query, prefix=prefix, method="predict_masks", **prompts)
+                output = apply(*inputs, **passed, prefix=prefix, method="predict_masks", **prompts)
         else:
             images, clip_images = normalize_for_masks(batch["images"][:, t]), normalize_for_llm(batch["clip_images"][:, t])
             rngs = None if dropout_key is None else {"dropout": jax.random.fold_in(dropout_key, t)}
-            output, variables = apply(
-                images, clip_images, layout, fine_grained_query=query, text=text, rngs=rngs, mutable=GATES, **prompts
-            )
+            output, variables = apply(images, clip_images, layout, **passed, text=text, rngs=rngs, mutable=GATES, **prompts)
             output = output.replace(gates=gate_values(variables))
-        return output.next_query, per_frame(output, t)
+        present = batch["frame_valid"][:, t]
+        return advance(start if memory is None else memory, output, present), per_frame(output, t)
 
     if num_frames == 1:
-        next_query, outputs = run_frame(query, 0)
-        return jax.tree.map(lambda x: x[None], outputs), next_query
-    if query is None:
+        memory, outputs = run_frame(memory, 0)
+        return jax.tree.map(lambda x: x[None], outputs), memory
+    carry = start if memory is None else memory
+    memory, outputs = jax.lax.scan(remat_scan_body(run_frame), carry, jnp.arange(num_frames))
+    return outputs, memory
+
+
+def first_memory(model: HyperSeg, params: Any, batch: Batch) -> FrameMemory:
+    """Returns the memory before the first frame: the learned query, and no prompts."""
+    temporal, precision = model.temporal, model.precision
+    rows, prompts, classes = batch["class_valid"].shape
+    query = memory = None
+    if temporal.injection:
         learned = params["perceiver"]["query"]
-        query = jnp.broadcast_to(learned, (batch["images"].shape[0], *learned.shape))
-    next_query, outputs = jax.lax.scan(remat_scan_body(run_frame), model.precision.cast(query), jnp.arange(num_frames))
-    return outputs, next_query
+        query = precision.cast(jnp.broadcast_to(learned, (rows, *learned.shape)))
+    if temporal.aggregation:
+        items, width = count_items(classes, batch["regions"].shape[2]), model.llm.hidden_size
+        memory = PromptMemory.empty(rows, prompts, temporal.frames, items, width, precision.compute)
+    return FrameMemory(query, memory)
+
+
+def advance(memory: FrameMemory, output: HyperSegOutput, present: Bool[DeviceArray, " B"]) -> FrameMemory:
+    """Returns the memory after a frame with this output. present: False for padding frames, which change nothing."""
+    query, prompts = memory.query, memory.prompts
+    if query is not None:
+        query = jnp.where(present[:, None, None], output.next_query, query)
+    if prompts is not None and output.items is not None and output.item_valid is not None:
+        prompts = prompts.with_frame(output.items, output.item_valid, present)
+    return FrameMemory(query, prompts)

@@ -15,6 +15,7 @@ from hyperseg_jax.systems.hyperseg.frames import run_frames
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
 from hyperseg_jax.systems.hyperseg.objective import build_instances
 from hyperseg_jax.systems.hyperseg.recognition import split_prompts
+from hyperseg_jax.systems.hyperseg.temporal import FrameMemory
 from hyperseg_jax.systems.system import Predict
 
 Features = Mapping[str, Any]
@@ -28,15 +29,15 @@ def make_predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Predict:
     Outputs: mask_logits; scores expression, class, region; embedding of the queries for tracking: of the "reid" head if a loss
     trains it, else the queries themselves; from the batch asked (bool: the prompt uses an expression), class_valid,
     region_valid; and written, the tokens of the names that were written, if the batch has "names".
-    features: see `encoding`. memory: the fine-grained query for the next frame; None before the first.
+    features: see `encoding`. memory: what the frames so far pass to the next one, see `temporal`; None before the first.
     """
 
     entities = Entities.from_config(config)
     embedding = "reid" if build_instances(config).trains_identities else "query"
 
     def predict_batch(
-        params: Any, batch: Batch, features: Features, memory: jax.Array | None = None
-    ) -> tuple[dict[str, jax.Array], jax.Array]:
+        params: Any, batch: Batch, features: Features, memory: FrameMemory | None = None
+    ) -> tuple[dict[str, jax.Array], FrameMemory]:
         examples, prompts = batch["uses_expression"].shape
         if "names" in batch:
             batch, features, memory = split_prompts(batch, features, memory)
@@ -54,6 +55,6 @@ def make_predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Predict:
 
         outputs, memory = run_frames(model, params, batch, memory, frame_outputs, features, entities=entities)
         split = lambda x: jnp.moveaxis(x.reshape(len(x), examples, prompts, *x.shape[2:]), 0, 1)
-        return jax.tree.map(split, outputs), memory[:: len(memory) // examples]
+        return jax.tree.map(split, outputs), memory.of_images(prompts) if "names" in batch else memory
 
     return predict_batch

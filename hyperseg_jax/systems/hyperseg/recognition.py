@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,10 +22,11 @@ from hyperseg_jax.llms.name_list import NameList, restrict
 from hyperseg_jax.structs import IGNORED, Layout, Source
 from hyperseg_jax.systems.hyperseg.entities import Entities
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput, Prefix
+from hyperseg_jax.systems.hyperseg.temporal import FrameMemory
 from hyperseg_jax.systems.psalm.trunk import ImageFeatures, ImageTokens
 
 
-def split_prompts(batch: Batch, features: Any, memory: Any) -> tuple[Batch, Any, Any]:
+def split_prompts(batch: Batch, features: Any, memory: FrameMemory | None) -> tuple[Batch, Any, FrameMemory | None]:
     """Returns the batch of images with K prompts as one of B * K images with one prompt, with its features and memory."""
     prompts = batch["uses_expression"].shape[1]
     if prompts == 1:
@@ -45,7 +47,7 @@ def split_prompts(batch: Batch, features: Any, memory: Any) -> tuple[Batch, Any,
         "mask": layout.mask & visible,
         "prompt": jnp.where(layout.prompt == number, 1, 0),
     }
-    return split, map_texts(repeat, features), None if memory is None else repeat(memory)
+    return split, map_texts(repeat, features), None if memory is None else memory.of_prompts(prompts)
 
 
 def predict_with_names(
@@ -56,20 +58,21 @@ def predict_with_names(
     image_features: ImageFeatures,
     image_tokens: ImageTokens,
     layout: Layout,
+    passed: Mapping[str, Any],
     *,
     prefix: Prefix | None,
-    fine_grained_query: jax.Array | None,
     **prompts: Any,
 ) -> HyperSegOutput:
-    """Writes names, and predicts the masks behind them. layout: of one prompt in each row, up to the names. prefix,
-    fine_grained_query, prompts: see HyperSeg.predict_masks."""
+    """Writes names, and predicts the masks behind them. layout: of one prompt in each row, up to the names. passed: what
+    previous frames pass to this one, fine_grained_query and prompt_memory. These, prefix, prompts: see
+    HyperSeg.predict_masks."""
     apply: Any = functools.partial(model.apply, {"params": params})
     new = {} if prefix is not None else {"image_tokens": image_tokens, "pyramid": image_features.pyramid}
     if "regions" in prompts:
         drawn_on = prompts.get("region_image_tokens", image_tokens)
         regions = drawn_on, prompts["regions"], prompts["region_valid"]
         new["region_tokens"] = apply(*regions, method="region_tokens")
-    read = apply(layout, **new, fine_grained_query=fine_grained_query, prefix=prefix, method="read")
+    read = apply(layout, **new, **passed, prefix=prefix, method="read")
     ids = write_names(model, params, read, layout, names, entities)
     whole = jax.tree.map(
         lambda *parts: jnp.concatenate(parts, axis=1),
