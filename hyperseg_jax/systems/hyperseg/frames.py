@@ -61,10 +61,10 @@ def run_frames(
 
     start = first_memory(model, params, batch)
     if memory is not None and memory.prompts is not None and start.prompts is not None:
-        memory = memory.replace(prompts=memory.prompts.with_room(start.prompts.valid.shape[-1]))  # type: ignore[attr-defined]
+        memory = FrameMemory(memory.query, memory.prompts.with_room(start.prompts.valid.shape[-1]))
 
     def run_frame(memory: FrameMemory | None, t: int | jax.Array) -> tuple[FrameMemory, Any]:
-        passed = {} if memory is None else {"fine_grained_query": memory.query, "prompt_memory": memory.prompts}
+        passed: dict[str, Any] = {} if memory is None else {"fine_grained_query": memory.query, "prompt_memory": memory.prompts}
         if features or names is not None:
             prefix = features.get("prefix") if memory is None else None
             image_features = (
@@ -104,7 +104,8 @@ def first_memory(model: HyperSeg, params: Any, batch: Batch) -> FrameMemory:
     """Returns the memory before the first frame: the learned query, and no prompts."""
     temporal, precision = model.temporal, model.precision
     rows, prompts, classes = batch["class_valid"].shape
-    query = memory = None
+    query: jax.Array | None = None
+    memory: PromptMemory | None = None
     if temporal.injection:
         learned = params["perceiver"]["query"]
         query = precision.cast(jnp.broadcast_to(learned, (rows, *learned.shape)))

@@ -225,7 +225,7 @@ class HyperSeg(Trunk):
             self.prompt_aggregation(hidden)  # later frames only
         count = count_items(num_classes, num_regions)
         items = join_sources([pooled[source] for source in PROMPT_SOURCES if source in pooled], count)
-        return output.replace(items=items, item_valid=present_items(layout, num_prompts, count))  # type: ignore[attr-defined]
+        return dataclasses.replace(output, items=items, item_valid=present_items(layout, num_prompts, count))
 
     def _stream(
         self,
