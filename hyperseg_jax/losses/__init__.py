@@ -13,7 +13,9 @@ Its terms:
     pixels            cross-entropy of pixels, for classes on a coarser grid
     text              next-token cross-entropy
     words             which words describe an image
+    boxes             boxes of segments, and losses of predicted boxes and their quality
     reidentification  contrastive loss of instance embeddings between frames
+    instances         the losses of boxes, and of identities over the frames of a clip
 """
 
 from hyperseg_jax.losses.criterion import MaskCriterion, MaskLosses, match_targets

@@ -68,8 +68,8 @@ class InstanceCriterion:
             missing = [head for head in needed if head not in heads]
             if missing and getattr(criterion, name):
                 raise UserError(
-                    f"loss.{name} = {getattr(criterion, name)}, but the model has no head {missing[0]!r}; add it to "
-                    "model.mask_decoder.heads, or set the weight to 0"
+                    f"loss.{name} = {getattr(criterion, name)}, but the decoder has no head {missing[0]!r}; add it to its "
+                    "heads, or set the weight to 0"
                 )
         if criterion.trains_identities and not (criterion.box_weight or criterion.giou_weight):
             raise UserError(

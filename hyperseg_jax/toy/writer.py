@@ -280,7 +280,9 @@ def _write_videos(world: World, folder: pathlib.Path, run: Callable) -> None:
 
 def _build_instances(categories: list[dict], records: list[dict[str, Any]]) -> dict[str, list]:
     """Returns the content of YouTube-VIS's json: each object of each video, with its class and its mask in each frame."""
-    videos, annotations, size = [], [], {"height": SIZE, "width": SIZE}
+    videos: list[dict] = []
+    annotations: list[dict] = []
+    size = {"height": SIZE, "width": SIZE}
     for number, record in enumerate(records, 1):
         names = [f"{record['name']}/{frame}.jpg" for frame in record["frames"]]
         videos.append({"id": number, **size, "length": len(names), "file_names": names})

@@ -67,22 +67,24 @@ def run_frames(
         passed: dict[str, Any] = {} if memory is None else {"fine_grained_query": memory.query, "prompt_memory": memory.prompts}
         if features or names is not None:
             prefix = features.get("prefix") if memory is None else None
-            image_features = (
+            image_features: Any = (
                 features["image"]
                 if "image" in features
                 else apply(normalize_for_masks(batch["images"][:, t]), method="encode_image")
             )
             cached_tokens = features.get("image_tokens")
-            image_tokens = (
+            image_tokens: Any = (
                 apply(normalize_for_llm(batch["clip_images"][:, t]), method="image_tokens")
                 if cached_tokens is None
                 else cached_tokens
             )
-            inputs: Any = image_features, image_tokens, layout
             output: Any
             if entities is not None and names is not None:
-                output = predict_with_names(model, params, entities, names, *inputs, passed, prefix=prefix, **prompts)
+                output = predict_with_names(
+                    model, params, entities, names, image_features, image_tokens, layout, passed, prefix=prefix, **prompts
+                )
             else:
+                inputs = image_features, image_tokens, layout
                 output = apply(*inputs, **passed, prefix=prefix, method="predict_masks", **prompts)
         else:
             images, clip_images = normalize_for_masks(batch["images"][:, t]), normalize_for_llm(batch["clip_images"][:, t])
@@ -93,11 +95,11 @@ def run_frames(
         return advance(start if memory is None else memory, output, present), per_frame(output, t)
 
     if num_frames == 1:
-        memory, outputs = run_frame(memory, 0)
-        return jax.tree.map(lambda x: x[None], outputs), memory
+        last, outputs = run_frame(memory, 0)
+        return jax.tree.map(lambda x: x[None], outputs), last
     carry = start if memory is None else memory
-    memory, outputs = jax.lax.scan(remat_scan_body(run_frame), carry, jnp.arange(num_frames))
-    return outputs, memory
+    last, outputs = jax.lax.scan(remat_scan_body(run_frame), carry, jnp.arange(num_frames))
+    return outputs, last
 
 
 def first_memory(model: HyperSeg, params: Any, batch: Batch) -> FrameMemory:

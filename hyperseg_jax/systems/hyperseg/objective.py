@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -63,7 +64,7 @@ def make_counts(model: HyperSeg, config: ml_collections.ConfigDict) -> Callable[
             visible = [visible_boxes(targets)[1] for targets in frames]
             identities = jnp.stack([have_identities(*each) for each in zip(frames, visible, strict=True)])
             boxes = jnp.stack([each.sum().astype(jnp.float32) for each in visible])
-            counts = counts.replace(boxes=boxes, pairs=count_pairs(identities))
+            counts = dataclasses.replace(counts, boxes=boxes, pairs=count_pairs(identities))
         return counts
 
     return count_batch

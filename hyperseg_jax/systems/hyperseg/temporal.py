@@ -64,7 +64,7 @@ class PromptMemory:
     valid: Bool[DeviceArray, "B K T N"]
 
     @classmethod
-    def empty(cls, rows: int, prompts: int, frames: int, items: int, width: int, dtype: jnp.dtype) -> PromptMemory:
+    def empty(cls, rows: int, prompts: int, frames: int, items: int, width: int, dtype: str) -> PromptMemory:
         """Returns the memory before the first frame."""
         shape = rows, prompts, frames, items
         return cls(jnp.zeros((*shape, width), dtype), jnp.zeros(shape, bool))
