@@ -17,7 +17,7 @@ import numpy as np
 
 from hyperseg_jax.atomic import atomic_folder, check_replaceable
 from hyperseg_jax.commands.numbers import parse_number
-from hyperseg_jax.datasets.labels import read_label_image
+from hyperseg_jax.datasets.labels import read_mask_image
 from hyperseg_jax.datasets.visual_prompts import shares_area
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import draw_segments, save_image
@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=pathlib.Path,
         metavar="FILE",
-        help="the object under the pixels above 0 of an image; repeatable",
+        help="the object under the white pixels of a black and white image; repeatable",
     )
     parser.add_argument(
         "--example",
@@ -269,10 +269,10 @@ def _parse_regions(parsed: argparse.Namespace, size: tuple[int, int]) -> tuple[l
         )
         labels.append(f"scribble {text}")
     for path in parsed.mask:
-        pixels = read_label_image(path, size, what="mask")
-        if pixels is None or not (pixels > 0).any():
-            raise UserError(f"--mask {path}: has no pixel above 0; mark the object")
-        regions.append(Region.from_mask(pixels > 0))
+        pixels = read_mask_image(path, size)
+        if pixels is None or not pixels.any():
+            raise UserError(f"--mask {path}: has no white pixel; mark the object in white")
+        regions.append(Region.from_mask(pixels))
         labels.append(f"mask {path.name}")
     return regions, labels
 
