@@ -435,6 +435,8 @@ def _region_prompt(task: str, frame: np.ndarray, regions: Sequence[np.ndarray | 
     for k, region in enumerate(converted):
         if region.mask is None:
             continue
+        if region.mask.dtype != bool:
+            raise UserError(f"region {k + 1} has a mask of {region.mask.dtype}; give a bool mask, or use Region.from_mask")
         size = region.mask.shape
         if size != frame.shape[:2]:
             raise UserError(f"region {k + 1} has size {size}, but the image has {frame.shape[:2]}; use the size of the image")

@@ -30,12 +30,12 @@ BROKEN_FOLDERS = {
     "a missing mask": (
         lambda home: [path.unlink() for path in sorted((home / "masks").iterdir())],
         "missing file",
-        "no such label image",
+        "no such mask",
     ),
     "an empty mask": (
         lambda home: [Image.fromarray(np.zeros((192, 192), np.uint8)).save(path) for path in (home / "masks").iterdir()],
         "bad mask",
-        "has no pixel above 0",
+        "has no white pixel",
     ),
     "a small mask": (
         lambda home: [write_small_mask(path) for path in (home / "masks").iterdir()],

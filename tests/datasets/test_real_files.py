@@ -10,7 +10,9 @@ from damage import run_check, sorted_problems
 from PIL import Image
 
 from hyperseg_jax.datasets import Folder, LabelMe, layouts
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Example, Prompt
 
 PHOTO = np.zeros((12, 20, 3), np.uint8)
 PHOTO[3:6, 4:10] = 250
@@ -127,3 +129,21 @@ def test_masks_of_one_object_in_videos_are_read_by_colour(copy_samples):
         image.putpalette([255, 255, 255, 0, 0, 0])
         image.save(path)
     assert before.any() and np.array_equal(layouts.find_layout("davis2016").open(root, "val")[0].prompts[0].masks, before)
+
+
+@pytest.mark.parametrize("name", ["masks", "ignore", "crowds", "others", "foreground"])
+def test_masks_of_own_readers_are_bool(name):
+    """Soft masks would be cut at 0."""
+
+    class Own:
+        @guard_record
+        def __getitem__(self, index):
+            prompt = Prompt("referring", "a bar", masks=OBJECT[None, None])
+            return Example("own#0", PHOTO[None], (vague(prompt, name),))
+
+    def vague(prompt, name):
+        object.__setattr__(prompt, name, np.full((1, 1, *OBJECT.shape), 0.2, np.float32))
+        return prompt
+
+    with pytest.raises(UserError, match=rf"own#0: field '{name}' of a prompt is float32, expected bool; threshold it in the"):
+        Own()[0]

@@ -46,6 +46,16 @@ def test_constructors():
     assert nothing.points.shape == (0, 3) and nothing.boxes.shape == (0, 4) and nothing.scribbles == () and nothing.mask is None
 
 
+def test_masks_of_other_types():
+    """0 and 1, or 0 and one positive integer, are a mask; soft masks and numbers of objects are no mask."""
+    for mask in (MASK.astype(np.uint8), MASK.astype(np.uint8) * 255, MASK.astype(np.float32), MASK.astype(np.int64) * 7):
+        assert Region.from_mask(mask).mask.dtype == bool and np.array_equal(Region.from_mask(mask).mask, MASK)
+    soft = MASK * np.float32(0.3)
+    for mask in (soft, MASK * np.int8(-1), MASK + np.uint8(1) + MASK, np.where(MASK, np.nan, 0), MASK.astype(complex)):
+        with pytest.raises(UserError, match=rf"^a mask is {mask.dtype} with several values; give bool \[height, width\], such"):
+            Region.from_mask(mask)
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
