@@ -75,6 +75,7 @@ class LabelMe(ClassListReader):
             if mask is None:
                 report_problem("bad mask", f"{where}: not a valid polygon, rectangle, circle or mask; draw it again")
                 continue
+            masks.note_empty(mask, where)
             ungrouped = shape.get("group_id") is None
             key = (label, "shape", k) if ungrouped else (label, "group", files.id_field(shape, "group_id", where))
             objects[key] = objects.get(key, False) | mask

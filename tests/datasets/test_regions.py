@@ -140,7 +140,7 @@ def test_all_marks_of_a_region_are_drawn():
         (Region("point", points=[[3, 3, 1], [120, 3, 1]]), r"the point \(120, 3\) is not inside an image of 120 x 90 pixels"),
         (Region.from_box(120, 3, 130, 9), r"the box \(120, 3, 130, 9\) is not in an image of 120 x 90 pixels"),
         (Region.from_box(-9, 3, 0, 9), r"the box \(-9, 3, 0, 9\) is not in an image"),
-        (Region.from_scribble([(-1, 3), (5, 90)]), "no corner of a scribble is inside an image of 120 x 90 pixels"),
+        (Region.from_scribble([(-1, 3), (-5, 90)]), "no pixel of a scribble is inside an image of 120 x 90 pixels"),
         (Region.from_mask(MASK.T), r"a mask of \(120, 90\) \(height, width\) was drawn on an image of 120 x 90 pixels"),
     ],
 )
