@@ -19,6 +19,7 @@ import numpy as np
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.class_prompts import ClassLists
+from hyperseg_jax.datasets.id_index import note_duplicates
 from hyperseg_jax.datasets.labels import MODES, note_grey_mask
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.shards import OpenShard, OpenShards
@@ -77,6 +78,7 @@ class Prepared:
         if not self._kind or "image" not in features:
             found = escaped(", ".join(features)) or "(none)"
             raise UserError(f"{self._folder}: its features {found} lack supported masks, labels or boxes; give another dataset")
+        note_duplicates(names, str(self._folder), "class names")
         things = (self._kind == "instances",) * len(names)
         self._class_lists = ClassLists(names, things, max_classes, prompts_per_example, seed)
         self._ends, self._shards = list(itertools.accumulate(self._files.values())), OpenShards()
