@@ -208,8 +208,8 @@ def read_colours(source: pathlib.Path | bytes) -> np.ndarray:
     """Reads an image whose colours are numbers, uint8 [H, W, 3], upright. Its transparency is ignored."""
 
     def take(image: Image.Image, orientation: int) -> np.ndarray:
-        if image.mode not in ("RGB", "RGBA", "P"):
-            raise ValueError(f"it has no colours (mode {image.mode}), which are expected as numbers")
+        if image.mode in (*WIDE, "I", "F"):
+            raise ValueError(f"it has no colours of 8 bits (mode {image.mode}), which are expected as numbers")
         return turn_upright(np.asarray(image.convert("RGB")), orientation)
 
     return open_and_take(source, take, LOSSLESS)

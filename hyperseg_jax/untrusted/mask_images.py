@@ -1,4 +1,4 @@
-"""Black and white images as masks. Their colours count, not the numbers of a palette.
+"""Black and white images as masks. Their colours count, not the numbers of a palette, unless all of its colours are black.
 
 A pixel belongs to the mask if it is not black. If the image also has values between black and white (JPEG, smooth edges) and
 one above the middle of its range, a pixel belongs to the mask if it is above the middle.
@@ -50,6 +50,8 @@ def _to_grey(image: Image.Image) -> Int[np.ndarray, "H W"]:
     if transparent:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
     colours = np.asarray(image.convert("RGB"))
+    if mode == "P" and not transparent and not colours.any() and np.ptp(np.asarray(image)):
+        return np.asarray(image)  # a palette without colours
     if (colours == colours[..., :1]).all():
         return colours[..., 0]
     if mode not in ("P", "PA"):

@@ -95,8 +95,9 @@ def test_transparent_pixels_are_white():
 def test_segment_ids_keep_their_colours():
     """The colours under transparent pixels are numbers as well."""
     assert np.array_equal(images.read_colours(encode(rgba(PIXELS, 0))), PIXELS)
-    with pytest.raises(BadFile, match=r"has no colours \(mode L\)"):
-        images.read_colours(encode(PIXELS[..., 0]))
+    assert np.array_equal(images.read_colours(encode(PIXELS[..., 0]))[..., 2], PIXELS[..., 0])
+    with pytest.raises(BadFile, match=r"has no colours of 8 bits \(mode I;16\)"):
+        images.read_colours(encode(PIXELS[..., 0].astype(np.uint16)))
     with pytest.raises(BadFile, match="it is none of PNG"):
         images.read_colours(encode(PIXELS, "JPEG"))
 
@@ -163,6 +164,8 @@ MASKS = {  # file, mask, whether values in between are reported
     "a palette that begins with white": (encode(palette(~OBJECT, WHITE, BLACK)), OBJECT, False),
     "a palette that begins with black": (encode(palette(OBJECT, BLACK, WHITE)), OBJECT, False),
     "a palette of colours": (encode(palette(OBJECT, BLACK, RED)), OBJECT, False),
+    "a palette of black": (encode(palette(OBJECT, BLACK, BLACK)), OBJECT, False),
+    "a black palette without a mask": (encode(palette(~OBJECT | OBJECT, WHITE, BLACK)), np.zeros_like(OBJECT), False),
     "colours that are grey": (encode(np.repeat(GREY[..., None], 3, axis=2)), OBJECT, False),
     "transparent ground": (encode(rgba(np.full((12, 8, 3), 255, np.uint8), GREY)), OBJECT, False),
     "a transparent palette": (encode(palette(OBJECT, WHITE, WHITE), transparency=0), OBJECT, False),
