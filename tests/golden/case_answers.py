@@ -29,6 +29,21 @@ def align_signs(logits: np.ndarray, positive: np.ndarray, allowed: float) -> tup
     return np.where(flipped, np.where(positive, SMALLEST_LOGIT, -SMALLEST_LOGIT), logits), int(flipped.sum())
 
 
+def signs_from_quality(logits: np.ndarray, quality: np.ndarray) -> np.ndarray:
+    """Returns bool [Q, H, W], the signs of logits [Q, H, W], for a case without the masks of all queries: that of the pixel
+    nearest to zero is the one that gives the mask quality [Q] of the case more closely."""
+    positive = logits > 0
+    for signs, values, expected in zip(positive, logits, quality, strict=True):
+        nearest = np.unravel_index(np.abs(values).argmin(), values.shape)
+        probabilities = 1 / (1 + np.exp(-values.astype(np.float64)))
+        errors = {}
+        for sign in (False, True):
+            signs[nearest] = sign
+            errors[sign] = abs(probabilities[signs].sum() / (signs.sum() + 1e-6) - expected)
+        signs[nearest] = errors[True] < errors[False]
+    return positive
+
+
 def compute_answers(
     masks: np.ndarray,
     scores: dict[str, np.ndarray],
@@ -36,6 +51,7 @@ def compute_answers(
     things: list[int] | None,
     positive: np.ndarray | None = None,
     allowed: float = 0.0,
+    case_scores: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], int]:
     """Returns (answers by output name, number of pixels with a tolerated sign flip).
 
@@ -47,6 +63,8 @@ def compute_answers(
     resize = resize_for(masks, geometry)
     logits, flipped = crop_to_image(resize_masks(masks, resize), geometry), 0
     output = {"post_mask_logits": logits}
+    if positive is None and case_scores is not None:
+        positive = signs_from_quality(logits, case_scores / sigmoid(scores["expression"]))
     if positive is not None:
         logits, flipped = align_signs(logits, positive, allowed)
     if flipped:  # post-process again, from masks that need no resizing

@@ -207,7 +207,8 @@ def compare(case, prefix, result, layout):
         scores = {kind: value[0] for kind, value in prediction.scores.items()}
         geometry, things = case_geometry(case.inputs), case.meta.get("is_thing_list")
         positive = packed_masks(case, prefix, geometry)
-        result, flipped = compute_answers(prediction.mask_logits[0], scores, geometry, things, positive, allowed)
+        given = positive, allowed, case.outputs.get(f"{prefix}scores_by_query")
+        result, flipped = compute_answers(prediction.mask_logits[0], scores, geometry, things, *given)
         direct |= result
         if flipped:
             case.notes.append(f"{prefix or 'all'} scores: computed with {flipped} legally flipped pixels as in the case")

@@ -34,6 +34,11 @@ def test_tolerated_sign_flips_use_the_sign_of_the_case(sign):
     instance = result["completed_instance_all_scores"] / kept[0]["completed_instance_all_scores"]
     assert instance[0] == pytest.approx(result["scores_by_query"][0] / kept[0]["scores_by_query"][0])
     np.testing.assert_array_equal(result["post_mask_logits"], logits)  # the compared logits are unchanged
+    case_scores = np.array([expected], np.float32)
+    told, flipped = post_process(None, 1e-5, case_scores)
+    assert flipped == 1 and told["scores_by_query"][0] == pytest.approx(expected, abs=1e-6)
+    assert post_process(None, 1e-7, case_scores)[1] == 0
+    assert post_process(None, 1e-5, kept[0]["scores_by_query"])[1] == 0, "our own score needs no flip"
 
 
 def test_subsample():
