@@ -199,8 +199,20 @@ class Region:
 
     @classmethod
     def from_mask(cls, mask: Shaped[np.ndarray, "H W"], kind: str = "mask", radius: int | None = 0) -> Region:
-        """Creates a region from a mask. kind: how the mask was drawn."""
-        return cls(kind, mask=np.asarray(mask, bool), radius=radius)
+        """Creates a region from a mask. kind: how the mask was drawn. Raises UserError for other values than bool, 0 and 1, or
+        0 and one positive integer."""
+        return cls(kind, mask=_as_bool(np.asarray(mask)), radius=radius)
+
+
+def _as_bool(mask: Shaped[np.ndarray, "*S"]) -> Bool[np.ndarray, "*S"]:
+    """Converts a mask to bool. Raises UserError if it has other values than 0 and 1, or 0 and one positive integer: only its
+    author knows where a soft mask is to be cut."""
+    if mask.dtype == bool:
+        return mask
+    values = np.unique(mask[mask != 0]) if mask.dtype.kind in "iuf" else np.zeros(2)
+    if len(values) > 1 or not (values == 1 if mask.dtype.kind == "f" else values > 0).all():
+        raise UserError(f"a mask is {mask.dtype} with several values; give bool [height, width], such as mask > 0.5")
+    return mask != 0
 
 
 def _check_coordinates(what: str, values: Any, columns: int) -> np.ndarray:

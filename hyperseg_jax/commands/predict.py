@@ -18,8 +18,8 @@ import numpy as np
 from hyperseg_jax.atomic import atomic_folder, check_replaceable
 from hyperseg_jax.commands import first_frame_masks
 from hyperseg_jax.commands.numbers import parse_number
-from hyperseg_jax.datasets.labels import read_label_image
-from hyperseg_jax.datasets.visual_prompts import shares_area
+from hyperseg_jax.datasets.labels import read_mask_image
+from hyperseg_jax.datasets.visual_prompts import shares_area, shares_pixels
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import draw_segments, save_image
 from hyperseg_jax.results.objects import encode_ids
@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=pathlib.Path,
         metavar="FILE",
-        help="the object under the pixels above 0 of an image; repeatable",
+        help="the object under the white pixels of a black and white image; repeatable",
     )
     parser.add_argument(
         "--example",
@@ -293,11 +293,13 @@ def _split_names(text: str | None) -> list[str]:
 
 def _parse_regions(parsed: argparse.Namespace, size: tuple[int, int]) -> tuple[list[Region], list[str]]:
     """Parses the values of --point, --box, --scribble and --mask for an image of this (height, width). Returns the regions and
-    the text that labels each in the results. Boxes are clipped to the image."""
+    the text that labels each in the results. Boxes and scribbles are cut at the edges of the image."""
     regions, labels = [], []
     for text in parsed.point:
-        (point,) = _parse_coordinates("--point", text, 2, size)
-        regions.append(Region.from_point(*point))
+        x, y = _parse_numbers("--point", text, 2)
+        if not (0 <= x < size[1] and 0 <= y < size[0]):
+            raise UserError(f"--point {text}: is not inside {_describe_size(size)}; give coordinates in it")
+        regions.append(Region.from_point(x, y))
         labels.append(f"point {text}")
     for text in parsed.box:
         x0, y0, x1, y1 = _parse_numbers("--box", text, 4)
@@ -309,26 +311,19 @@ def _parse_regions(parsed: argparse.Namespace, size: tuple[int, int]) -> tuple[l
         regions.append(Region.from_box(max(left, 0), max(top, 0), min(right, size[1]), min(bottom, size[0])))
         labels.append(f"box {text}")
     for text in parsed.scribble:
-        regions.append(
-            Region.from_scribble(_parse_coordinates("--scribble", text, max(4, 2 * (text.count(",") // 2 + 1)), size))
-        )
+        corners = _parse_numbers("--scribble", text, max(4, 2 * (text.count(",") // 2 + 1)))
+        line = np.reshape(corners, (-1, 2))
+        if not shares_pixels(line, size):
+            raise UserError(f"--scribble {text}: is not inside {_describe_size(size)}; give coordinates in it")
+        regions.append(Region.from_scribble(line))
         labels.append(f"scribble {text}")
     for path in parsed.mask:
-        pixels = read_label_image(path, size, what="mask")
-        if pixels is None or not (pixels > 0).any():
-            raise UserError(f"--mask {path}: has no pixel above 0; mark the object")
-        regions.append(Region.from_mask(pixels > 0))
+        pixels = read_mask_image(path, size)
+        if pixels is None or not pixels.any():
+            raise UserError(f"--mask {path}: has no white pixel; mark the object in white")
+        regions.append(Region.from_mask(pixels))
         labels.append(f"mask {path.name}")
     return regions, labels
-
-
-def _parse_coordinates(flag: str, text: str, count: int, size: tuple[int, int]) -> list[list[float]]:
-    """Parses `count` numbers as a list of [x, y]. Raises UserError if one is outside the image. flag: for messages."""
-    numbers = _parse_numbers(flag, text, count)
-    coordinates = [numbers[k : k + 2] for k in range(0, count, 2)]
-    if not all(0 <= x < size[1] and 0 <= y < size[0] for x, y in coordinates):
-        raise UserError(f"{flag} {text}: is not inside {_describe_size(size)}; give coordinates in it")
-    return coordinates
 
 
 def _parse_numbers(flag: str, text: str, count: int) -> list[float]:

@@ -47,7 +47,8 @@ class TargetArrays:
     def make(self, prompt: Prompt, geometry: Geometry, train: bool) -> tuple[dict[str, np.ndarray], list[int]]:
         """Returns segments [P, T, S, S] (n + 1 where target n is), planes int32 [N] (the plane of each target), valid bool [N],
         labels int32 [N]; and in training the targets without pixels at this size, which are neither present nor absent and so
-        not valid. Raises UserError if the targets do not fit."""
+        not valid. Only in a clip (task "video") may an object be absent: its empty mask is a target. Raises UserError if the
+        targets do not fit."""
         masks: Sequence[np.ndarray] = () if prompt.masks is None else list(prompt.masks[:, : self.frames])
         check_count("targets", len(masks), self.targets)
         maps, plane_of = number_masks(masks, self.map_type)
@@ -63,6 +64,8 @@ class TargetArrays:
         planes[: len(masks)] = plane_of
         labels[: len(prompt.labels)] = prompt.labels
         valid = np.arange(self.targets) < len(masks)
-        vanished = [n for n in range(len(masks)) if train and n + 1 not in segments[planes[n]] and masks[n].any()]
+        may_be_empty = prompt.task == "video"
+        missing = [n for n in range(len(masks)) if train and n + 1 not in segments[planes[n]]]
+        vanished = [n for n in missing if masks[n].any() or not may_be_empty]
         valid[vanished] = False
         return {"segments": segments, "planes": planes, "valid": valid, "labels": labels}, vanished

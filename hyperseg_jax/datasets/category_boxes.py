@@ -76,4 +76,4 @@ class CategoryBoxes(RegionCaptions):
 def decode_mask(annotation: dict[str, Any], size: tuple[int, int], where: str) -> np.ndarray:
     """Returns the mask of a COCO annotation, bool [H, W]."""
     segmentation = files.field(annotation, "segmentation", where)
-    return masks.decode_segmentation(segmentation, *size, f"{where} segmentation", polygons="coco")
+    return masks.decode_object(segmentation, *size, f"{where} segmentation", polygons="coco")

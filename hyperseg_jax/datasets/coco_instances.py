@@ -66,7 +66,7 @@ class CocoInstances(CategoryReader):
             annotation, location = self._records.annotation(k), self._records.where(k)
             category = files.integer_field(annotation, "category_id", location)
             segmentation = files.field(annotation, "segmentation", location)
-            mask = masks.decode_segmentation(segmentation, *size, f"{location} segmentation", polygons="coco")
+            mask = masks.decode_object(segmentation, *size, f"{location} segmentation", polygons="coco")
             if category not in self._records.categories:
                 report_problem(
                     "bad record", f"{location}: category_id {category} is not among the categories of the file; correct it"

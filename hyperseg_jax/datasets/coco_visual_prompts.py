@@ -41,7 +41,7 @@ class CocoVisualPrompts(CocoInteractive):
 
     def _decode_target(self, ann: dict, size: tuple[int, int], where: str) -> np.ndarray:
         segmentation = files.field(ann, "segmentation", ann["where"])
-        return masks.decode_segmentation(segmentation, *size, f"{ann['where']} segmentation", polygons="coco")
+        return masks.decode_object(segmentation, *size, f"{ann['where']} segmentation", polygons="coco")
 
     def _draw_random_mark(self, ann: dict, rng: np.random.Generator, size: tuple[int, int], where: str) -> Region | None:
         target = self._decode_target(ann, size, where)

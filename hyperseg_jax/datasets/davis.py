@@ -1,6 +1,7 @@
 """DAVIS: JPEGImages/480p/<video>/<frame>.jpg, Annotations/480p/<video>/<frame>.png, ImageSets/<year>/<split>.txt.
 
-The png values of 2017 are object ids, 255 is void. Those of 2016 show the single object of a video as any nonzero value. The
+The png values of 2017 are object ids, 255 is void. Those of 2016 show the single object of a video in white, or in any
+colour of a palette but black. The
 unsupervised task of 2017 has separate masks in Annotations_unsupervised.
 """
 
@@ -145,7 +146,7 @@ class Davis2016(Davis2017):
         return read_split(next((path for path in lists if path.exists()), lists[0]))
 
     def _read_object_ids(self, video: Video, t: int) -> np.ndarray:
-        return (video.read_object_ids(t) > 0).astype(np.uint8)
+        return video.read_mask(t)
 
 
 def read_split(path: pathlib.Path) -> list[str]:

@@ -15,6 +15,7 @@ from hyperseg_jax.datasets.check_errors import Problem, active_collector, report
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import budget, images, json_text, limits, paths, stores
 from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.orientation import UPRIGHT
 from hyperseg_jax.untrusted.printing import escaped_value
 
 T = TypeVar("T")
@@ -304,7 +305,7 @@ def record_image_reads() -> Iterator[ImageReads]:
 
 
 def read_image(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Reads an image file as uint8 [H, W, 3].
+    """Reads an image file as uint8 [H, W, 3], upright and on white (untrusted/images).
 
     size: the expected (height, width). `data check` decodes each image once and returns zeros after that. Raises UserError if
     the file is missing, truncated, not an image, or has another size.
@@ -337,7 +338,8 @@ def read_segment_ids(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | 
     None.
     """
     try:
-        pixels = _read_pixels(path)
+        with _converting_image_errors(path):
+            pixels = images.read_colours(path)
         _check_image_size(pixels, size, path)
     except Problem as problem:
         report_problem(problem.kind, str(problem))
@@ -364,12 +366,15 @@ def _converting_image_errors(path: pathlib.Path) -> Iterator[None]:
 
 def _check_image_size(pixels: np.ndarray, size: tuple[int, int], path: pathlib.Path) -> None:
     height, width = pixels.shape[:2]
-    if (height, width) != tuple(size):
-        raise Problem(
-            "wrong size",
-            f"{path}: is {width}x{height} pixels, its annotations say {size[1]}x{size[0]}; "
-            "annotation and image must have the same size",
-        )
+    if (height, width) == tuple(size):
+        return
+    what, fix = f"{width}x{height} pixels", "annotation and image must have the same size"
+    with _converting_image_errors(path):
+        orientation = images.read_orientation(path)
+    if orientation != UPRIGHT:
+        what += f" when turned upright (its EXIF orientation is {orientation})"
+        fix = "annotate the upright image, or remove its orientation"
+    raise Problem("wrong size", f"{path}: is {what}, its annotations say {size[1]}x{size[0]}; {fix}")
 
 
 def read_image_size(path: pathlib.Path) -> tuple[int, int]:

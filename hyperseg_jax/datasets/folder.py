@@ -2,8 +2,8 @@
 
     {"image": "images/0001.jpg", "text": "the red mug", "mask": "masks/0001_mug.png"}
 
-mask: an image whose nonzero pixels are the target, a list of images (their union), or null if the text refers to nothing.
-answer: optional explanation. group: optional tag for scores by group. split: optional.
+mask: a black and white image whose white pixels are the target (untrusted/mask_images), a list of images (their union), or
+null if the text refers to nothing. answer: optional explanation. group: optional tag for scores by group. split: optional.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import report_problem
-from hyperseg_jax.datasets.labels import read_label_image
+from hyperseg_jax.datasets.labels import read_mask_image
 from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
@@ -93,12 +93,12 @@ class Folder(PerImage):
         for name in names:
             path = files.join_inside(self._root, name, where)
             budget.charge_masks(1, size, where)
-            labels = read_label_image(path, size)
-            if labels is None:
+            pixels = read_mask_image(path, size)
+            if pixels is None:
                 continue
-            if not (labels > 0).any():
-                report_problem("bad mask", f"{path}: has no pixel above 0; write null in {where} if the text refers to nothing")
-            target |= labels > 0
+            if not pixels.any():
+                report_problem("bad mask", f"{path}: has no white pixel; write null in {where} if the text refers to nothing")
+            target |= pixels
         return Prompt(
             task=self._task,
             text=text.strip(),

@@ -71,6 +71,16 @@ class IdIndex:
             self[number]
 
 
+def check_image(annotation: Any, image_id: int | str, where: str) -> None:
+    """Reports a problem if an annotation has the image_id of another image; none if it has none. image_id: that of the image
+    that it is used for. where: the location of the annotation, for messages."""
+    if isinstance(annotation, dict) and "image_id" in annotation:
+        other = files.id_field(annotation, "image_id", where)
+        if str(other) != str(image_id):
+            why = f"is about the image {escaped_value(other)}, but used for the image {escaped_value(image_id)}"
+            report_problem("bad record", f"{where}: {why}; correct its image_id, or use files of one release")
+
+
 def note_duplicates(texts: Sequence[str], where: str, what: str) -> None:
     """During a check, records a problem if a text is listed twice. where: the location of the list, what: its texts, for
     messages."""

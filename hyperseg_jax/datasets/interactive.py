@@ -9,6 +9,7 @@ import numpy as np
 
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.check_errors import has_reported_problem
+from hyperseg_jax.datasets.id_index import check_image
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import KINDS, Example, Prompt, Region
@@ -68,7 +69,11 @@ class CocoInteractive:
     def _read_record(self, index: int) -> tuple[str, dict, list[dict]]:
         """Returns the location of a record for messages, its image info, and its regions."""
         where, record = f"{self._file.path}#{index}", self._file.content[index]
-        return where, files.field(record, "image_info", where), files.list_field(record, "anns", where)
+        info, anns = files.dict_field(record, "image_info", where), files.list_field(record, "anns", where)
+        if "id" in info:
+            for k, ann in enumerate(anns):
+                check_image(ann, files.id_field(info, "id", where), f"{where} anns#{k}")
+        return where, info, anns
 
     def _build_prompt(self, anns: list[dict], rng: np.random.Generator, size: tuple[int, int], where: str) -> Prompt:
         order = np.arange(len(anns)) if self._max_regions is None else rng.permutation(len(anns))
@@ -90,7 +95,7 @@ class CocoInteractive:
         )
 
     def _decode_target(self, ann: dict, size: tuple[int, int], where: str) -> np.ndarray:
-        return masks.decode_segmentation(files.field(ann, "segmentation", where), *size, f"{where} segmentation")
+        return masks.decode_object(files.field(ann, "segmentation", where), *size, f"{where} segmentation")
 
     def _draw_random_mark(self, ann: dict, rng: np.random.Generator, size: tuple[int, int], where: str) -> Region | None:
         """Returns one of the nonempty marks as a mask region; None if all are empty."""

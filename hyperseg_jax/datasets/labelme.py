@@ -12,7 +12,7 @@ import numpy as np
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.class_prompts import ClassListReader, ClassLists
-from hyperseg_jax.datasets.labels import MODES
+from hyperseg_jax.datasets.labels import note_grey_mask
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import budget, images
@@ -75,6 +75,7 @@ class LabelMe(ClassListReader):
             if mask is None:
                 report_problem("bad mask", f"{where}: not a valid polygon, rectangle, circle or mask; draw it again")
                 continue
+            masks.note_empty(mask, where)
             ungrouped = shape.get("group_id") is None
             key = (label, "shape", k) if ungrouped else (label, "group", files.id_field(shape, "group_id", where))
             objects[key] = objects.get(key, False) | mask
@@ -100,11 +101,11 @@ def _fill_shape(shape: dict, size: tuple[int, int], where: str) -> np.ndarray | 
     if kind == "circle":  # points: the centre and a point on the border
         rows, columns = np.ogrid[: size[0], : size[1]]
         return np.hypot(columns - x, rows - y) <= np.hypot(u - x, v - y)
-    return _paste_mask(shape, (min(x, u), min(y, v)), (abs(v - y), abs(u - x)), size) if kind == "mask" else None
+    return _paste_mask(shape, (min(x, u), min(y, v)), (abs(v - y), abs(u - x)), size, where) if kind == "mask" else None
 
 
 def _paste_mask(
-    shape: dict, corner: tuple[float, float], sides: tuple[float, float], size: tuple[int, int]
+    shape: dict, corner: tuple[float, float], sides: tuple[float, float], size: tuple[int, int], where: str
 ) -> np.ndarray | None:
     """Pastes a base64 mask image at its corner into an empty mask, clipped at the image border.
 
@@ -112,11 +113,13 @@ def _paste_mask(
     """
     try:
         data = base64.b64decode(shape["mask"], validate=True)
-        part = images.read_numbers(data, MODES, "mask") > 0
+        part, is_grey = images.read_mask(data)
     except (KeyError, TypeError, ValueError, BadFile):
         return None
     if any(abs(length - round(side)) > 1 for length, side in zip(part.shape, sides, strict=True)):
         return None
+    if is_grey:
+        note_grey_mask(where)
     mask = np.zeros(size, bool)
     x, y = map(round, corner)
     part = part[max(0, -y) :, max(0, -x) :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from hyperseg_jax.datasets.check_errors import Problem, report_problem
+from hyperseg_jax.datasets.check_errors import Problem, note_problem, report_problem
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.ops.fill_poly import fill_poly
 from hyperseg_jax.untrusted import budget, json_text
@@ -27,34 +27,61 @@ def decode_segmentation(
     ReasonSeg), "coco" like pycocotools (COCO metrics, the REFER tools).
     Returns bool [height, width]. Raises UserError for another size or an invalid segmentation.
     """
+    mask = _decode_or_report(segmentation, height, width, where, polygons)
+    return np.zeros((height, width), bool) if mask is None else mask
+
+
+def decode_object(segmentation: dict | list, height: int, width: int, where: str, *, polygons: str = "fill_poly") -> np.ndarray:
+    """Decodes the segmentation of an object like `decode_segmentation`. During a check, notes one without a pixel, such as a
+    polygon outside of the image."""
+    mask = _decode_or_report(segmentation, height, width, where, polygons)
+    if mask is None:
+        return np.zeros((height, width), bool)
+    note_empty(mask, where)
+    return mask
+
+
+def note_empty(mask: np.ndarray, where: str) -> None:
+    """During a check, records that an object has no pixel of its image. In training it is no target. where: the object, for
+    messages."""
+    if not mask.any():
+        why = f"has no pixel of its image, {mask.shape[1]}x{mask.shape[0]}, so training leaves it out"
+        note_problem("bad mask", f"{where}: {why}; correct or remove it")
+
+
+def _decode_or_report(segmentation: dict | list, height: int, width: int, where: str, polygons: str) -> np.ndarray | None:
+    """Returns the mask of a segmentation; None after a reported problem."""
     budget.charge_masks(1, (height, width), where)
-    if isinstance(segmentation, list):
-        return _decode_polygons(segmentation, height, width, where, polygons)
+    try:
+        if isinstance(segmentation, list):
+            return _fill(_parse_polygons(segmentation, where), height, width, where, polygons)
+        return _decode_runs(segmentation, height, width, where)
+    except Problem as problem:
+        report_problem(problem.kind, str(problem))
+        return None
+
+
+def _decode_runs(segmentation: dict, height: int, width: int, where: str) -> np.ndarray:
+    """Decodes run lengths. Raises a Problem if they are invalid, or of another size."""
     try:
         size, counts = tuple(segmentation["size"]), segmentation["counts"]
         if not json_text.is_list_of_numbers([*size, *(counts if isinstance(counts, list) else ())]):
             raise ValueError("a size or run length is not a number")
-        if size != (height, width):
-            return _report_wrong_size(size, height, width, where)
-        return run_lengths.decode(counts, height, width)
-    except Problem:
-        raise
+        if size == (height, width):
+            return run_lengths.decode(counts, height, width)
     except ValueError as error:
         why = escaped(str(error))
     except (KeyError, TypeError, OverflowError):
         why = f"found {escaped_value(segmentation)}"
-    report_problem("bad mask", f"{where}: neither polygons nor a run-length encoding ({why}); write the annotation again")
-    return np.zeros((height, width), bool)
-
-
-def _decode_polygons(segmentation: list, height: int, width: int, where: str, rule: str) -> np.ndarray:
-    """Fills the polygons of a json file; an empty mask after a reported problem."""
-    polygons = _parse_polygons(segmentation, where)
-    return np.zeros((height, width), bool) if not polygons else fill_polygons(polygons, height, width, where, rule=rule)
+    else:
+        actual = "x".join(str(side) for side in size[::-1])
+        why = f"the mask is {actual} pixels, its image {width}x{height}"
+        raise Problem("wrong size", f"{where}: {why}; annotation and image must have the same size")
+    raise Problem("bad mask", f"{where}: neither polygons nor a run-length encoding ({why}); write the annotation again")
 
 
 def _parse_polygons(segmentation: list, where: str) -> list[np.ndarray]:
-    """Returns the polygons of a json file, float64 [V, 2] each. Reports a problem and returns none if one is not a list of at
+    """Returns the polygons of a json file, float64 [V, 2] each. Raises a Problem if there are none, or one is not a list of at
     least three x, y pairs."""
     try:
         flat = [np.asarray(polygon if json_text.is_list_of_numbers(polygon) else (), np.float64) for polygon in segmentation]
@@ -64,8 +91,7 @@ def _parse_polygons(segmentation: list, where: str) -> list[np.ndarray]:
         polygon.ndim != 1 or polygon.size < 6 or polygon.size % 2 or not (np.abs(polygon) < MAX_COORDINATE).all()
         for polygon in flat
     ):
-        report_problem("bad mask", f"{where}: a polygon needs at least three x, y pairs; correct or remove it")
-        return []
+        raise Problem("bad mask", f"{where}: a polygon needs at least three x, y pairs; correct or remove it")
     return [polygon.reshape(-1, 2) for polygon in flat]
 
 
@@ -74,25 +100,18 @@ def segmentation_box(segmentation: dict | list, height: int, width: int, where: 
     mask. Zeros if it is empty. See decode_segmentation."""
     if not isinstance(segmentation, list):
         return mask_box(decode_segmentation(segmentation, height, width, where))
-    corners = np.concatenate([np.zeros((0, 2)), *_parse_polygons(segmentation, where)])
-    return (*corners.min(0).tolist(), *corners.max(0).tolist()) if len(corners) else (0.0, 0.0, 0.0, 0.0)
+    try:
+        corners = np.concatenate(_parse_polygons(segmentation, where))
+    except Problem as problem:
+        report_problem(problem.kind, str(problem))
+        return (0.0, 0.0, 0.0, 0.0)
+    return (*corners.min(0).tolist(), *corners.max(0).tolist())
 
 
 def mask_box(mask: np.ndarray) -> tuple[float, float, float, float]:
     """Returns the box (left, top, right, bottom) of the pixels of a mask [H, W]; zeros if it is empty."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return (float(columns[0]), float(rows[0]), columns[-1] + 1.0, rows[-1] + 1.0) if len(rows) else (0.0, 0.0, 0.0, 0.0)
-
-
-def _report_wrong_size(size: tuple, height: int, width: int, where: str) -> np.ndarray:
-    """Reports that a mask differs in size from its image; returns an empty mask of the image's size for a check that
-    continues."""
-    actual = "x".join(str(side) for side in size[::-1])
-    report_problem(
-        "wrong size",
-        f"{where}: the mask is {actual} pixels, its image {width}x{height}; annotation and image must have the same size",
-    )
-    return np.zeros((height, width), bool)
 
 
 def parse_points(points: object) -> np.ndarray | None:
@@ -116,12 +135,20 @@ def fill_polygons(
     corners are truncated to whole pixels, and outlines are included.
     Returns bool [height, width]. Raises UserError for too many or too long edges.
     """
+    try:
+        return _fill(polygons, height, width, where, rule)
+    except Problem as problem:
+        report_problem(problem.kind, str(problem))
+        return np.zeros((height, width), bool)
+
+
+def _fill(polygons: list[np.ndarray], height: int, width: int, where: str, rule: str) -> np.ndarray:
+    """`fill_polygons`, which raises a Problem for too many or too long edges."""
     corners = sum(map(len, polygons))
     perimeter = sum(float(np.abs(np.diff(polygon, axis=0, append=polygon[:1])).sum()) for polygon in polygons)
     if corners + perimeter > MAX_OUTLINE:
         why = f"{corners} corners and a perimeter of {perimeter:.0f} pixels"
-        report_problem("bad mask", f"{where}: its polygons have {why}; correct their corners")
-        return np.zeros((height, width), bool)
+        raise Problem("bad mask", f"{where}: its polygons have {why}; correct their corners")
     runs = _coco_polygon_runs if rule == "coco" else fill_poly
     first, after = [np.zeros(0, int)], [np.zeros(0, int)]
     for polygon in polygons:

@@ -19,7 +19,8 @@ import numpy as np
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.class_prompts import ClassLists
-from hyperseg_jax.datasets.labels import MODES
+from hyperseg_jax.datasets.id_index import note_duplicates
+from hyperseg_jax.datasets.labels import MODES, note_grey_mask
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.shards import OpenShard, OpenShards
 from hyperseg_jax.datasets.visual_prompts import box_region
@@ -77,6 +78,7 @@ class Prepared:
         if not self._kind or "image" not in features:
             found = escaped(", ".join(features)) or "(none)"
             raise UserError(f"{self._folder}: its features {found} lack supported masks, labels or boxes; give another dataset")
+        note_duplicates(names, str(self._folder), "class names")
         things = (self._kind == "instances",) * len(names)
         self._class_lists = ClassLists(names, things, max_classes, prompts_per_example, seed)
         self._ends, self._shards = list(itertools.accumulate(self._files.values())), OpenShards()
@@ -245,21 +247,33 @@ def _decode_image(data: Any, where: str) -> np.ndarray:
 
 
 def _decode_label_image(data: Any, size: tuple[int, int], where: str) -> np.ndarray:
-    """Decodes a label image or mask, [H, W]. If its size differs from that of the image, reports a problem; a check continues
-    with zeros."""
+    """Decodes a label image, [H, W]. If its size differs from that of the image, reports a problem; a check continues with
+    zeros."""
     try:
         pixels = images.read_numbers(_check_bytes(data), MODES, "mask")
     except BadFile as error:
         raise Problem("bad mask", f"{where}: a mask {error}") from error
+    return _check_size(pixels, size, where)
+
+
+def _decode_mask(data: Any, size: tuple[int, int], where: str) -> np.ndarray:
+    """Decodes a black and white mask, bool [H, W]; sizes as in `_decode_label_image`."""
+    budget.charge_masks(1, size, where)
+    try:
+        mask, is_grey = images.read_mask(_check_bytes(data))
+    except BadFile as error:
+        raise Problem("bad mask", f"{where}: a mask {error}") from error
+    if is_grey:
+        note_grey_mask(where)
+    return _check_size(mask, size, where)
+
+
+def _check_size(pixels: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
+    """Returns the pixels of a mask. Reports a problem and returns zeros if its size differs from that of the image."""
     if pixels.shape == size:
         return pixels
     report_problem(
         "wrong size",
         f"{where}: a mask is {pixels.shape[1]}x{pixels.shape[0]} pixels, its image {size[1]}x{size[0]}; prepare it again",
     )
-    return np.zeros(size, np.uint8)
-
-
-def _decode_mask(data: Any, size: tuple[int, int], where: str) -> np.ndarray:
-    budget.charge_masks(1, size, where)
-    return _decode_label_image(data, size, where) > 0
+    return np.zeros_like(pixels, shape=size)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from hyperseg_jax.atomic import atomic_file, write_text
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.id_index import IdIndex, note_duplicates
 from hyperseg_jax.datasets.label_images import ImageLabels
 from hyperseg_jax.datasets.labels import MODES
 from hyperseg_jax.untrusted import images
@@ -36,6 +37,8 @@ class PseudoLabels(ImageLabels):
         content, where = read_index(labels), str(labels / INDEX)
         classes = files.text_list_field(content, "classes", where)
         names = files.text_list_field(content, "images", where)
+        IdIndex([{"image": name} for name in names], "image", f"{where} images").report_duplicates()
+        note_duplicates(classes, f"{where} classes", "names")
         pairs = [((root, name), (labels, label_file(name))) for name in names]
         super().__init__(labels.name, pairs, classes, {k + 1: k for k in range(len(classes))}, (0,), **options)
 

@@ -66,7 +66,7 @@ class ReasonSeg:
             raise UserError(f"{path}: field 'text' is empty; add a question or remove the image")
         image_path = files.join_inside(self._folder, path.with_suffix(".jpg").name, str(path))
         pixels = files.read_image(image_path)
-        target, ignored = self._paint_shapes(record, pixels.shape[:2], str(path))
+        target, ignored, has_target = self._paint_shapes(record, pixels.shape[:2], str(path))
         answer = self._answers.get(image_path.name, "")
         if isinstance(answer, UserError):
             raise answer.with_traceback(None)
@@ -77,17 +77,17 @@ class ReasonSeg:
             task="reasoning",
             text=text,
             answer=answer,
-            masks=target[None, None] if target.any() else np.zeros((0, 1, *target.shape), bool),
+            masks=target[None, None][: int(has_target)],
             ignore=ignored[None] if ignored.any() else None,
             group=files.text_field(record, "group", str(path), ""),
         )
         return Example(f"{self._folder.name}/{path.name}#{sentence}", pixels[None], (prompt,))
 
-    def _paint_shapes(self, record: dict, size: tuple[int, int], where: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the target and the ignored pixels of a record, each bool [H, W]. Where shapes overlap, the smallest one
-        counts."""
+    def _paint_shapes(self, record: dict, size: tuple[int, int], where: str) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Returns the target and the ignored pixels of a record, each bool [H, W], and whether it has a target, which is empty
+        if its shapes are outside of the image. Where shapes overlap, the smallest one counts."""
         painted = []
-        for shape in files.list_field(record, "shapes", where):
+        for k, shape in enumerate(files.list_field(record, "shapes", where)):
             budget.charge_masks(1, size, where)
             label = files.text_field(shape, "label", f"{where} shapes").lower()
             if label == "flag":
@@ -98,12 +98,15 @@ class ReasonSeg:
                     "bad mask", f"{where}: field 'points' must list at least two [x, y]; correct or remove the shape"
                 )
                 continue
-            painted.append((masks.fill_polygons([points], *size, where), "ignore" in label))
+            mask = masks.fill_polygons([points], *size, where)
+            masks.note_empty(mask, f"{where} shapes#{k}")
+            painted.append((mask, "ignore" in label))
         target, ignored = np.zeros(size, bool), np.zeros(size, bool)
         for mask, to_ignore in sorted(painted, key=lambda pair: int(pair[0].sum()))[::-1]:
             target[mask] = not to_ignore
             ignored[mask] = to_ignore and self._ignore == "official"
-        return target, ignored
+        is_outside = any(not mask.any() and not to_ignore for mask, to_ignore in painted)
+        return target, ignored, bool(target.any()) or is_outside
 
 
 def _count_texts(path: pathlib.Path) -> int:

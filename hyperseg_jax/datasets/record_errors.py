@@ -72,6 +72,7 @@ def _raise_printable(error: UserError) -> NoReturn:
 
 TEXTS = ("text", "answer", "group", "key")
 LISTS = ("classes", "answers", "entities")
+MASKS = ("masks", "ignore", "crowds", "others", "foreground")
 READ_BY_MODELS = ("text", "answer", "classes", "entities", "history")
 """The fields whose texts are tokenized."""
 LONGEST_GROUP = 100
@@ -98,6 +99,11 @@ def _check_prompts(example: Example) -> None:
         if not all(len(texts) == 2 and all(text.strip() for text in texts) for texts in prompt.history):
             why = "field 'history' of a prompt lacks a question or an answer"
             raise Problem("bad record", f"{example.name}: {why}; give both of each round")
+        for name in MASKS:
+            value = getattr(prompt, name)
+            if value is not None and (not isinstance(value, np.ndarray) or value.dtype.kind != "b"):
+                why = f"field {name!r} of a prompt is {getattr(value, 'dtype', type(value).__name__)}, expected bool"
+                raise Problem("bad record", f"{example.name}: {why}; threshold it in the reader")
         if not isinstance(prompt.needs_reasoning, bool):
             why = f"field 'needs_reasoning' of a prompt is {escaped_value(prompt.needs_reasoning)}, expected true or false"
             raise Problem("bad record", f"{example.name}: {why}; correct the record")

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.id_index import check_image
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -126,10 +127,12 @@ class RefCoco:
         raw = self._sentences == "raw"
         sentences = [files.text_field(entry, "raw" if raw else "sent", where) for entry in selected]
         anns = [] if files.flag_field(record, "no_target", where, False) else files.list_field(record, "anns", where)
-        target = np.zeros(size, bool)
+        target, info = np.zeros(size, bool), files.dict_field(record, "image_info", where)
         for ann in anns:
+            if "id" in info:
+                check_image(ann, files.id_field(info, "id", where), where)
             segmentation = files.field(ann, "segmentation", where)
-            target |= masks.decode_segmentation(segmentation, *size, f"{where} segmentation", polygons=self._polygons)
+            target |= masks.decode_object(segmentation, *size, f"{where} segmentation", polygons=self._polygons)
         return Prompt(
             task="referring",
             text="".join(sentences).strip().lower() if raw else join_sentences(sentences),

@@ -102,5 +102,5 @@ class RefCocoRefs(PerImage):
         target = np.zeros(size, bool)
         for annotation, where in self._files.annotations(ref):
             segmentation = files.field(annotation, "segmentation", where)
-            target |= masks.decode_segmentation(segmentation, *size, f"{where} segmentation", polygons=self._polygons)
+            target |= masks.decode_object(segmentation, *size, f"{where} segmentation", polygons=self._polygons)
         return target

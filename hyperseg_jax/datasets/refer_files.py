@@ -15,7 +15,7 @@ from typing import Any
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.coco_records import CocoRecords
-from hyperseg_jax.datasets.id_index import IdIndex
+from hyperseg_jax.datasets.id_index import IdIndex, check_image
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits
 from hyperseg_jax.untrusted.bad_file import BadFile, map_file
@@ -103,7 +103,7 @@ class ReferFiles:
 
     def annotations(self, ref: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
         """Returns the annotations of the objects of a ref, with their locations for messages. Reports a problem for a missing
-        one."""
+        one, and for one about another image."""
         found = []
         for ann_id in ref["ann_ids"]:
             if ann_id == NOTHING:
@@ -113,7 +113,9 @@ class ReferFiles:
                 report_problem("bad record", f"{ref['where']}: {why}; use both files from the same release")
                 continue
             k = self._annotation_index[ann_id]
-            found.append((self.records.annotation(k), self.records.where(k)))
+            annotation, where = self.records.annotation(k), self.records.where(k)
+            check_image(annotation, ref["image_id"], where)
+            found.append((annotation, where))
         return found
 
     def image_path_and_size(self, number: int, root: pathlib.Path) -> tuple[pathlib.Path, tuple[int, int]]:

@@ -81,7 +81,7 @@ class ReferringFrames:
 
     def _read_frame_and_mask(self, video: str, name: str) -> tuple[np.ndarray, np.ndarray]:
         frame = self._folders.open(video, [name])
-        return frame.read_frames([0])[0], frame.read_object_ids(0) > 0
+        return frame.read_frames([0])[0], frame.read_mask(0) > 0
 
     def _build_prompts(self, video: str, mask: np.ndarray, group: str) -> tuple[Prompt, ...]:
         sentences = files.text_list_field(self._file.content[video], "expressions", f"{self._file.path} {video}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import Problem, report_problem
-from hyperseg_jax.datasets.labels import read_label_image
+from hyperseg_jax.datasets.labels import read_label_image, read_mask_image
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import budget, limits
 
@@ -106,12 +106,21 @@ class Video:
 
         Raises UserError if the png is missing, damaged or differs in size from the first frame.
         """
+        return self._read_once(t, lambda path: read_label_image(path, self.size, what="mask", whose="frame", modes=MODES))
+
+    def read_mask(self, t: int) -> np.ndarray:
+        """Returns the mask of the only object in frame t, uint8 [H, W] of 0 and 1, from a black and white png. Raises UserError
+        like `read_object_ids`; a video is read by one of the two."""
+        return self._read_once(t, lambda path: read_mask_image(path, self.size, whose="frame"))
+
+    def _read_once(self, t: int, read: Callable[[pathlib.Path], np.ndarray | None]) -> np.ndarray:
+        """Returns what `read` returns for the png of frame t, as uint8 [H, W]; zeros for None."""
         if self._masks is None:
             raise UserError(f"{self._frames}: opened without masks; give the folder of the annotations")
         if t not in self._read:
             path = files.join_inside(self._masks, f"{self._names[t]}.png", str(self._masks))
             budget.charge_masks(1, self.size, str(path))
-            numbers = read_label_image(path, self.size, what="mask", whose="frame", modes=MODES)
+            numbers = read(path)
             self.lacks_masks |= numbers is None
             self._read[t] = np.zeros(self.size, np.uint8) if numbers is None else numbers.astype(np.uint8)
         return self._read[t]

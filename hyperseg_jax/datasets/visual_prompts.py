@@ -93,17 +93,19 @@ def _draw_points(points: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 def _draw_lines(scribbles: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
-    """Draws scribbles as thin lines, bool [height, width]. Raises UserError if no corner of a scribble is inside the image."""
+    """Draws scribbles as thin lines, bool [height, width]. What is outside the image is cut. Raises UserError
+    if no pixel of a scribble is inside."""
     height, width = shape
     canvas = Image.new("L", (width, height))
     for scribble in scribbles:
-        if not ((scribble >= 0) & (scribble < (width, height))).all(1).any():
-            raise UserError(f"no corner of a scribble is inside an image of {width} x {height} pixels; draw it inside")
         corners = [tuple(corner) for corner in np.floor(scribble).astype(int).tolist()]
         pen = ImageDraw.Draw(canvas)
         pen.line(corners, fill=1)
         pen.point(corners, fill=1)  # a line with one corner has no length
-    return np.array(canvas) > 0
+    drawn = np.array(canvas) > 0
+    if not drawn.any() or not all(shares_pixels(scribble, shape) for scribble in scribbles):
+        raise UserError(f"no pixel of a scribble is inside an image of {width} x {height} pixels; draw it inside")
+    return drawn
 
 
 def _format_numbers(values: Sequence[float]) -> str:
@@ -114,6 +116,11 @@ def shares_area(box: Sequence[float], shape: Sequence[int]) -> bool:
     """Returns whether a box (left, top, right, bottom) overlaps an image of this (height, width)."""
     left, top, right, bottom = box
     return left < shape[1] and top < shape[0] and right > 0 and bottom > 0
+
+
+def shares_pixels(scribble: np.ndarray, shape: Sequence[int]) -> bool:
+    """Returns whether the box around a scribble [V, 2] overlaps an image of this (height, width)."""
+    return bool((scribble.max(0) >= 0).all() and (scribble.min(0) < (shape[1], shape[0])).all())
 
 
 def box_region(box: object, size: tuple[int, int], where: str) -> Region | None:

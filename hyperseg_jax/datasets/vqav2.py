@@ -8,7 +8,7 @@ import pathlib
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import Problem, note_problem, report_problem
-from hyperseg_jax.datasets.id_index import IdIndex
+from hyperseg_jax.datasets.id_index import IdIndex, check_image
 from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.untrusted.printing import escaped_value
@@ -66,6 +66,7 @@ class VqaV2(PerImage):
         annotation: dict = {}
         if self._answers is not None and key in self._answers:
             annotation = self._annotations[self._answers[key]]
+            check_image(annotation, self._image_id(n), f"{self._answers_path} question_id {key}")
         elif self._answers is not None:
             report_problem("bad record", f"{where}: question_id {key} has no answer; use both files of the same split")
         answer_where = where if self._answers is None else f"{self._answers_path} question_id {key}"

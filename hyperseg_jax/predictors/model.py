@@ -33,6 +33,7 @@ from hyperseg_jax.structs import Example, Prediction, Prompt, Region
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import images
+from hyperseg_jax.untrusted.orientation import UPRIGHT, parse_orientation
 from hyperseg_jax.weights import model_folder
 
 ImageLike = np.ndarray | Image.Image | str | os.PathLike
@@ -401,14 +402,16 @@ class Model:
 
 
 def read_image(image: ImageLike) -> np.ndarray:
-    """Returns the image as uint8 [H, W, 3]. Raises UserError with the file name if it cannot be read."""
+    """Returns the image as uint8 [H, W, 3], upright and on white (untrusted/images). Raises UserError with the file name if it
+    cannot be read."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
             raise UserError(f"the image is {image.dtype} {image.shape}; give uint8 [height, width, 3]")
         return image
     if isinstance(image, Image.Image):
         try:
-            return images.to_rgb(image)
+            exif = image.info.get("exif")
+            return images.to_rgb(image, parse_orientation(exif) if isinstance(exif, bytes) else UPRIGHT)
         except ValueError as error:
             raise UserError(f"cannot convert the image to RGB: {error}") from error
     return files.read_image(pathlib.Path(image))
@@ -469,6 +472,8 @@ def _region_prompt(task: str, frame: np.ndarray, regions: Sequence[np.ndarray | 
     for k, region in enumerate(converted):
         if region.mask is None:
             continue
+        if region.mask.dtype != bool:
+            raise UserError(f"region {k + 1} has a mask of {region.mask.dtype}; give a bool mask, or use Region.from_mask")
         size = region.mask.shape
         if size != frame.shape[:2]:
             raise UserError(f"region {k + 1} has size {size}, but the image has {frame.shape[:2]}; use the size of the image")

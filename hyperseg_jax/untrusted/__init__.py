@@ -6,6 +6,8 @@ paths           file names in data: must stay in their folder and be regular fil
 budget          accumulated resource use of one record
 images          decodes all images, with an allowlist of formats
 image_parts     counts the parts of image files, and removes metadata
+orientation     the EXIF orientation of image files, and turning pixels upright
+mask_images     black and white images as masks, by their colours
 libtiff         collects errors of Pillow's TIFF decoder
 label_maps      reads matrices from MATLAB files
 videos          decodes videos, with an allowlist of containers and codecs

@@ -19,16 +19,21 @@ from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImage
 from hyperseg_jax.untrusted import image_parts, libtiff, limits, paths
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.label_maps import check_labels
+from hyperseg_jax.untrusted.mask_images import to_mask
+from hyperseg_jax.untrusted.orientation import UPRIGHT, turn_upright
 from hyperseg_jax.untrusted.printing import escaped, escaped_value
 
 warnings.filterwarnings("ignore", module=r"PIL\b")  # problems of files are reported as one line, or not at all
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 T = TypeVar("T")
+Take = Callable[[Image.Image, int], T]
+"""Takes something from an opened image, given its EXIF orientation."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-"""The supported formats; JPEG includes MPO. Their decoders start no programs and open no other files. Only the first frame of
-an animation is read."""
+"""The supported formats; JPEG includes MPO, of which the first picture is read. Their decoders start no programs and open no
+other files. Animations and files of several pages are refused."""
+LOSSLESS = tuple(name for name in FORMATS if name != "JPEG")
 WIDE = ("I;16", "I;16L", "I;16B", "I;16N")
 BYTES = 8
 OTHER_BYTES: dict[str | None, int] = {"BMP": 2**20, "TIFF": 2**40, None: 2**27}
@@ -46,16 +51,16 @@ WHITE_IS_ZERO, SIGNED = 0, 2
 TIFF_OF_JPEGS = (6, 7)
 """TIFF compression types that contain JPEGs."""
 SAVE_GREY = "save it with unsigned numbers of 8 or 16 bits, 0 as black"
+STILL = "save one of them as an image, or all of them as a video or as a folder of frames"
 TOO_LARGE = "if that is intended, raise limits.pixels"
 
 
-def open_and_take(
-    source: pathlib.Path | bytes, take: Callable[[Image.Image], T], formats: tuple[str, ...] = FORMATS, what: str = "an image"
-) -> T:
-    """Opens an image file or its bytes and returns take(image).
+def open_and_take(source: pathlib.Path | bytes, take: Take[T], formats: tuple[str, ...] = FORMATS, what: str = "an image") -> T:
+    """Opens an image file or its bytes and returns take(image, EXIF orientation).
 
     formats: a subset of FORMATS. what: what the image is, for messages. Raises BadFile if it is not an image of these formats,
-    has more than limits.pixels pixels, or if decoding or `take` raises an exception; FileNotFoundError if there is no file.
+    is an animation or has several pages, has more than limits.pixels pixels, or if decoding or `take` raises an exception;
+    FileNotFoundError if there is no file.
     """
     try:
         with _open_source(source) as content:
@@ -68,23 +73,25 @@ def open_and_take(
         raise BadFile(f"cannot be read as {what} ({_describe_error(error, formats)})", image_parts.AGAIN) from error
 
 
-def _check_and_take(content: IO[bytes], take: Callable[[Image.Image], T], formats: tuple[str, ...]) -> T:
-    """Checks the size of the image before it is decoded, then returns take(image)."""
+def _check_and_take(content: IO[bytes], take: Take[T], formats: tuple[str, ...]) -> T:
+    """Checks the size of the image before it is decoded, then returns take(image, EXIF orientation)."""
     limit = limits.current().pixels
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, limit)  # raises Pillow's own limit if ours is larger
     size = content.seek(0, os.SEEK_END)
     if size > limit * BYTES:
         raise BadFile(f"has {size} bytes, more than an image of {limit} pixels needs", TOO_LARGE)
     content.seek(0)
-    content = image_parts.without_metadata(content)
+    content, orientation, is_movie = image_parts.without_metadata(content)
     with Image.open(content, formats=formats) as image:
         _check_size(image, size, limit)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             _check_tiles(image, limit)
             _check_samples(image)
         _check_scans(image, content)
+        if is_movie or (image.format in ("GIF", "WEBP") and getattr(image, "is_animated", False)):
+            raise BadFile("has several frames", STILL)
         with libtiff.collect_errors() as errors:
-            result = take(image)
+            result = take(image, orientation)
         if errors:  # Pillow returns partial data of damaged files
             raise BadFile(f"is a damaged TIFF ({escaped(errors[0])})", image_parts.AGAIN)
         return result
@@ -183,37 +190,69 @@ def _describe_error(error: Exception, formats: tuple[str, ...]) -> str:
 
 
 def read_size(source: pathlib.Path | bytes) -> tuple[int, int]:
-    """Returns (height, width) from the header of an image file."""
-    return open_and_take(source, lambda image: (image.height, image.width))
+    """Returns (height, width) from the header of an image file, as it is to be shown."""
+    return open_and_take(source, lambda image, turn: (image.width, image.height) if turn >= 5 else (image.height, image.width))
+
+
+def read_orientation(source: pathlib.Path | bytes) -> int:
+    """Returns the EXIF orientation of an image file."""
+    return open_and_take(source, lambda _, orientation: orientation)
 
 
 def read_rgb(source: pathlib.Path | bytes, formats: tuple[str, ...] = FORMATS) -> np.ndarray:
-    """Reads an image as RGB, uint8 [H, W, 3]."""
+    """Reads an image as RGB, uint8 [H, W, 3], upright and on white."""
     return open_and_take(source, to_rgb, formats)
 
 
-def to_rgb(image: Image.Image) -> np.ndarray:
-    """Converts an image to uint8 [H, W, 3]; 16-bit images keep the upper 8 bits. Raises ValueError for 32-bit images, whose
-    value range is unknown."""
+def read_colours(source: pathlib.Path | bytes) -> np.ndarray:
+    """Reads an image whose colours are numbers, uint8 [H, W, 3], upright. Its transparency is ignored."""
+
+    def take(image: Image.Image, orientation: int) -> np.ndarray:
+        if image.mode in (*WIDE, "I", "F"):
+            raise ValueError(f"it has no colours of 8 bits (mode {image.mode}), which are expected as numbers")
+        return turn_upright(np.asarray(image.convert("RGB")), orientation)
+
+    return open_and_take(source, take, LOSSLESS)
+
+
+def read_mask(source: pathlib.Path | bytes, what: str = "mask") -> tuple[np.ndarray, bool]:
+    """Reads a black and white image as bool [H, W], upright; and whether it had other values (mask_images). what: what the
+    image is, for messages."""
+
+    def take(image: Image.Image, orientation: int) -> tuple[np.ndarray, bool]:
+        mask, is_grey = to_mask(image)
+        return turn_upright(mask, orientation), is_grey
+
+    return open_and_take(source, take, what=f"a {what}")
+
+
+def to_rgb(image: Image.Image, orientation: int = UPRIGHT) -> np.ndarray:
+    """Converts an image to uint8 [H, W, 3], turned by its EXIF orientation. Transparent pixels are shown on white, and 16-bit
+    images keep the upper 8 bits. Raises ValueError for 32-bit images, whose value range is unknown."""
     image.load()  # otherwise NumPy treats an AttributeError during loading as an image without pixels
     if image.mode in WIDE:  # Pillow keeps the upper 8 bits of colours, but would clip grey values
-        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+        numbers = np.asarray(image)
+        grey = np.where(numbers == image.info.get("transparency", -1), 255, numbers >> 8).astype(np.uint8)
+        return turn_upright(np.repeat(grey[..., None], 3, axis=2), orientation)
     if image.mode in ("I", "F"):
         raise ValueError(
             f"its mode {image.mode} has one 32-bit number per pixel, not a colour; save it with 8 or 16 bits per channel"
         )
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    if image.has_transparency_data:
+        shown = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), shown)
+    return turn_upright(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), orientation)
 
 
 def read_numbers(source: pathlib.Path | bytes, modes: Sequence[str], what: str) -> np.ndarray:
-    """Reads an image with one number per pixel, [H, W]: the palette indices or grey values of the file. In a TIFF with one bit
-    per pixel, white is 1.
+    """Reads an image with one number per pixel, [H, W], upright: the palette indices or grey values of the file. In a TIFF with
+    one bit per pixel, white is 1.
 
     modes: accepted modes of Pillow. what: what the image is, for messages. Raises BadFile as `open_and_take`, and for negative
     or inverted numbers.
     """
 
-    def take(image: Image.Image) -> np.ndarray:
+    def take(image: Image.Image, orientation: int) -> np.ndarray:
         if image.mode not in modes:
             raise ValueError(f"it has colours (mode {image.mode}), expected one number per pixel")
         factor = _grey_step(image)
@@ -221,9 +260,9 @@ def read_numbers(source: pathlib.Path | bytes, modes: Sequence[str], what: str) 
         array = np.array(image)
         if array.dtype.kind == "i":
             check_labels(array)
-        return array if factor == 1 else array // factor
+        return turn_upright(array if factor == 1 else array // factor, orientation)
 
-    return open_and_take(source, take, tuple(name for name in FORMATS if name != "JPEG"), f"a {what}")  # JPEG is lossy
+    return open_and_take(source, take, LOSSLESS, f"a {what}")
 
 
 def _grey_step(image: Image.Image) -> int:

@@ -72,7 +72,7 @@ PREDICT = {
     "point outside": ("good.jpg --point 9999,3", "--point 9999,3", "not inside the image"),
     "box beside": ("good.jpg --box -9,-9,-3,-3", "--box -9,-9,-3,-3", "has no area inside the image"),
     "box far away": ("good.jpg --box -9e9,-9e9,-3e9,-3e+9", "--box -9e9,-9e9,-3e9,-3e+9", "has no area inside the image"),
-    "scribble outside": ("good.jpg --scribble 3,3,9999,3", "--scribble 3,3,9999,3", "not inside the image"),
+    "scribble outside": ("good.jpg --scribble 9990,3,9999,3", "--scribble 9990,3,9999,3", "not inside the image"),
     "scribble of one place": ("good.jpg --scribble 3,3", "--scribble 3,3", "give 4 numbers"),
     "scribble of half a place": ("good.jpg --scribble 3,3,9,9,5", "--scribble 3,3,9,9,5", "give 6 numbers"),
     "scribble of words": ("good.jpg --scribble here,there", "--scribble here,there", "give 4 numbers"),

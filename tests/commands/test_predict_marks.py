@@ -96,7 +96,7 @@ def test_class_lists_of_other_kinds(seem, files, capsys):
         ("frames/0.png --example gone.png --point 1,1", "gone.png"),
         ("frames/0.png --example example.png --point 50,1", "is not inside the image of 44 x 50 pixels"),
         ("frames/0.png --mask mask.png", "is 44x50 pixels, its image 60x40"),
-        ("frames/0.png --example example.png --mask empty.png", "empty.png: has no pixel above 0"),
+        ("frames/0.png --example example.png --mask empty.png", "empty.png: has no white pixel"),
         ("frames/0.png --mask example.png", "example.png"),
         ("frames/0.png ring --kind semantic", "--kind requires --classes"),
         ("frames/0.png --audio speech.wav", "audio is not supported; transcribe it"),

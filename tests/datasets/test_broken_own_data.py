@@ -30,12 +30,12 @@ BROKEN_FOLDERS = {
     "a missing mask": (
         lambda home: [path.unlink() for path in sorted((home / "masks").iterdir())],
         "missing file",
-        "no such label image",
+        "no such mask",
     ),
     "an empty mask": (
         lambda home: [Image.fromarray(np.zeros((192, 192), np.uint8)).save(path) for path in (home / "masks").iterdir()],
         "bad mask",
-        "has no pixel above 0",
+        "has no white pixel",
     ),
     "a small mask": (
         lambda home: [write_small_mask(path) for path in (home / "masks").iterdir()],
@@ -200,7 +200,7 @@ def test_labelme_palette_masks_are_clipped(copy_samples, corner):
     home = copy_samples("yours") / "yours" / "labelme"
     drawn = np.random.default_rng(0).random((6, 8)) < 0.5
     image = Image.fromarray(drawn.astype(np.uint8), mode="P")
-    image.putpalette([0, 0, 0] * 256)  # labels are palette indices, not colours
+    image.putpalette([0, 0, 0] * 256)  # without colours, its indices count
     file = io.BytesIO()
     image.save(file, "PNG")
     x, y = corner
@@ -212,12 +212,12 @@ def test_labelme_palette_masks_are_clipped(copy_samples, corner):
     np.testing.assert_array_equal(found, expected[10:202, 10:202])
 
 
-def test_jpeg_masks_are_refused(copy_samples):
-    """JPEG changes the saved labels."""
-    home = copy_samples("yours") / "yours" / "folder"
-    path = next((home / "masks").glob("*.png"))
+def test_jpeg_labels_are_refused(copy_samples):
+    """JPEG changes the saved numbers."""
+    root = copy_samples("ADEChallengeData2016")
+    path = next((root / "ADEChallengeData2016" / "annotations" / "validation").glob("*.png"))
     Image.open(path).convert("L").save(path, "JPEG")
-    assert any(path.name in text and "it is none of PNG" in text for _, text in sorted_problems(run_check(home, "folder")))
+    assert any(path.name in text and "it is none of PNG" in text for _, text in sorted_problems(run_check(root, "ade20k")))
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,16 @@ def test_constructors():
     assert nothing.points.shape == (0, 3) and nothing.boxes.shape == (0, 4) and nothing.scribbles == () and nothing.mask is None
 
 
+def test_masks_of_other_types():
+    """0 and 1, or 0 and one positive integer, are a mask; soft masks and numbers of objects are no mask."""
+    for mask in (MASK.astype(np.uint8), MASK.astype(np.uint8) * 255, MASK.astype(np.float32), MASK.astype(np.int64) * 7):
+        assert Region.from_mask(mask).mask.dtype == bool and np.array_equal(Region.from_mask(mask).mask, MASK)
+    soft = MASK * np.float32(0.3)
+    for mask in (soft, MASK * np.int8(-1), MASK + np.uint8(1) + MASK, np.where(MASK, np.nan, 0), MASK.astype(complex)):
+        with pytest.raises(UserError, match=rf"^a mask is {mask.dtype} with several values; give bool \[height, width\], such"):
+            Region.from_mask(mask)
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -130,7 +140,7 @@ def test_all_marks_of_a_region_are_drawn():
         (Region("point", points=[[3, 3, 1], [120, 3, 1]]), r"the point \(120, 3\) is not inside an image of 120 x 90 pixels"),
         (Region.from_box(120, 3, 130, 9), r"the box \(120, 3, 130, 9\) is not in an image of 120 x 90 pixels"),
         (Region.from_box(-9, 3, 0, 9), r"the box \(-9, 3, 0, 9\) is not in an image"),
-        (Region.from_scribble([(-1, 3), (5, 90)]), "no corner of a scribble is inside an image of 120 x 90 pixels"),
+        (Region.from_scribble([(-1, 3), (-5, 90)]), "no pixel of a scribble is inside an image of 120 x 90 pixels"),
         (Region.from_mask(MASK.T), r"a mask of \(120, 90\) \(height, width\) was drawn on an image of 120 x 90 pixels"),
     ],
 )

@@ -156,7 +156,7 @@ def test_marks_of_all_kinds(model):
         (lambda s: s.add_points([[5, 5], [6, 6]], positive=[True]), r"positive has the shape \(1,\) for 2 points"),
         (lambda s: s.add_points([[5, 5]], positive=False, target=1), "region 2 has only points beside the object"),
         (lambda s: s.add_scribble([]), "a scribble of a region is empty"),
-        (lambda s: s.add_scribble([[100, 1], [120, 5]]), "no corner of a scribble is inside"),
+        (lambda s: s.add_scribble([[100, 1], [120, 5]]), "no pixel of a scribble is inside"),
         (lambda s: s.add_box(30, 5, 20, 9), "left > right"),
         (lambda s: s.add_box(70, 5, 80, 9), "is not in an image of 60 x 40"),
         (lambda s: s.add_polygon([[5, 5], [9, 9]]), "2 corners; give at least three"),

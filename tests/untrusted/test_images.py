@@ -13,7 +13,7 @@ import fuzz
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 import hyperseg_jax
 from hyperseg_jax.datasets import files, labels
@@ -208,6 +208,20 @@ def test_16_bit_images_and_labels(form):
         images.read_rgb(encode_array(grey.astype(np.uint16) * 257, form)), images.read_rgb(encode_array(grey, form))
     )
     assert np.array_equal(read_image(Image.open(io.BytesIO(data))), images.read_rgb(data))
+
+
+def test_opened_images_are_as_their_files():
+    """Upright, unless they have been turned already, and on white."""
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    pixels = (np.arange(60) * 4).astype(np.uint8).reshape(5, 3, 4)
+    stored = Image.fromarray(pixels, "RGBA")
+    for form in ("PNG", "TIFF"):
+        data = io.BytesIO()
+        stored.save(data, form, exif=tags)
+        shown = images.read_rgb(data.getvalue())
+        assert shown.shape == (3, 5, 3) and np.array_equal(read_image(Image.open(data)), shown)
+        assert np.array_equal(read_image(ImageOps.exif_transpose(Image.open(data))), shown)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])

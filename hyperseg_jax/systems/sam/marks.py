@@ -19,15 +19,17 @@ Marks = tuple[Float32[np.ndarray, "M 2"], Int32[np.ndarray, " M"]]
 """Places in pixels of the image, and kinds."""
 
 
-def region_marks(region: Region, name: str) -> Marks:
+def region_marks(region: Region, name: str, size: tuple[int, int] | None = None) -> Marks:
     """Returns the marks of a region: its points, then the corners of its box. A mask counts as the box around it.
+
+    size: (height, width) of the image, at whose edges scribbles are cut; None leaves them whole.
 
     As published, a point that is not a point follows if there is no box. Raises UserError, which names the region, if it has
     several boxes or no mark.
     """
     places, kinds = [region.points[:, :2]], [np.where(region.points[:, 2] == 1, POSITIVE, NEGATIVE)]
     for line in region.scribbles:
-        places.append(_along(line))
+        places.append(_along(line, size))
         kinds.append(np.full(len(places[-1]), POSITIVE))
     boxes = [*region.boxes] if region.mask is None else [*region.boxes, mask_box(region.mask, name)]
     if len(boxes) > 1:
@@ -36,7 +38,7 @@ def region_marks(region: Region, name: str) -> Marks:
         places.append(np.reshape(box, (2, 2)))
         kinds.append(np.array([TOP_LEFT, BOTTOM_RIGHT]))
     if not sum(map(len, kinds)):
-        raise UserError(f"{name} is empty; add a point, a box, a scribble or a mask")
+        raise UserError(f"{name} is empty, or outside of the image; add a point, a box, a scribble or a mask")
     if not boxes:
         places.append(np.zeros((1, 2)))
         kinds.append(np.array([NO_POINT]))
@@ -51,11 +53,12 @@ def mask_box(mask: np.ndarray, name: str) -> np.ndarray:
     return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float64)
 
 
-def _along(line: np.ndarray) -> np.ndarray:
-    """Returns points at equal distances along a polyline [L, 2]."""
+def _along(line: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """Returns points at equal distances along a polyline [L, 2]; only those in an image of this (height, width)."""
     lengths = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
     at = np.linspace(0, lengths[-1], SCRIBBLE_POINTS if lengths[-1] else 1)
-    return np.stack([np.interp(at, lengths, line[:, axis]) for axis in (0, 1)], axis=1)
+    points = np.stack([np.interp(at, lengths, line[:, axis]) for axis in (0, 1)], axis=1)
+    return points if size is None else points[((points >= 0) & (points < size[::-1])).all(1)]
 
 
 def mark_arrays(
@@ -69,7 +72,7 @@ def mark_arrays(
     places, kinds = np.zeros((*counts, 2), np.float32), np.full(counts, ABSENT, np.int32)
     for n, region in enumerate(regions):
         name = f"region {n + 1}"
-        at, kind = region_marks(region, name)
+        at, kind = region_marks(region, name, (height, width))
         is_point = (kind == POSITIVE) | (kind == NEGATIVE)
         outside = is_point & ((at < 0).any(1) | (at[:, 0] >= width) | (at[:, 1] >= height))
         for x, y in at[outside][:1].tolist():
