@@ -96,7 +96,7 @@ def test_boxes_of_all_stages_are_trained_at_visible_targets():
     ("fields", "heads", "message"),
     [
         ({"box_weight": 5.0}, (), "loss.box_weight = 5.0, but the decoder has no head 'box'; add it to its heads"),
-        ({"box_weight": 5.0, "reid_weight": 2.0}, ("box",), "loss.reid_weight = 2.0, but the model has no head 'reid'"),
+        ({"box_weight": 5.0, "reid_weight": 2.0}, ("box",), "loss.reid_weight = 2.0, but the decoder has no head 'reid'"),
         ({"reid_weight": 2.0}, ("box", "reid"), "which nothing trains; set loss.box_weight"),
     ],
 )

@@ -108,7 +108,7 @@ def test_a_model_without_the_head_is_one_line(config):
     config = config.copy_and_resolve_references().unlock()
     config.model.mask_decoder.heads = ("box", "box_iou")
     for make in (SYSTEM.loss, SYSTEM.counts, SYSTEM.predict):
-        with pytest.raises(UserError, match="the model has no head 'reid'; add it to"):
+        with pytest.raises(UserError, match="the decoder has no head 'reid'; add it to"):
             make(SYSTEM.build(config), config)
 
 
