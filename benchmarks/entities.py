@@ -82,7 +82,7 @@ def draw_figure(path: pathlib.Path, answers: list[tuple[Example, Prediction]]) -
         for axis in (left, right):
             axis.set(xticks=[], yticks=[])
     figure.tight_layout()
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=60)
 
 
 def true_names(model: Model, example: Example) -> tuple[str, ...]:
