@@ -41,6 +41,7 @@ SMALL = (
     "tiny",
     "tiny_entities",
     "tiny_instances",
+    "tiny_video",
     "tiny_lora",
 )
 SCA = ("sca_gpt2_large", "sca_gpt2_large_weak", "sca_llama_3b")
