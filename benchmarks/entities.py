@@ -68,7 +68,7 @@ def draw_figure(path: pathlib.Path, answers: list[tuple[Example, Prediction]]) -
         present = {example.prompts[0].classes[label] for label in example.prompts[0].labels}
         names = [f"{'+' if each.name in present else '-'} {each.name}".replace(" ", "\xa0") for each in predicted.written or ()]
         left.imshow(example.frames[0])
-        left.set_title("\n".join(["wrote:", *textwrap.wrap(",  ".join(names), 75)]), fontsize=9, loc="left")
+        left.set_title("\n".join(["wrote:", *textwrap.wrap(",  ".join(names), 60)]), fontsize=9, loc="left")
         found = list(zip(predicted.masks, predicted.labels, predicted.names, strict=True))
         things = [(mask, name) for mask, label, name in found if example.prompts[0].things[label]]
         right.imshow(draw_masks(example.frames[0], [mask for mask, _ in things], scale=4))

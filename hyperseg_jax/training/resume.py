@@ -27,13 +27,15 @@ def state_changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     are none. saved: config of the existing run, from an untrusted file. given: the new config.
 
     If the run is older than the block of published fields, it has the published values, and no other field of the block is
-    compared."""
+    compared. A prediction field that is newer than the run is not compared."""
     before, now = _state_fields(saved), _state_fields(given)
     published = {path: value for path, value in _published_values(given).items() if path in now}
     for block in {f"{path.rpartition('/')[0]}/" for path in published}:
         if not any(each.startswith(block) for each in before):
             now = {each: now[each] for each in now if each in published or not each.startswith(block)}
             before |= {path: value for path, value in published.items() if path.startswith(block)}
+    optional = systems.get(given["system"]).prediction_fields
+    now = {path: value for path, value in now.items() if path in before or path.rpartition("/")[2] not in optional}
     return configs.describe_differences(before, now)
 
 

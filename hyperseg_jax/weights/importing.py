@@ -242,11 +242,11 @@ def _restore_published_fields(
             restored.add(field)
             if value != flatten({"model": config.model.to_dict()}).get(field.replace(".", "/"), defaults[field]):
                 _set_field(config, field, value, report)
-            try:
-                configs.check_fields(config, "")
-                system.shapes(config)
-            except UserError as error:
-                raise UserError(f"{path}/config.json: {error}; use the unmodified folder of an export") from error
+        try:
+            configs.check_fields(config, "")
+            system.shapes(config)
+        except UserError as error:
+            raise UserError(f"{path}/config.json: {error}; use the unmodified folder of an export") from error
     for field, (value, meaning) in system.departures(config).items():
         if has_own and field not in restored:
             report.notes.append(f"{field} = {value} is from the config, as the checkpoint records none; {meaning}")

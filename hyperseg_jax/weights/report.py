@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
-from hyperseg_jax.untrusted.printing import escape_markup
+from hyperseg_jax.untrusted.printing import escape_markup, escaped_value
 
 
 @dataclasses.dataclass
@@ -62,7 +62,8 @@ class ImportReport:
             for reason, names in rules.items():
                 table.add_row(title, escape_markup(reason), str(len(names)))
         for field, (before, after) in self.config.items():
-            table.add_row("config", f"{field}: {before} -> {after}, to match the checkpoint")
+            change = f"{field}: {escaped_value(before)} -> {escaped_value(after)}"
+            table.add_row("config", escape_markup(f"{change}, to match the checkpoint"))
         for note in self.notes:
             table.add_row("note", escape_markup(note))
         return table

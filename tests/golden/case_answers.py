@@ -63,7 +63,7 @@ def compute_answers(
     resize = resize_for(masks, geometry)
     logits, flipped = crop_to_image(resize_masks(masks, resize), geometry), 0
     output = {"post_mask_logits": logits}
-    if positive is None and case_scores is not None:
+    if positive is None and case_scores is not None and "expression" in scores:
         positive = signs_from_quality(logits, case_scores / sigmoid(scores["expression"]))
     if positive is not None:
         logits, flipped = align_signs(logits, positive, allowed)

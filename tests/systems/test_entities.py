@@ -87,6 +87,8 @@ def test_given_entities_replace_those_of_the_targets():
         ({"separator": " "}, "model.entities.separator"),
         ({"none": "no, nothing"}, "model.entities.none"),
         ({"none": "no [SEG]"}, "model.entities.none"),
+        ({"separator": ",\x1b[31m"}, "model.entities.separator = ',.x1b"),
+        ({"none": "n" * 101}, "at most 100 letters"),
         ({"given": "yes"}, "model.entities.given = 'yes': give True or False"),
         ({"recognition": "generation", "restricted": False}, "restricted"),
     ],

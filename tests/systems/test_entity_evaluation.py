@@ -71,14 +71,17 @@ def test_evaluation_gives_the_true_names(model):
     example = Example("it", FRAMES[:1], (PROMPT,))
     ((written,),) = evaluate(model.engine, model, [example])
     assert "written" in written
-    told = dataclasses.replace(model.engine, give=SYSTEM.give(make_config_given(model.config)))
+    told = Engine.from_system(SYSTEM, make_config_given(model.config), model.params)
     ((given,),) = evaluate(told, model, [example])
-    ((named,),) = evaluate(model.engine, model, [dataclasses.replace(example, prompts=(with_names(PROMPT),))])
+    as_asked = dataclasses.replace(model.engine, give=lambda prompt: prompt)
+    ((named,),) = evaluate(as_asked, model, [dataclasses.replace(example, prompts=(with_names(PROMPT),))])
     assert "written" not in given and "written" not in named
     for name in named:
         np.testing.assert_array_equal(given[name], named[name])
     others = dataclasses.replace(example, prompts=(with_names(PROMPT, ("red",)),))
-    ((other,),) = evaluate(model.engine, model, [others])
+    ((own,),) = evaluate(model.engine, model, [others])
+    assert texts([own]) == texts([written]), "names of a record are targets"
+    ((other,),) = evaluate(as_asked, model, [others])
     assert any((np.asarray(other[name]) != np.asarray(given[name])).any() for name in given), "the names change the answer"
 
 
@@ -129,7 +132,7 @@ def test_names_in_bfloat16(model):
     names = texts([found])[0].split(", ")
     assert set(names) <= set(CLASSES) and len(set(names)) == len(names)
     told = dataclasses.replace(example, prompts=(with_names(PROMPT, tuple(names)),))
-    ((given,),) = evaluate(engine, model, [told])
+    ((given,),) = evaluate(dataclasses.replace(engine, give=lambda prompt: prompt), model, [told])
     assert agreement(given, found) > 0.9
 
 

@@ -21,6 +21,8 @@ from hyperseg_jax.untrusted.printing import escaped_value
 
 RECOGNITION = ("decoding", "generation", "hybrid")
 ORDERS = ("size", "list")
+LONGEST_TEXT = 100
+"""Letters of the separator, and of the text for nothing."""
 PREDICTION_FIELDS = ("restricted", "beams", "given")
 """The fields that only choose where the names come from, with the same weights."""
 
@@ -64,10 +66,10 @@ class Entities:
                 raise UserError(f"model.entities.{field} = {escaped_value(value)}: give True or False")
         for field in ("separator", "none"):
             value = getattr(self, field)
-            if not value.strip() or SEG in value:
+            if not value.strip() or SEG in value or not value.isprintable() or len(value) > LONGEST_TEXT:
                 raise UserError(
-                    f"model.entities.{field} = {escaped_value(value)}: give a text without {SEG}, such as "
-                    f"{getattr(Entities, field)!r}"
+                    f"model.entities.{field} = {escaped_value(value)}: give a printable text of at most {LONGEST_TEXT} letters "
+                    f"without {SEG}, such as {getattr(Entities, field)!r}"
                 )
         if self.separator.strip() in self.none:
             raise UserError(f"model.entities.none = {self.none!r} contains the separator; give another text")
@@ -126,10 +128,9 @@ class Entities:
         return tuple(names if self.repeats else dict.fromkeys(names))
 
     def give(self, prompt: Prompt) -> Prompt:
-        """Returns the prompt of an evaluation with the true names of a class list, if `given`."""
-        if not (self.given and self.writes and prompt.classes) or prompt.masks is None:
-            return prompt
-        return dataclasses.replace(prompt, entities=self.present(prompt))
+        """Returns the prompt of an evaluation with the true names of a class list, if `given`; otherwise without names."""
+        told = self.given and self.writes and bool(prompt.classes) and prompt.masks is not None
+        return dataclasses.replace(prompt, entities=self.present(prompt) if told else None)
 
     def answer(self, prompt: Prompt, tokenizer: TokenIds) -> tuple[Name, ...]:
         """Returns the names of the answer as token ids, ended by [SEG], which counts as the name of the background."""

@@ -83,8 +83,10 @@ def test_an_export_of_the_published_fusion_stays_published(random_tensors, rando
 
 def test_a_note_is_printed(tmp_path):
     console = Console(file=io.StringIO(), width=200)
-    console.print(ImportReport(tmp_path, {}, notes=["model.x = 1 is [from] the config"]).table())
+    changes = {"model.y": [", ", "[/]\x1b[31m"]}
+    console.print(ImportReport(tmp_path, {}, notes=["model.x = 1 is [from] the config"], config=changes).table())
     assert "model.x = 1 is [from] the config" in console.file.getvalue()
+    assert r"model.y: ', ' -> '[/]\x1b[31m', to match" in console.file.getvalue()
 
 
 def test_strict_authors_refuses_another_fusion(departed, random_params, tmp_path):
