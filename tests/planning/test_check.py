@@ -16,6 +16,7 @@ from rich.console import Console
 from run_check import run_check
 
 from hyperseg_jax import config as configs
+from hyperseg_jax import toy
 from hyperseg_jax.commands.main import main
 from hyperseg_jax.data import sources
 from hyperseg_jax.errors import UserError
@@ -96,6 +97,8 @@ def data_root(samples_root, world, tmp_path):
         elif name == "tiny_lora":
             for folder in ("new", "known"):
                 shutil.copytree(world, root / folder)
+        elif name == "tiny_video":
+            toy.write_world(root, train=8, val=4, compositional=0, clips=10, videos="occlusion", log=lambda _: None)
         else:
             return world
         return root

@@ -76,7 +76,7 @@ def predict_batch(system, examples, fitting):
     processor = processor_for(config, [e.prompts[0] for e in fitting])
     rows = [processor(example, train=False) for example in examples]
     outputs, memory = predict(params, jax.tree.map(lambda *arrays: np.stack(arrays), *rows), {}, None)
-    return jax.device_get({**outputs, "memory": memory})
+    return jax.device_get({**outputs, "memory": memory.query})
 
 
 def select_outputs(example, out, row, frame, size):

@@ -205,7 +205,7 @@ def test_masks_behind_written_names_equal_a_full_pass(model, cached):
         assert "names" not in full
         expected, expected_memory = predict_batch(model, full)
         compare({name: value[row : row + 1] for name, value in found.items()}, expected)
-        check_close(memory[row : row + 1], expected_memory)
+        check_close(memory.query[row : row + 1], expected_memory.query)
 
 
 def test_packed_prompts_and_later_frames(model):
@@ -214,12 +214,13 @@ def test_packed_prompts_and_later_frames(model):
     prompts = without_targets(PROMPT), other
     _, packed = make_batch(model, *examples_of(*prompts))
     found, memory = predict_batch(model, packed)
-    assert memory.shape[0] == 2
-    later, _ = predict_batch(model, packed, memory=memory * 2)
+    assert memory.query.shape[0] == 2
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, memory)
+    later, _ = predict_batch(model, packed, memory=doubled)
     assert np.abs(later["mask_logits"] - found["mask_logits"]).max() > 1e-3
     for k, prompt in enumerate(prompts):
         _, alone = make_batch(model, *examples_of(prompt), classes=5, name_size=8)
-        for given, result in ((None, found), (memory * 2, later)):
+        for given, result in ((None, found), (doubled, later)):
             expected, _ = predict_batch(model, alone, memory=given)
             compare({name: value[:, :, k : k + 1] for name, value in result.items()}, expected)
             assert (np.asarray(result["written"][:, :, k]) == np.asarray(expected["written"][:, :, 0])).all()

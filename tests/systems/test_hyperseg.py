@@ -2,6 +2,7 @@
 optimizer state."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -83,12 +84,19 @@ def make_predict(config):
     return predict_with_memory
 
 
+def assert_close(found, expected, name):
+    """Compares arrays, or structs of arrays."""
+    compare = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4, err_msg=name)
+    jax.tree.map(compare, found, expected)
+
+
 def test_a_batch_equals_its_samples(predicted, params, task_and_examples):
     predict, together = predicted
     for k, example in enumerate(task_and_examples[1]):
         alone = predict(params, make_batch(task_and_examples, [example] * 2))
         for name in together:
-            np.testing.assert_allclose(alone[name][k], together[name][k], rtol=1e-4, atol=1e-4, err_msg=name)
+            row = lambda tree, k=k: jax.tree.map(lambda leaf: leaf[k], tree)
+            assert_close(row(alone[name]), row(together[name]), name)
     assert not np.allclose(together["mask_logits"][0], together["mask_logits"][1], atol=1e-2)
 
 
@@ -101,7 +109,7 @@ def test_a_video_equals_its_frames(predicted, params, task_and_examples):
     result = predict(params, video)
     for name in first:
         expected = second[name] if name == "memory" else np.concatenate([first[name], second[name]], 1)
-        np.testing.assert_allclose(result[name], expected, rtol=1e-4, atol=1e-4, err_msg=name)
+        assert_close(result[name], expected, name)
     assert not np.allclose(result["mask_logits"][:, 0], result["mask_logits"][:, 1], atol=1e-2)
 
 
