@@ -65,7 +65,7 @@ PREDICT = {
     "two prompts": ("good.jpg 'a ring' --point 3,3", "exactly one kind of prompt", "a text with regions"),
     "stuff alone": ("good.jpg 'a ring' --stuff grass", "--stuff", "--classes"),
     "classes without names": ("good.jpg --classes ,", "no classes are given", "name at least one"),
-    "classes in frames": ("frames --classes ring", "frames is a video", "give a text"),
+    "stuff in frames": ("frames --classes ring --stuff grass", "frames is a video", "remove --stuff"),
     "kind alone": ("good.jpg 'a ring' --kind semantic", "--kind requires", "--classes"),
     "an example without marks": ("good.jpg 'a ring' --example good.jpg", "--example requires", "mark the object"),
     "a mask of nothing": ("good.jpg --mask none.png", "none.png", "check the"),

@@ -90,7 +90,7 @@ def test_class_lists_of_other_kinds(seem, files, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ("frames --classes ring", "frames is a video; give a text, or mark an object"),
+        ("frames --everything", "frames is a video; give a text, or mark an object, or give --classes"),
         ("frames/0.png --example example.png", "--example requires --point / --box / --scribble / --mask"),
         ("frames/0.png ring --example example.png", "--example requires --point"),
         ("frames/0.png --example gone.png --point 1,1", "gone.png"),
