@@ -22,6 +22,8 @@ from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.results import instances
 from hyperseg_jax.results.tracking import Tracker
 from hyperseg_jax.structs import Region
+from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.weights import model_folder
 
 
 @pytest.fixture
@@ -132,13 +134,14 @@ def test_objects_of_the_first_frame(trained, image, monkeypatch):
         next(model.segment_video(frames, "the red ring", regions=regions))
 
 
-def test_instances_of_a_video_are_tracked(trained, image, tmp_path, monkeypatch, capsys):
+def test_instances_of_a_video_are_tracked(random_model, image, tmp_path, monkeypatch, capsys):
     """An instance has the same track on all frames, in files as in Python; a system that cannot track is one line."""
     monkeypatch.setattr(instances, "MIN_SCORE", 0.0)
     monkeypatch.setattr(instances, "Tracker", functools.partial(Tracker, first_score=0.0, new_score=0.0))
-    frames = tmp_path / "frames"
+    trained, frames = tmp_path / "model", tmp_path / "frames"
+    model_folder.save_model(trained, random_model.config, Tokenizer.toy(), random_model.params)
     frames.mkdir()
-    pixels = [np.roll(predict_model.read_image(image), 5 * k, axis=1) for k in range(3)]
+    pixels = [predict_model.read_image(image)] * 3
     for k, frame in enumerate(pixels):
         Image.fromarray(frame).save(frames / f"{k}.png")
     result = run_predict(trained, tmp_path / "out", frames, "--classes", "red ring,blue star")

@@ -84,9 +84,9 @@ def make_predict(config):
     return predict_with_memory
 
 
-def assert_close(found, expected, name):
+def assert_close(found, expected, name, tolerance=1e-4):
     """Compares arrays, or structs of arrays."""
-    compare = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4, err_msg=name)
+    compare = functools.partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance, err_msg=name)
     jax.tree.map(compare, found, expected)
 
 
@@ -119,7 +119,7 @@ def test_regions_may_be_drawn_on_another_image(predicted, params, task_and_examp
     batch = make_batch(task_and_examples, task_and_examples[1])
     same = predict(params, batch | {"region_images": batch["clip_images"]})
     for name in first:
-        np.testing.assert_allclose(same[name], first[name], rtol=1e-4, atol=1e-4, err_msg=name)
+        assert_close(same[name], first[name], name)
     other = predict(params, batch | {"region_images": 255 - batch["clip_images"]})
     about_regions = batch["uses_regions"]
     changed = np.abs(np.asarray(other["mask_logits"])[:, 0] - first["mask_logits"][:, 0]).max((-1, -2, -3))
@@ -157,7 +157,7 @@ def test_fresh_adapters_change_nothing(predicted, config, params, task_and_examp
         model_folder.replace_leaves(params, unflatten(fresh)), make_batch(task_and_examples, task_and_examples[1])
     )
     for name, value in predicted[1].items():
-        np.testing.assert_allclose(result[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+        assert_close(result[name], value, name, 1e-5)
 
 
 def test_a_missing_config_block_is_one_line(config):
