@@ -201,7 +201,7 @@ ROW = {
 }
 ROW |= {"masks": [[MASK], [MASK]]}
 LARGE = ROW | {"frames": ["0"], "height": 8192, "width": 8192}
-SCORES = {"clips": {"options": {}, "sums": {"": [1.0, 1.0, 1.0]}}}
+SCORES = {"clips": {"options": {}, "sums": {"": [1.0, 1.0, 1.0, 0.0, 0.0]}}}
 STATE = {"done": 1, "scores": SCORES, "cases": [CASE], "rows": [[0, 0, ROW]]}
 DAMAGED_MASKS = (
     *(5, {}, {"size": [SIDE, SIDE]}, {"size": [48, 192], "counts": MASK["counts"]}, {**MASK, "counts": "zz"}),
@@ -225,7 +225,7 @@ def run_with_state(saved, messages):
         *({"scores": value} for value in ([], {"clips": []}, {"referring": {"options": {}, "sums": {}}}, {"odd": {}})),
         *(
             {"scores": {"clips": {"options": {}, "sums": {"": row}}}}
-            for row in ([1e999] * 3, [1.0], [[1.0, 1.0, 1.0]], [1, 1, "x"], [])
+            for row in ([1e999] * 5, [1.0], [[1.0, 1.0, 1.0, 0.0, 0.0]], [1, 1, "x", 0, 0], [])
         ),
         {"scores": {"clips": {"options": {"rules": "x"}, "sums": {}}}},
         *(
