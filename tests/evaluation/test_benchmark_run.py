@@ -255,13 +255,16 @@ def run_with_state(saved, messages):
                 {"height": 1, "width": SIDE**2, "masks": [[{**MASK, "size": [1, SIDE**2]}]] * 2},
             )
         ),
-        {"rows": [[0, 0, ROW], [0, 1, ROW | {"key": "a/1"}]], "scores": {"clips": {"options": {}, "sums": {"": [2.0] * 3}}}},
+        {
+            "rows": [[0, 0, ROW], [0, 1, ROW | {"key": "a/1"}]],
+            "scores": {"clips": {"options": {}, "sums": {"": [2.0, 2.0, 2.0, 0.0, 0.0]}}},
+        },
         *({"rows": value} for value in ([], [[1, 0, ROW]], [[0, 1, ROW]], [[0, 0, ROW]] * 2)),
         *({"rows": [[0, 0, ROW], [index, k, ROW | {"key": "b/0"}]]} for index, k in ((0, 1), (0, 2), (1, 0))),
         {"scores": {}},
         {"done": 2, "rows": [[0, 0, ROW], [1, 0, ROW | {"key": "b/0"}]]},
         *({"rows": [value]} for value in (5, [0, 0], [0, 0, {}], [2, 0, {}], [0, -1, {}])),
-        {"scores": {"clips": {"options": {}, "sums": {"": [float("nan")] * 3}}}},
+        {"scores": {"clips": {"options": {}, "sums": {"": [float("nan")] * 5}}}},
         *("{", "[]", '{"asked": []}', "[" * 100_000, "pipe", "endless"),
     ],
 )
