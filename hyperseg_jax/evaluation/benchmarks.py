@@ -130,12 +130,6 @@ def _toy_benchmark(task: str, scoring: str, **options: Any) -> Benchmark:
     return Benchmark(task, scoring, "toy", {"folder": "{root}", "task": task, "split": "val", **options}, published=False)
 
 
-def _toy_tracks_benchmark() -> Benchmark:
-    """Returns the benchmark of class lists on the videos of the generated toy dataset."""
-    line = _toy_benchmark("instances", "tracks", max_classes=8)
-    return dataclasses.replace(line, task="panoptic")
-
-
 TOGETHER = 16
 """Maximum number of sentences about an image in one query."""
 BENCHMARKS: dict[str, Benchmark] = {
@@ -220,7 +214,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "toy_regions": _toy_benchmark("region", "regions", max_regions=3),
     "toy_clicks": _toy_benchmark("region", "clicks", kinds=("point",), max_regions=3),
     "toy_video": dataclasses.replace(_toy_benchmark("video", "clips"), submission="ref_youtube_vos"),
-    "toy_tracks": _toy_tracks_benchmark(),
+    "toy_tracks": dataclasses.replace(_toy_benchmark("instances", "tracks", max_classes=8), task="panoptic"),
     "toy_video_objects": dataclasses.replace(_toy_benchmark("video_objects", "davis"), task="region", submission="davis"),
     "toy_chat": _toy_benchmark("chat", "exact", prompts_per_example=1),
     "toy_captions": _toy_benchmark("caption", "captions"),
