@@ -45,6 +45,7 @@ SMALL = (
     "tiny_video",
     "tiny_lora",
 )
+QUICK = ("davis_small", "hyperseg_3b_lora", "own_data", "tiny", "tiny_lora")
 SCA = ("sca_gpt2_large", "sca_gpt2_large_weak", "sca_llama_3b")
 IFSEG = ("ifseg_base", "ifseg_base:coco_stuff", "ifseg_base:coco_unseen")
 UNCHECKED = ("sam_vitb", "sam_vith", "sam_vitl")
@@ -116,7 +117,7 @@ def test_every_shipped_config_is_checked():
 
 @pytest.mark.parametrize(
     "name",
-    [*SMALL, "hyperseg_3b_lora", *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE if name != "hyperseg_3b_lora")],
+    [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SMALL + LARGE if name not in QUICK)],
 )
 def test_shipped_configs_pass_on_samples(name, data_root):
     """The large ones with the vocabulary of Phi-2, and the class names of COCO."""

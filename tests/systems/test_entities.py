@@ -112,7 +112,7 @@ def make_config(micro, recognition, **fields):
     return config
 
 
-@pytest.fixture(scope="module", params=["hybrid", "generation"])
+@pytest.fixture(scope="module", params=["hybrid", pytest.param("generation", marks=pytest.mark.slow)])
 def model(request, micro):
     config = make_config(micro, request.param)
     return Model(config, TOKENIZER, random_params(SYSTEM.shapes(config), seed=3))

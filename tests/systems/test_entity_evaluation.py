@@ -106,6 +106,7 @@ def test_the_frames_of_a_video_in_one_query(model):
     assert agreement(at_once[0], at_once[1]) < 0.99, "the frames differ"
 
 
+@pytest.mark.slow
 def test_names_on_a_mesh(model):
     """Eight images on eight devices get the names and masks of one device."""
     mesh = placement.make("fsdp")
@@ -121,6 +122,7 @@ def test_names_on_a_mesh(model):
         assert agreement(found[0], expected[0]) > 0.99
 
 
+@pytest.mark.slow
 def test_names_in_bfloat16(model):
     """Only names of the list are written, and the masks are those of float32, but for rounding."""
     config = model.config.copy_and_resolve_references()
