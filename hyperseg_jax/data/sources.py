@@ -70,6 +70,7 @@ READERS: dict[str, Callable[..., Any]] = {
     "revos": datasets.ReVos,
     "scienceqa": datasets.ScienceQa,
     "segmentation_table": datasets.SegmentationTable,
+    "referring_clips": datasets.ReferringClips,
     "referring_frames": datasets.ReferringFrames,
     "visual_genome": datasets.VisualGenome,
     "vqav2": datasets.VqaV2,

@@ -18,6 +18,7 @@ Images with expressions
     refcoco_refs        the same benchmarks in their original files
     reasonseg           ReasonSeg
     folder              your own images and texts: captions.jsonl
+    referring_clips     clips of videos, with referring sentences
     referring_frames    single frames of videos, with referring sentences
 
 Images with visual prompts
@@ -109,6 +110,7 @@ from hyperseg_jax.datasets.ref_youtube_vos import RefYouTubeVos
 from hyperseg_jax.datasets.refcoco import RefCoco
 from hyperseg_jax.datasets.refcoco_captions import RefCocoCaptions
 from hyperseg_jax.datasets.refcoco_refs import RefCocoRefs
+from hyperseg_jax.datasets.referring_clips import ReferringClips
 from hyperseg_jax.datasets.referring_frames import ReferringFrames
 from hyperseg_jax.datasets.revos import ReVos
 from hyperseg_jax.datasets.scienceqa import ScienceQa
@@ -148,6 +150,7 @@ __all__ = [
     "RefCocoRefs",
     "RefDavis",
     "RefYouTubeVos",
+    "ReferringClips",
     "ReferringFrames",
     "ScienceQa",
     "SegmentationTable",

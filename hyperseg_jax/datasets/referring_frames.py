@@ -21,6 +21,21 @@ from hyperseg_jax.untrusted import budget
 PARTS = {"even": slice(0, None, 2), "odd": slice(1, None, 2), "all": slice(None)}
 
 
+def open_parts(folder: str | os.PathLike, part: str, resolution: str) -> tuple[files.Json, VideoFolders, dict[str, list[str]]]:
+    """Opens a folder of this layout: its expressions, its videos, and the names of the frames of a part by video, sorted."""
+    if part not in PARTS:
+        raise UserError(f"part={part!r} is unknown; choose one of {', '.join(PARTS)}")
+    root = files.as_path(folder)
+    file = files.Json(files.join_inside(root, "expressions.json", str(root)), dict)
+    folders = VideoFolders(*(files.subpath(root, name, resolution) for name in ("JPEGImages", "Annotations")))
+    return file, folders, {video: folders.frame_names(video)[PARTS[part]] for video in sorted(file.content)}
+
+
+def read_sentences(file: files.Json, video: str) -> list[str]:
+    """Returns the sentences about the object of a video."""
+    return files.text_list_field(file.content[video], "expressions", f"{file.path} {video}")
+
+
 class ReferringFrames:
     """Random access to the frames of all videos, video by video, with one prompt per sentence.
 
@@ -32,13 +47,8 @@ class ReferringFrames:
         self, folder: str | os.PathLike, part: str = "all", *, resolution: str = "240p", beside: bool = True, seed: int = 0
     ):
         """part: "even", "odd" or "all" frames of each video. beside: whether to create pairs. seed: seed of the pairs."""
-        if part not in PARTS:
-            raise UserError(f"part={part!r} is unknown; choose one of {', '.join(PARTS)}")
-        root = files.as_path(folder)
-        self._file = files.Json(files.join_inside(root, "expressions.json", str(root)), dict)
-        self._folders = VideoFolders(*(files.subpath(root, name, resolution) for name in ("JPEGImages", "Annotations")))
-        self.videos = tuple(sorted(self._file.content))
-        self._frames = {video: self._folders.frame_names(video)[PARTS[part]] for video in self.videos}
+        self._file, self._folders, self._frames = open_parts(folder, part, resolution)
+        self.videos = tuple(self._frames)
         self._items = [(video, name) for video in self.videos for name in self._frames[video]]
         self._beside, self._seed = beside and len(self.videos) > 1, seed
 
@@ -84,6 +94,6 @@ class ReferringFrames:
         return frame.read_frames([0])[0], frame.read_mask(0) > 0
 
     def _build_prompts(self, video: str, mask: np.ndarray, group: str) -> tuple[Prompt, ...]:
-        sentences = files.text_list_field(self._file.content[video], "expressions", f"{self._file.path} {video}")
+        sentences = read_sentences(self._file, video)
         budget.charge_masks(len(sentences), mask.shape, f"{self._file.path} {video}")
         return tuple(Prompt(task="referring", text=text, masks=mask[None, None], group=group, key=video) for text in sentences)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperseg_jax.datasets import ReferringFrames
+from hyperseg_jax.datasets import ReferringClips, ReferringFrames
 from hyperseg_jax.errors import UserError
 
 VIDEOS = {"ant": 40, "bee": 120, "cow": 200}  # grey value of the object
@@ -86,3 +86,27 @@ def test_invalid_videos_are_reported(root, tmp_path):
     (uneven / "expressions.json").write_text('{"ant": {"sentences": []}}')
     with pytest.raises(UserError, match=r"expressions\.json ant: field 'expressions' is missing"):
         ReferringFrames(uneven)[0]
+
+
+def test_clips_have_the_frames_of_a_part(root):
+    for part, times in {"even": (0, 2, 4), "odd": (1, 3), "all": range(FRAMES)}.items():
+        reader = ReferringClips(root, part)
+        assert len(reader) == len(VIDEOS)
+        for example, video in zip(reader, VIDEOS, strict=True):
+            assert example.frame_names == tuple(f"{t:05d}" for t in times)
+            assert [prompt.text for prompt in example.prompts] == [f"the {video}.", f"what a {video} is."]
+            for prompt in example.prompts:
+                assert prompt.task == "video" and prompt.masks.shape == (1, len(times), HEIGHT, WIDTH)
+                for mask, t in zip(prompt.masks[0], times, strict=True):
+                    assert mask.sum() == 64 and mask[8:16, 4 * t : 4 * t + 8].all()
+
+
+def test_clips_are_sampled_within_a_part(root):
+    reader = ReferringClips(root, "even", frames=2, reach=1)
+    sampled = {reader.sample(1, np.random.default_rng(seed)).frame_names for seed in range(20)}
+    assert sampled == {("00000", "00002"), ("00002", "00004")}
+
+
+def test_clips_of_an_unknown_part(root):
+    with pytest.raises(UserError, match="part='first' is unknown; choose one of even, odd, all"):
+        ReferringClips(root, "first")

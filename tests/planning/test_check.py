@@ -90,7 +90,7 @@ def data_root(samples_root, world, tmp_path):
         if name == "own_data":
             return samples_root / "yours" / "folder"
         root = tmp_path / name
-        if name == "davis_small":
+        if name.startswith("davis_small"):
             write_davis(root, world)
         elif name == "seem_own_classes":
             for folder in ("train", "val"):
@@ -117,7 +117,10 @@ def test_every_shipped_config_is_checked():
 
 @pytest.mark.parametrize(
     "name",
-    [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SMALL + LARGE if name not in QUICK)],
+    [
+        *QUICK,
+        *(pytest.param(name, marks=pytest.mark.slow) for name in (*SMALL, "davis_small:clips", *LARGE) if name not in QUICK),
+    ],
 )
 def test_shipped_configs_pass_on_samples(name, data_root):
     """The large ones with the vocabulary of Phi-2, and the class names of COCO."""
