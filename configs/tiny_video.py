@@ -17,6 +17,8 @@ SAMPLING = {"frames": FRAMES, "sampling": "stride", "reach": 3}
 def get_config() -> ml_collections.ConfigDict:
     c = TINY["get_config"]()
     c.init_from = "tiny"
+    c.init_optional = (r"prompt_aggregation/.*",)
+    c.model.temporal.aggregation = True
     c.data.toy = {"seed": 0, "train": 8, "val": 8, "clips": 400, "level": "default", "kinds": "known", "videos": "occlusion"}
     c.data.curriculum.share = 0.0
     task = TINY["task"]
@@ -24,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
         "video": task(
             "video",
             2,
-            length=128,
+            length=144,
             prompts=2,
             frames=FRAMES,
             val={"frames": 12},
@@ -43,5 +45,5 @@ def get_config() -> ml_collections.ConfigDict:
         ),
     }
     c.optimizer.learning_rate = 5e-4
-    c.train.update({"steps": 400, "batch_size": 4, "eval_every": 400, "eval_examples": 80, "save_every": 100})
+    c.train.update({"steps": 200, "batch_size": 4, "eval_every": 200, "eval_examples": 40, "save_every": 50})
     return c
