@@ -217,7 +217,7 @@ def scores_table(
 
 def score_text(metric: str, value: float) -> str:
     """Formats a score: fractions in percent; counts, and numbers of clicks (noc@) and switches, unchanged."""
-    if metric in ("count", "classes"):
+    if metric in ("count", "classes", "count_after_occlusion"):
         return f"{value:.0f}"
     return f"{value:.2f}" if metric.startswith(("noc@", "switches")) else f"{100 * value:.2f}"
 

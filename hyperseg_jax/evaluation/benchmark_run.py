@@ -182,7 +182,7 @@ def _add_results(new_results: PartialResults, benchmark: Benchmark, index: int, 
     """Scores a finished example, and keeps its rows for the evaluation server if the benchmark has one."""
     for k, (prompt, predictions_by_frame) in enumerate(protocol.answers()):
         value = new_results.scorer.add(protocol.example.name, prompt, predictions_by_frame)
-        new_results.cases.add(value, index, k, predictions_by_frame[0])
+        new_results.cases.add(value, index, k, predictions_by_frame[-1])
         if benchmark.submission:
             new_results.rows.append((index, k, make_row(protocol.example, prompt, predictions_by_frame)))
 

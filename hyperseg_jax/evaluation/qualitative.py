@@ -23,9 +23,9 @@ MAX_SCORE = 1e9
 class QualitativeExamples:
     """The CASES best and worst prompts by headline score.
 
-    A case is {"value", "index" of the example, "prompt", "masks": run lengths on the first frame, "labels": the class of each
-    mask of a class list, "text"}. Cases with equal
-    values are in the order of the examples, so the result does not depend on the number of hosts.
+    A case is {"value", "index" of the example, "prompt", "masks": run lengths on the last frame, where a video has come
+    furthest from what was given, "labels": the class of each mask of a class list, "text"}. Cases with equal values are in the
+    order of the examples, so the result does not depend on the number of hosts.
     """
 
     def __init__(self, rows: Iterable[dict[str, Any]] = ()) -> None:
@@ -105,8 +105,8 @@ def _best_and_worst(rows: list[Any]) -> list[Any]:
 
 
 def _tile(row: Mapping[str, Any], example: Example) -> np.ndarray:
-    prompt, frame = example.prompts[row["prompt"]], example.frames[0]
+    prompt, frame = example.prompts[row["prompt"]], example.frames[-1]
     with budget.record_budget():
         masks = [decode_segmentation(mask, frame.shape[0], frame.shape[1], example.name) for mask in row["masks"]]
     text = f"{row['value']:.3f}  {example.name}  {describe_answer(prompt, [row['text']])}"
-    return draw_comparison(frame, prompt, masks, text, labels=row["labels"], height=44)
+    return draw_comparison(frame, prompt, masks, text, labels=row["labels"], at=-1, height=44)

@@ -141,14 +141,15 @@ def _score_example(scorer: Scorer, protocol: EvalProtocol, *, draw: bool) -> lis
             continue
         scorer.add(f"{protocol.example.name} {k}", prompt, predictions_by_frame)
         if draw and k == 0:
-            first = predictions_by_frame[0]
+            last = predictions_by_frame[-1]
             tiles.append(
                 draw_comparison(
-                    protocol.example.frames[0],
+                    protocol.example.frames[-1],
                     prompt,
-                    list(first.masks),
-                    describe_answer(prompt, first.texts, first.written),
-                    labels=first.labels,
+                    list(last.masks),
+                    describe_answer(prompt, last.texts, last.written),
+                    labels=last.labels,
+                    at=-1,
                 )
             )
     return tiles

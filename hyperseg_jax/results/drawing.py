@@ -114,18 +114,19 @@ def draw_comparison(
     text: str = "",
     *,
     labels: Sequence[int] = (),
+    at: int = 0,
     longest: int = TILE,
     height: int = 30,
 ) -> np.ndarray:
     """Draws the targets of a prompt beside the predicted masks, with a caption: uint8 [h + height, 2 * w, 3].
 
     Without target masks, the regions of the prompt are drawn. masks: each bool [H, W]. text: the caption; the description of
-    the prompt by default. labels: the class of each predicted mask of a class list; a class has one colour in both. longest:
-    maximum pixels of the longer side; larger frames are subsampled.
+    the prompt by default. labels: the class of each predicted mask of a class list; a class has one colour in both. at: which
+    frame of the video it is. longest: maximum pixels of the longer side; larger frames are subsampled.
     """
     step = max(1, -(-max(frame.shape[:2]) // longest))
     small = lambda mask: mask[::step, ::step]
-    targets = [small(mask[0]) for mask in prompt.masks] if prompt.masks is not None else []
+    targets = [small(mask[at]) for mask in prompt.masks] if prompt.masks is not None else []
     if prompt.task == "caption":
         targets = [small(mask) for mask in _draw_regions(prompt, frame)]
     numbers = {label: k for k, label in enumerate(dict.fromkeys([*prompt.labels, *labels]))}

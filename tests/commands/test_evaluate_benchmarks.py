@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from sample_inputs import random_params
 
+from hyperseg_jax.commands.evaluate_benchmarks import score_text
 from hyperseg_jax.commands.main import main
 from hyperseg_jax.evaluation import benchmark_run, engine
 from hyperseg_jax.parallel import hosts
@@ -221,6 +222,14 @@ def test_benchmarks_of_every_task(micro, run_evaluate, tmp_path):
         clips = {tuple(name.split("/")[1:3]) for name in file.namelist()}
         assert len(clips) == 5
         assert set(np.unique(np.asarray(Image.open(io.BytesIO(file.read(file.namelist()[0])))))) <= {0, 255}
+
+
+@pytest.mark.parametrize(
+    ("metric", "told"),
+    [("count", "29"), ("count_after_occlusion", "29"), ("j_after_occlusion", "2900.00"), ("noc@85", "29.00")],
+)
+def test_scores_are_percents_and_counts_are_not(metric, told):
+    assert score_text(metric, 29) == told
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,14 @@ def test_comparisons_of_images_of_any_shape_are_small():
     assert tile.shape[1] <= 2 * drawing.TILE and tile.shape[0] <= drawing.TILE
 
 
+def test_comparisons_of_a_video_show_one_frame():
+    masks = np.zeros((1, 2, 20, 20), bool)
+    masks[0, 1, :10] = True
+    prompt, frame = Prompt("video", text="a line", masks=masks), np.full((20, 20, 3), 90, np.uint8)
+    first, last = (drawing.draw_comparison(frame, prompt, [], at=at)[:20, :20] for at in (0, -1))
+    assert (first == first[0, 0]).all() and not (last[5] == last[15]).any()
+
+
 def test_a_class_has_one_colour_in_targets_and_predictions():
     halves = np.zeros((2, 20, 20), bool)
     halves[0, :10], halves[1, 10:] = True, True
