@@ -38,8 +38,8 @@ def is_damaged_utf8(data: bytes) -> bool:
 
 
 def find_encoding(data: bytes, other: str) -> str:
-    """Returns the encoding of a text file of a benchmark that has some files in `other`, a Western encoding of one byte for each
-    letter: that, if the file is not UTF-8 and looks like it.
+    """Returns the encoding of a text file of a benchmark that has some files in `other`, a Western encoding of one byte for
+    each letter: that, if the file is not UTF-8 and looks like it.
 
     It does not if letters beyond ASCII stand side by side, as in Russian, Chinese or Japanese files.
     """

@@ -4,7 +4,6 @@ import json
 
 import fuzz
 import hypothesis.strategies as st
-import numpy as np
 import pytest
 
 from hyperseg_jax.datasets import files
@@ -147,8 +146,8 @@ def test_the_exceptions_are_western_texts_only(tmp_path, encoding, text):
     path.write_bytes(f'{{"text": ["{text}"]}}'.encode(encoding))
     with pytest.raises(UserError, match=r"a\.json: is not UTF-8 \(byte \d+\); save it as UTF-8"):
         files.read_json(path, "cp1252")
-    path.write_bytes('{"text": ["it’s “naïve” – the café…"]}'.encode("cp1252"))
-    assert files.read_json(path, "cp1252") == {"text": ["it’s “naïve” – the café…"]}
+    path.write_bytes('{"text": ["it\u2019s “naïve” \u2013 the café…"]}'.encode("cp1252"))
+    assert files.read_json(path, "cp1252") == {"text": ["it\u2019s “naïve” \u2013 the café…"]}
     with pytest.raises(UserError, match="is not UTF-8"):
         files.read_json(path)
 
@@ -178,60 +177,6 @@ def test_texts_with_half_a_character(tmp_path):
     for call in (lambda: files.text_field(record, "a", "here"), lambda: files.text_list_field(record, "b", "here")):
         with pytest.raises(UserError, match=r"here: field '[ab](\[0\])?' .* has half of a character"):
             call()
-
-
-def test_non_finite_numbers_are_refused():
-    for value in (float("inf"), float("nan"), 10**4000, "5", None, [1], True, 1.5):
-        record = {"height": value, "width": 5}
-        with pytest.raises(UserError) as excinfo:
-            files.declared_image_size(record, "here")
-        assert len(str(excinfo.value)) < 700 and str(excinfo.value).startswith("here")
-
-
-def test_python_names_are_ordinary_keys(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_text('{"__class__": 1, "__init__": 2, "a": 2}')
-    assert files.Json(path, dict).content == {"__class__": 1, "__init__": 2, "a": 2}
-    with pytest.raises(UserError, match="field '__len__' is missing"):
-        files.field({}, "__len__", "here")
-
-
-def test_parse_accepts_utf8_with_and_without_bom():
-    assert json_text.parse_json('"\u00e9"'.encode()) == "\u00e9"
-    assert json_text.parse_json(b"\xef\xbb\xbf[1]") == [1]
-    for encoding in ("cp1252", "cp1251", "gb2312", "shift_jis", "utf-16"):
-        text = {"cp1252": "\u00e9", "cp1251": "\u0434\u043e\u043c"}.get(encoding, "\u5de6")
-        with pytest.raises(BadFile, match=r"is not UTF-8 \(byte \d\); save it as UTF-8"):
-            json_text.parse_json(f'"{text}"'.encode(encoding))
-
-
-GERMAN = "der große grüne Stern “hier”"
-CUT = GERMAN.encode().replace("ü".encode(), "ü".encode()[:1])
-
-
-def test_damaged_utf8_is_no_other_encoding(tmp_path):
-    assert json_text.decode_text(GERMAN.encode("cp1252")) == GERMAN
-    with pytest.raises(BadFile, match=r"is damaged \(byte 13 is neither UTF-8 nor Windows-1252\); download"):
-        json_text.decode_text(CUT)
-    path = tmp_path / "list.txt"
-    path.write_bytes(CUT)
-    with pytest.raises(UserError, match=r"list\.txt: is damaged \(byte 13"):
-        files.read_lines(path, "list")
-    path.write_bytes(GERMAN.replace("“hier”", "").encode("latin-1"))
-    assert files.read_lines(path, "list") == ["der große grüne Stern "]
-
-
-def test_damaged_lines_hide_no_others(tmp_path):
-    """The encoding is that of the file, not of a line."""
-    path = tmp_path / "lines.jsonl"
-    sound, bad = f'{{"text": "{GERMAN}"}}'.encode(), '{"text": "grün"}'.encode().replace("ü".encode(), b"\xc3")
-    path.write_bytes(b"\n".join([sound, bad, sound]))
-    lines = files.JsonLines(path)
-    assert lines[0] == lines[2] == {"text": GERMAN}
-    with pytest.raises(UserError, match=r"lines\.jsonl line 2: is not UTF-8 \(byte 12\); save"):
-        lines[1]
-    path.write_bytes(b"\n".join([f'{{"text": "{GERMAN}"}}'.encode("cp1252")] * 2))
-    assert files.JsonLines(path)[1] == {"text": GERMAN}
 
 
 def test_non_finite_numbers_are_only_read_in_logs_and_never_exported():
