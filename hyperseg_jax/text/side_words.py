@@ -73,7 +73,7 @@ OTHER_SIDES = _words(
     venstre høyre højre vinstri hægri vasen vasemmalla vasemman vasemmanpuoleinen oikea oikealla oikean oikeanpuoleinen
     vasak vasakul paremal lewy lewa lewo lewej lewym lewe prawy prawa prawo prawej prawym prawe vlevo vpravo levý levá levé
     pravý pravá pravé vľavo ľavý ľavá lijevo lijevi lijeva desno desni desna levo levi leva bal balra baloldali jobb jobbra
-    jobboldali sağ sağda sağdaki sağındaki solda soldaki solundaki kiri kanan kaliwa trái phải kushoto kulia ezker ezkerreko
+    jobboldali sağ sağda sağdaki solda soldaki solundaki kiri kanan kaliwa trái phải kushoto kulia ezker ezkerreko
     eskuin eskuineko kreisā kreisais labajā kairė kairėje dešinė dešinėje majtas djathtas xellug lemin chwith clé deas
     maldekstra maldekstre dekstra dekstre"""
 )
