@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hyperseg_jax.metrics.sums import Sums, check_masks, check_names, is_list
+from hyperseg_jax.metrics.sums import Sums, check_masks, check_names
 
 
 class SemanticScores(Sums):
