@@ -100,9 +100,9 @@ class Augment:
 
     def _flip(self, example: Example) -> Example:
         """Returns the flipped example, or the example itself if its texts do not allow a flip."""
-        change = {"swap": swap_sides, "skip": _check_mirrored, "keep": tuple}[self.flipped_texts]
+        changes: dict[str, Callable[[Texts], Texts]] = {"swap": swap_sides, "skip": _check_mirrored, "keep": tuple}
         try:
-            return flip_horizontally(example, change)
+            return flip_horizontally(example, changes[self.flipped_texts])
         except UnknownSidesError:
             return example
 

@@ -118,7 +118,7 @@ def test_any_text(tokenizers, text):
 
 
 @pytest.mark.slow
-@settings(max_examples=4000, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(text=TEXTS)
 def test_many_texts(tokenizers, text):
     check_text(tokenizers, text)
