@@ -21,4 +21,4 @@ def load(name: str | os.PathLike) -> Model:
     """Loads a model: a workdir of `hyperseg train`, a model folder, or the name of a shipped model ("tiny")."""
     from hyperseg_jax.predictors.model import load as load_model  # imported late to keep `import hyperseg_jax` fast
 
-    return load_model(os.fspath(name))
+    return load_model(name)

@@ -166,6 +166,10 @@ class Region:
         if self.kind not in KINDS:
             raise UserError(f"a region has the kind {str(self.kind)[:40]!r}; use one of {', '.join(KINDS)}")
         points, boxes = _check_coordinates("points", self.points, 3), _check_coordinates("boxes", self.boxes, 4)
+        if not isinstance(self.scribbles, Sequence | np.ndarray) or isinstance(self.scribbles, str | bytes):
+            raise UserError("the scribbles of a region are no list; give a list of polylines, each [[x, y], ...]")
+        if self.mask is not None and not (isinstance(self.mask, np.ndarray) and self.mask.ndim == 2):
+            raise UserError("the mask of a region is no array [height, width]; give a bool array")
         if len(self.scribbles) > _MAX_POINTS:
             raise UserError(f"a region has {len(self.scribbles)} scribbles; give {_MAX_POINTS} at most")
         scribbles = tuple(_check_coordinates("scribbles", line, 2) for line in self.scribbles)
@@ -219,7 +223,10 @@ def _check_coordinates(what: str, values: Any, columns: int) -> np.ndarray:
     """Returns coordinates of a region as float64 [N, columns]. Raises UserError if they are invalid. what: their name in
     messages."""
     try:
-        array = np.asarray(values, np.float64)
+        array = np.asarray(values)
+        if array.size and array.dtype.kind not in "iufb":  # NumPy converts texts to numbers
+            raise TypeError
+        array = array.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"the {what} of a region are not numbers; give {columns} numbers for each row") from error
     if not array.size:

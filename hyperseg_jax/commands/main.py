@@ -22,6 +22,7 @@ from hyperseg_jax.commands.script import script
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.renamed_fields import FLAGS
 from hyperseg_jax.untrusted import limits, stores
+from hyperseg_jax.untrusted.json_text import is_text
 from hyperseg_jax.untrusted.printing import escaped, make_console, message
 
 VERBS = {
@@ -48,6 +49,8 @@ IN_BUCKETS = ("workdir", "workdirs", "sources", "root", "data_root", "out")
 LARGEST = 2**31 - 1
 """Maximum value of options that are numbers."""
 
+TEXTS = ("text", "text_option", "classes", "stuff")
+"""Arguments that are texts, and no names of files."""
 WRITTEN = ("--workdir", "--out")
 """Options that name an output folder."""
 
@@ -84,6 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 os.fsencode(text)
             except UnicodeEncodeError as error:  # only from a Python program: a shell passes bytes
                 raise UserError(f"{escaped(text)}: contains a lone surrogate; remove it") from error
+        for name in TEXTS:  # paths may have any bytes
+            if isinstance(text := getattr(parsed, name, None), str) and not is_text(text):
+                raise UserError(f"{escaped(text)}: has bytes that are not text in UTF-8; write it in UTF-8")
         for name in WRITTEN:  # such as an unset shell variable; an empty path would mean the current directory
             if f"{name}=" in arguments or (name, "") in itertools.pairwise(arguments):
                 raise UserError(f"{name}: is empty; give a folder")

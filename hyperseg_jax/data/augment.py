@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from hyperseg_jax.datasets.regions import Window, crop_region, flip_region, has_
 from hyperseg_jax.datasets.visual_prompts import draw_marks, thicken_region_mask
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import KINDS, Example, Prompt, Region
+from hyperseg_jax.text import sides
 from hyperseg_jax.untrusted import budget
 
 MAX_TRIES = 10
@@ -30,13 +31,11 @@ FLIPPED_TEXTS = ("swap", "skip", "keep")
 """What a flip does with texts, see Augment."""
 
 _WHERE = "the regions of the example"  # for messages about limits
-_OPPOSITE_SIDES = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
-_SIDE_WORDS = re.compile(r"\b(leftmost|rightmost|left|right)\b", re.IGNORECASE)
-_MIRRORED_WORDS = re.compile(
-    rf"{_SIDE_WORDS.pattern}|\b(words?|letters?|numbers?|numerals?|digits?|text|writing|written|spelled|says|reads|logo)\b",
-    re.IGNORECASE,
+_WRITING = re.compile(
+    r"\b(words?|letters?|numbers?|numerals?|digits?|text|writing|written|spelled|says|reads|logo)\b", re.IGNORECASE
 )
-"""Words of texts that may be false in a mirrored image: sides, and writing, which cannot be read there."""
+"""Words for writing, which cannot be read in a mirrored image."""
+Texts = tuple[str, ...]
 _POSITION_WORDS = re.compile(
     r"\b(left|right|top|bottom|upper|lower|middle|cent(er|re)|corner|edge|side|first|second|third|fourth|"
     r"fifth|1st|2nd|3rd|4th|5th|last|between|behind|front|back|background|foreground|above|below|under|over|"
@@ -57,8 +56,9 @@ class Augment:
     marks: kinds of marks. For each region of a region prompt, a mark of one of these kinds is drawn from its target mask. ()
         keeps the marks of the reader.
     point_radius, scribble_radius: dilation of points and scribbles in pixels; None scales it with the size of the crop.
-    flipped_texts: "swap" also swaps "left" and "right" in the texts of a flipped example; "skip" does not flip an example
-        whose texts name a side or some writing; "keep" flips without a change of the texts.
+    flipped_texts: "swap" also swaps left and right in the texts of a flipped example, and does not flip it if it is not known
+        what they then say (text/sides); "skip" flips it only if they are known to name no side and no writing; "keep" flips
+        without a change of the texts.
     """
 
     horizontal_flip: float = 0.0
@@ -100,9 +100,11 @@ class Augment:
 
     def _flip(self, example: Example) -> Example:
         """Returns the flipped example, or the example itself if its texts do not allow a flip."""
-        if self.flipped_texts == "skip" and any(map(_MIRRORED_WORDS.search, _texts_of(example))):
+        changes: dict[str, Callable[[Texts], Texts]] = {"swap": swap_sides, "skip": _check_mirrored, "keep": tuple}
+        try:
+            return flip_horizontally(example, changes[self.flipped_texts])
+        except UnknownSidesError:
             return example
-        return flip_horizontally(example, swap_left_and_right if self.flipped_texts == "swap" else str)
 
     def _crop_and_scale(self, example: Example, rng: np.random.Generator) -> tuple[Example, float]:
         """Returns the example with a random crop, and the fraction of the padded square for its long edge. Class lists decide
@@ -208,39 +210,46 @@ def _map_prompts(example: Example, change: Callable[[Prompt], Prompt]) -> Exampl
     return dataclasses.replace(example, prompts=tuple(change(prompt) for prompt in example.prompts))
 
 
-def swap_left_and_right(text: str) -> str:
-    """Swaps the words for left and right: "Left of the star" -> "Right of the star"."""
-    return _SIDE_WORDS.sub(_opposite_side, text)
+class UnknownSidesError(ValueError):
+    """It is not known what a text says about the mirrored image."""
 
 
-def _opposite_side(match: re.Match[str]) -> str:
-    word, other = match[0], _OPPOSITE_SIDES[match[0].lower()]
-    return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
+def swap_sides(texts: Texts) -> Texts:
+    """Returns texts of one language with left and right swapped. Raises UnknownSidesError."""
+    if (swapped := sides.swap(texts)) is None:
+        raise UnknownSidesError
+    return swapped
 
 
-def _texts_of(example: Example) -> Iterator[str]:
-    """Yields all texts of the prompts of an example."""
-    for prompt in example.prompts:
-        yield from (prompt.text, prompt.answer, *prompt.answers, *prompt.classes)
-        yield from (text for texts in (*prompt.history, *prompt.captions) for text in texts)
+def _check_mirrored(texts: Texts) -> Texts:
+    """Returns the texts. Raises UnknownSidesError unless they are known to be true of the mirrored image."""
+    if swap_sides(texts) != texts or any(map(_WRITING.search, texts)):
+        raise UnknownSidesError
+    return texts
 
 
-def flip_horizontally(example: Example, change: Callable[[str], str] = swap_left_and_right) -> Example:
-    """Flips frames, masks, regions and the image that regions are drawn on; changes the texts, by default "left" and "right"
-    are swapped."""
+def flip_horizontally(example: Example, change: Callable[[Texts], Texts] = swap_sides) -> Example:
+    """Flips frames, masks, regions and the image that regions are drawn on; changes the texts, by default left and right are
+    swapped. change: f(texts of one language). Raises UnknownSidesError of `change`."""
     width = example.frames.shape[2] if example.drawn_on is None else example.drawn_on.shape[1]
 
+    def each(texts: Texts) -> Texts:
+        return tuple(new for text in texts for new in change((text,)))
+
     def flip_prompt(prompt: Prompt) -> Prompt:
+        text, answer = each((prompt.text, prompt.answer))
+        names = change((*prompt.classes, *(prompt.entities or ())))
         return map_masks(
             prompt,
             lambda _, mask: mask[..., ::-1],
             regions=tuple(flip_region(region, width) for region in prompt.regions),
-            text=change(prompt.text),
-            answer=change(prompt.answer),
-            history=tuple(tuple(map(change, texts)) for texts in prompt.history),
-            captions=tuple(tuple(map(change, texts)) for texts in prompt.captions),
-            answers=tuple(map(change, prompt.answers)),
-            classes=tuple(map(change, prompt.classes)),
+            text=text,
+            answer=answer,
+            history=tuple(map(each, prompt.history)),
+            captions=tuple(map(each, prompt.captions)),
+            answers=each(prompt.answers),
+            classes=names[: len(prompt.classes)],
+            entities=None if prompt.entities is None else names[len(prompt.classes) :],
         )
 
     frames = np.ascontiguousarray(example.frames[:, :, ::-1])

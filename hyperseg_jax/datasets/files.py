@@ -114,9 +114,11 @@ class JsonLines(Json):
     def _read_content(self) -> list[tuple[int, dict | UserError]]:
         """Returns (line number, record or error) of each line. Raises UserError if no line is valid."""
         data = _read_bytes(self.path)
-        encoding = json_text.find_encoding(data)
+        with _converting_file_errors(self.path):
+            if not json_text.is_damaged_utf8(data):  # another encoding: lines that look like UTF-8 may be wrong
+                json_text.decode_text(data)
         rows = [
-            (number, _parse_object_or_error(line, f"{self.path} line {number}", encoding))
+            (number, _parse_object_or_error(line, f"{self.path} line {number}"))
             for number, line in enumerate(data.split(b"\n"), 1)
             if line.strip()
         ]
@@ -126,25 +128,26 @@ class JsonLines(Json):
         return rows
 
 
-def _parse_object_or_error(line: bytes, where: str, encoding: str) -> dict | UserError:
+def _parse_object_or_error(line: bytes, where: str) -> dict | UserError:
     """Parses one line of a JsonLines file; returns the error instead of raising it."""
     try:
-        row = _parse_json(line, where, encoding)
+        row = _parse_json(line, where)
     except UserError as error:
         return error
     return row if isinstance(row, dict) else UserError(f"{where}: is not a json object; write one {{...}} per line")
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """Reads a json file in UTF-8, or in Windows-1252 like some ReasonSeg files."""
-    return _parse_json(_read_bytes(path), str(path))
+def read_json(path: pathlib.Path, other: str = "") -> Any:
+    """Reads a json file in UTF-8. other: an encoding of some files of a benchmark, see `json_text.find_encoding`."""
+    data = _read_bytes(path)
+    return _parse_json(data, str(path), json_text.find_encoding(data, other) if other else json_text.UTF8)
 
 
-def read_lines(path: pathlib.Path, what: str) -> list[str]:
-    """Reads the lines of a text file in UTF-8 or Latin-1. what: the kind of file, for messages."""
+def read_lines(path: pathlib.Path, what: str, other: str = "") -> list[str]:
+    """Reads the lines of a text file in UTF-8. what: the kind of file, for messages. other: see `read_json`."""
     data = _read_bytes(path, what)
     with _converting_file_errors(path, what):
-        text = json_text.decode_text(data, json_text.find_encoding(data, "latin-1"))
+        text = json_text.decode_text(data, json_text.find_encoding(data, other) if other else json_text.UTF8)
     return [line.rstrip("\r") for line in text.split("\n")]
 
 
@@ -154,7 +157,7 @@ def _read_bytes(path: pathlib.Path, what: str = "file") -> bytes:
 
 
 @contextlib.contextmanager
-def _converting_file_errors(path: pathlib.Path, what: str) -> Iterator[None]:
+def _converting_file_errors(path: pathlib.Path, what: str = "file") -> Iterator[None]:
     """Converts errors of reading a file to a Problem with its path. what: the kind of file, for messages."""
     try:
         yield
@@ -165,7 +168,7 @@ def _converting_file_errors(path: pathlib.Path, what: str) -> Iterator[None]:
         raise Problem("bad record", f"{path}: {why}") from error
 
 
-def _parse_json(data: bytes, where: str, encoding: str = "") -> Any:
+def _parse_json(data: bytes, where: str, encoding: str = json_text.UTF8) -> Any:
     try:
         return json_text.parse_json(data, encoding)
     except BadFile as error:
@@ -191,10 +194,17 @@ def _check_type(value: Any, kind: type[T], what: str, name: str, where: str) -> 
 
 
 def text_field(record: Any, name: str, where: str, default: str | None = None) -> str:
-    """Returns a string field of a record, or default if the field is missing. Raises UserError for other types."""
-    if default is not None and isinstance(record, dict) and name not in record:
+    """Returns a string field of a record, or default if the field is missing or null. Raises UserError for other types."""
+    if default is not None and isinstance(record, dict) and record.get(name) is None:
         return default
-    return _check_type(field(record, name, where), str, "a string", name, where)
+    return _check_text(field(record, name, where), name, where)
+
+
+def _check_text(value: Any, name: str, where: str) -> str:
+    if not json_text.is_text(_check_type(value, str, "a string", name, where)):
+        why = "has half of a character (a lone surrogate)"
+        raise Problem("bad record", f"{where}: field {name!r} {escaped_value(value)} {why}; correct the record")
+    return str(value)
 
 
 def list_field(record: Any, name: str, where: str) -> list:
@@ -205,7 +215,7 @@ def list_field(record: Any, name: str, where: str) -> list:
 def text_list_field(record: Any, name: str, where: str) -> list[str]:
     """Returns a field that is a list of strings. Raises UserError for other types."""
     values = list_field(record, name, where)
-    return [_check_type(value, str, "a string", f"{name}[{k}]", where) for k, value in enumerate(values)]
+    return [_check_text(value, f"{name}[{k}]", where) for k, value in enumerate(values)]
 
 
 def frames_field(record: Any, name: str, where: str) -> list[str]:

@@ -63,7 +63,7 @@ class Folder(PerImage):
             return None
 
     def _parse_split(self, line: int) -> str:
-        split = str(self._file[line].get("split", ""))
+        split = str("" if (value := self._file[line].get("split")) is None else value)
         if not is_name(split):
             raise UserError(f"{self._file.where(line)}: split {escaped_value(split)} is no short printable text; change it")
         return split

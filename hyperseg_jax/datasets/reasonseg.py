@@ -23,6 +23,8 @@ from hyperseg_jax.untrusted.printing import escaped_value
 
 IGNORE_RULES = ("official", "released")
 SENTENCES = ("first", "each")
+ENCODING = "cp1252"
+"""Windows-1252, in which some published files of X.json are; the others are UTF-8."""
 
 
 class ReasonSeg:
@@ -60,7 +62,7 @@ class ReasonSeg:
     @guard_record
     def __getitem__(self, index: int) -> Example:
         path, sentence = self._items[index]
-        record = files.read_json(path)
+        record = files.read_json(path, ENCODING)
         texts = files.text_list_field(record, "text", str(path))
         if not texts:
             raise UserError(f"{path}: field 'text' is empty; add a question or remove the image")
@@ -112,7 +114,7 @@ class ReasonSeg:
 def _count_texts(path: pathlib.Path) -> int:
     """Returns the number of questions of a file; 1 if it has none or is damaged, which is reported when it is read."""
     with contextlib.suppress(Problem):
-        return max(1, len(files.text_list_field(files.read_json(path), "text", str(path))))
+        return max(1, len(files.text_list_field(files.read_json(path, ENCODING), "text", str(path))))
     return 1
 
 

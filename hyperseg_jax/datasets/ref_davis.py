@@ -94,7 +94,8 @@ class RefDavis(ReferringVideos):
 
 def _read_expressions(path: pathlib.Path, annotator: int, view: str) -> Iterator[tuple[str, Expression]]:
     """Yields (video, expression) of each line of a text file, which is UTF-8 or, for annotator 2, Latin-1."""
-    for number, line in enumerate(files.read_lines(path, "file; unpack davis_text_annotations into text_root"), 1):
+    what, other = "file; unpack davis_text_annotations into text_root", "latin-1" if annotator == 2 else ""
+    for number, line in enumerate(files.read_lines(path, what, other), 1):
         if not line.strip():
             continue
         match = _LINE.fullmatch(line.strip())

@@ -15,7 +15,7 @@ import numpy as np
 
 from hyperseg_jax.metrics import ngrams
 from hyperseg_jax.metrics.caption_words import split_words
-from hyperseg_jax.metrics.sums import is_list
+from hyperseg_jax.metrics.sums import check_names, is_list
 
 Caption = tuple[str, tuple[str, ...]]
 """A caption and its references."""
@@ -36,6 +36,9 @@ class CaptionScores:
 
     def update(self, name: str, captions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
         """Adds the captions of an example. name: of the example, unique. references: those of each caption, at least one."""
+        check_names("captions", captions)
+        for texts in references:
+            check_names("references", texts)
         if len(captions) != len(references):
             raise ValueError(f"{len(captions)} captions for {len(references)} regions")
         if not all(references):

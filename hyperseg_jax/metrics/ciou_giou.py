@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hyperseg_jax.metrics.sums import Sums, check_rules
+from hyperseg_jax.metrics.sums import Sums, check_masks, check_rules
 
 _EPSILON = 1e-5
 """The published code adds it to every per-image union and to the number of images."""
@@ -15,6 +15,7 @@ PRECISIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 def count_overlap(prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None) -> tuple[int, int]:
     """Returns the pixel counts of the intersection and union of two bool masks, without ignored pixels."""
+    check_masks(prediction=prediction, target=target, ignore=ignore)
     if prediction.shape != target.shape:
         raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape; resize the prediction")
     counted = True if ignore is None else ~ignore

@@ -13,7 +13,7 @@ from hyperseg_jax.metrics.jf import (
     occlusion_scores,
     region_similarity,
 )
-from hyperseg_jax.metrics.sums import Sums
+from hyperseg_jax.metrics.sums import Sums, check_masks
 
 TASKS = ("semi-supervised", "unsupervised")
 MAX_PROPOSALS = 20
@@ -66,6 +66,7 @@ class DavisScores(Sums):
 
         Raises ValueError if the numbers of objects differ (semi-supervised) or exceed MAX_PROPOSALS (unsupervised).
         """
+        check_masks(prediction=prediction, target=target, void=void)
         if prediction.shape[1:] != target.shape[1:]:
             raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape; resize the prediction")
         if self._options["task"] == "unsupervised":

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from hyperseg_jax.metrics.sums import Sums
+from hyperseg_jax.metrics.sums import Sums, check_masks
 from hyperseg_jax.ops.dilation import dilate
 
 TOLERANCE = 0.008
@@ -105,6 +105,7 @@ class VideoScores(Sums):
 
     def update(self, prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None, group: str = "") -> None:
         """Adds one video. prediction, target, ignore: bool [T, H, W]."""
+        check_masks(prediction=prediction, target=target, ignore=ignore)
         if prediction.shape != target.shape:
             raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape; resize the prediction")
         voids = [None] * len(target) if ignore is None else ignore

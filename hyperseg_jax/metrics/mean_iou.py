@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hyperseg_jax.metrics.sums import Sums, is_list
+from hyperseg_jax.metrics.sums import Sums, check_masks, check_names
 
 
 class SemanticScores(Sums):
@@ -21,6 +21,8 @@ class SemanticScores(Sums):
         self, prediction: np.ndarray, target: np.ndarray, classes: Sequence[str], ignore: np.ndarray | None = None
     ) -> None:
         """Adds one image. prediction, target: int [H, W], class indices. ignore: bool [H, W]."""
+        check_names("classes", classes)
+        check_masks(ignore=ignore)
         if prediction.shape != target.shape:
             raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape; resize the prediction")
         valid = np.ones(target.shape, bool) if ignore is None else ~ignore
@@ -53,8 +55,7 @@ class ZeroShotScores(SemanticScores):
 
     def __init__(self, unseen: Sequence[str]) -> None:
         """unseen: the classes without training data. Raises ValueError if they are no names."""
-        if not is_list(list(unseen), str):
-            raise ValueError(f"unseen={unseen!r}: give names of classes")
+        check_names("unseen", unseen)
         super().__init__(unseen=list(unseen))
 
     def compute(self) -> dict[str, float]:

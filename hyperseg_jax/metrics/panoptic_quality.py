@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from hyperseg_jax.metrics.sums import Sums, is_list
+from hyperseg_jax.metrics.sums import Sums, check_masks, check_names, is_list
 
 
 class PanopticQuality(Sums):
@@ -43,6 +43,8 @@ class PanopticQuality(Sums):
         ignore: bool [H, W], void and crowds. crowds: bool [M, H, W], at most one per class, with their crowd_labels; if
         None, all ignored pixels are void.
         """
+        check_names("classes", classes)
+        check_masks(predicted=predicted, target=target, ignore=ignore, crowds=crowds)
         self._is_thing |= dict(zip(classes, (bool(thing) for thing in things), strict=True))
         crowds = np.zeros((0, *target.shape[1:]), bool) if crowds is None else crowds
         void = np.zeros(target.shape[1:], bool) if ignore is None else ignore & ~crowds.any(0)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
+
+from hyperseg_jax.errors import UserError
 
 RULES = ("official", "released")
 """official: the rule of the benchmark. released: the behaviour of the published tool where it deviates from this rule."""
@@ -18,6 +20,25 @@ def check_rules(rules: str) -> str:
     if rules not in RULES:
         raise ValueError(f"rules={rules!r}: choose one of {', '.join(RULES)}")
     return rules
+
+
+def check_masks(**masks: Any) -> None:
+    """Checks that masks are arrays of bool; None is allowed for `ignore`, `void` and `crowds`. Raises UserError: other numbers
+    would be compared by their bits."""
+    for name, mask in masks.items():
+        if mask is None and name in ("ignore", "void", "crowds"):
+            continue
+        if not isinstance(mask, np.ndarray) or mask.dtype != bool:
+            what = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
+            raise UserError(f"{name} is {what}; give masks as bool arrays, such as mask > 0.5")
+
+
+def check_names(name: str, values: Any) -> None:
+    """Checks that values are a list of texts. Raises UserError."""
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence | np.ndarray):
+        raise UserError(f"{name} is {type(values).__name__}; give a list of texts")
+    if not all(isinstance(value, str) for value in values):
+        raise UserError(f"{name} has members that are no texts; give a list of texts")
 
 
 def is_list(value: Any, *kinds: type) -> bool:

@@ -20,10 +20,10 @@ from PIL import Image
 from hyperseg_jax.data.read_ahead import read_in_thread
 from hyperseg_jax.data.video_files import read_frames
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.regions import has_positive_mark
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.engine import TEXT, AnswerOptions, Engine, Request, make_prediction_fn
 from hyperseg_jax.ops.transforms import Geometry
+from hyperseg_jax.predictors import arguments as check
 from hyperseg_jax.predictors.automatic import AutomaticMasks, AutomaticOptions, find_everything
 from hyperseg_jax.predictors.session import Session
 from hyperseg_jax.predictors.video_objects import ObjectIds, segment_objects
@@ -85,8 +85,10 @@ class Model:
         reasoning: the text is a question whose answer is segmented ("what could one sit on?"); uses the prompt of reasoning
         segmentation.
         """
-        prompt = Prompt(task="reasoning" if reasoning else "referring", text=_check_text(text))
-        options = self._replace_thresholds("soft_expression" if soft else "expression", no_target_threshold=no_target_threshold)
+        task = "reasoning" if check.check_flag("reasoning", reasoning) else "referring"
+        prompt = Prompt(task=task, text=check.check_text(text))
+        kind = "soft_expression" if check.check_flag("soft", soft) else "expression"
+        options = self._replace_thresholds(kind, no_target_threshold=no_target_threshold)
         predicted, _ = self._predict(_image_example(read_image(image), prompt), options)
         return _name_masks(predicted, text)
 
@@ -111,14 +113,16 @@ class Model:
         threshold: class probability that a panoptic segment must exceed. overlap: its minimum visible share. Both default to
         the system's values.
         """
-        kind = kind or next((kind for kind in CLASS_ANSWERS if kind in self.engine.answers.kinds), CLASS_ANSWERS[0])
+        kind = check.check_string("kind", kind) or next(
+            (kind for kind in CLASS_ANSWERS if kind in self.engine.answers.kinds), CLASS_ANSWERS[0]
+        )
         if kind not in CLASS_ANSWERS:
-            raise UserError(f"kind = {kind!r}: use one of {', '.join(CLASS_ANSWERS)}")
-        prompt = _class_prompt(classes, stuff)
+            raise UserError(f"kind = {check.describe(kind)}: use one of {', '.join(CLASS_ANSWERS)}")
+        prompt = check.class_prompt(classes, stuff)
         if entities is not None:
             if self.engine.split_names is None:
                 raise UserError("this model writes no names before it segments; remove `entities`")
-            prompt = dataclasses.replace(prompt, entities=_check_names("entities", entities))
+            prompt = dataclasses.replace(prompt, entities=check.check_names("entities", entities, unique=False))
         example = _image_example(read_image(image), prompt)
         return self._predict(example, self._replace_thresholds(kind, segment=threshold, overlap=overlap))[0]
 
@@ -127,7 +131,7 @@ class Model:
     ) -> tuple[Int16[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
         """Returns the index of the most probable class of each pixel, and its probability. Unlike the masks of
         `segment_classes`, they use the same memory for any number of classes."""
-        example = _image_example(read_image(image), _class_prompt(classes))
+        example = _image_example(read_image(image), check.class_prompt(classes))
         request, geometry = self._make_request(example)
         row, _ = self._select(request, self._replace_thresholds("soft_semantic"))
         height, width = geometry.original
@@ -147,7 +151,8 @@ class Model:
         text: also says what to segment; for systems that compose prompts (System.composes). drawn_on: the image that the
         regions are drawn on, if it is another one; what they mark is then found in `image`.
         """
-        names, example = _region_names(regions, labels), None if drawn_on is None else read_image(drawn_on)
+        regions, example = check.check_regions(regions), None if drawn_on is None else read_image(drawn_on)
+        names = check.region_names(len(regions), labels)
         if not regions:
             raise UserError("no regions are given; draw at least one region")
         predicted, _ = self.answer_round(read_image(image), regions, text=text, example=example)
@@ -157,7 +162,7 @@ class Model:
         """Returns all masks that a region could mean, such as a part and the whole, best first. Their scores are the IoU that
         the model expects. Raises UserError if the system gives one mask only."""
         frame = read_image(image)
-        prompt = _region_prompt("region", frame, [region])
+        prompt = check.region_prompt("region", frame, [check.check_region(region)])
         return self._predict(_image_example(frame, prompt), self._replace_thresholds("alternatives"))[0]
 
     def automatic(self, image: ImageLike, options: AutomaticOptions | None = None) -> AutomaticMasks:
@@ -165,16 +170,18 @@ class Model:
 
         options: see AutomaticOptions. Raises UserError if the system has no automatic mode.
         """
+        if options is not None and not isinstance(options, AutomaticOptions):
+            raise UserError(f"options is {check.describe(options)}; give AutomaticOptions(...)")
         return find_everything(self, read_image(image), options or AutomaticOptions())
 
     def request_of_regions(self, frame: np.ndarray, regions: Sequence[Region]) -> tuple[Request, Geometry]:
         """Returns the batch of one prompt of regions, and the geometry of the image, uint8 [H, W, 3], in the model input."""
-        return self._make_request(_image_example(frame, _region_prompt("region", frame, regions)))
+        return self._make_request(_image_example(frame, check.region_prompt("region", frame, regions)))
 
     def session(self, image: ImageLike, *, classes: Sequence[str] = ()) -> Session:
         """Starts interactive segmentation of an image. classes: names of which each mask gets the most probable one; for
         systems that compose prompts (System.composes)."""
-        return Session(self, read_image(image), _check_names("classes", classes))
+        return Session(self, read_image(image), check.check_names("classes", classes))
 
     def answer_round(
         self,
@@ -189,16 +196,21 @@ class Model:
         """Answers one round about an image, uint8 [H, W, 3]; `session` is easier. Returns the prediction and the memory for the
         next round. regions: all so far; without any, the text is segmented. classes: see `session`. example: the image that
         the regions are drawn on, if it is another one. memory: that of the last round."""
+        regions, classes, text = (
+            check.check_regions(regions),
+            check.check_names("classes", classes),
+            check.check_string("text", text),
+        )
         if regions:
             prompt = self._region_prompt(frame if example is None else example, regions, text, classes)
             asked = dataclasses.replace(_image_example(frame, prompt), drawn_on=example)
             predicted, new_memory = self._predict(asked, self._replace_thresholds("regions"), memory)
         else:
             self._check_composed(text="", classes=classes)
-            prompt = Prompt("referring", _check_text(text), classes=tuple(classes))
+            prompt = Prompt("referring", check.check_text(text), classes=classes)
             predicted, new_memory = self._predict(_image_example(frame, prompt), self._replace_thresholds("expression"))
         if not classes:
-            predicted = _name_masks(predicted, _region_names(regions, ()) if regions else text)
+            predicted = _name_masks(predicted, check.region_names(len(regions), ()) if regions else text)
         return predicted, new_memory if self.engine.interactive else None
 
     def segment_rounds(
@@ -212,7 +224,7 @@ class Model:
         """
         frame, memory = read_image(image), None
         for regions in rounds:
-            names = _region_names(regions, labels)
+            names = check.region_names(len(check.check_regions(regions)), labels)
             predicted, memory = self.answer_round(frame, regions, memory=memory)
             yield _name_masks(predicted, names)
 
@@ -235,14 +247,15 @@ class Model:
         The model state passes from frame to frame, if the system has one. A system with reference frames reads ahead by half of
         them, and encodes each frame once. reasoning: see `segment`.
         """
-        images = map(read_image, read_frames(frames) if isinstance(frames, str | os.PathLike) else frames)
+        images, regions, text = _read_images(frames), check.check_regions(regions), check.check_string("text", text)
+        check.check_flag("reasoning", reasoning)
         if regions:
-            names: str | tuple[str, ...] = _region_names(regions, labels)
+            names: str | tuple[str, ...] = check.region_names(len(regions), labels)
             example = None if drawn_on is None else read_image(drawn_on)
             queries = self._region_queries(images, example, regions, text)
             options, cache_features = self._replace_thresholds("regions"), True
         else:
-            names = _check_text(text)
+            names = check.check_text(text)
             queries = self._text_queries(images, Prompt("video", names, needs_reasoning=reasoning))
             options = self._replace_thresholds("expression", no_target_threshold=no_target_threshold)
             cache_features = self.engine.reference_frames is not None
@@ -258,8 +271,8 @@ class Model:
         frames: see `segment_video`. Instances are linked by the embeddings of the re-identification head if a loss has trained
         it, else by those of the mask queries, which confuse similar objects. Raises UserError if the system cannot track.
         """
-        images = map(read_image, read_frames(frames) if isinstance(frames, str | os.PathLike) else frames)
-        prompt, options, tracks = _class_prompt(classes), self._replace_thresholds("candidates"), InstanceTracks()
+        images = _read_images(frames)
+        prompt, options, tracks = check.class_prompt(classes), self._replace_thresholds("candidates"), InstanceTracks()
         self.engine.answers.find(options.kind)
         stream = self._predict_stream(self._text_queries(images, prompt), options, self.engine.reference_frames is not None)
         found = ((frame, tracks.update(candidates)) for frame, candidates in stream)
@@ -277,11 +290,11 @@ class Model:
         given on one frame share one prompt and the state that passes from frame to frame. Raises UserError if there is no
         object, a size differs, or the system has no probabilities of regions.
         """
-        options = self._replace_thresholds("soft_regions")
+        options, given = self._replace_thresholds("soft_regions"), check.check_object_ids(masks)
         self.engine.answers.find(options.kind)
-        images = map(read_image, read_frames(frames) if isinstance(frames, str | os.PathLike) else frames)
+        images = _read_images(frames)
         return segment_objects(
-            read_in_thread(images, FRAMES_AHEAD), masks, lambda example, memory: self._predict(example, options, memory)
+            read_in_thread(images, FRAMES_AHEAD), given, lambda example, memory: self._predict(example, options, memory)
         )
 
     def _region_queries(
@@ -308,7 +321,8 @@ class Model:
         decoding: fields of llms.decoding.Decoding that differ from the default of the system, such as max_new_tokens=20,
         kind="beams", or kind="sampling" and temperature=0.7. seed: of sampling.
         """
-        return self._generate_texts(read_image(image), Prompt(task="chat", text=question), seed, decoding)[0]
+        prompt = Prompt(task="chat", text=check.check_string("question", question))
+        return self._generate_texts(read_image(image), prompt, seed, decoding)[0]
 
     def caption_regions(
         self, image: ImageLike, regions: Sequence[np.ndarray | Region], *, seed: int = 0, **decoding: Any
@@ -318,22 +332,21 @@ class Model:
         Raises UserError if the system generates no text.
         """
         self.engine.check_writes()
-        frame = read_image(image)
-        if not len(regions):
+        frame, regions = read_image(image), check.check_regions(regions)
+        if not regions:
             return ()
-        return self._generate_texts(frame, _region_prompt("caption", frame, regions), seed, decoding)
+        return self._generate_texts(frame, check.region_prompt("caption", frame, regions), seed, decoding)
 
     def _generate_texts(self, frame: np.ndarray, prompt: Prompt, seed: int, changes: dict[str, Any]) -> tuple[str, ...]:
         decoding = self.engine.decoding.replaced(changes)
-        if not 0 <= seed < 2**32:
-            raise UserError(f"seed = {seed}: must be in 0 to {2**32 - 1}")
+        seed = check.check_seed(seed)
         request, geometry = self._make_request(_image_example(frame, prompt))
         row = {"texts": self.engine.generate(request, decoding, [seed])[0]}
         return make_prediction_fn(self.engine, AnswerOptions(TEXT, self.engine.answers.default), geometry)(prompt, row).texts
 
     def _replace_thresholds(self, kind: str, **thresholds: float | types.EllipsisType | None) -> AnswerOptions:
         """Returns the system's default thresholds with the given ones replaced."""
-        overrides = {name: value for name, value in thresholds.items() if value is not ...}
+        overrides = {name: check.check_threshold(name, value) for name, value in thresholds.items() if value is not ...}
         return AnswerOptions(kind, dataclasses.replace(self.engine.answers.default, **overrides))  # type: ignore[arg-type]
 
     def _region_prompt(
@@ -346,8 +359,8 @@ class Model:
         """Returns the prompt of regions, which may have a text, and classes that name what is found, if the system composes
         prompts. Raises UserError for other systems."""
         self._check_composed(text=text, classes=classes)
-        prompt = _region_prompt("region", drawn_on, regions)
-        return dataclasses.replace(prompt, text=_check_text(text) if text else "", classes=tuple(classes))
+        prompt = check.region_prompt("region", drawn_on, regions)
+        return dataclasses.replace(prompt, text=check.check_text(text) if text else "", classes=tuple(classes))
 
     def _check_composed(self, *, text: str, classes: Sequence[str]) -> None:
         if (text or classes) and not self._system.composes:
@@ -405,7 +418,7 @@ def read_image(image: ImageLike) -> np.ndarray:
     """Returns the image as uint8 [H, W, 3], upright and on white (untrusted/images). Raises UserError with the file name if it
     cannot be read."""
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
             raise UserError(f"the image is {image.dtype} {image.shape}; give uint8 [height, width, 3]")
         return image
     if isinstance(image, Image.Image):
@@ -414,11 +427,21 @@ def read_image(image: ImageLike) -> np.ndarray:
             return images.to_rgb(image, parse_orientation(exif) if isinstance(exif, bytes) else UPRIGHT)
         except ValueError as error:
             raise UserError(f"cannot convert the image to RGB: {error}") from error
+    if not isinstance(image, str | os.PathLike):
+        raise UserError(f"the image is {check.describe(image)}; give a path, a PIL image, or uint8 [height, width, 3]")
     return files.read_image(pathlib.Path(image))
+
+
+def _read_images(frames: Iterable[ImageLike] | str | os.PathLike[str]) -> Iterator[np.ndarray]:
+    """Yields the frames of a video."""
+    frames = check.check_frames(frames)
+    return map(read_image, read_frames(frames) if isinstance(frames, str | os.PathLike) else frames)
 
 
 def load(name: str | os.PathLike) -> Model:
     """Loads a model with Model.load; it is cached until the model file changes."""
+    if not isinstance(name, str | os.PathLike):
+        raise UserError(f"the model is {check.describe(name)}; give a name, or the path of a workdir or model folder")
     folder = model_folder.find_model_folder(name)
     return _load(folder.absolute(), (folder / "model.safetensors").stat().st_mtime_ns)
 
@@ -440,55 +463,6 @@ def _stack_frames(frames: Sequence[np.ndarray]) -> np.ndarray:
     if len(sizes) > 1:
         raise UserError(f"the frames of the video have the sizes {sorted(sizes)}; give frames of one size")
     return np.stack(frames)
-
-
-def _check_text(text: str) -> str:
-    """Returns the stripped text of a prompt. Raises UserError if it is empty."""
-    if not text.strip(" ."):
-        raise UserError("the prompt is empty; say what to segment")
-    return text.strip()
-
-
-def _check_names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the stripped names of classes. Raises UserError if one is empty, or if they are one text. argument: for the
-    message."""
-    if isinstance(names, str):
-        raise UserError(f"{argument} = {names!r}: is one text; give a list of names, as in {argument}=[{names!r}]")
-    return tuple(map(_check_text, names))
-
-
-def _class_prompt(classes: Sequence[str], stuff: Sequence[str] = ()) -> Prompt:
-    """Returns a prompt of thing and stuff classes. Raises UserError if there are none, or a name is empty."""
-    names = (*_check_names("classes", classes), *_check_names("stuff", stuff))
-    if not names:
-        raise UserError("no classes are given; name at least one")
-    return Prompt(task="panoptic", classes=names, things=(True,) * len(classes) + (False,) * len(stuff))
-
-
-def _region_prompt(task: str, frame: np.ndarray, regions: Sequence[np.ndarray | Region]) -> Prompt:
-    """Returns a prompt of regions. Raises UserError if there are none, or if a mask is empty or has another size than the
-    image; the processor checks points, boxes and scribbles."""
-    converted = tuple(region if isinstance(region, Region) else Region.from_mask(region) for region in regions)
-    for k, region in enumerate(converted):
-        if region.mask is None:
-            continue
-        if region.mask.dtype != bool:
-            raise UserError(f"region {k + 1} has a mask of {region.mask.dtype}; give a bool mask, or use Region.from_mask")
-        size = region.mask.shape
-        if size != frame.shape[:2]:
-            raise UserError(f"region {k + 1} has size {size}, but the image has {frame.shape[:2]}; use the size of the image")
-        if not has_positive_mark(region):
-            raise UserError(f"region {k + 1} is empty; draw it inside the image")
-    if not converted:
-        raise UserError("no regions are given; draw at least one region")
-    return Prompt(task=task, regions=converted)
-
-
-def _region_names(regions: Sequence[Any], labels: Sequence[str]) -> tuple[str, ...]:
-    """Returns a name for each region: its label, by default its number."""
-    if labels and len(labels) != len(regions):
-        raise UserError(f"{len(labels)} labels for {len(regions)} regions; pass one label for each region")
-    return tuple(labels) or tuple(f"region {k + 1}" for k in range(len(regions)))
 
 
 def _name_masks(predicted: Prediction, names: str | tuple[str, ...]) -> Prediction:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float64, Shaped
 from hyperseg_jax.datasets.masks import MAX_COORDINATE, fill_polygons
 from hyperseg_jax.datasets.regions import has_positive_mark
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.predictors import arguments as check
 from hyperseg_jax.structs import Prediction, Region
 
 if TYPE_CHECKING:
@@ -55,7 +56,10 @@ class Session:
     ) -> Prediction:
         """Adds clicks at points (x, y) in pixels. positive: whether they are on the object, for all or for each."""
         xy = _as_points("points", points)
-        signs = np.asarray(positive, bool)
+        signs = np.asarray(positive)
+        if signs.dtype != bool and not np.isin(signs, (0, 1)).all():
+            raise UserError(f"positive is {check.describe(positive)}; give True or False for all or for each")
+        signs = signs.astype(bool)
         if signs.shape not in ((), (len(xy),)):
             raise UserError(
                 f"positive has the shape {signs.shape} for {len(xy)} points; give True or False for all or for each"
@@ -64,7 +68,8 @@ class Session:
 
     def add_box(self, left: float, top: float, right: float, bottom: float, *, target: int | None = None) -> Prediction:
         """Adds a box around the object, in pixels."""
-        return self._add_marks(Region.from_box(left, top, right, bottom), target)
+        sides = check.check_numbers("the box", (left, top, right, bottom))
+        return self._add_marks(Region.from_box(*sides), target)
 
     def add_scribble(self, corners: Coordinates, *, target: int | None = None) -> Prediction:
         """Adds a polyline on the object. corners: its vertices (x, y) in pixels."""
@@ -80,6 +85,8 @@ class Session:
 
     def add_mask(self, mask: Bool[np.ndarray, "H W"], *, target: int | None = None) -> Prediction:
         """Adds a rough mask of the object."""
+        if not isinstance(mask, np.ndarray):
+            raise UserError(f"the mask is {check.describe(mask)}; give a bool mask [height, width]")
         if np.shape(mask) != (size := self._image.shape[:2]):
             raise UserError(f"the mask has size {np.shape(mask)}, but the image has {size}; use the size of the image")
         return self._add_marks(Region.from_mask(mask), target)
@@ -87,9 +94,7 @@ class Session:
     def add_text(self, text: str) -> Prediction:
         """Adds a phrase, which replaces an earlier one. Without marks, it is segmented; with marks, it helps to find what they
         mark."""
-        if not text.strip(" ."):
-            raise UserError("the prompt is empty; say what to segment")
-        return self._answer(dataclasses.replace(self._rounds[-1], text=text.strip()))
+        return self._answer(dataclasses.replace(self._rounds[-1], text=check.check_text(text)))
 
     def add_example(self, image: ImageLike, *regions: Region | Bool[np.ndarray, "H W"]) -> Prediction:
         """Finds in this image what each region marks in another one. Earlier marks are replaced; a text is kept."""
@@ -97,7 +102,7 @@ class Session:
 
         if not regions:
             raise UserError("no region is given; mark the object in the example image")
-        marks = tuple(region if isinstance(region, Region) else Region.from_mask(region) for region in regions)
+        marks = check.check_regions(regions)
         return self._answer(_Round(regions=marks, example=read_image(image), text=self._rounds[-1].text))
 
     def add_audio(self, audio: Any) -> NoReturn:
@@ -144,7 +149,8 @@ class Session:
 def _as_points(name: str, points: Coordinates) -> Float64[np.ndarray, "N 2"]:
     """Returns points as an array. Raises UserError if they are no (x, y). name: of the argument."""
     try:
-        xy = np.asarray(points, np.float64)
+        xy = np.asarray(points)
+        xy = xy.astype(np.float64) if xy.dtype.kind in "iuf" else np.zeros(0)
     except (TypeError, ValueError):
         xy = np.zeros(0)
     if xy.ndim != 2 or xy.shape[1] != 2 or not (np.abs(xy) < MAX_COORDINATE).all():

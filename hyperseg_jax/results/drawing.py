@@ -49,6 +49,10 @@ def draw_masks(frame: np.ndarray, masks: Sequence[np.ndarray], *, scale: int = 1
     Pixels inside a mask keep their colours, because the prompt may mention them. tints: for each mask the number of a colour
     that is blended into it, to separate many adjacent masks.
     """
+    if wrong := [np.shape(mask) for mask in masks if np.shape(mask) != frame.shape[:2] or np.asarray(mask).dtype != bool]:
+        raise UserError(f"a mask of {wrong[0]} is not bool {frame.shape[:2]}, the size of the image; give masks of its size")
+    if len(tints) not in (0, len(masks)):
+        raise UserError(f"{len(tints)} tints for {len(masks)} masks; give one for each")
     image = Image.fromarray(frame).resize((frame.shape[1] * scale, frame.shape[0] * scale), Image.Resampling.BICUBIC)
     canvas = np.asarray(image, np.float32).copy()
     scaled = [np.kron(mask, np.ones((scale, scale), bool)) for mask in masks]

@@ -34,9 +34,11 @@ class Tokenizer:
     def __init__(self, backend: _Backend, where: str = "tokenizer", *, eos: str = EOS, added: Sequence[str] = ()):
         """eos: the end-of-sequence token. added: special tokens, which are added with the next ids if they are missing."""
         backend.add_special_tokens([AddedToken(token, normalized=False) for token in added])
+        backend.encode_special_tokens = True  # the library's name for: their letters in a text are plain text
         self._backend, self._where, self.eos = backend, where, eos
         self._ids = functools.lru_cache(maxsize=CACHE_SIZE)(self._encode)
         self.eos_id = self.id_of(eos)
+        self._special_ids = self._find_special_ids()
 
     def id_of(self, token: str) -> int:
         """Returns the id of a special token. Raises UserError if there is none."""
@@ -50,6 +52,13 @@ class Tokenizer:
         """The largest id plus one."""
         return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
 
+    def _find_special_ids(self) -> frozenset[int]:
+        """Returns the ids of all special tokens, except of the one for unknown text, which stands for no text of its own."""
+        known = self._backend.get_added_tokens_decoder().items()
+        unknown = getattr(self._backend.model, "unk_token", None)
+        special = {number for number, token in known if token.special and token.content != unknown}
+        return frozenset(special | {self.eos_id})
+
     def check_fits(self, rows: int, field: str) -> None:
         """Raises UserError if some id is beyond an embedding table of `rows` rows; JAX would silently use the last row.
         field: the config field with the number of rows."""
@@ -60,8 +69,11 @@ class Tokenizer:
             )
 
     def encode(self, text: str) -> list[int]:
-        """Returns the token ids of a text, without special tokens before or after it. Raises UserError if the text is longer
-        than the limit `letters`, or cannot be tokenized."""
+        """Returns the token ids of a text, without special tokens before or after it.
+
+        A text is never searched for special tokens: "[SEG]" or "<|endoftext|>" in it are plain letters, and the ids of special
+        tokens come from `id_of` only. Raises UserError if the text is longer than the limit `letters`, or cannot be tokenized.
+        """
         if len(text) > limits.current().letters:  # checked here first, since class lists have hundreds of texts
             limits.check_limit("letters", len(text), escaped(text[:40]), "letters")
         return list(self._ids(text))
@@ -69,7 +81,10 @@ class Tokenizer:
     def _encode(self, text: str) -> tuple[int, ...]:
         try:
             with converting_exceptions("cannot be tokenized"):
-                return tuple(self._backend.encode(text, add_special_tokens=False).ids)
+                ids = tuple(self._backend.encode(text, add_special_tokens=False).ids)
+                if not self._special_ids.isdisjoint(ids):  # the vocabulary of its model has the letters of the token as a word
+                    raise BadFile("it has the letters of a special token, which this tokenizer cannot tell from it")
+                return ids
         except BadFile as error:
             why = f"the tokenizer {self._where}: the text {escaped(text[:40])}: {error.why}"
             raise UserError(f"{why}; change the text, or use another tokenizer") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from hyperseg_jax.untrusted.printing import escaped, escaped_value
 
 AGAIN = "download or write it again"
 BLOCK = 2**24
+UTF8 = "utf-8-sig"  # also without a byte order mark
+_OTHER_SIGN = rb"[\x80-\x84\x86-\x90\x95\x98-\x9f\xa1-\xff]"  # beyond ASCII, but no quotation mark, dash, ellipsis or space
+_NOT_WESTERN = re.compile(rb"[\xc0-\xff]" + _OTHER_SIGN + rb"|" + _OTHER_SIGN + rb"[\xc0-\xff]")
 _OTHER, _OPENS, _CLOSES, _QUOTE, _ESCAPE = range(5)
 _SIGNS = np.zeros(256, np.uint8)
 for _signs, _meaning in ((b"{[", _OPENS), (b"}]", _CLOSES), (b'"', _QUOTE), (b"\\", _ESCAPE)):
@@ -25,31 +29,49 @@ def read_bytes(path: pathlib.Path) -> bytes:
     return paths.read_file(path, limits.current().json_bytes, "json_bytes")
 
 
-def find_encoding(data: bytes, other: str = "cp1252") -> str:
-    """Returns the encoding of a text file: UTF-8, or `other`, by default Windows-1252, which some ReasonSeg files use.
+def is_damaged_utf8(data: bytes) -> bool:
+    """Whether a text that is not valid UTF-8 has at least as many valid characters of several bytes as bytes that are not
+    UTF-8. Text in another encoding has hardly any."""
+    valid = data.decode("utf-8", "ignore")
+    letters = len(valid) - len(valid.encode("ascii", "ignore"))
+    return letters >= len(data) - len(valid.encode())
 
-    A file that is not valid counts as damaged UTF-8 if it has at least as many valid characters of several bytes as bytes that
-    are not UTF-8. Text in another encoding has hardly any.
+
+def find_encoding(data: bytes, other: str) -> str:
+    """Returns the encoding of a text file of a benchmark that has some files in `other`, a Western encoding of one byte for
+    each letter: that, if the file is not UTF-8 and looks like it.
+
+    It does not if letters beyond ASCII stand side by side, as in Russian, Chinese or Japanese files.
     """
     try:
         data.decode("utf-8")
-        return "utf-8-sig"
     except UnicodeDecodeError:
-        valid = data.decode("utf-8", "ignore")
-        letters = len(valid) - len(valid.encode("ascii", "ignore"))
-        return "utf-8-sig" if letters >= len(data) - len(valid.encode()) else other
+        if not _NOT_WESTERN.search(data) and not is_damaged_utf8(data):
+            return other
+    return UTF8
 
 
-def decode_text(data: bytes, encoding: str = "") -> str:
-    """Decodes a text file. encoding: "" finds it. Raises BadFile if the text is damaged."""
+def decode_text(data: bytes, encoding: str = UTF8) -> str:
+    """Decodes a text file. Raises BadFile if it is not in this encoding."""
     try:
-        return data.decode(encoding or find_encoding(data))
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise BadFile(f"is damaged (byte {error.start} is neither UTF-8 nor Windows-1252)", AGAIN) from error
+        if encoding == UTF8 and is_damaged_utf8(data):
+            raise BadFile(f"is damaged (byte {error.start} is not UTF-8)", AGAIN) from error
+        name = "UTF-8" if encoding == UTF8 else f"UTF-8 or {encoding}"
+        raise BadFile(f"is not {name} (byte {error.start})", "save it as UTF-8") from error
 
 
-def parse_json(data: bytes, encoding: str = "") -> Any:
-    """Parses JSON. encoding: see `decode_text`. Raises BadFile if it is invalid, or nested deeper than limits.depth."""
+def is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8: JSON's escapes can also name one half of a character."""
+    try:
+        return value.isascii() or value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def parse_json(data: bytes, encoding: str = UTF8) -> Any:
+    """Parses JSON. Raises BadFile if it is invalid, in another encoding, or nested deeper than limits.depth."""
     check_depth(data)
     text = decode_text(data, encoding)
     try:

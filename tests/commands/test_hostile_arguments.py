@@ -105,6 +105,9 @@ def test_invalid_overrides_are_refused(tmp_path, text):
         (("train", "--config", "tiny", "--workdir", "w", "--config.seed={[]:1}"), "--config.seed={[]:1}: the field takes int"),
         (("evaluate", "--model", "tiny", "--limits", "5"), "--limits 5: give NAME=VALUE"),
         (("train", "--config", "tiny", "--workdir", "w", "--limits"), "--limits : give NAME=VALUE"),
+        (("predict", "x.jpg", "a caf\udce9"), "has bytes that are not text in UTF-8; write it in UTF-8"),
+        (("predict", "x.jpg", "--text", "\udcff"), "has bytes that are not text"),
+        (("predict", "x.jpg", "--classes", "dog", "--stuff", "\udc80"), "has bytes that are not text"),
         (("predict", "\x1b[31m\udc80[red].jpg", "a ring"), r"\x1b[31m\udc80[red].jpg: no such file"),
     ],
 )

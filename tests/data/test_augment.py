@@ -216,10 +216,10 @@ def test_invalid_configs_are_reported(micro):
 
 
 def test_flips_swap_left_and_right_in_conversations():
-    prompt = Prompt("chat", "Left one?", answer="left", history=(("Is it left?", "On the right."),))
+    prompt = Prompt("chat", "Left one?", answer="left", history=(("Is it on the left?", "On the right."),))
     (flipped,) = flip_horizontally(Example("it", np.zeros((1, 4, 4, 3), np.uint8), (prompt,))).prompts
     assert (flipped.text, flipped.answer) == ("Right one?", "right")
-    assert flipped.history == (("Is it right?", "On the left."),)
+    assert flipped.history == (("Is it on the right?", "On the left."),)
 
 
 def test_flips_swap_left_and_right_in_texts():
@@ -254,6 +254,12 @@ def test_crops_drop_regions_with_their_captions():
     [
         ("swap", ("a man on the left", "Right hand", "a cup"), ("a man on the right", "Left hand", "a cup")),
         ("keep", ("a man on the left", "Right hand", "a cup"), ("a man on the left", "Right hand", "a cup")),
+        ("swap", ("der Hund links", "左边的狗", "a cup"), ("der Hund rechts", "右边的狗", "a cup")),
+        ("swap", ("a cup", "koira vasemmalla", "a cup"), None),  # Finnish is not known
+        ("swap", ("a cup", "a cup", "the lft cup"), None),
+        ("keep", ("a cup", "koira vasemmalla", "the lft cup"), ("a cup", "koira vasemmalla", "the lft cup")),
+        ("skip", ("a cup", "der Hund links", "a cup"), None),
+        ("skip", ("a cup", "koira", "a cup"), None),
         ("skip", ("a man on the left", "a cup", "a cup"), None),
         ("skip", ("a man", "the word STOP", "a cup"), None),
         ("skip", ("a bright cup", "leftover food", "a cup"), ("a bright cup", "leftover food", "a cup")),

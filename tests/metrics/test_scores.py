@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from hyperseg_jax import metrics
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.metrics import InteractiveScores, PanopticQuality, ReferringScores, VideoScores
 from hyperseg_jax.metrics.baselines import blind_answers, shuffled_order, text_blind_scores
 from hyperseg_jax.metrics.jf import boundary_accuracy, boundary_map, region_similarity
@@ -142,3 +144,26 @@ def test_texts_are_shuffled_without_fixed_points(texts):
     assert sorted(order) == list(range(len(texts)))
     assert all(texts[order[i]] != text for i, text in enumerate(texts))
     assert order == shuffled_order(texts)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: metrics.ReferringScores().update(m * 255, m), "prediction is int64 .*; give masks as bool arrays"),
+        (lambda m: metrics.ReferringScores().update(m, None), "target is NoneType; give masks as bool"),
+        (lambda m: metrics.ReferringScores().update(m, m, m.astype(np.uint8)), "ignore is uint8"),
+        (lambda m: metrics.VideoScores().update(m[None] * 0.5, m[None]), "prediction is float64"),
+        (lambda m: metrics.DavisScores().update(m[None, None], m[None, None] * 1), "target is int64"),
+        (lambda m: metrics.SemanticScores().update(m * 1, m * 1, "dog"), "classes is str; give a list of texts"),
+        (lambda m: metrics.SemanticScores().update(m * 1, m * 1, [1, 2]), "classes has members that are no texts"),
+        (lambda m: metrics.PanopticQuality().update(m[None], [0], m[None], [0], "d", [True]), "classes is str"),
+        (lambda m: metrics.PanopticQuality().update(m[None] * 1, [0], m[None], [0], ["d"], [True]), "predicted is int64"),
+        (lambda m: metrics.CaptionScores().update("x", "a cup", [["a cup"]] * 5), "captions is str"),
+        (lambda m: metrics.CaptionScores().update("x", ["a cup"], ["a cup"]), "references is str"),
+        (lambda m: metrics.ZeroShotScores("dog"), "unseen is str; give a list"),
+    ],
+)
+def test_wrong_arguments(call, message):
+    """A score of them would be a number, but a wrong one."""
+    with pytest.raises(UserError, match=message):
+        call(np.ones((6, 6), bool))

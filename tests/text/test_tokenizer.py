@@ -30,7 +30,6 @@ def test_training_reproduces_the_shipped_file(tmp_path):
 def test_special_ids_and_size(tokenizer):
     assert (tokenizer.eos_id, tokenizer.id_of("[SEG]")) == (0, 1)
     assert 300 < tokenizer.vocab_size <= 640
-    assert tokenizer.encode("[SEG]") == [1] and tokenizer.encode("a<|endoftext|>")[-1] == 0
 
 
 @pytest.mark.parametrize(
@@ -87,7 +86,7 @@ def test_missing_special_tokens_are_added(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     tokenizer = Tokenizer.load(tmp_path, added=("[SEG]",))
     assert tokenizer.id_of("[SEG]") == tokenizer.vocab_size - 1
-    assert tokenizer.encode("x[SEG]")[-1] == tokenizer.id_of("[SEG]")
+    assert tokenizer.id_of("[SEG]") not in tokenizer.encode("x[SEG]")
 
 
 def test_custom_end_tokens(tokenizer, tmp_path):
@@ -134,13 +133,13 @@ def test_a_tokenizer_file_with_a_config(tokenizer, tmp_path):
     (tmp_path / "vocab.json").write_text("{}")
     decoder = {str(tokenizer.vocab_size): {"content": "<own>", "special": True}}
     fields = {"tokenizer_class": "GPT2Tokenizer", "tokenizer_file": "/dev/null", "added_tokens_decoder": decoder}
-    fields["split_special_tokens"] = True  # would split [SEG]
+    fields["split_special_tokens"] = False  # would find [SEG] in a text
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"tokenizer_file": "/dev/null", "eos_token": "<|endoftext|>"}))
     loaded = Tokenizer.load(tmp_path)
     text = "the small cyan cross above the ring.[SEG]<|endoftext|>"
     assert loaded.encode(text) == tokenizer.encode(text)
-    assert loaded.encode("<own>") == [tokenizer.vocab_size]
+    assert loaded.id_of("<own>") == tokenizer.vocab_size and loaded.encode("<own>") == tokenizer.encode("<own>")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": "tokenization_own.Own"}}))
     with pytest.raises(UserError, match=r"tokenizer_config\.json: auto_map names code"):
         Tokenizer.load(tmp_path)

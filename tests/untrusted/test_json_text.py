@@ -4,7 +4,6 @@ import json
 
 import fuzz
 import hypothesis.strategies as st
-import numpy as np
 import pytest
 
 from hyperseg_jax.datasets import files
@@ -78,7 +77,7 @@ def test_size(tmp_path):
         files.read_json(path)
 
 
-@pytest.mark.parametrize("text", ["1" * 5000, '{"a": ' + "9" * 10**6 + "}", "[1e999", "\x00", '"\x1b', "\xff\xfe"])
+@pytest.mark.parametrize("text", ["1" * 5000, '{"a": ' + "9" * 10**6 + "}", "[1e999", "\x00", '"\x1b'])
 def test_invalid_json_is_one_line(tmp_path, text):
     path = tmp_path / "a.json"
     path.write_text(text, encoding="latin1")
@@ -104,10 +103,12 @@ def test_python_names_are_ordinary_keys(tmp_path):
 
 
 def test_parse_accepts_utf8_with_and_without_bom():
-    assert json_text.parse_json('"\u00e9"'.encode()) == json_text.parse_json('"\u00e9"'.encode("cp1252")) == "\u00e9"
+    assert json_text.parse_json('"\u00e9"'.encode()) == "\u00e9"
     assert json_text.parse_json(b"\xef\xbb\xbf[1]") == [1]
-    with pytest.raises(BadFile, match=r"is damaged \(byte \d+ is neither"):
-        json_text.parse_json(np.random.default_rng(0).bytes(100))
+    for encoding in ("cp1252", "cp1251", "gb2312", "shift_jis", "utf-16"):
+        text = {"cp1252": "\u00e9", "cp1251": "\u0434\u043e\u043c"}.get(encoding, "\u5de6")
+        with pytest.raises(BadFile, match=r"is not UTF-8 \(byte \d\); save it as UTF-8"):
+            json_text.parse_json(f'"{text}"'.encode(encoding))
 
 
 GERMAN = "der große grüne Stern “hier”"
@@ -115,28 +116,67 @@ CUT = GERMAN.encode().replace("ü".encode(), "ü".encode()[:1])
 
 
 def test_damaged_utf8_is_no_other_encoding(tmp_path):
-    assert json_text.decode_text(GERMAN.encode("cp1252")) == GERMAN
-    with pytest.raises(BadFile, match=r"is damaged \(byte 13 is neither UTF-8 nor Windows-1252\); download"):
+    assert json_text.find_encoding(GERMAN.encode("cp1252"), "cp1252") == "cp1252"
+    assert json_text.find_encoding(CUT, "cp1252") == json_text.find_encoding(GERMAN.encode(), "cp1252") == "utf-8-sig"
+    with pytest.raises(BadFile, match=r"is damaged \(byte 13 is not UTF-8\); download"):
         json_text.decode_text(CUT)
     path = tmp_path / "list.txt"
     path.write_bytes(CUT)
     with pytest.raises(UserError, match=r"list\.txt: is damaged \(byte 13"):
-        files.read_lines(path, "list")
+        files.read_lines(path, "list", "latin-1")
     path.write_bytes(GERMAN.replace("“hier”", "").encode("latin-1"))
-    assert files.read_lines(path, "list") == ["der große grüne Stern "]
+    assert files.read_lines(path, "list", "latin-1") == ["der große grüne Stern "]
+    with pytest.raises(UserError, match=r"list\.txt: is not UTF-8 \(byte \d+\); save it as UTF-8"):
+        files.read_lines(path, "list")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1251", "красная чашка"),
+        ("gb2312", "红色的杯子"),
+        ("shift_jis", "赤いカップ"),
+        ("euc_kr", "빨간 컵"),
+        ("cp1253", "το φλιτζάνι"),
+    ],
+)
+def test_the_exceptions_are_western_texts_only(tmp_path, encoding, text):
+    """Files that a benchmark has in a Western encoding do not make texts of other encodings readable as wrong letters."""
+    path = tmp_path / "a.json"
+    path.write_bytes(f'{{"text": ["{text}"]}}'.encode(encoding))
+    with pytest.raises(UserError, match=r"a\.json: is not UTF-8 \(byte \d+\); save it as UTF-8"):
+        files.read_json(path, "cp1252")
+    path.write_bytes('{"text": ["it\u2019s “naïve” \u2013 the café…"]}'.encode("cp1252"))
+    assert files.read_json(path, "cp1252") == {"text": ["it\u2019s “naïve” \u2013 the café…"]}
+    with pytest.raises(UserError, match="is not UTF-8"):
+        files.read_json(path)
 
 
 def test_damaged_lines_hide_no_others(tmp_path):
-    """The encoding is that of the file, not of a line."""
+    """A damaged line of UTF-8 is one bad record; a file in another encoding has no records, also where lines seem valid."""
     path = tmp_path / "lines.jsonl"
     sound, bad = f'{{"text": "{GERMAN}"}}'.encode(), '{"text": "grün"}'.encode().replace("ü".encode(), b"\xc3")
     path.write_bytes(b"\n".join([sound, bad, sound]))
     lines = files.JsonLines(path)
     assert lines[0] == lines[2] == {"text": GERMAN}
-    with pytest.raises(UserError, match=r"lines\.jsonl line 2: is damaged \(byte 12"):
+    with pytest.raises(UserError, match=r"lines\.jsonl line 2: is not UTF-8 \(byte 12\); save"):
         lines[1]
-    path.write_bytes(b"\n".join([f'{{"text": "{GERMAN}"}}'.encode("cp1252")] * 2))
-    assert files.JsonLines(path)[1] == {"text": GERMAN}
+    path.write_bytes(b"\n".join([f'{{"text": "{GERMAN}"}}'.encode("cp1252"), '{"text": "联通"}'.encode("gb2312")]))
+    with pytest.raises(UserError, match=r"lines\.jsonl: is not UTF-8 \(byte \d+\); save it as UTF-8"):
+        files.JsonLines(path)[1]
+    path.write_bytes(b"\xef\xbb\xbf" + sound)
+    assert files.JsonLines(path)[0] == {"text": GERMAN}
+
+
+def test_texts_with_half_a_character(tmp_path):
+    """JSON can name one half of a character of two, which no text has."""
+    path = tmp_path / "a.json"
+    path.write_text(r'{"a": "x\ud83d", "b": ["\ude00"], "c": "\ud83d\ude00", "d": null}')
+    record = files.read_json(path)
+    assert files.text_field(record, "c", "here") == "\U0001f600" and files.text_field(record, "d", "here", "") == ""
+    for call in (lambda: files.text_field(record, "a", "here"), lambda: files.text_list_field(record, "b", "here")):
+        with pytest.raises(UserError, match=r"here: field '[ab](\[0\])?' .* has half of a character"):
+            call()
 
 
 def test_non_finite_numbers_are_only_read_in_logs_and_never_exported():

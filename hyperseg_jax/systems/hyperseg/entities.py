@@ -102,8 +102,6 @@ class Entities:
         """Raises UserError if a name could not be told from the rest of the answer."""
         separator = self.separator.strip()
         for name in names:
-            if SEG in name:
-                raise UserError(f"the name {escaped_value(name)} contains {SEG}, which ends the names; change the name")
             if separator in name:
                 raise UserError(
                     f"the name {escaped_value(name)} contains {separator!r}, which separates names in the answer; change "
