@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields, files
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.video_folders import VideoFolders
 from hyperseg_jax.errors import UserError
@@ -84,6 +84,6 @@ class ReferringFrames:
         return frame.read_frames([0])[0], frame.read_mask(0) > 0
 
     def _build_prompts(self, video: str, mask: np.ndarray, group: str) -> tuple[Prompt, ...]:
-        sentences = files.text_list_field(self._file.content[video], "expressions", f"{self._file.path} {video}")
+        sentences = fields.text_list_field(self._file.content[video], "expressions", f"{self._file.path} {video}")
         budget.charge_masks(len(sentences), mask.shape, f"{self._file.path} {video}")
         return tuple(Prompt(task="referring", text=text, masks=mask[None, None], group=group, key=video) for text in sentences)
