@@ -202,7 +202,7 @@ def flag_field(record: Any, name: str, where: str) -> bool:
     value = field(record, name, where)
     flag = FLAGS.get(value) if isinstance(value, str) else bool(value) if value in (0, 1) else None
     if flag is None:
-        raise _refuse(value, "true or false, or 1 or 0", name, where)
+        raise _refuse(value, "0 or 1, or true or false", name, where)
     return flag
 
 

@@ -32,8 +32,8 @@ def join_inside(root: str | os.PathLike, name: object, where: str) -> pathlib.Pa
 
 def path_field(root: str | os.PathLike, record: Any, name: str, where: str) -> pathlib.Path:
     """Returns the path below root that a field of a record names. where: the record, for messages. Raises UserError like
-    `join_inside`, and for other types."""
-    return join_inside(root, fields.text_field(record, name, where), f"{where} {name}")
+    `join_inside`, and if it is missing."""
+    return join_inside(root, fields.field(record, name, where), f"{where} {name}")
 
 
 def as_path(path: str | os.PathLike) -> pathlib.Path:

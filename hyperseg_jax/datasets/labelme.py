@@ -91,7 +91,7 @@ class LabelMe(ClassListReader):
             if mask is None:
                 report_problem(
                     "bad mask",
-                    f"{where}: fields 'points' and 'shape_type' are no polygon, rectangle, circle or mask; draw it again",
+                    f"{where}: not a valid polygon, rectangle, circle or mask in its 'points' and 'shape_type'; draw it again",
                 )
                 continue
             masks.note_empty(mask, where)

@@ -67,7 +67,7 @@ def _decode_runs(segmentation: dict, height: int, width: int, where: str) -> np.
     try:
         sides, counts = fields.parse_numbers(segmentation["size"]), segmentation["counts"]
         counts = fields.parse_numbers(counts) if isinstance(counts, list) else counts
-        if sides is None or counts is None:
+        if sides is None or None in map(fields.parse_number, sides) or counts is None:
             raise ValueError("a size or run length is not a number")
         if sides == [height, width]:
             return run_lengths.decode(counts, height, width)

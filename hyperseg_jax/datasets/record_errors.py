@@ -168,7 +168,8 @@ def _naming_file(reader: Any) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        paths = (getattr(value, "path", value) for value in vars(reader).values())
+        values = list(vars(reader).values())
+        paths = [getattr(value, "path", None) for value in values] + values  # files, then folders
         path = next((path for path in paths if isinstance(path, pathlib.Path)), None)
         if path is None:
             raise

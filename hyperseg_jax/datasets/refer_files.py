@@ -83,8 +83,8 @@ class ReferFiles:
             why = f"image_id {image_id} is not in {self.records.path}"
             raise Problem("bad record", f"{where}: {why}; use both files from the same release")
         rows = enumerate(ref["sentences"])
-        sentences = [fields.text_field(row, self._text_field, f"{where} sentences#{k}") for k, row in rows]
-        if not sentences or not all(map(str.strip, sentences)):
+        sentences = [fields.field(row, self._text_field, f"{where} sentences#{k}") for k, row in rows]
+        if not sentences or not all(isinstance(text, str) and text.strip() for text in sentences):
             raise Problem("bad record", f"{where}: field 'sentences' is empty or has an empty sentence; remove the record")
         return {
             "image_id": image_id,
@@ -97,9 +97,11 @@ class ReferFiles:
         return self.refs[number]["where"]
 
     def ref(self, number: int) -> dict[str, Any]:
-        """Returns a ref. Reports a problem if another ref has its id."""
+        """Returns a ref. Reports a problem if another ref has its id. Raises UserError for a text that cannot be tokenized."""
         ref = self.refs[number]
         self._ref_ids.check(ref, ref["where"])
+        for k, text in enumerate(ref["sentences"]):
+            fields.check_text(text, f"{ref['where']} sentences#{k}: field {self._text_field!r}")
         return ref
 
     def annotations(self, ref: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:

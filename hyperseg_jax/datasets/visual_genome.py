@@ -112,4 +112,4 @@ class VisualGenome(RegionCaptions):
             where = self._where(n, k)
             self._region_ids.check(region, where)
             box = [fields.field(region, name, where) for name in ("x", "y", "width", "height")]
-            yield DescribedRegion(box, (fields.sentence_field(region, "phrase", where),), where)
+            yield DescribedRegion(box, (fields.text_field(region, "phrase", where),), where)

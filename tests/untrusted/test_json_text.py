@@ -88,7 +88,7 @@ def test_invalid_json_is_one_line(tmp_path, text):
 
 
 def test_non_finite_numbers_are_refused():
-    for value in (float("inf"), float("nan"), 10**4000, "5", None, [1], True, 1.5):
+    for value in (float("inf"), float("nan"), 10**4000, "5.5", None, [1], True, 1.5):
         record = {"height": value, "width": 5}
         with pytest.raises(UserError) as excinfo:
             fields.declared_image_size(record, "here")
