@@ -88,8 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             except UnicodeEncodeError as error:  # only from a Python program: a shell passes bytes
                 raise UserError(f"{escaped(text)}: contains a lone surrogate; remove it") from error
         for name in TEXTS:  # paths may have any bytes
-            if isinstance(text := getattr(parsed, name, None), str) and not is_text(text):
-                raise UserError(f"{escaped(text)}: has bytes that are not text in UTF-8; write it in UTF-8")
+            if isinstance(value := getattr(parsed, name, None), str) and not is_text(value):
+                raise UserError(f"{escaped(value)}: has bytes that are not text in UTF-8; write it in UTF-8")
         for name in WRITTEN:  # such as an unset shell variable; an empty path would mean the current directory
             if f"{name}=" in arguments or (name, "") in itertools.pairwise(arguments):
                 raise UserError(f"{name}: is empty; give a folder")

@@ -51,7 +51,8 @@ File layouts and error handling
     record_errors       errors of single records, and their transport through the data stream
 
 Shared by readers: files
-    files               reads images, json files and fields of records
+    files               reads images and json files
+    fields              reads values of records: flags, numbers, ids, names, texts and lists
     labels              label images: one class or object number per pixel
     shards              records of ArrayRecord shards, checked before they are unpacked
     masks               run-length encodings and polygons of json files

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets import fields, files, masks
 from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.coco_records import CocoRecords
 from hyperseg_jax.datasets.region_captions import DescribedRegion, RegionCaptions
@@ -55,25 +55,26 @@ class CategoryBoxes(RegionCaptions):
 
     def _image_path_and_size(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         image = self._records.image(self._items[n])
-        where = f"{self._records.path} image {image['id']}"
-        path = self._image_path(files.text_field(image, "file_name", where))
-        return files.join_inside(self._images, path, where), files.declared_image_size(image, where)
+        where = f"{self._records.path} image {self._items[n]}"
+        path = self._image_path(fields.text_field(image, "file_name", where))
+        return files.join_inside(self._images, path, f"{where} file_name"), fields.declared_image_size(image, where)
 
     def _regions(self, n: int, size: tuple[int, int]) -> Iterator[DescribedRegion]:
         for k in self._records.annotations[self._items[n]]:
             if self._records.is_crowd(k):
                 continue
             annotation, where = self._records.annotation(k), self._records.where(k)
-            category = files.integer_field(annotation, "category_id", where)
+            category = fields.integer_field(annotation, "category_id", where)
             if category not in self._records.categories:
                 why = f"category_id {category} is not among the categories of the file"
                 report_problem("bad record", f"{where}: {why}; correct it")
                 continue
             mask = (lambda a=annotation, w=where: decode_mask(a, size, w)) if "segmentation" in annotation else None
-            yield DescribedRegion(files.field(annotation, "bbox", where), (self._records.categories[category],), where, mask)
+            box, names = fields.field(annotation, "bbox", where), (self._records.categories[category],)
+            yield DescribedRegion(box, names, f"{where} bbox", mask)
 
 
 def decode_mask(annotation: dict[str, Any], size: tuple[int, int], where: str) -> np.ndarray:
     """Returns the mask of a COCO annotation, bool [H, W]."""
-    segmentation = files.field(annotation, "segmentation", where)
+    segmentation = fields.field(annotation, "segmentation", where)
     return masks.decode_object(segmentation, *size, f"{where} segmentation", polygons="coco")

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets import fields, files, masks
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.class_names import COCO_PANOPTIC_STUFF
 from hyperseg_jax.datasets.class_prompts import CategoryReader, ClassLists
 from hyperseg_jax.datasets.coco_records import CocoRecords
@@ -59,13 +59,13 @@ class CocoInstances(CategoryReader):
         image_id = self._image_ids[index]
         where = f"{self._records.path} images#{index}"
         image = self._records.image(image_id)
-        size = files.declared_image_size(image, where)
-        pixels = files.read_image(files.join_inside(self._images, files.field(image, "file_name", where), where), size)
+        size = fields.declared_image_size(image, where)
+        pixels = files.read_image(files.path_field(self._images, image, "file_name", where), size)
         object_masks, labels, areas, ignore, crowds = [], [], [], np.zeros(size, bool), []
         for k in self._records.annotations[image_id]:
             annotation, location = self._records.annotation(k), self._records.where(k)
-            category = files.integer_field(annotation, "category_id", location)
-            segmentation = files.field(annotation, "segmentation", location)
+            category = fields.integer_field(annotation, "category_id", location)
+            segmentation = fields.field(annotation, "segmentation", location)
             mask = masks.decode_object(segmentation, *size, f"{location} segmentation", polygons="coco")
             if category not in self._records.categories:
                 report_problem(
@@ -77,15 +77,21 @@ class CocoInstances(CategoryReader):
             else:
                 object_masks.append(mask)
                 labels.append(self._class_index[category])
-                areas.append(_read_area(annotation, location) if "area" in annotation else float(mask.sum()))
+                areas.append(_read_area(annotation, mask, location))
         stacked = self._lvis.replace(image_id, np.array(object_masks, bool).reshape(-1, *size))
         prompts = self._class_lists.build_prompts(index, stacked, labels, ignore, key=str(image_id), crowds=crowds, areas=areas)
         return Example(f"{self._records.path.name}#{index}", pixels[None], prompts)
 
 
-def _read_area(annotation: dict, where: str) -> float:
-    """Returns the area of an object. Reports a problem if it is negative."""
-    area = files.number_field(annotation, "area", where)
+def _read_area(annotation: dict, mask: np.ndarray, where: str) -> float:
+    """Returns the area of an object: that of the file or, if it is missing or null, the number of pixels of its mask. Reports a
+    problem if it is negative or no number."""
+    pixels = float(mask.sum())
+    try:
+        area = fields.number_field(annotation, "area", where) if fields.is_given(annotation, "area") else pixels
+    except Problem as problem:
+        report_problem(problem.kind, str(problem))
+        return pixels
     if area < 0:
         report_problem("bad record", f"{where}: field 'area' is {area:g}, expected 0 or more; correct it")
     return area

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields, files
 from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.class_prompts import CategoryReader, ClassLists
 from hyperseg_jax.datasets.excluded_images import leave_out
-from hyperseg_jax.datasets.id_index import IdIndex, index_categories
+from hyperseg_jax.datasets.id_index import IdIndex, read_categories
 from hyperseg_jax.datasets.image_sentences import ImageSentences
 from hyperseg_jax.datasets.lvis_masks import LvisMasks
 from hyperseg_jax.datasets.record_errors import guard_record
@@ -55,13 +55,13 @@ class CocoPanoptic(CategoryReader):
         self._images = files.existing_folder(image_root)
         self._pngs = files.existing_folder(png_root)
         path, content = str(self._file.path), self._file.content
-        rows = files.list_field(content, "categories", path)
-        self._class_index = index_categories(rows, f"{path} categories")
-        names = tuple(files.text_field(row, "name", f"{path} categories") for row in rows)
-        things = tuple(files.flag_field(row, "isthing", f"{path} categories") for row in rows)
+        categories = read_categories(content, path)
+        self._class_index = {number: k for k, number in enumerate(categories)}
+        names, rows = tuple(categories.values()), content["categories"]
+        things = tuple(fields.flag_field(row, "isthing", f"{path} categories#{k}") for k, row in enumerate(rows))
         self._class_lists = ClassLists(names, things, max_classes, prompts_per_example, seed, tuple(chosen))
-        self._image_index = IdIndex(files.list_field(content, "images", path), "id", f"{path} images")
-        annotations = files.list_field(content, "annotations", path)
+        self._image_index = IdIndex(fields.list_field(content, "images", path), "id", f"{path} images")
+        annotations = fields.list_field(content, "annotations", path)
         self._annotation_index = IdIndex(annotations, "image_id", f"{path} annotations", strict=False)
         self._lvis = LvisMasks(lvis_paths)
         self._sentences = ImageSentences(refs_paths, self._images, refs_split)
@@ -76,13 +76,14 @@ class CocoPanoptic(CategoryReader):
         index = self._records[record]
         where = f"{self._file.path} annotations#{index}"
         annotation = self._file.content["annotations"][index]
-        image_id = files.id_field(annotation, "image_id", where)
+        image_id = fields.id_field(annotation, "image_id", where)
         if image_id not in self._image_index:
             raise UserError(f"{where}: image_id {image_id} is not among the images of the file; correct or remove it")
         self._annotation_index[image_id]  # reports duplicates
-        image = self._file.content["images"][self._image_index[image_id]]
-        size = files.declared_image_size(image, where)
-        pixels = files.read_image(files.join_inside(self._images, files.field(image, "file_name", where), where), size)
+        number = self._image_index[image_id]
+        image, place = self._file.content["images"][number], f"{self._file.path} images#{number}"
+        size = fields.declared_image_size(image, place)
+        pixels = files.read_image(files.path_field(self._images, image, "file_name", place), size)
         masks, labels, ignore, crowds = self._read_segments(annotation, size, where)
         masks = self._lvis.replace(image_id, masks)
         prompts = self._class_lists.build_prompts(index, masks, labels, ignore, key=str(image_id), crowds=list(crowds.items()))
@@ -94,7 +95,8 @@ class CocoPanoptic(CategoryReader):
     ) -> tuple[np.ndarray, list[int], np.ndarray, dict[int, np.ndarray]]:
         """Returns masks [N, H, W], the class of each mask, the ignored pixels (crowds and void), and the crowd mask of each
         class."""
-        png = files.join_inside(self._pngs, pathlib.PurePosixPath(files.text_field(annotation, "file_name", where)).name, where)
+        name = pathlib.PurePosixPath(fields.text_field(annotation, "file_name", where)).name
+        png = files.join_inside(self._pngs, name, f"{where} file_name")
         coded = files.read_segment_ids(png, size)
         if coded is None:
             return np.zeros((0, *size), bool), [], np.ones(size, bool), {}
@@ -102,22 +104,22 @@ class CocoPanoptic(CategoryReader):
         ignore = segment_ids == 0
         listed = ignore.copy()
         segments, labels, crowds = [], [], {}
-        infos = files.list_field(annotation, "segments_info", where)
+        infos = fields.list_field(annotation, "segments_info", where)
         IdIndex(infos, "id", f"{where} segments_info").report_duplicates()
-        for info in infos:
+        for k, info in enumerate(infos):
             budget.charge_masks(1, size, where)
-            mask = segment_ids == files.integer_field(info, "id", f"{where} segments_info")
+            place = f"{where} segments_info#{k}"
+            number = fields.integer_field(info, "id", place)
+            mask = segment_ids == number
             listed |= mask
-            category = files.integer_field(info, "category_id", f"{where} segments_info")
+            category = fields.integer_field(info, "category_id", place)
             if category not in self._class_index:
                 report_problem(
-                    "bad record", f"{where}: category_id {category} is not among the categories of the file; correct it"
+                    "bad record", f"{place}: category_id {category} is not among the categories of the file; correct it"
                 )
             elif not mask.any():
-                report_problem(
-                    "bad mask", f"{png}: no pixel has segment {info['id']}, which {where} lists; write both files again"
-                )
-            elif files.flag_field(info, "iscrowd", f"{where} segments_info", False):
+                report_problem("bad mask", f"{png}: no pixel has segment {number}, which {place} lists; write both files again")
+            elif fields.optional_flag_field(info, "iscrowd", place):
                 ignore |= mask
                 crowds[self._class_index[category]] = mask  # the last crowd of a class counts, as in COCO's panopticapi
             else:
@@ -134,5 +136,5 @@ class CocoPanoptic(CategoryReader):
 def _image_id(annotation: Any) -> int | str | None:
     """Returns the image id of an annotation; None if it has none, which is an error when it is read."""
     with contextlib.suppress(UserError):
-        return files.id_field(annotation, "image_id", "")
+        return fields.id_field(annotation, "image_id", "")
     return None

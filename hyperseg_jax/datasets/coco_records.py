@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields, files
 from hyperseg_jax.datasets.check_errors import report_problem
-from hyperseg_jax.datasets.id_index import IdIndex, index_categories
+from hyperseg_jax.datasets.id_index import IdIndex, read_categories
 
 
 class CocoRecords:
@@ -23,16 +23,13 @@ class CocoRecords:
     def _index_records(self) -> None:
         """Sets `categories` and `annotations` from the content of the file."""
         path, content = str(self.path), self.file.content
-        images, annotations, rows = (files.list_field(content, name, path) for name in ("images", "annotations", "categories"))
+        images, annotations = (fields.list_field(content, name, path) for name in ("images", "annotations"))
         self._images = IdIndex(images, "id", f"{path} images")
         self._annotation_ids = IdIndex(annotations, "id", f"{path} annotations", strict=False).duplicates_only()
-        self.categories: dict[int, str] = {
-            category_id: files.text_field(rows[k], "name", f"{path} categories#{k}")
-            for category_id, k in index_categories(rows, f"{path} categories").items()
-        }
+        self.categories = read_categories(content, path)
         self.annotations: dict[int | str, list[int]] = {image_id: [] for image_id in self._images}
         for k, annotation in enumerate(annotations):
-            image_id = files.id_field(annotation, "image_id", self.where(k))
+            image_id = fields.id_field(annotation, "image_id", self.where(k))
             if image_id in self.annotations:
                 self.annotations[image_id].append(k)
             else:
@@ -58,4 +55,5 @@ class CocoRecords:
         return row
 
     def is_crowd(self, k: int) -> bool:
-        return files.flag_field(self.file.content["annotations"][k], "iscrowd", self.where(k), False)
+        """Whether annotation k is a crowd. Reports a problem if its flag is none."""
+        return fields.optional_flag_field(self.file.content["annotations"][k], "iscrowd", self.where(k))

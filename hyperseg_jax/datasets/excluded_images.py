@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields, files
 from hyperseg_jax.datasets.refer_files import list_splits, read_refs
 from hyperseg_jax.errors import UserError
 
@@ -31,10 +31,10 @@ def image_ids_of_split(path: str | os.PathLike, split: str) -> frozenset[int | s
     file = files.as_path(path)
     ids, splits = set[int | str](), set[str]()
     for k, ref in enumerate(read_refs(file)):
-        of_ref = files.text_field(ref, "split", f"{file}#{k}")
+        of_ref = fields.text_field(ref, "split", f"{file}#{k}")
         splits.add(of_ref)
         if of_ref == split:
-            ids.add(files.id_field(ref, "image_id", f"{file}#{k}"))
+            ids.add(fields.id_field(ref, "image_id", f"{file}#{k}"))
     if not ids:
         raise UserError(f"{file}: no split {split!r}; available splits: {list_splits(splits)}")
     return frozenset(ids)

@@ -1,4 +1,4 @@
-"""Reads images and json files; error messages name the file, the field and the fix."""
+"""Reads images and json files; error messages name the file and the fix. `fields` reads the values of records."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from hyperseg_jax.datasets import fields
 from hyperseg_jax.datasets.check_errors import Problem, active_collector, report_problem
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted import budget, images, json_text, limits, paths, stores
+from hyperseg_jax.untrusted import budget, images, json_text, paths, stores
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.orientation import UPRIGHT
-from hyperseg_jax.untrusted.printing import escaped_value
 
 T = TypeVar("T")
-
-LARGEST_NUMBER = 2**60
-"""Larger integers could be chosen to collide in a dict, which would make lookups take hours."""
 
 
 def join_inside(root: str | os.PathLike, name: object, where: str) -> pathlib.Path:
@@ -31,6 +28,12 @@ def join_inside(root: str | os.PathLike, name: object, where: str) -> pathlib.Pa
         return paths.join_inside(root, name)
     except BadFile as error:
         raise Problem("bad record", f"{where}: {error}") from error
+
+
+def path_field(root: str | os.PathLike, record: Any, name: str, where: str) -> pathlib.Path:
+    """Returns the path below root that a field of a record names. where: the record, for messages. Raises UserError like
+    `join_inside`, and if it is missing."""
+    return join_inside(root, fields.field(record, name, where), f"{where} {name}")
 
 
 def as_path(path: str | os.PathLike) -> pathlib.Path:
@@ -173,129 +176,6 @@ def _parse_json(data: bytes, where: str, encoding: str = json_text.UTF8) -> Any:
         return json_text.parse_json(data, encoding)
     except BadFile as error:
         raise Problem("bad record", f"{where}: {error}") from error
-
-
-def field(record: Any, name: str, where: str) -> Any:
-    """Returns record[name]; name may be nested, such as "image_info.height". Raises UserError if the field is missing."""
-    if isinstance(record, dict) and name in record:  # a name from a file may contain a dot
-        return record[name]
-    value = record
-    for part in name.split("."):
-        if not isinstance(value, dict) or part not in value:
-            raise Problem("bad record", f"{where}: field {name!r} is missing; check that the file has this format")
-        value = value[part]
-    return value
-
-
-def _check_type(value: Any, kind: type[T], what: str, name: str, where: str) -> T:
-    if not isinstance(value, kind):
-        raise Problem("bad record", f"{where}: field {name!r} is {escaped_value(value)}, expected {what}; correct the record")
-    return value
-
-
-def text_field(record: Any, name: str, where: str, default: str | None = None) -> str:
-    """Returns a string field of a record, or default if the field is missing or null. Raises UserError for other types."""
-    if default is not None and isinstance(record, dict) and record.get(name) is None:
-        return default
-    return _check_text(field(record, name, where), name, where)
-
-
-def _check_text(value: Any, name: str, where: str) -> str:
-    if not json_text.is_text(_check_type(value, str, "a string", name, where)):
-        why = "has half of a character (a lone surrogate)"
-        raise Problem("bad record", f"{where}: field {name!r} {escaped_value(value)} {why}; correct the record")
-    return str(value)
-
-
-def list_field(record: Any, name: str, where: str) -> list:
-    """Returns a list field of a record. Raises UserError for other types."""
-    return _check_type(field(record, name, where), list, "a list", name, where)
-
-
-def text_list_field(record: Any, name: str, where: str) -> list[str]:
-    """Returns a field that is a list of strings. Raises UserError for other types."""
-    values = list_field(record, name, where)
-    return [_check_text(value, f"{name}[{k}]", where) for k, value in enumerate(values)]
-
-
-def frames_field(record: Any, name: str, where: str) -> list[str]:
-    """Returns a field that lists the frames of a video. Raises UserError if there are none, more than limits.frames, or one of
-    them twice."""
-    names = text_list_field(record, name, where)
-    limits.check_limit("frames", len(names), where, "frames")
-    if not names or len(set(names)) < len(names):
-        why = "lists a frame twice" if names else "lists no frames"
-        raise Problem("bad record", f"{where}: field {name!r} {why}; correct or remove the video")
-    return names
-
-
-def dict_field(record: Any, name: str, where: str) -> dict[str, Any]:
-    """Returns a field that is a json object. Raises UserError for other types."""
-    return _check_type(field(record, name, where), dict, "an object {...}", name, where)
-
-
-def id_field(record: Any, name: str, where: str) -> int | str:
-    """Returns a field that is a record id: an integer or a string. Raises UserError for other types."""
-    return _check_id(field(record, name, where), name, where)
-
-
-def id_list_field(record: Any, name: str, where: str) -> list[int | str]:
-    """Returns a field that is a list of record ids. Raises UserError for other types."""
-    return [_check_id(value, f"{name}[{k}]", where) for k, value in enumerate(list_field(record, name, where))]
-
-
-def _check_id(value: Any, name: str, where: str) -> int | str:
-    """Returns an id; a float such as 3.0 becomes an integer. Raises a Problem if the value is not an integer or a string."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, str) or (type(value) is int and abs(value) < LARGEST_NUMBER):
-        return value
-    raise Problem(
-        "bad record", f"{where}: field {name!r} is {escaped_value(value)}, expected an integer or string id; correct it"
-    )
-
-
-def integer_field(record: Any, name: str, where: str) -> int:
-    """Returns an integer field of a record. Raises UserError for other types."""
-    value = field(record, name, where)
-    is_integer = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # False for infinity
-    if isinstance(value, bool) or not is_integer or abs(value) >= LARGEST_NUMBER:
-        raise Problem(
-            "bad record", f"{where}: field {name!r} is {escaped_value(value)}, expected an integer; correct the record"
-        )
-    return int(value)
-
-
-def flag_field(record: Any, name: str, where: str, default: bool | None = None) -> bool:
-    """Returns a boolean field (true, false, 1 or 0), or default if the field is missing. Raises UserError for other values."""
-    if default is not None and isinstance(record, dict) and name not in record:
-        return default
-    value = field(record, name, where)
-    if not isinstance(value, int | float) or value not in (0, 1):
-        raise Problem("bad record", f"{where}: field {name!r} is {escaped_value(value)}, expected 0 or 1; correct the record")
-    return bool(value)
-
-
-def number_field(record: Any, name: str, where: str) -> float:
-    """Returns a numeric field of a record as float. Raises UserError for other types."""
-    value = field(record, name, where)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST_NUMBER:
-        raise Problem("bad record", f"{where}: field {name!r} is {escaped_value(value)}, expected a number; correct the record")
-    return float(value)
-
-
-def declared_image_size(record: Any, where: str, height: str = "height", width: str = "width") -> tuple[int, int]:
-    """Returns the (height, width) declared by a record. height, width: the names of its fields."""
-    size = integer_field(record, height, where), integer_field(record, width, where)
-    most = limits.current().pixels
-    if min(size) < 1 or size[0] * size[1] > most:
-        shape = escaped_value(size[1]) + "x" + escaped_value(size[0])
-        raise Problem(
-            "bad record",
-            f"{where}: the declared image size is {shape} pixels, and the limit is {most}; correct its height and width, or "
-            "raise limits.pixels",
-        )
-    return size
 
 
 ImageReads = list[tuple[pathlib.Path, np.ndarray]]

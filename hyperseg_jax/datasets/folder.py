@@ -4,6 +4,7 @@
 
 mask: a black and white image whose white pixels are the target (untrusted/mask_images), a list of images (their union), or
 null if the text refers to nothing. answer: optional explanation. group: optional tag for scores by group. split: optional.
+An optional field may be null.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pathlib
 
 import numpy as np
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields, files
 from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.labels import read_mask_image
 from hyperseg_jax.datasets.per_image import PerImage
@@ -63,7 +64,7 @@ class Folder(PerImage):
             return None
 
     def _parse_split(self, line: int) -> str:
-        split = str("" if (value := self._file[line].get("split")) is None else value)
+        split = fields.optional_name_field(self._file[line], "split", self._file.where(line))
         if not is_name(split):
             raise UserError(f"{self._file.where(line)}: split {escaped_value(split)} is no short printable text; change it")
         return split
@@ -74,24 +75,22 @@ class Folder(PerImage):
 
     def _image_name(self, n: int) -> str:
         line = self._records[n]
-        return files.text_field(self._file[line], "image", self._file.where(line))
+        return fields.text_field(self._file[line], "image", self._file.where(line))
 
     def _image_path_and_size(self, n: int) -> tuple[pathlib.Path, None]:
-        return files.join_inside(self._root, self._image_name(n), self._file.where(self._records[n])), None
+        line = self._records[n]
+        return files.path_field(self._root, self._file[line], "image", self._file.where(line)), None
 
     def _build_prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         line = self._records[n]
         row, where = self._file[line], self._file.where(line)
         self._parse_split(line)
-        text = files.field(row, "text", where)
-        if not isinstance(text, str) or not text.strip():
-            report_problem("bad record", f"{where}: field 'text' is empty; describe what the mask shows")
-            text = "?"
-        mask = files.field(row, "mask", where)
-        names = [mask] if isinstance(mask, str) else [] if mask is None else files.text_list_field(row, "mask", where)
+        text = fields.sentence_field(row, "text", where)
+        mask = fields.field(row, "mask", where)
+        names = [mask] if isinstance(mask, str) else [] if mask is None else fields.text_list_field(row, "mask", where)
         target = np.zeros(size, bool)
         for name in names:
-            path = files.join_inside(self._root, name, where)
+            path = files.join_inside(self._root, name, f"{where} mask")
             budget.charge_masks(1, size, where)
             pixels = read_mask_image(path, size)
             if pixels is None:
@@ -102,8 +101,8 @@ class Folder(PerImage):
         return Prompt(
             task=self._task,
             text=text.strip(),
-            answer=files.text_field(row, "answer", where, ""),
+            answer=fields.optional_text_field(row, "answer", where),
             masks=target[None, None] if names else np.zeros((0, 1, *size), bool),
-            group=files.text_field(row, "group", where, ""),
+            group=fields.optional_name_field(row, "group", where),
             key=str(line),
         )

@@ -6,7 +6,7 @@ import os
 import pathlib
 from typing import Any
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields, files
 from hyperseg_jax.datasets.questions import Questions
 from hyperseg_jax.structs import Prompt
 
@@ -36,11 +36,11 @@ class Gqa(Questions):
 
     def _build_prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         question, where = self._question_record(n), self._location(n)
-        kinds = files.dict_field(question, "types", where) if "types" in question else {}
+        kinds = fields.dict_field(question, "types", where) if fields.is_given(question, "types") else {}
         return Prompt(
             task="chat",
-            text=self._text_field(n, "question") + self._suffix,
-            answer=files.text_field(question, "answer", where, ""),  # missing in the test split
-            group=files.text_field(kinds, "structural", f"{where} types", ""),
+            text=self._sentence_field(n, "question") + self._suffix,
+            answer=fields.text_field(question, "answer", where, ""),  # missing in the test split
+            group=fields.optional_name_field(kinds, "structural", f"{where} types"),
             key=self._keys[n],
         )

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields
 from hyperseg_jax.datasets.check_errors import note_problem, report_problem
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted.printing import escaped_value
@@ -18,7 +18,7 @@ class IdIndex:
 
     name: the id field. where: the location of the list, for messages, or a function that returns the location of a record.
     strict: True raises UserError for a record without an id; False skips it, and the error is raised when the record is read.
-    The ids 1 and "1" count as equal, because examples are named by the text of their id.
+    The ids 1 and "1" are the same (`fields.id_field`), because examples are named by the text of their id.
     """
 
     def __init__(self, rows: Sequence[Any], name: str, where: str | Callable[[int], str], *, strict: bool = True) -> None:
@@ -27,14 +27,9 @@ class IdIndex:
         self._duplicates: dict[int | str, int] = {}
         for k, row in enumerate(rows):
             with contextlib.nullcontext() if strict else contextlib.suppress(UserError):
-                number = files.id_field(row, name, self._location(k))
+                number = fields.id_field(row, name, self._location(k))
                 if self._first.setdefault(number, k) != k:
                     self._duplicates.setdefault(number, k)
-        texts = {number for number in self._first if isinstance(number, str)}
-        for number in list(self._first) if texts else ():
-            if not isinstance(number, str) and (text := str(number)) in texts:
-                self._duplicates.setdefault(text, self._first[number])
-                self._duplicates.setdefault(number, self._first[text])
 
     def _location(self, k: int) -> str:
         return self._where(k) if callable(self._where) else f"{self._where}#{k}"
@@ -62,7 +57,7 @@ class IdIndex:
     def check(self, row: Any, where: str) -> None:
         """Reports a problem if another record has the same id as this one, or if its id is invalid; none if it has no id.
         where: the location of the record, for messages."""
-        if isinstance(row, dict) and self._name in row and (number := files.id_field(row, self._name, where)) in self:
+        if isinstance(row, dict) and self._name in row and (number := fields.id_field(row, self._name, where)) in self:
             self[number]
 
     def report_duplicates(self) -> None:
@@ -75,7 +70,7 @@ def check_image(annotation: Any, image_id: int | str, where: str) -> None:
     """Reports a problem if an annotation has the image_id of another image; none if it has none. image_id: that of the image
     that it is used for. where: the location of the annotation, for messages."""
     if isinstance(annotation, dict) and "image_id" in annotation:
-        other = files.id_field(annotation, "image_id", where)
+        other = fields.id_field(annotation, "image_id", where)
         if str(other) != str(image_id):
             why = f"is about the image {escaped_value(other)}, but used for the image {escaped_value(image_id)}"
             report_problem("bad record", f"{where}: {why}; correct its image_id, or use files of one release")
@@ -88,9 +83,12 @@ def note_duplicates(texts: Sequence[str], where: str, what: str) -> None:
         note_problem("bad record", f"{where}: two {what} are {escaped_value(twice[0])}; change one of them")
 
 
-def index_categories(rows: Sequence[Any], where: str) -> dict[int, int]:
-    """Maps each category id to its index. Reports a problem for duplicate ids, and notes duplicate names."""
-    numbers = [files.integer_field(row, "id", f"{where}#{k}") for k, row in enumerate(rows)]
+def read_categories(content: Any, path: object) -> dict[int, str]:
+    """Returns the names of the categories of a file by their ids, in its order. Reports a problem for duplicate ids, and notes
+    duplicate names."""
+    rows, where = fields.list_field(content, "categories", str(path)), f"{path} categories"
+    numbers = [fields.integer_field(row, "id", f"{where}#{k}") for k, row in enumerate(rows)]
+    names = [fields.name_field(row, "name", f"{where}#{k}") for k, row in enumerate(rows)]
     IdIndex(rows, "id", where).report_duplicates()
-    note_duplicates([str(row.get("name")) for row in rows], where, "names")
-    return {number: k for k, number in enumerate(numbers)}
+    note_duplicates(names, where, "names")
+    return dict(zip(numbers, names, strict=True))

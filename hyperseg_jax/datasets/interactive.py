@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets import fields, files, masks
 from hyperseg_jax.datasets.check_errors import has_reported_problem
 from hyperseg_jax.datasets.id_index import check_image
 from hyperseg_jax.datasets.record_errors import guard_record
@@ -59,8 +59,8 @@ class CocoInteractive:
     @guard_record
     def __getitem__(self, index: int) -> Example:
         where, info, anns = self._read_record(index)
-        size = files.declared_image_size(info, where)
-        pixels = files.read_image(files.join_inside(self._images, files.field(info, "file_name", where), where), size)
+        size = fields.declared_image_size(info, where)
+        pixels = files.read_image(files.path_field(self._images, info, "file_name", where), size)
         prompts = tuple(
             self._build_prompt(anns, np.random.default_rng([self._seed, index, k]), size, where) for k in range(self._prompts)
         )
@@ -69,10 +69,10 @@ class CocoInteractive:
     def _read_record(self, index: int) -> tuple[str, dict, list[dict]]:
         """Returns the location of a record for messages, its image info, and its regions."""
         where, record = f"{self._file.path}#{index}", self._file.content[index]
-        info, anns = files.dict_field(record, "image_info", where), files.list_field(record, "anns", where)
+        info, anns = fields.dict_field(record, "image_info", where), fields.list_field(record, "anns", where)
         if "id" in info:
             for k, ann in enumerate(anns):
-                check_image(ann, files.id_field(info, "id", where), f"{where} anns#{k}")
+                check_image(ann, fields.id_field(info, "id", where), f"{where} anns#{k}")
         return where, info, anns
 
     def _build_prompt(self, anns: list[dict], rng: np.random.Generator, size: tuple[int, int], where: str) -> Prompt:
@@ -95,14 +95,14 @@ class CocoInteractive:
         )
 
     def _decode_target(self, ann: dict, size: tuple[int, int], where: str) -> np.ndarray:
-        return masks.decode_object(files.field(ann, "segmentation", where), *size, f"{where} segmentation")
+        return masks.decode_object(fields.field(ann, "segmentation", where), *size, f"{where} segmentation")
 
     def _draw_random_mark(self, ann: dict, rng: np.random.Generator, size: tuple[int, int], where: str) -> Region | None:
         """Returns one of the nonempty marks as a mask region; None if all are empty."""
         for k in rng.permutation(len(self._kinds)):
             kind = self._kinds[k]
             name = f"{kind}_visual_prompt_mask"
-            mask = masks.decode_segmentation(files.field(ann, name, where), *size, f"{where} {name}")
+            mask = masks.decode_segmentation(fields.field(ann, name, where), *size, f"{where} {name}")
             if mask.any():
                 return Region.from_mask(mask, kind, self._radii.get(kind, 0))
         return None

@@ -1,22 +1,31 @@
 """LabelMe: a folder with images and X.json {imagePath, imageHeight, imageWidth, shapes: [{label, points, shape_type,
-group_id}]}. Shapes with the same label and group_id are one object; shape_type is polygon, rectangle, circle or mask."""
+group_id}]}. Shapes with the same label and group_id are one object; shape_type is polygon, rectangle, circle or mask.
+
+As in LabelMe's own converters, shapes with the label __ignore__ are no objects, and _background_ is no class: the pixels of the
+first are in Prompt.ignore, and those of the second have no class.
+"""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import pathlib
 
 import numpy as np
 
-from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets import fields, files, masks
 from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.class_prompts import ClassListReader, ClassLists
 from hyperseg_jax.datasets.labels import note_grey_mask
 from hyperseg_jax.datasets.record_errors import guard_record
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import budget, images
 from hyperseg_jax.untrusted.bad_file import BadFile
+
+IGNORED, BACKGROUND = "__ignore__", "_background_"
+"""Labels that are no classes, unless the class list names them."""
 
 
 class LabelMe(ClassListReader):
@@ -39,19 +48,21 @@ class LabelMe(ClassListReader):
         self._paths = files.list_files(self._root, "*.json")
         if not self._paths:
             raise Problem("missing file", f"{self._root}: no json files; give the folder with the LabelMe annotations")
-        names = tuple(classes) or tuple(sorted({label for path in self._paths for label in self._read_labels_of_file(path)}))
+        labels = {label for path in self._paths for label in self._read_labels_of_file(path)}
+        names = tuple(classes) or tuple(sorted(labels - {IGNORED, BACKGROUND}))
         self._class_index = {name: k for k, name in enumerate(names)}
         self._class_lists = ClassLists(
             names, tuple(name not in stuff for name in names), max_classes, prompts_per_example, seed, tuple(chosen)
         )
 
     def _read_labels_of_file(self, path: pathlib.Path) -> list[str]:
-        """Returns the labels of one file; an empty list if it is damaged, which is reported when its record is read."""
-        try:
-            shapes = files.list_field(files.read_json(path), "shapes", str(path))
-            return [files.text_field(shape, "label", str(path)) for shape in shapes]
-        except Problem:
-            return []
+        """Returns the labels of one file, without damaged ones, which are reported when its record is read."""
+        labels = []
+        with contextlib.suppress(Problem):
+            for shape in fields.list_field(files.read_json(path), "shapes", str(path)):
+                with contextlib.suppress(UserError):
+                    labels.append(fields.name_field(shape, "label", str(path)))
+        return labels
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -60,35 +71,46 @@ class LabelMe(ClassListReader):
     def __getitem__(self, index: int) -> Example:
         path = self._paths[index]
         record = files.read_json(path)
-        size = files.declared_image_size(record, str(path), "imageHeight", "imageWidth")
-        name = files.text_field(record, "imagePath", str(path)).replace("\\", "/")
-        pixels = files.read_image(files.join_inside(self._root, name, str(path)), size)
+        size = fields.declared_image_size(record, str(path), "imageHeight", "imageWidth")
+        name = fields.text_field(record, "imagePath", str(path)).replace("\\", "/")
+        pixels = files.read_image(files.join_inside(self._root, name, f"{path} imagePath"), size)
         objects: dict[tuple, np.ndarray] = {}
-        for k, shape in enumerate(files.list_field(record, "shapes", str(path))):
+        ignored = np.zeros(size, bool)
+        for k, shape in enumerate(fields.list_field(record, "shapes", str(path))):
             where = f"{path} shapes#{k}"
-            label = files.text_field(shape, "label", where)
             budget.charge_masks(1, size, where)
-            if label not in self._class_index:
+            try:
+                label = fields.name_field(shape, "label", where)
+            except Problem as problem:
+                report_problem(problem.kind, str(problem))
+                continue
+            if label not in (*self._class_index, IGNORED, BACKGROUND):
                 report_problem("bad record", f"{where}: label {label!r} is not among the classes; add it or correct the shape")
                 continue
             mask = _fill_shape(shape, size, where)
             if mask is None:
-                report_problem("bad mask", f"{where}: not a valid polygon, rectangle, circle or mask; draw it again")
+                report_problem(
+                    "bad mask",
+                    f"{where}: not a valid polygon, rectangle, circle or mask in its 'points' and 'shape_type'; draw it again",
+                )
                 continue
             masks.note_empty(mask, where)
-            ungrouped = shape.get("group_id") is None
-            key = (label, "shape", k) if ungrouped else (label, "group", files.id_field(shape, "group_id", where))
+            if label not in self._class_index:
+                ignored |= mask & (label == IGNORED)
+                continue
+            grouped = fields.is_given(shape, "group_id")
+            key = (label, "group", fields.id_field(shape, "group_id", where)) if grouped else (label, "shape", k)
             objects[key] = objects.get(key, False) | mask
         stacked = np.array(list(objects.values()), bool).reshape(-1, *size)
         labels = [self._class_index[key[0]] for key in objects]
-        prompts = self._class_lists.build_prompts(index, stacked, labels, np.zeros(size, bool), key=path.stem)
+        prompts = self._class_lists.build_prompts(index, stacked, labels, ignored, key=path.stem)
         return Example(f"{self._root.name}/{path.name}", pixels[None], prompts)
 
 
 def _fill_shape(shape: dict, size: tuple[int, int], where: str) -> np.ndarray | None:
     """Returns the mask of a polygon, rectangle, circle or mask shape; None if the shape is invalid."""
-    points = masks.parse_points(files.field(shape, "points", where))
-    kind = shape.get("shape_type", "polygon")
+    points = masks.parse_points(fields.field(shape, "points", where))
+    kind = shape["shape_type"] if fields.is_given(shape, "shape_type") else "polygon"
     if points is None:
         return None
     if kind == "polygon" and len(points) > 2:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields, files
 from hyperseg_jax.datasets.check_errors import Problem
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.untrusted.printing import escaped_value
 
 IMAGE_MARK = "<image>"
+SPEAKERS = ("human", "gpt")
+"""Who says the question and the answer of a turn."""
 
 
 class Llava:
@@ -39,7 +42,7 @@ class Llava:
         self.text_only = 0
         self._items: list[tuple[int, list[list[int]]]] = []
         for number, record in enumerate(self._file.content):
-            if isinstance(record, dict) and "image" not in record:
+            if isinstance(record, dict) and not fields.is_given(record, "image"):
                 self.text_only += 1
                 continue
             lines = record.get("conversations") if isinstance(record, dict) else None
@@ -59,21 +62,25 @@ class Llava:
         number, turns_of_prompts = self._items[index]
         where = self._location(number)
         record = self._file.content[number]
-        lines = files.list_field(record, "conversations", where)
+        lines = fields.list_field(record, "conversations", where)
         if not lines or len(lines) % 2:
             why = f"field 'conversations' has {len(lines)} lines, expected a question and an answer for each turn"
             raise Problem("bad record", f"{where}: {why}; correct the record")
-        pixels = files.read_image(files.join_inside(self._images, files.field(record, "image", where), where))
+        pixels = files.read_image(files.path_field(self._images, record, "image", where))
         prompts = []
         for turns in turns_of_prompts:
-            *history, (question, answer) = (self._read_turn(lines[2 * turn : 2 * turn + 2], where) for turn in turns)
+            *history, (question, answer) = (self._read_turn(lines, turn, where) for turn in turns)
             prompts.append(Prompt(task="chat", text=question, answer=answer, history=tuple(history)))
         return Example(f"{self._file.path.name}#{number}.{turns_of_prompts[0][0]}", pixels[None], tuple(prompts))
 
-    def _read_turn(self, pair: list[dict], where: str) -> tuple[str, str]:
-        """Returns the question and the answer of a turn."""
-        speakers = [files.field(line, "from", where) for line in pair]
-        if speakers != ["human", "gpt"]:
-            raise UserError(f"{where}: field 'from' is {speakers}, expected ['human', 'gpt']; correct the record")
-        question, answer = (files.text_field(line, "value", where) for line in pair)
+    def _read_turn(self, lines: list, turn: int, where: str) -> tuple[str, str]:
+        """Returns the question and the answer of a turn of a conversation."""
+        texts = []
+        for k, speaker in enumerate(SPEAKERS, 2 * turn):
+            place = f"{where} conversations#{k}"
+            if (found := fields.field(lines[k], "from", place)) != speaker:
+                why = f"field 'from' is {escaped_value(found)}, expected {speaker!r}"
+                raise Problem("bad record", f"{place}: {why}; correct the record")
+            texts.append(fields.text_field(lines[k], "value", place))
+        question, answer = texts
         return question.replace(IMAGE_MARK, "").strip(), answer.strip()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets import fields, files, masks
 from hyperseg_jax.datasets.check_errors import Problem
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import budget
@@ -25,8 +25,8 @@ class LvisMasks:
         self._files = [self._open(path) for path in paths]
         self._of_image: dict[int | str, list[tuple[int, int]]] = {}
         for number, file in enumerate(self._files):
-            for k, annotation in enumerate(files.list_field(file.content, "annotations", str(file.path))):
-                image_id = files.id_field(annotation, "image_id", f"{file.path} annotations#{k}")
+            for k, annotation in enumerate(fields.list_field(file.content, "annotations", str(file.path))):
+                image_id = fields.id_field(annotation, "image_id", f"{file.path} annotations#{k}")
                 self._of_image.setdefault(image_id, []).append((number, k))
 
     @staticmethod
@@ -44,17 +44,17 @@ class LvisMasks:
         if not found or not len(coco):
             return coco
         size = coco.shape[1], coco.shape[2]
-        objects = [(files.field(annotation, "segmentation", where), where) for annotation, where in map(self._read, found)]
+        objects = [(fields.field(annotation, "segmentation", where), where) for annotation, where in map(self._read, found)]
         boxes = np.zeros((len(objects), 4))
         for box, (segmentation, where) in zip(boxes, objects, strict=True):
             budget.charge_masks(1, (1, 1), where)  # its pixels are not filled here
-            box[:] = masks.segmentation_box(segmentation, *size, where)
+            box[:] = masks.segmentation_box(segmentation, *size, f"{where} segmentation")
         result = coco.copy()
         for n, mask in enumerate(coco):
             same = np.flatnonzero(box_overlaps(np.array(masks.mask_box(mask)), boxes) > OVERLAP)
             if len(same):
                 segmentation, where = objects[int(same[0])]
-                result[n] = masks.decode_segmentation(segmentation, *size, where, polygons="coco")
+                result[n] = masks.decode_segmentation(segmentation, *size, f"{where} segmentation", polygons="coco")
         return result
 
     def _read(self, place: tuple[int, int]) -> tuple[dict, str]:

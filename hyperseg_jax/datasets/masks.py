@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from hyperseg_jax.datasets import fields
 from hyperseg_jax.datasets.check_errors import Problem, note_problem, report_problem
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.ops.fill_poly import fill_poly
-from hyperseg_jax.untrusted import budget, json_text
+from hyperseg_jax.untrusted import budget
 from hyperseg_jax.untrusted.printing import escaped, escaped_value
 
 POLYGON_RULES = ("fill_poly", "coco")
@@ -64,17 +65,18 @@ def _decode_or_report(segmentation: dict | list, height: int, width: int, where:
 def _decode_runs(segmentation: dict, height: int, width: int, where: str) -> np.ndarray:
     """Decodes run lengths. Raises a Problem if they are invalid, or of another size."""
     try:
-        size, counts = tuple(segmentation["size"]), segmentation["counts"]
-        if not json_text.is_list_of_numbers([*size, *(counts if isinstance(counts, list) else ())]):
+        sides, counts = fields.parse_numbers(segmentation["size"]), segmentation["counts"]
+        counts = fields.parse_numbers(counts) if isinstance(counts, list) else counts
+        if sides is None or None in map(fields.parse_number, sides) or counts is None:
             raise ValueError("a size or run length is not a number")
-        if size == (height, width):
+        if sides == [height, width]:
             return run_lengths.decode(counts, height, width)
     except ValueError as error:
         why = escaped(str(error))
     except (KeyError, TypeError, OverflowError):
         why = f"found {escaped_value(segmentation)}"
     else:
-        actual = "x".join(str(side) for side in size[::-1])
+        actual = "x".join(str(side) for side in sides[::-1])
         why = f"the mask is {actual} pixels, its image {width}x{height}"
         raise Problem("wrong size", f"{where}: {why}; annotation and image must have the same size")
     raise Problem("bad mask", f"{where}: neither polygons nor a run-length encoding ({why}); write the annotation again")
@@ -84,7 +86,7 @@ def _parse_polygons(segmentation: list, where: str) -> list[np.ndarray]:
     """Returns the polygons of a json file, float64 [V, 2] each. Raises a Problem if there are none, or one is not a list of at
     least three x, y pairs."""
     try:
-        flat = [np.asarray(polygon if json_text.is_list_of_numbers(polygon) else (), np.float64) for polygon in segmentation]
+        flat = [np.asarray(fields.parse_numbers(polygon) or (), np.float64) for polygon in segmentation]
     except (TypeError, ValueError, OverflowError):
         flat = [np.empty(0)]
     if not flat or any(
@@ -116,10 +118,11 @@ def mask_box(mask: np.ndarray) -> tuple[float, float, float, float]:
 
 def parse_points(points: object) -> np.ndarray | None:
     """Parses a list of at least two [x, y] to float64 [V, 2]; None if it is invalid."""
-    if not isinstance(points, list) or not all(map(json_text.is_list_of_numbers, points)):
+    pairs = list(map(fields.parse_numbers, points)) if isinstance(points, list) else [None]
+    if None in pairs:
         return None
     try:
-        array = np.asarray(points, np.float64)
+        array = np.asarray(pairs, np.float64)
     except (TypeError, ValueError, OverflowError):
         return None
     valid = array.ndim == 2 and array.shape[1] == 2 and len(array) > 1 and (np.abs(array) < MAX_COORDINATE).all()

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields, files
 from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.choices import LETTERS, format_question
 from hyperseg_jax.datasets.id_index import note_duplicates
@@ -110,10 +110,10 @@ class MmBench:
         answer = row.get("answer", "").strip()
         if answer and answer not in tuple(LETTERS[: len(choices)]):
             raise UserError(f"{where}: answer {escaped_value(answer)} is not one of its choices; correct it")
-        hint = row.get("hint", "")
+        hint, question = row.get("hint", ""), fields.sentence_field(row, "question", where)
         prompt = Prompt(
             task="chat",
-            text=format_question(row["question"], choices, hint if self._hints and hint != "nan" else ""),
+            text=format_question(question, choices, hint if self._hints and hint != "nan" else ""),
             answer=answer,
             group=row.get("category", ""),
             key=row["index"],

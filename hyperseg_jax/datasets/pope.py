@@ -6,7 +6,7 @@ import os
 import pathlib
 from typing import Any
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields, files
 from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.id_index import IdIndex
 from hyperseg_jax.datasets.questions import Questions
@@ -45,11 +45,11 @@ class Pope(Questions):
         if label not in LABELS:
             report_problem("bad record", f"{self._location(n)}: field 'label' is {label!r}, expected yes or no; correct it")
         self._ids.check(self._question_record(n), self._location(n))
-        text = self._text_field(n, "text") + self._suffix
+        text = self._sentence_field(n, "text") + self._suffix
         return Prompt(
             task="chat",
             text=text,
             answer=label,
             group=self._kind,
-            key=str(files.id_field(self._question_record(n), "question_id", self._location(n))),
+            key=str(fields.id_field(self._question_record(n), "question_id", self._location(n))),
         )

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from hyperseg_jax.atomic import atomic_file, write_text
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields, files
 from hyperseg_jax.datasets.id_index import IdIndex, note_duplicates
 from hyperseg_jax.datasets.label_images import ImageLabels
 from hyperseg_jax.datasets.labels import MODES
@@ -35,8 +35,9 @@ class PseudoLabels(ImageLabels):
         options: see label_images.ImageLabels."""
         labels, root = files.existing_folder(folder), files.existing_folder(image_root)
         content, where = read_index(labels), str(labels / INDEX)
-        classes = files.text_list_field(content, "classes", where)
-        names = files.text_list_field(content, "images", where)
+        rows = fields.list_field(content, "classes", where)
+        classes = [fields.name_field({f"classes[{k}]": name}, f"classes[{k}]", where) for k, name in enumerate(rows)]
+        names = fields.text_list_field(content, "images", where)
         IdIndex([{"image": name} for name in names], "image", f"{where} images").report_duplicates()
         note_duplicates(classes, f"{where} classes", "names")
         pairs = [((root, name), (labels, label_file(name))) for name in names]

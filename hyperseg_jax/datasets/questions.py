@@ -6,7 +6,7 @@ import abc
 import os
 from typing import Any
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields, files
 from hyperseg_jax.datasets.per_image import PerImage
 
 
@@ -42,5 +42,8 @@ class Questions(PerImage):
     def _location(self, n: int) -> str:
         """Returns the location of question n for messages."""
 
+    def _sentence_field(self, n: int, name: str) -> str:
+        return fields.sentence_field(self._question_record(n), name, self._location(n))
+
     def _text_field(self, n: int, name: str) -> str:
-        return files.text_field(self._question_record(n), name, self._location(n))
+        return fields.text_field(self._question_record(n), name, self._location(n))

@@ -13,7 +13,7 @@ import pathlib
 
 import numpy as np
 
-from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets import fields, files, masks
 from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
@@ -63,7 +63,7 @@ class ReasonSeg:
     def __getitem__(self, index: int) -> Example:
         path, sentence = self._items[index]
         record = files.read_json(path, ENCODING)
-        texts = files.text_list_field(record, "text", str(path))
+        texts = fields.text_list_field(record, "text", str(path))
         if not texts:
             raise UserError(f"{path}: field 'text' is empty; add a question or remove the image")
         image_path = files.join_inside(self._folder, path.with_suffix(".jpg").name, str(path))
@@ -81,7 +81,7 @@ class ReasonSeg:
             answer=answer,
             masks=target[None, None][: int(has_target)],
             ignore=ignored[None] if ignored.any() else None,
-            group=files.text_field(record, "group", str(path), ""),
+            group=fields.optional_name_field(record, "group", str(path)),
         )
         return Example(f"{self._folder.name}/{path.name}#{sentence}", pixels[None], (prompt,))
 
@@ -89,19 +89,20 @@ class ReasonSeg:
         """Returns the target and the ignored pixels of a record, each bool [H, W], and whether it has a target, which is empty
         if its shapes are outside of the image. Where shapes overlap, the smallest one counts."""
         painted = []
-        for k, shape in enumerate(files.list_field(record, "shapes", where)):
+        for k, shape in enumerate(fields.list_field(record, "shapes", where)):
             budget.charge_masks(1, size, where)
-            label = files.text_field(shape, "label", f"{where} shapes").lower()
+            place = f"{where} shapes#{k}"
+            label = fields.text_field(shape, "label", place).lower()
             if label == "flag":
                 continue
-            points = masks.parse_points(files.field(shape, "points", f"{where} shapes"))
+            points = masks.parse_points(fields.field(shape, "points", place))
             if points is None:
                 report_problem(
-                    "bad mask", f"{where}: field 'points' must list at least two [x, y]; correct or remove the shape"
+                    "bad mask", f"{place}: field 'points' must list at least two [x, y]; correct or remove the shape"
                 )
                 continue
-            mask = masks.fill_polygons([points], *size, where)
-            masks.note_empty(mask, f"{where} shapes#{k}")
+            mask = masks.fill_polygons([points], *size, place)
+            masks.note_empty(mask, place)
             painted.append((mask, "ignore" in label))
         target, ignored = np.zeros(size, bool), np.zeros(size, bool)
         for mask, to_ignore in sorted(painted, key=lambda pair: int(pair[0].sum()))[::-1]:
@@ -114,7 +115,7 @@ class ReasonSeg:
 def _count_texts(path: pathlib.Path) -> int:
     """Returns the number of questions of a file; 1 if it has none or is damaged, which is reported when it is read."""
     with contextlib.suppress(Problem):
-        return max(1, len(files.text_list_field(files.read_json(path, ENCODING), "text", str(path))))
+        return max(1, len(fields.text_list_field(files.read_json(path, ENCODING), "text", str(path))))
     return 1
 
 
@@ -124,12 +125,12 @@ def _read_explanations(explanations: files.Json) -> dict[str, str | UserError]:
     answers: dict[str, str | UserError] = {}
     for k, record in enumerate(explanations.content):
         where = f"{explanations.path}#{k}"
-        image = files.text_field(record, "image", where)
+        image = fields.text_field(record, "image", where)
         try:
             if image in answers:
                 why = f"{escaped_value(image)} has two explanations"
                 raise Problem("bad record", f"{where}: {why}; remove one of them")
-            answers[image] = files.text_field(record, "outputs", where).strip()
+            answers[image] = fields.text_field(record, "outputs", where).strip()
         except UserError as error:
             answers[image] = error.with_traceback(None)
     return answers

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import numpy as np
 
+from hyperseg_jax.datasets import fields
 from hyperseg_jax.datasets.check_errors import Problem, has_reported_problem
 from hyperseg_jax.errors import EXIT_EXCEPTIONS, UserError
 from hyperseg_jax.structs import Example, Prompt, Region
-from hyperseg_jax.untrusted import budget, limits
+from hyperseg_jax.untrusted import budget
 from hyperseg_jax.untrusted.printing import escaped, escaped_value, one_line
 
 MESSAGE_BYTES = 400
@@ -95,7 +97,7 @@ def _check_prompts(example: Example) -> None:
                 why = f"field 'group' of a prompt has {len(value)} letters, and at most {LONGEST_GROUP} are allowed"
                 raise Problem("bad record", f"{example.name}: {why}; give a shorter name")
             if name in READ_BY_MODELS:
-                _check_text(value, f"{example.name}: field {name!r} of a prompt")
+                fields.check_text(value, f"{example.name}: field {name!r} of a prompt")
         if not all(len(texts) == 2 and all(text.strip() for text in texts) for texts in prompt.history):
             why = "field 'history' of a prompt lacks a question or an answer"
             raise Problem("bad record", f"{example.name}: {why}; give both of each round")
@@ -108,7 +110,9 @@ def _check_prompts(example: Example) -> None:
             why = f"field 'needs_reasoning' of a prompt is {escaped_value(prompt.needs_reasoning)}, expected true or false"
             raise Problem("bad record", f"{example.name}: {why}; correct the record")
         if prompt.task in EXPRESSIONS and not prompt.text.strip(" .") and not has_reported_problem():
-            raise Problem("bad record", f"{example.name}: its text is empty; describe the object, or remove the record")
+            raise Problem(
+                "bad record", f"{example.name}: field 'text' of a prompt is empty; describe the object, or remove the record"
+            )
         if not isinstance(prompt.regions, tuple) or not all(isinstance(region, Region) for region in prompt.regions):
             why = f"field 'regions' of a prompt is a {type(prompt.regions).__name__}, expected a tuple of Region"
             raise Problem("bad record", f"{example.name}: {why}; correct the reader")
@@ -132,20 +136,7 @@ def _check_captions(prompt: Prompt, name: str) -> None:
         why = f"a prompt has {len(captions)} captions for {len(prompt.regions)} regions"
         raise Problem("bad record", f"{name}: {why}; give texts for each region")
     for number, text in ((k, text) for k, texts in enumerate(captions) for text in texts):
-        _check_text(text, f"{name}: a caption of region {number}")
-
-
-def _check_text(text: str, where: str) -> None:
-    """Raises UserError for a text that cannot be tokenized: longer than limits.letters, or with a lone surrogate. where: the
-    field, for messages."""
-    limits.check_limit("letters", len(text), where, "letters")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise Problem(
-                "bad record", f"{where} has the lone surrogate {escaped_value(text[error.start])}; correct it"
-            ) from error
+        fields.check_text(text, f"{name}: a caption of region {number}")
 
 
 def guard_record(read: Callable[..., Example]) -> Callable[..., Example]:
@@ -157,16 +148,32 @@ def guard_record(read: Callable[..., Example]) -> Callable[..., Example]:
         with budget.record_budget():
             try:
                 example = read(reader, index, *rest, **options)
-                _check_prompts(example)
+                with _naming_file(reader):
+                    _check_prompts(example)
                 return example
             except UserError as error:
                 _raise_printable(error)
             except BaseException as error:
                 if isinstance(error, IndexError) and not -len(reader) <= index < len(reader):
                     raise  # ends iteration over the reader
-                raise Problem("bad record", f"{type(reader).__name__}[{index}]: {error_message(error)}") from error
+                with _naming_file(reader):
+                    raise Problem("bad record", f"{type(reader).__name__}[{index}]: {error_message(error)}") from error
 
     return bounded
+
+
+@contextlib.contextmanager
+def _naming_file(reader: Any) -> Iterator[None]:
+    """Adds the path of the annotations of a reader, or of its folder, to the front of UserErrors raised in the body."""
+    try:
+        yield
+    except UserError as error:
+        values = list(vars(reader).values())
+        paths = [getattr(value, "path", None) for value in values] + values  # files, then folders
+        path = next((path for path in paths if isinstance(path, pathlib.Path)), None)
+        if path is None:
+            raise
+        raise Problem(getattr(error, "kind", "bad record"), f"{path}: {error}") from error
 
 
 @contextlib.contextmanager

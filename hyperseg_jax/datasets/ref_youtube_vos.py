@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields, files
 from hyperseg_jax.datasets.check_errors import Problem
 from hyperseg_jax.datasets.frame_sampling import Sampling
 from hyperseg_jax.datasets.referring_video import Expression, ReferringVideos
-from hyperseg_jax.datasets.video_folders import VideoFolders, object_number
+from hyperseg_jax.datasets.video_folders import VOID, VideoFolders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted.printing import escaped_value
 
@@ -46,13 +46,13 @@ class RefYouTubeVos(ReferringVideos):
         expressions: dict[str, list[Expression]] = {}
         names: dict[str, list[str]] = {}
         errors: dict[str, list[UserError]] = {}
-        for video, record in files.dict_field(meta.content, "videos", str(meta.path)).items():
+        for video, record in fields.dict_field(meta.content, "videos", str(meta.path)).items():
             where = f"{meta.path} {video}"
             expressions[video], errors[video] = [], []
             try:
                 names[video], rows = (
-                    files.frames_field(record, "frames", where),
-                    files.dict_field(record, "expressions", where),
+                    fields.frames_field(record, "frames", where),
+                    fields.dict_field(record, "expressions", where),
                 )
             except UserError as error:
                 errors[video].append(error.with_traceback(None))
@@ -77,11 +77,13 @@ class RefYouTubeVos(ReferringVideos):
 
 def _parse_expression(key: str, record: Any, has_masks: bool, where: str) -> Expression:
     """Builds the Expression of a record. Raises UserError if obj_id is not a number."""
-    text = files.text_field(record, "exp", where)
+    text = fields.text_field(record, "exp", where)
+    if not text.strip():
+        raise Problem("bad record", f"{where}: field 'exp' is empty; describe the object, or remove the expression")
     if not has_masks:
         return Expression(key, (text,), None)
-    value = files.field(record, "obj_id", where)
-    number = object_number(str(value))
-    if number is None:
+    value = fields.field(record, "obj_id", where)
+    number = fields.parse_number(value)
+    if number is None or number not in range(1, VOID):
         raise Problem("bad record", f"{where}: obj_id {escaped_value(value)} is not an object number from 1 to 254; correct it")
-    return Expression(key, (text,), number)
+    return Expression(key, (text,), int(number))

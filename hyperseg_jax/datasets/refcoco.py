@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets import fields, files, masks
+from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.id_index import check_image
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
@@ -92,8 +93,8 @@ class RefCoco:
             name: str | tuple[files.Json, int] = file, number
             count, where = 0, f"{file.path}#{number}"
             with contextlib.suppress(UserError):  # raised again when the record is read
-                count = len(files.list_field(record, "instruction", where))
-                name = files.text_field(record, "image_info.file_name", where)
+                count = len(fields.list_field(record, "instruction", where))
+                name = fields.text_field(record, "image_info.file_name", where)
             chosen = range(0) if self._sentences == "joined" else range(count)
             for sentence in chosen or (ALL,):
                 by_image.setdefault(name, []).append(len(items))
@@ -113,29 +114,39 @@ class RefCoco:
     def __getitem__(self, index: int) -> Example:
         group = self._groups[index]
         first, where = group[0], group[0].where
-        info = files.field(first.content, "image_info", where)
-        size = files.declared_image_size(info, where)
-        pixels = files.read_image(files.join_inside(self._images, files.field(info, "file_name", where), where), size)
+        info = fields.field(first.content, "image_info", where)
+        size = fields.declared_image_size(info, where)
+        pixels = files.read_image(files.path_field(self._images, info, "file_name", where), size)
         prompts = tuple(self._build_prompt(sentence, size) for sentence in group)
         name = f"{first.file.path.name}#{first.record}" + (f".{first.sentence}" if first.sentence != ALL else "")
         return Example(name, pixels[None], prompts)
 
     def _build_prompt(self, item: _Sentence, size: tuple[int, int]) -> Prompt:
         record, where = item.content, item.where
-        entries = files.list_field(record, "instruction", where)
+        entries = fields.list_field(record, "instruction", where)
         selected = entries if item.sentence == ALL else entries[item.sentence : item.sentence + 1]
         raw = self._sentences == "raw"
-        sentences = [files.text_field(entry, "raw" if raw else "sent", where) for entry in selected]
-        anns = [] if files.flag_field(record, "no_target", where, False) else files.list_field(record, "anns", where)
-        target, info = np.zeros(size, bool), files.dict_field(record, "image_info", where)
-        for ann in anns:
+        first = max(item.sentence, 0)
+        sentences = [
+            fields.text_field(entry, "raw" if raw else "sent", f"{where} instruction#{first + k}")
+            for k, entry in enumerate(selected)
+        ]
+        if not "".join(sentences).strip(" ."):
+            report_problem(
+                "bad record", f"{where}: field 'instruction' has no words; describe the object, or remove the record"
+            )
+        has_target = not fields.optional_flag_field(record, "no_target", where)
+        anns = fields.list_field(record, "anns", where) if has_target else []
+        target, info = np.zeros(size, bool), fields.dict_field(record, "image_info", where)
+        for k, ann in enumerate(anns):
+            place = f"{where} anns#{k}"
             if "id" in info:
-                check_image(ann, files.id_field(info, "id", where), where)
-            segmentation = files.field(ann, "segmentation", where)
-            target |= masks.decode_object(segmentation, *size, f"{where} segmentation", polygons=self._polygons)
+                check_image(ann, fields.id_field(info, "id", f"{where} image_info"), place)
+            segmentation = fields.field(ann, "segmentation", place)
+            target |= masks.decode_object(segmentation, *size, f"{place} segmentation", polygons=self._polygons)
         return Prompt(
             task="referring",
             text="".join(sentences).strip().lower() if raw else join_sentences(sentences),
             masks=target[None, None] if anns else np.zeros((0, 1, *size), bool),
-            group=files.text_field(record, "group", where, ""),
+            group=fields.optional_name_field(record, "group", where),
         )

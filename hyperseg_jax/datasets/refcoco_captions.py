@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields, files
 from hyperseg_jax.datasets.category_boxes import decode_mask
 from hyperseg_jax.datasets.check_errors import Problem
 from hyperseg_jax.datasets.refer_files import ReferFiles
@@ -56,4 +56,4 @@ class RefCocoCaptions(RegionCaptions):
                 raise Problem("bad record", f"{ref['where']}: {why}; use the files of RefCOCO, RefCOCO+ or RefCOCOg")
             for annotation, where in found:
                 mask = (lambda a=annotation, w=where: decode_mask(a, size, w)) if "segmentation" in annotation else None
-                yield DescribedRegion(files.field(annotation, "bbox", where), tuple(ref["sentences"]), where, mask)
+                yield DescribedRegion(fields.field(annotation, "bbox", where), tuple(ref["sentences"]), f"{where} bbox", mask)

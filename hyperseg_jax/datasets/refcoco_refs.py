@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets import fields, files, masks
 from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.datasets.refer_files import NOTHING, ReferFiles
 from hyperseg_jax.errors import UserError
@@ -101,6 +101,6 @@ class RefCocoRefs(PerImage):
         """Returns the union of the objects of a ref."""
         target = np.zeros(size, bool)
         for annotation, where in self._files.annotations(ref):
-            segmentation = files.field(annotation, "segmentation", where)
+            segmentation = fields.field(annotation, "segmentation", where)
             target |= masks.decode_object(segmentation, *size, f"{where} segmentation", polygons=self._polygons)
         return target

@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields, files
 from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.coco_records import CocoRecords
 from hyperseg_jax.datasets.id_index import IdIndex, check_image
@@ -56,20 +56,20 @@ class ReferFiles:
         for k, ref in enumerate(refs):
             where = f"{self._path}#{k}"
             try:
-                splits.add(files.text_field(ref, "split", where))
+                splits.add(fields.text_field(ref, "split", where))
                 if ref["split"] != split:
                     continue
-                ann_ids = files.field(ref, "ann_id", where)
+                ann_ids = fields.field(ref, "ann_id", where)
                 ann_ids = ann_ids if isinstance(ann_ids, list) else [ann_ids]
                 limits.check_limit("masks", len(ann_ids), where, "masks")
-                list_bytes += SENTENCE * len(files.list_field(ref, "sentences", where)) + NUMBER * len(ann_ids)
-                fields = self._parse_ref(ref, ann_ids, where) if list_bytes <= file_size else {}
+                list_bytes += SENTENCE * len(fields.list_field(ref, "sentences", where)) + NUMBER * len(ann_ids)
+                parsed = self._parse_ref(ref, ann_ids, where) if list_bytes <= file_size else {}
             except UserError as error:
-                fields = {"sentences": [""], "error": error.with_traceback(None)}
+                parsed = {"sentences": [""], "error": error.with_traceback(None)}
             if list_bytes > file_size:  # refs of a pickle can share one list
                 why = f"its lists and those before it need at least {list_bytes} bytes, but the file has {file_size}"
                 raise UserError(f"{where}: {why}; download it again")
-            result.append({**fields, "where": where, "number": k})
+            result.append({**parsed, "where": where, "number": k})
         if result and not splits:
             raise result[0]["error"]
         if split not in splits:
@@ -78,27 +78,30 @@ class ReferFiles:
 
     def _parse_ref(self, ref: dict[str, Any], ann_ids: list[Any], where: str) -> dict[str, Any]:
         """Returns the needed fields of a ref. Raises UserError if it is damaged, or its image is not in the instances file."""
-        image_id = files.id_field(ref, "image_id", where)
+        image_id = fields.id_field(ref, "image_id", where)
         if not self.records.has_image(image_id):
             why = f"image_id {image_id} is not in {self.records.path}"
             raise Problem("bad record", f"{where}: {why}; use both files from the same release")
-        sentences = [files.field(row, self._text_field, f"{where} sentences") for row in ref["sentences"]]
+        rows = enumerate(ref["sentences"])
+        sentences = [fields.field(row, self._text_field, f"{where} sentences#{k}") for k, row in rows]
         if not sentences or not all(isinstance(text, str) and text.strip() for text in sentences):
             raise Problem("bad record", f"{where}: field 'sentences' is empty or has an empty sentence; remove the record")
         return {
             "image_id": image_id,
             "sentences": [text.strip() for text in sentences],
-            "ann_ids": files.id_list_field({"ann_id": ann_ids}, "ann_id", where),
-            **({"ref_id": files.id_field(ref, "ref_id", where)} if "ref_id" in ref else {}),
+            "ann_ids": fields.id_list_field({"ann_id": ann_ids}, "ann_id", where),
+            **({"ref_id": fields.id_field(ref, "ref_id", where)} if "ref_id" in ref else {}),
         }
 
     def _ref_location(self, number: int) -> str:
         return self.refs[number]["where"]
 
     def ref(self, number: int) -> dict[str, Any]:
-        """Returns a ref. Reports a problem if another ref has its id."""
+        """Returns a ref. Reports a problem if another ref has its id. Raises UserError for a text that cannot be tokenized."""
         ref = self.refs[number]
         self._ref_ids.check(ref, ref["where"])
+        for k, text in enumerate(ref["sentences"]):
+            fields.check_text(text, f"{ref['where']} sentences#{k}: field {self._text_field!r}")
         return ref
 
     def annotations(self, ref: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
@@ -120,10 +123,9 @@ class ReferFiles:
 
     def image_path_and_size(self, number: int, root: pathlib.Path) -> tuple[pathlib.Path, tuple[int, int]]:
         """Returns the path of the image of a ref below root, and its declared (height, width)."""
-        image = self.records.image(self.refs[number]["image_id"])
-        where = f"{self.records.path} image {image['id']}"
-        path = files.join_inside(root, files.field(image, "file_name", where), where)
-        return path, files.declared_image_size(image, where)
+        image_id = self.refs[number]["image_id"]
+        image, where = self.records.image(image_id), f"{self.records.path} image {image_id}"
+        return files.path_field(root, image, "file_name", where), fields.declared_image_size(image, where)
 
 
 def read_refs(path: pathlib.Path) -> list:

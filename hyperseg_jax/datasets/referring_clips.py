@@ -10,6 +10,7 @@ import os
 from hyperseg_jax.datasets.frame_sampling import Sampling
 from hyperseg_jax.datasets.referring_frames import open_parts, read_sentences
 from hyperseg_jax.datasets.referring_video import Expression, ReferringVideos
+from hyperseg_jax.errors import UserError
 
 OBJECT = 1
 """The number of the object in the masks."""
@@ -30,18 +31,25 @@ class ReferringClips(ReferringVideos):
         seed: int = 0,
     ):
         """part: "even", "odd" or "all" frames of each video. frames, sampling, reach: see frame_sampling.Sampling. seed: clips
-        are sampled from the seed and the index. Raises UserError if a file is missing or damaged."""
+        are sampled from the seed and the index. Raises UserError if a file is missing or damaged; a video with damaged
+        sentences is one that cannot be read."""
         file, folders, names = open_parts(folder, part, resolution)
-        expressions = {
-            video: [Expression(str(k), (text,), OBJECT) for k, text in enumerate(read_sentences(file, video))]
-            for video in names
-        }
+        expressions: dict[str, list[Expression]] = {}
+        errors: dict[str, list[UserError]] = {}
+        for video in names:
+            try:
+                sentences = read_sentences(file, video)
+            except UserError as error:
+                expressions[video], errors[video] = [], [error]
+            else:
+                expressions[video] = [Expression(str(k), (text,), OBJECT) for k, text in enumerate(sentences)]
         super().__init__(
             folders,
             expressions,
             str(file.path),
             names=names,
             sampling=Sampling(frames, sampling, reach),
-            per_example=max(map(len, expressions.values()), default=1),
+            per_example=max(1, *map(len, expressions.values())),
             seed=seed,
+            errors=errors,
         )

@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields, files
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.video_folders import VideoFolders
 from hyperseg_jax.errors import UserError
@@ -33,7 +33,7 @@ def open_parts(folder: str | os.PathLike, part: str, resolution: str) -> tuple[f
 
 def read_sentences(file: files.Json, video: str) -> list[str]:
     """Returns the sentences about the object of a video."""
-    return files.text_list_field(file.content[video], "expressions", f"{file.path} {video}")
+    return fields.text_list_field(file.content[video], "expressions", f"{file.path} {video}")
 
 
 class ReferringFrames:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets import fields, files, masks
 from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.frame_sampling import Sampling
 from hyperseg_jax.datasets.record_errors import guard_record
@@ -64,9 +64,9 @@ class ReVos(VideoReader):
         self._seed = seed
         self._random = sentences == "random"
         self._items: list[tuple[str, list[str]]] = []
-        for video, record in files.dict_field(self._meta.content, "videos", str(self._meta.path)).items():
+        for video, record in fields.dict_field(self._meta.content, "videos", str(self._meta.path)).items():
             try:
-                expressions = files.dict_field(record, "expressions", f"{self._meta.path} {video}")
+                expressions = fields.dict_field(record, "expressions", f"{self._meta.path} {video}")
             except Problem:  # raised again when it is read
                 self._items.append((video, []))
                 continue
@@ -81,13 +81,13 @@ class ReVos(VideoReader):
         video, keys = self._items[index]
         where = f"{self._meta.path} {video}"
         record = self._meta.content["videos"][video]
-        files.dict_field(record, "expressions", where)
+        fields.dict_field(record, "expressions", where)
         if self._random:
             keys = [keys[rng.integers(len(keys))]]
-        size = files.declared_image_size(record, where)
-        names = files.frames_field(record, "frames", where)
-        expressions = {key: files.dict_field(record["expressions"], key, where) for key in keys}
-        anno_ids = {key: files.id_list_field(expressions[key], "anno_id", f"{where}/{key}") for key in keys}
+        size = fields.declared_image_size(record, where)
+        names = fields.frames_field(record, "frames", where)
+        expressions = {key: fields.dict_field(record["expressions"], key, where) for key in keys}
+        anno_ids = {key: fields.id_list_field(expressions[key], "anno_id", f"{where}/{key}") for key in keys}
         times = self._sample_frame_indices([anno_id for ids in anno_ids.values() for anno_id in ids], len(names), rng)
         frames = np.stack(
             [files.read_image(files.join_inside(self._root, f"{video}/{names[t]}.jpg", where), size) for t in times]
@@ -112,7 +112,7 @@ class ReVos(VideoReader):
         """Returns the run-length encoding (or None) of an annotation for each frame of its video. Reports a problem if it has
         too few frames."""
         budget.check_time(str(self._masks.path))
-        track = files.list_field(self._masks.content, str(anno_id), str(self._masks.path))
+        track = fields.list_field(self._masks.content, str(anno_id), str(self._masks.path))
         if len(track) < length:
             message = f"{self._masks.path}: annotation {anno_id} has {len(track)} frames, its video {length}"
             report_problem("bad mask", f"{message}; use both files from the same release")
@@ -123,7 +123,7 @@ class ReVos(VideoReader):
         if self._foreground is None:
             return None
         where = f"{self._foreground.path} {video}"
-        tracks = files.list_field(files.field(self._foreground.content, video, where), "masks_rle", where)
+        tracks = fields.list_field(fields.field(self._foreground.content, video, where), "masks_rle", where)
         foreground = np.zeros((len(times), *size), bool)
         for k, t in enumerate(times):
             if t >= len(tracks):
@@ -154,12 +154,16 @@ class ReVos(VideoReader):
             for k, t in enumerate(times):
                 if (mask := _encoding_at(track, t)) is not None:
                     target[k] |= masks.decode_segmentation(mask, *size, f"{self._masks.path} {anno_id}, frame {t}")
-        kind = TYPES.get(files.integer_field(expression, "type_id", where), "") if "type_id" in expression else TYPES[0]
+        kind = (
+            TYPES.get(fields.integer_field(expression, "type_id", where), "")
+            if fields.is_given(expression, "type_id")
+            else TYPES[0]
+        )
         return Prompt(
             task="video",
-            text=clean_video_expression(files.text_field(expression, "exp", where)),
+            text=clean_video_expression(fields.sentence_field(expression, "exp", where)),
             masks=target[None] if anno_ids else np.zeros((0, *target.shape), bool),
-            group=files.text_field(expression, "group", where, kind),
+            group=fields.optional_name_field(expression, "group", where) or kind,
             foreground=foreground,
             key=key,
             needs_reasoning=True,

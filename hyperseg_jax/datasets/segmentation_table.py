@@ -85,7 +85,11 @@ class SegmentationTable(ImageLabels):
             numbers = labels
         except Problem as problem:
             report_problem(problem.kind, str(problem))
-        return cells[2].decode("utf-8", errors="replace"), pixels, where, numbers
+        try:
+            key = cells[2].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise Problem("bad record", f"{where}: its id is not UTF-8; write the table again") from error
+        return key, pixels, where, numbers
 
 
 def _decode(cell: bytes, read: Callable[[bytes], np.ndarray], what: str) -> np.ndarray:

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Container, Iterator
 from typing import Any
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields, files
 from hyperseg_jax.datasets.check_errors import Problem, note_problem
 from hyperseg_jax.datasets.id_index import IdIndex
 from hyperseg_jax.datasets.region_captions import DescribedRegion, RegionCaptions
@@ -41,7 +41,7 @@ class VisualGenome(RegionCaptions):
         if split not in splits.content:
             available = escaped(", ".join(splits.content) or "none")
             raise UserError(f"{splits.path}: no split {split!r}; available splits: {available}")
-        image_ids = set(files.id_list_field(splits.content, split, str(splits.path)))
+        image_ids = set(fields.id_list_field(splits.content, split, str(splits.path)))
         data = self._open_json(IMAGES, list)
         self._data, self._size_index = data, IdIndex(data.content, "image_id", str(data.path), strict=False)
         self.name = f"visual_genome:{split}"
@@ -69,13 +69,13 @@ class VisualGenome(RegionCaptions):
 
     def _count_regions(self, record: Any, image_ids: Container[int | str], where: str) -> int:
         """Returns the number of regions of an image that belongs to the split. An image without an id may be of any split."""
-        image_id = files.id_field(record, "id", where)
+        image_id = fields.id_field(record, "id", where)
         if image_id not in image_ids:
             return 0
         if image_id not in self._size_index:
             why = f"image {image_id} is not in {self._data.path}"
             raise Problem("bad record", f"{where}: {why}; use both files from the same release")
-        return len(files.list_field(record, "regions", where))
+        return len(fields.list_field(record, "regions", where))
 
     def _open_json(self, name: str, kind: type) -> files.Json:
         path = files.join_inside(self._root, name, str(self._root))
@@ -96,20 +96,20 @@ class VisualGenome(RegionCaptions):
 
     def _image_key(self, n: int) -> str:
         record, where = self._record(n)
-        return str(files.id_field(record, "id", where))
+        return str(fields.id_field(record, "id", where))
 
     def _image_path_and_size(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         record, where = self._record(n)
-        image_id = files.id_field(record, "id", where)
+        image_id = fields.id_field(record, "id", where)
         paths = [files.join_inside(self._root, f"{folder}/{image_id}.jpg", where) for folder in FOLDERS]
         self._image_index.check(record, where)
         k = self._size_index[image_id]
-        size = files.declared_image_size(self._data.content[k], f"{self._data.path}#{k}")
+        size = fields.declared_image_size(self._data.content[k], f"{self._data.path}#{k}")
         return next((path for path in paths if path.exists()), paths[0]), size
 
     def _regions(self, n: int, size: tuple[int, int]) -> Iterator[DescribedRegion]:
         for k, region in enumerate(self._record(n)[0]["regions"]):
             where = self._where(n, k)
             self._region_ids.check(region, where)
-            box = [files.field(region, name, where) for name in ("x", "y", "width", "height")]
-            yield DescribedRegion(box, (files.text_field(region, "phrase", where),), where)
+            box = [fields.field(region, name, where) for name in ("x", "y", "width", "height")]
+            yield DescribedRegion(box, (fields.text_field(region, "phrase", where),), where)

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from hyperseg_jax.datasets import fields
 from hyperseg_jax.datasets.check_errors import note_problem, report_problem
 from hyperseg_jax.datasets.regions import has_positive_mark
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.dilation import dilate
 from hyperseg_jax.structs import Region
-from hyperseg_jax.untrusted import budget, json_text
+from hyperseg_jax.untrusted import budget
 from hyperseg_jax.untrusted.printing import escaped_value
 
 RADIUS_DIVISORS = {"point": 54, "scribble": 108}
@@ -132,9 +133,10 @@ def box_region(box: object, size: tuple[int, int], where: str) -> Region | None:
     """
     budget.charge_masks(1, size, where)
     try:
-        if not json_text.is_list_of_numbers(box):
+        numbers = fields.parse_numbers(box)
+        if numbers is None:
             raise TypeError
-        x, y, width, height = map(float, box)  # type: ignore[call-overload]
+        x, y, width, height = map(float, numbers)
         pixels = math.floor(x), math.floor(y), math.ceil(x + width), math.ceil(y + height)
         if width < 0 or height < 0:
             raise ValueError

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import pathlib
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields, files
 from hyperseg_jax.datasets.check_errors import Problem, note_problem, report_problem
 from hyperseg_jax.datasets.id_index import IdIndex, check_image
 from hyperseg_jax.datasets.per_image import PerImage
@@ -36,13 +36,13 @@ class VqaV2(PerImage):
         self._file = files.Json(questions_path, dict)
         self._images = files.existing_folder(image_root)
         self.name, self._suffix = self._file.path.name, suffix
-        self._questions = files.list_field(self._file.content, "questions", str(self._file.path))
+        self._questions = fields.list_field(self._file.content, "questions", str(self._file.path))
         self._question_index = IdIndex(self._questions, "question_id", f"{self._file.path} questions", strict=False)
         self._answers: IdIndex | None = None
         self.notes: tuple[str, ...] = ()
         if annotations_path:
             self._answers_path = str(annotations_path)
-            self._annotations = files.list_field(files.Json(annotations_path, dict).content, "annotations", self._answers_path)
+            self._annotations = fields.list_field(files.Json(annotations_path, dict).content, "annotations", self._answers_path)
             self._answers = IdIndex(self._annotations, "question_id", f"{self._answers_path} annotations", strict=False)
             if unasked := [key for key in self._answers if key not in self._question_index]:
                 what = f"{len(unasked)} answers of {self._answers_path} have no question in {self.name} and are left out"
@@ -53,7 +53,7 @@ class VqaV2(PerImage):
         return f"{self._file.path} questions#{n}"
 
     def _image_id(self, n: int) -> int:
-        return files.integer_field(self._questions[n], "image_id", self._location(n))
+        return fields.integer_field(self._questions[n], "image_id", self._location(n))
 
     def _image_path_and_size(self, n: int) -> tuple[pathlib.Path, None]:
         name = f"COCO_{self._images.name}_{self._image_id(n):012d}.jpg"
@@ -61,7 +61,7 @@ class VqaV2(PerImage):
 
     def _build_prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         row, where = self._questions[n], self._location(n)
-        key = files.id_field(row, "question_id", where)
+        key = fields.id_field(row, "question_id", where)
         self._question_index[key]  # reports duplicates
         annotation: dict = {}
         if self._answers is not None and key in self._answers:
@@ -70,7 +70,7 @@ class VqaV2(PerImage):
         elif self._answers is not None:
             report_problem("bad record", f"{where}: question_id {key} has no answer; use both files of the same split")
         answer_where = where if self._answers is None else f"{self._answers_path} question_id {key}"
-        answers = files.list_field(annotation, "answers", answer_where) if "answers" in annotation else []
+        answers = fields.list_field(annotation, "answers", answer_where) if "answers" in annotation else []
         if len(answers) > MAX_ANSWERS:
             raise Problem(
                 "bad record",
@@ -83,9 +83,9 @@ class VqaV2(PerImage):
             note_problem("bad record", message)
         return Prompt(
             task="chat",
-            text=files.text_field(row, "question", where) + self._suffix,
-            answer=files.text_field(annotation, "multiple_choice_answer", answer_where, ""),
-            answers=tuple(files.text_field(answer, "answer", f"{answer_where} answers") for answer in answers),
-            group=files.text_field(annotation, "answer_type", answer_where, ""),
+            text=fields.sentence_field(row, "question", where) + self._suffix,
+            answer=fields.text_field(annotation, "multiple_choice_answer", answer_where, ""),
+            answers=tuple(fields.text_field(row, "answer", f"{answer_where} answers#{k}") for k, row in enumerate(answers)),
+            group=fields.optional_name_field(annotation, "answer_type", answer_where),
             key=str(key),
         )

@@ -9,21 +9,25 @@ import os
 
 import numpy as np
 
-from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets import fields, files, masks
 from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.class_prompts import ClassLists
 from hyperseg_jax.datasets.frame_sampling import Sampling
-from hyperseg_jax.datasets.id_index import IdIndex, index_categories
+from hyperseg_jax.datasets.id_index import IdIndex, read_categories
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.video_reader import VideoReader
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget
 
+EMPTY: tuple[None, list] = (None, [])
+"""The segmentation of an object in a frame that does not show it."""
+
 
 class YouTubeVis(VideoReader):
     """Random access to the videos of one json file in file order, each with a class list, by default that of the file.
 
-    A prompt has one mask [T, H, W] per object, empty for frames with null. An example is named "<json>#<video id>".
+    A prompt has one mask [T, H, W] per object, empty for frames with null or no polygon. An example is named
+    "<json>#<video id>".
     """
 
     def __init__(
@@ -46,21 +50,17 @@ class YouTubeVis(VideoReader):
         self._sampling = Sampling(frames, sampling, reach)
         self._seed = seed
         path, content = str(self._file.path), self._file.content
-        videos = files.list_field(content, "videos", path)
+        videos = fields.list_field(content, "videos", path)
         self._items = range(len(videos))
-        rows = files.list_field(content, "categories", path)
-        self._classes = {
-            number: files.text_field(rows[k], "name", f"{path} categories#{k}")
-            for number, k in index_categories(rows, f"{path} categories").items()
-        }
+        self._classes = read_categories(content, path)
         self._class_lists = ClassLists(self.classes, (True,) * len(self._classes), max_classes, seed=seed)
-        self._has_masks = content.get("annotations") is not None
-        annotations = files.list_field(content, "annotations", path) if self._has_masks else []
+        self._has_masks = fields.is_given(content, "annotations")
+        annotations = fields.list_field(content, "annotations", path) if self._has_masks else []
         self._videos = IdIndex(videos, "id", f"{path} videos")
         self._tracks: dict[int | str, list[int]] = {video: [] for video in self._videos}
         self._annotation_ids = IdIndex(annotations, "id", f"{path} annotations", strict=False).duplicates_only()
         for k, annotation in enumerate(annotations):
-            video_id = files.id_field(annotation, "video_id", f"{path} annotations#{k}")
+            video_id = fields.id_field(annotation, "video_id", f"{path} annotations#{k}")
             if video_id not in self._tracks:
                 message = f"{path} annotations#{k}: video_id {video_id} is not among the videos of the file; correct it"
                 report_problem("bad record", message)
@@ -81,11 +81,11 @@ class YouTubeVis(VideoReader):
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """Returns a video, or a clip sampled with rng."""
         record = self._file.content["videos"][index]
-        video = files.id_field(record, "id", f"{self._file.path} videos#{index}")
+        video = fields.id_field(record, "id", f"{self._file.path} videos#{index}")
         self._videos[video]  # reports duplicates
         where = f"{self._file.path} video {video}"
-        size = files.declared_image_size(record, where)
-        names = files.frames_field(record, "file_names", where)
+        size = fields.declared_image_size(record, where)
+        names = fields.frames_field(record, "file_names", where)
         times = self._sample_frame_indices(video, len(names), rng)
         frames = np.stack([files.read_image(files.join_inside(self._root, names[t], where), size) for t in times])
         return Example(f"{self._file.path.name}#{video}", frames, (self._build_prompt(index, video, times, len(names), size),))
@@ -95,12 +95,12 @@ class YouTubeVis(VideoReader):
         tracks = [self._segmentation_list(k) for k in self._tracks[video]]
         if not tracks:
             return self._sampling.sample_frame_indices(length, rng)
-        shows = lambda t: any(any(track[t : t + 1]) for track in tracks)
+        shows = lambda t: any(any(part not in EMPTY for part in track[t : t + 1]) for track in tracks)
         return self._sampling.sample_frame_indices_showing(length, rng, shows)
 
     def _segmentation_list(self, k: int) -> list:
         """Returns the run-length encoding (or None) of annotation k for each frame."""
-        return files.list_field(self._file.content["annotations"][k], "segmentations", f"{self._file.path} annotations#{k}")
+        return fields.list_field(self._file.content["annotations"][k], "segmentations", f"{self._file.path} annotations#{k}")
 
     def _build_prompt(self, index: int, video: int | str, times: np.ndarray, length: int, size: tuple[int, int]) -> Prompt:
         if not self._has_masks:
@@ -111,14 +111,14 @@ class YouTubeVis(VideoReader):
             where = f"{self._file.path} annotations#{k}"
             annotation = self._file.content["annotations"][k]
             self._annotation_ids.check(annotation, where)
-            category = files.integer_field(annotation, "category_id", where)
+            category = fields.integer_field(annotation, "category_id", where)
             if category not in class_index:
                 report_problem(
                     "bad record", f"{where}: category_id {category} is not among the categories of the file; correct it"
                 )
                 continue
             track = self._decode_track(self._segmentation_list(k), times, length, size, where)
-            if files.flag_field(annotation, "iscrowd", where, False):
+            if fields.optional_flag_field(annotation, "iscrowd", where):
                 crowds.append(track)
                 crowd_labels.append(class_index[category])
             elif track.any() or self._sampling.frames is None:
@@ -145,15 +145,17 @@ class YouTubeVis(VideoReader):
 
     @staticmethod
     def _decode_track(segmentations: list, times: np.ndarray, length: int, size: tuple[int, int], where: str) -> np.ndarray:
-        """Returns the mask of one object, bool [T, H, W]; frames with null are empty."""
+        """Returns the mask of one object, bool [T, H, W]; frames with null or no polygon are empty."""
         if len(segmentations) != length:
             message = f"{where}: has {len(segmentations)} segmentations, its video {length} frames; write the annotation again"
             report_problem("bad mask", message)
             segmentations = [*segmentations, *[None] * length]
         track = np.zeros((len(times), *size), bool)
         for k, t in enumerate(times):
-            if segmentations[t]:
-                track[k] = masks.decode_segmentation(segmentations[t], *size, f"{where}, frame {t}", polygons="coco")
+            if segmentations[t] not in EMPTY:
+                track[k] = masks.decode_segmentation(
+                    segmentations[t], *size, f"{where} segmentations, frame {t}", polygons="coco"
+                )
             else:
                 budget.charge_masks(1, size, f"{where}, frame {t}")
         return track

@@ -2,11 +2,13 @@
 
 import json
 
+import fuzz
 import numpy as np
 from PIL import Image
 
 from hyperseg_jax.datasets import layouts
 from hyperseg_jax.datasets.check import check_reader
+from hyperseg_jax.errors import UserError
 
 
 def edit_json(path, edit):
@@ -59,3 +61,24 @@ def edit_nested(*keys, **fields):
         content.update(fields)
 
     return lambda path: edit_json(path, edit)
+
+
+def check(open_reader, *names):
+    """Returns the problems of a reader, which are one line each and name one of the files; and the messages of records that
+    cannot be read. Asserts that the check reports each of these."""
+    report = check_reader(open_reader, lambda **_: None, threads=1)
+    problems, errors = list(report.collected.problems), []
+    try:
+        reader = open_reader()
+        for k in range(len(reader)):
+            try:
+                reader[k]
+            except UserError as error:
+                errors.append(str(error))
+    except UserError as error:
+        errors.append(str(error))
+    for message in (*problems, *errors):
+        fuzz.assert_one_line(message)
+        fuzz.assert_plain_words(message, names)
+    assert set(errors) <= set(problems)
+    return problems, errors

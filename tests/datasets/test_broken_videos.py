@@ -176,9 +176,9 @@ VIDEO = {  # benchmark, file below the root, edit -> type and part of the messag
     "a size of words": (
         "youtube_vis_2019",
         "youtube_vis_2019/train.json",
-        make_edit(lambda c: c["videos"][0].update(height="9")),
+        make_edit(lambda c: c["videos"][0].update(height="tall")),
         "bad record",
-        "field 'height' is '9'",
+        "field 'height' is 'tall'",
     ),
     "a track of ReVOS": (
         "revos",

@@ -362,9 +362,9 @@ def test_bad_json_of_youtube_is_named(copy):
         "category_id 99 is not among the categories": lambda c: c["annotations"][0].update(category_id=99),
         "has 1 segmentations, its video": lambda c: c["annotations"][0].update(segmentations=[None]),
         "field 'segmentations' is missing": lambda c: c["annotations"][0].pop("segmentations"),
-        r"annotations#0, frame 0: the mask is 5x5 pixels": lambda c: c["annotations"][0]["segmentations"].__setitem__(
-            0, run_lengths.encode(np.ones((5, 5), bool))
-        ),
+        r"annotations#0 segmentations, frame 0: the mask is 5x5 pixels": lambda c: c["annotations"][0][
+            "segmentations"
+        ].__setitem__(0, run_lengths.encode(np.ones((5, 5), bool))),
         "field 'categories' is missing": lambda c: c.pop("categories"),
         "video 1: field 'file_names' lists no frames": lambda c: c["videos"][0].update(file_names=[]),
     }

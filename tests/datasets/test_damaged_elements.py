@@ -32,7 +32,7 @@ ELEMENTS = {  # benchmark, split, file, edit, message of the record
         "objects365",
         "val",
         "objects365/zhiyuan_objv2_val.json",
-        lambda c: c["annotations"][-1].update(iscrowd=None),
+        lambda c: c["annotations"][-1].update(iscrowd="x"),
         "annotations#",
     ),
     **{

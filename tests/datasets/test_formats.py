@@ -320,12 +320,12 @@ def test_bad_images_are_named(root):
 
 def test_bad_masks_are_named(root):
     wide = run_lengths.encode(np.ones((20, 31), bool))
-    with pytest.raises(UserError, match=r"ref\.json#0 segmentation: the mask is 31x20 pixels, its image 30x20"):
+    with pytest.raises(UserError, match=r"ref\.json#0 anns#0 segmentation: the mask is 31x20 pixels, its image 30x20"):
         refcoco(root, [record(anns=[{"segmentation": wide}])])[0]
     with pytest.raises(UserError, match="at least three x, y pairs"):
         refcoco(root, [record(anns=[{"segmentation": [[1, 2, 3, 4]]}])])[0]
     for nonsense in ({"size": [20, 30]}, "abc", {"size": [20, 30], "counts": 5}):
-        with pytest.raises(UserError, match=r"ref\.json#0 segmentation"):
+        with pytest.raises(UserError, match=r"ref\.json#0 anns#0 segmentation"):
             refcoco(root, [record(anns=[{"segmentation": nonsense}])])[0]
 
 
@@ -351,6 +351,6 @@ def test_missing_and_wrong_files_are_named(root):
         CocoPanoptic(save(root / "p.json", {"images": [], "categories": []}), root / "images", root / "images")
     with pytest.raises(UserError, match="has 2 frames"):
         revos(root, [None, None])[0]
-    with pytest.raises(UserError, match=r"expected \['human', 'gpt'\]"):
+    with pytest.raises(UserError, match="conversations#0: field 'from' is 'gpt', expected 'human'"):
         entry = {"image": "a.jpg", "conversations": [{"from": "gpt", "value": "x"}, {"from": "gpt", "value": "y"}]}
         Llava(save(root / "chat.json", [entry]), root / "images")[0]

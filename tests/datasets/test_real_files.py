@@ -99,6 +99,18 @@ def test_labelme_points_are_in_the_upright_image(tmp_path, orientation):
     assert problems_of(tmp_path, "labelme") == []
 
 
+def test_labels_of_labelme_that_are_no_classes(tmp_path):
+    box = [[4, 3], [9, 5]]
+    labels = ("bar", "__ignore__", "_background_")
+    write_labelme(tmp_path, [shape(box, "rectangle", label) for label in labels], OBJECT.shape)
+    (prompt,) = LabelMe(tmp_path)[0].prompts
+    assert (
+        prompt.classes == ("bar",) and np.array_equal(prompt.masks[:, 0], [OBJECT]) and np.array_equal(prompt.ignore[0], OBJECT)
+    )
+    (prompt,) = LabelMe(tmp_path, classes=labels)[0].prompts
+    assert prompt.labels == (0, 1, 2) and problems_of(tmp_path, "labelme") == []
+
+
 def test_a_turned_image_of_another_size_is_named(tmp_path):
     write_labelme(tmp_path, [shape([[4, 3], [9, 3], [9, 5]])], OBJECT.shape, exif=turned(6))
     with pytest.raises(UserError, match=r"a.png: is 12x20 pixels when turned upright \(its EXIF orientation is 6\), its anno"):

@@ -110,3 +110,14 @@ def test_clips_are_sampled_within_a_part(root):
 def test_clips_of_an_unknown_part(root):
     with pytest.raises(UserError, match="part='first' is unknown; choose one of even, odd, all"):
         ReferringClips(root, "first")
+
+
+def test_damaged_sentences_are_errors_of_their_video(tmp_path):
+    root = write_videos(tmp_path)
+    written = json.loads((root / "expressions.json").read_text())
+    written["bee"]["expressions"] = "the bee"
+    (root / "expressions.json").write_text(json.dumps(written))
+    reader = ReferringClips(root)
+    assert len(reader) == 3 and reader[0].prompts[0].text == "the ant." and reader[2].prompts[0].text == "the cow."
+    with pytest.raises(UserError, match=r"expressions\.json bee: field 'expressions' is 'the bee'"):
+        reader[1]

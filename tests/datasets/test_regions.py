@@ -169,7 +169,7 @@ def test_boxes_of_files_are_clipped(box, clipped):
 
 
 @pytest.mark.parametrize(
-    "box", [[3.5, 3, -0.1, 5], [3, float("nan"), 5, 5], [3, 3, float("inf"), 5], [3, 3], [3, 3, "5", 5], None, {}]
+    "box", [[3.5, 3, -0.1, 5], [3, float("nan"), 5, 5], [3, 3, float("inf"), 5], [3, 3], [3, 3, "x", 5], None, {}]
 )
 def test_invalid_boxes_are_refused(box):
     with pytest.raises(UserError, match=r"f#1: box .* is invalid, expected \[x, y, width, height\]; correct it"):

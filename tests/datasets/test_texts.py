@@ -24,7 +24,9 @@ def test_records_without_an_instruction(copy_samples, sentences, instruction):
     edit_json(root / REFCOCO, lambda content: content[0].update(instruction=instruction))
     reader = layouts.find_layout("refcoco_json").open(root, "val", sentences=sentences)
     assert isinstance(reader, RefCoco) and len(reader) == sound - (count - 1 if sentences != "joined" else 0)
-    with pytest.raises(UserError, match=r"refcoco_val\.json#0.*(its text is empty; describe|field 'instruction' is 17)"):
+    with pytest.raises(
+        UserError, match=r"refcoco_val\.json#0.*(field 'instruction' has no words; describe|field 'instruction' is 17)"
+    ):
         reader[0]
     assert reader[1].prompts[0].text
 
@@ -45,8 +47,8 @@ def test_damaged_questions_hide_no_others(copy_samples, content):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a\ud800b", r"a caption of region 1 has the lone surrogate '\\ud800'; correct it"),
-        ("x" * 40_000, r"a caption of region 1: has 40000 letters, and the limit is 32768; .*limits\.letters"),
+        ("a\ud800b", r"regions#1: field 'phrase' has the lone surrogate '\\ud800'; correct it"),
+        ("x" * 40_000, r"regions#1: field 'phrase': has 40000 letters, and the limit is 32768; .*limits\.letters"),
     ],
 )
 def test_captions_that_no_model_can_read(copy_samples, text, message):
@@ -83,9 +85,9 @@ def test_captions_that_do_not_fit_their_regions(captions, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a\ud800b", r"field 'text' of a prompt has the lone surrogate '\\ud800'; correct it"),
-        ("x" * 40_000, r"field 'text' of a prompt: has 40000 letters, and the limit is 32768; .*limits\.letters"),
-        ("..", "its text is empty; describe the object, or remove the record"),
+        ("a\ud800b", r"line 1: field 'text' has the lone surrogate '\\ud800'; correct it"),
+        ("x" * 40_000, r"line 1: field 'text': has 40000 letters, and the limit is 32768; .*limits\.letters"),
+        ("..", r"captions\.jsonl: folder#0: field 'text' of a prompt is empty; describe the object, or remove the record"),
     ],
 )
 def test_texts_that_no_model_can_read(copy_samples, text, message):

@@ -76,7 +76,9 @@ def test_a_damaged_lvis_object_is_a_bad_record(copy_samples):
     root = copy_samples("coco", "refer", "lvis")
     edit_json(root / "lvis/lvis_v1_train.json", lambda content: content["annotations"][0].update(segmentation=[[1, 2]]))
     reader = layouts.open_benchmark(NAME, SPLIT, root)
-    with pytest.raises(UserError, match=r"lvis_v1_train\.json annotations#0: a polygon needs at least three x, y pairs"):
+    with pytest.raises(
+        UserError, match=r"lvis_v1_train\.json annotations#0 segmentation: a polygon needs at least three x, y pairs"
+    ):
         reader[0]
 
 

@@ -6,7 +6,7 @@ import fuzz
 import hypothesis.strategies as st
 import pytest
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields, files
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import json_text, limits, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
@@ -87,10 +87,10 @@ def test_invalid_json_is_one_line(tmp_path, text):
 
 
 def test_non_finite_numbers_are_refused():
-    for value in (float("inf"), float("nan"), 10**4000, "5", None, [1], True, 1.5):
+    for value in (float("inf"), float("nan"), 10**4000, "5.5", None, [1], True, 1.5):
         record = {"height": value, "width": 5}
         with pytest.raises(UserError) as excinfo:
-            files.declared_image_size(record, "here")
+            fields.declared_image_size(record, "here")
         assert len(str(excinfo.value)) < 700 and str(excinfo.value).startswith("here")
 
 
@@ -99,7 +99,7 @@ def test_python_names_are_ordinary_keys(tmp_path):
     path.write_text('{"__class__": 1, "__init__": 2, "a": 2}')
     assert files.Json(path, dict).content == {"__class__": 1, "__init__": 2, "a": 2}
     with pytest.raises(UserError, match="field '__len__' is missing"):
-        files.field({}, "__len__", "here")
+        fields.field({}, "__len__", "here")
 
 
 def test_parse_accepts_utf8_with_and_without_bom():

@@ -20,7 +20,7 @@ import msgpack
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets import fields
 from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.prompt_masks import map_masks
 from hyperseg_jax.datasets.record_errors import describe_error
@@ -115,7 +115,7 @@ class Record:
         try:
             content = _unpack_record(data)
             self.name, self.frame_names = _check_string(content["name"]), tuple(map(_check_string, content["frame_names"]))
-            self.size = files.declared_image_size(dict(zip(("height", "width"), content["size"], strict=True)), where)
+            self.size = fields.declared_image_size(dict(zip(("height", "width"), content["size"], strict=True)), where)
             self._images = [_check_bytes(image) for image in content["frames"]]
             self._planes = [_check_bytes(plane) for plane in content["planes"]]
             self.prompts = tuple(self._parse_prompt(fields) for fields in content["prompts"])
