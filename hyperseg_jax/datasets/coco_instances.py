@@ -67,6 +67,7 @@ class CocoInstances(CategoryReader):
             category = fields.integer_field(annotation, "category_id", location)
             segmentation = fields.field(annotation, "segmentation", location)
             mask = masks.decode_object(segmentation, *size, f"{location} segmentation", polygons="coco")
+            area = _read_area(annotation, mask, location)
             if category not in self._records.categories:
                 report_problem(
                     "bad record", f"{location}: category_id {category} is not among the categories of the file; correct it"
@@ -77,7 +78,7 @@ class CocoInstances(CategoryReader):
             else:
                 object_masks.append(mask)
                 labels.append(self._class_index[category])
-                areas.append(_read_area(annotation, mask, location))
+                areas.append(area)
         stacked = self._lvis.replace(image_id, np.array(object_masks, bool).reshape(-1, *size))
         prompts = self._class_lists.build_prompts(index, stacked, labels, ignore, key=str(image_id), crowds=crowds, areas=areas)
         return Example(f"{self._records.path.name}#{index}", pixels[None], prompts)
