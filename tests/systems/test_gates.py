@@ -95,6 +95,7 @@ def test_metrics_are_the_mean_and_spread_of_valid_frames(config, params, batch, 
         assert metrics[f"gates/{path}/spread"] == pytest.approx(values.std(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_metrics_of_slices_are_those_of_the_batch(config, params, batch):
     """The slices have four and one valid frames."""
     groups = (param_groups.ParamGroup("query_projector/.*"), param_groups.ParamGroup(".*", rate=0))

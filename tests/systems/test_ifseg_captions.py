@@ -126,6 +126,7 @@ def make_batch(rng, count):
     return {name: np.stack([element[name] for element in elements]) for name in elements[0]}, np.array(halves)
 
 
+@pytest.mark.slow
 def test_captions_teach_which_cells_show_a_word():
     """The left half of an image gets its own colour, although captions do not say where a colour is."""
     model, rng = IFSEG.build(CONFIG), np.random.default_rng(0)
