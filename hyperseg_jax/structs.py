@@ -168,7 +168,8 @@ class Region:
         points, boxes = _check_coordinates("points", self.points, 3), _check_coordinates("boxes", self.boxes, 4)
         if not isinstance(self.scribbles, Sequence | np.ndarray) or isinstance(self.scribbles, str | bytes):
             raise UserError("the scribbles of a region are no list; give a list of polylines, each [[x, y], ...]")
-        if self.mask is not None and not (isinstance(self.mask, np.ndarray) and self.mask.ndim == 2):
+        is_plane = isinstance(self.mask, np.ndarray) and self.mask.ndim in (0, 2)  # 0: a number in a build, not decoded yet
+        if self.mask is not None and not is_plane:
             raise UserError("the mask of a region is no array [height, width]; give a bool array")
         if len(self.scribbles) > _MAX_POINTS:
             raise UserError(f"a region has {len(self.scribbles)} scribbles; give {_MAX_POINTS} at most")

@@ -322,9 +322,9 @@ def test_flipped_questions_have_flipped_answers():
     from hyperseg_jax.data.augment import flip_horizontally
     from hyperseg_jax.structs import Example, Prompt
 
-    requests = Prompt("chat", text="what is left?", answer="the right one", answers=("right", "the left one", "cat"))
+    requests = Prompt("chat", text="what is on the left?", answer="the right one", answers=("right", "the left one", "cat"))
     (prompt,) = flip_horizontally(Example("x", np.zeros((1, 2, 2, 3), np.uint8), (requests,))).prompts
-    assert (prompt.text, prompt.answer) == ("what is right?", "the left one")
+    assert (prompt.text, prompt.answer) == ("what is on the right?", "the left one")
     assert prompt.answers == ("left", "the right one", "cat")
 
 

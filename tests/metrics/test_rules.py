@@ -64,12 +64,12 @@ def test_mean_iou():
     """Class a: 3 of 4 labelled pixels, none told wrongly: 3 / 4. b: 2 right, 1 too many: 2 / 3. c never seen nor told."""
     scores = SemanticScores()
     ignore = np.array([[False] * 6 + [True]])
-    scores.update(np.array([[0, 0, 0, 1, 1, 1, 2]]), np.array([[0, 0, 0, 0, 1, 1, 0]]), "abc", ignore)
+    scores.update(np.array([[0, 0, 0, 1, 1, 1, 2]]), np.array([[0, 0, 0, 0, 1, 1, 0]]), list("abc"), ignore)
     assert scores.by_class() == pytest.approx({"a": 3 / 4, "b": 2 / 3})
     expected = {"miou": (3 / 4 + 2 / 3) / 2, "macc": (3 / 4 + 1) / 2, "aacc": 5 / 6, "classes": 2}
     assert scores.compute() == pytest.approx(expected)
     with pytest.raises(ValueError, match="of 2 classes"):
-        scores.update(np.array([[2]]), np.array([[0]]), "ab")
+        scores.update(np.array([[2]]), np.array([[0]]), ["a", "b"])
 
 
 def test_davis_skips_first_and_last_frame_of_given_objects_only():
