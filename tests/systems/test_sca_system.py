@@ -352,10 +352,11 @@ def test_the_command_writes_captions(folder, image, tmp_path):
 @pytest.mark.parametrize("threshold, finds", [(0, True), (1, False)])
 def test_the_command_captions_everything(folder, image, tmp_path, monkeypatch, threshold, finds):
     options = AutomaticOptions(points_per_side=2, pred_iou_thresh=threshold, stability_score_thresh=threshold)
-    monkeypatch.setattr("hyperseg_jax.predictors.model.AutomaticOptions", lambda: options)
     file, out, model = tmp_path / "it.png", tmp_path / "out", Model.load(folder)
     Image.fromarray(image).save(file)
-    main(["predict", str(file), "--model", str(folder), "--everything", "--caption", "--out", str(out)])
+    with monkeypatch.context() as patched:
+        patched.setattr("hyperseg_jax.predictors.model.AutomaticOptions", lambda: options)
+        main(["predict", str(file), "--model", str(folder), "--everything", "--caption", "--out", str(out)])
     masks = model.automatic(image, options).prediction.masks
     assert (len(masks) > 0) == finds
     captions = model.caption_regions(image, list(masks))
